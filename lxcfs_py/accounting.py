@@ -1,0 +1,160 @@
+"""A container's CPU time, as counters that never go down while it lives.
+
+What a CPU was used for comes from the kernel's cumulative counters, and its idle time is what is left of the
+container's age: so a restarted daemon goes on where the old one was. When the container is shown other CPUs than
+before (a changed quota or cpuset), the counters are carried over: a CPU that stays goes on from where it is, a new one
+starts at zero, and what a vanished one had counted is shared out among the others. What is carried is kept in a file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from typing import Any, NamedTuple, Optional
+
+from lxcfs_py.cgroup import Cgroup
+from lxcfs_py.cpus import Visible
+from lxcfs_py.host import NS_PER_TICK
+
+log = logging.getLogger(__name__)
+
+_MAX_KEPT = 4096
+
+
+class Times(NamedTuple):
+    """What a CPU did, all in nanoseconds or all in ticks."""
+
+    user: int
+    system: int
+    idle: int
+
+
+_NONE = Times(0, 0, 0)
+
+_updating = threading.Lock()
+
+
+class Ledger:
+    """What must be carried for which container, in a file that outlives the daemon; in memory alone without a path."""
+
+    def __init__(self, path: Optional[str] = None) -> None:
+        self._path = path
+        self._kept: dict[str, Any] = {}
+        if path:
+            try:
+                with open(path, "rb") as file:
+                    self._kept = dict(json.load(file))
+            except FileNotFoundError:
+                pass
+            except (OSError, ValueError, TypeError) as error:
+                log.warning("%s cannot be read (%s): CPU counters of running containers start anew", path, error)
+
+    def get(self, container: str) -> tuple[Visible, list[Times]] | None:
+        """Return the CPUs a container was last shown and what is added to each, None when nothing is carried."""
+        try:
+            cpus, numbers, whole, carried = self._kept[container]
+            return Visible(tuple(cpus), tuple(numbers), bool(whole)), [Times(*map(int, times)) for times in carried]
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def put(self, container: str, visible: Visible, carried: list[Times]) -> None:
+        """Keep what is carried for a container."""
+        self._kept.pop(container, None)
+        while len(self._kept) >= _MAX_KEPT:
+            del self._kept[next(iter(self._kept))]
+        self._kept[container] = (*visible, carried)
+        self._save()
+
+    def drop(self, container: str) -> None:
+        """Forget a container that has ended."""
+        if self._kept.pop(container, None) is not None:
+            self._save()
+
+    def _save(self) -> None:
+        if not self._path:
+            return
+        try:
+            with open(self._path + ".new", "w") as file:
+                json.dump(self._kept, file)
+            os.replace(self._path + ".new", self._path)
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self._path, error.strerror)
+
+
+class Account:
+    """One container's counters."""
+
+    __slots__ = ("_carried", "_container", "_ledger", "_shown", "_visible")
+
+    def __init__(self, ledger: Ledger, container: str) -> None:
+        self._ledger = ledger
+        self._container = container
+        self._visible: Optional[Visible] = None
+        self._carried: list[Times] = []
+        self._shown: list[Times] = []
+
+    def read(self, cgroup: Cgroup, visible: Visible, age: int) -> list[Times]:
+        """Return the ticks that each visible CPU has counted; `age` is the container's, in nanoseconds."""
+        counted = _count(cgroup, visible, age)
+        with _updating:
+            if visible != self._visible:
+                self._change(cgroup, visible, counted, age)
+            self._shown = [
+                # The clock and the counters are not read at the same instant: a counter may seem to step back a little.
+                Times(
+                    max((now.user + more.user) // NS_PER_TICK, last.user),
+                    max((now.system + more.system) // NS_PER_TICK, last.system),
+                    max((now.idle + more.idle) // NS_PER_TICK, last.idle),
+                )
+                for now, more, last in zip(counted, self._carried, self._shown)
+            ]
+            return self._shown
+
+    def close(self) -> None:
+        """Forget what is kept for the container, which has ended."""
+        self._ledger.drop(self._container)
+
+    def _change(self, cgroup: Cgroup, visible: Visible, counted: list[Times], age: int) -> None:
+        """Carry the counters over to other CPUs."""
+        shown: dict[int, Times] = {}
+        kept = (self._visible, self._carried) if self._visible else self._ledger.get(self._container)
+        if kept is None:
+            # A cgroup that is older than its container's init may have used more than that one's age.
+            carried = [Times(0, 0, max(0, -now.idle)) for now in counted]
+        elif kept[0] == visible:
+            carried = kept[1]
+        else:
+            before, more = kept
+            times = dict(zip(before.numbers, map(_add, _count(cgroup, before, age), more)))
+            shown = dict(zip(before.numbers, self._shown))
+            gone = [times[number] for number in times if number not in visible.numbers]
+            share = Times(*(sum(column) // len(visible.numbers) for column in zip(*gone))) if gone else _NONE
+            carried = [
+                _add(share, _subtract(times.get(number, _NONE), now)) for number, now in zip(visible.numbers, counted)
+            ]
+        self._shown = [shown.get(number, _NONE) for number in visible.numbers]
+        self._visible, self._carried = visible, carried
+        if kept != (visible, carried) and any(map(any, carried)):
+            self._ledger.put(self._container, visible, carried)
+
+
+def _count(cgroup: Cgroup, visible: Visible, age: int) -> list[Times]:
+    """Return nanoseconds for each visible CPU; idle is negative where more was used than there was time for."""
+    per_cpu = cgroup.cpu.usage_per_cpu() if cgroup.cpu and visible.whole else None
+    if per_cpu is not None:
+        used = [per_cpu.get(cpu, (0, 0)) for cpu in visible.cpus]
+        return [Times(user, system, age - user - system) for user, system in used]
+    user, system = cgroup.cpu.usage() if cgroup.cpu else (0, 0)
+    user //= len(visible.cpus)
+    system //= len(visible.cpus)
+    return [Times(user, system, age - user - system)] * len(visible.cpus)
+
+
+def _add(a: Times, b: Times) -> Times:
+    return Times(a.user + b.user, a.system + b.system, a.idle + b.idle)
+
+
+def _subtract(a: Times, b: Times) -> Times:
+    return Times(a.user - b.user, a.system - b.system, a.idle - b.idle)

@@ -1,0 +1,134 @@
+"""What the kernel's control groups say of one container, the same for cgroup v1, v2 and a mix of both.
+
+Each controller may be in a hierarchy of either version, so a `Cgroup` is put together controller by controller.
+Every method reads the kernel anew. A limit is the smallest along the cgroup and its ancestors; None means no limit.
+A method raises OSError when the cgroup is gone, and ValueError when a file holds what the kernel never writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Callable, Optional, Protocol, TypeVar, Union
+
+from lxcfs_py.cgroup import v1, v2
+from lxcfs_py.cgroup.layout import Layout, Paths
+from lxcfs_py.cgroup.tree import Levels
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Memory(Protocol):
+    """The memory controller. All figures in bytes."""
+
+    @property
+    def fields(self) -> Mapping[str, tuple[bytes, ...]]:
+        """For a field of /proc/meminfo, the keys of `stat` that add up to it."""
+
+    @property
+    def available(self) -> tuple[bytes, ...]:
+        """The keys of `stat` that, with free memory, add up to MemAvailable."""
+
+    def room(self) -> tuple[Optional[int], int]:
+        """Return the smallest limit, and the least that any limited level has left (0 where nothing is limited)."""
+
+    def stat(self) -> Mapping[bytes, bytes]:
+        """Return the fields of memory.stat, that count the cgroup and those below it."""
+
+    def swap(self) -> tuple[Optional[int], int]:
+        """Return the swap limit and the swap in use."""
+
+    def slabinfo(self) -> Optional[bytes]:
+        """Return the kernel's slabinfo of the cgroup, None where it has none."""
+
+
+class Cpu(Protocol):
+    """CPU bandwidth and CPU time."""
+
+    def quota(self) -> Optional[float]:
+        """Return how many CPUs' worth of time the smallest quota allows, e.g. 1.5."""
+
+    def usage(self) -> tuple[int, int]:
+        """Return the CPU time used in user and in system mode, in nanoseconds."""
+
+    def usage_per_cpu(self) -> Optional[Mapping[int, tuple[int, int]]]:
+        """Return the same by CPU number, None where the kernel does not count by CPU."""
+
+
+class Cpuset(Protocol):
+    """The CPUs a cgroup may run on."""
+
+    def cpus(self) -> Optional[bytes]:
+        """Return the effective list as the kernel writes it ("0-3,8"), None where there is none."""
+
+
+class Io(Protocol):
+    """Block I/O."""
+
+    def stat(self) -> Mapping[bytes, Mapping[bytes, int]]:
+        """Return for each device ("8:0") rbytes, wbytes, rios, wios, dbytes and dios, as far as counted."""
+
+
+class Hugetlb(Protocol):
+    """Huge pages."""
+
+    def room(self, size: str) -> tuple[Optional[int], int]:
+        """Return the limit on pages of a size ("2MB") and what is in use, in bytes."""
+
+
+class Tasks(Protocol):
+    """The processes and threads."""
+
+    def states(self) -> tuple[int, int, int]:
+        """Return how many tasks run, how many are in uninterruptible sleep, and how many there are."""
+
+    def forked(self) -> int:
+        """Return a number of tasks that have certainly been created; it never goes down."""
+
+    def pids(self) -> list[int]:
+        """Return processes in the cgroup itself, as the daemon's pid namespace numbers them."""
+
+
+class Pressure(Protocol):
+    """Pressure stall information."""
+
+    def read(self, resource: str) -> Optional[bytes]:
+        """Return the kernel's text for "cpu", "io" or "memory", None where it has none."""
+
+
+@dataclass(frozen=True)
+class Cgroup:
+    """One container's cgroup. None where a controller is not mounted, or the container has no cgroup of its own."""
+
+    __slots__ = ("cpu", "cpuset", "hugetlb", "io", "memory", "pressure", "tasks")
+    memory: Optional[Memory]
+    cpu: Optional[Cpu]
+    cpuset: Optional[Cpuset]
+    io: Optional[Io]
+    hugetlb: Optional[Hugetlb]
+    tasks: Optional[Tasks]
+    pressure: Optional[Pressure]
+
+
+def open_cgroup(layout: Layout, paths: Paths, proc: str = "/proc") -> Cgroup:
+    """Return the cgroup at `paths`; its files are opened when they are first read."""
+
+    def levels(controller: str, version: int) -> Levels:
+        return layout.levels(controller, paths) if layout.version(controller) == version else ()
+
+    def pick(old: Callable[[Levels], A], name1: str, new: Callable[[Levels], B], name2: str) -> Union[A, B, None]:
+        if levels(name1, 1):
+            return old(levels(name1, 1))
+        return new(levels(name2, 2)) if levels(name2, 2) else None
+
+    # In the unified hierarchy, cpu.stat, cgroup.threads and the pressure files need no controller.
+    return Cgroup(
+        memory=pick(v1.Memory, "memory", v2.Memory, "memory"),
+        cpu=pick(lambda cpu: v1.Cpu(cpu, levels("cpuacct", 1)), "cpu", v2.Cpu, ""),
+        cpuset=pick(v1.Cpuset, "cpuset", v2.Cpuset, "cpuset"),
+        io=pick(v1.Io, "blkio", v2.Io, "io"),
+        hugetlb=pick(v1.Hugetlb, "hugetlb", v2.Hugetlb, "hugetlb"),
+        tasks=pick(v1.Tasks, "pids", lambda unified: v2.Tasks(unified, proc), ""),
+        pressure=v2.Pressure(levels("", 2)) if levels("", 2) else None,
+    )

@@ -1,0 +1,107 @@
+"""Which cgroup hierarchies are mounted where, and which of their directories is a process's cgroup."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lxcfs_py import mounttable
+from lxcfs_py.cgroup.tree import Levels
+from lxcfs_py.kernelfile import KernelDirectory
+
+# A path can be 4096 bytes long, which is room for a thousand levels; an operator's limits stand near the root.
+_MAX_LEVELS = 64
+
+Paths = Mapping[str, str]
+"""A process's cgroup paths by controller ("memory", "cpu", …); the unified hierarchy's is under ""."""
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """One mounted cgroup hierarchy: its version, where it is mounted, and which of its cgroups that shows."""
+
+    version: int
+    mountpoint: str
+    root: str
+
+    def directory(self, path: str) -> str:
+        """Return the directory of the cgroup `path`."""
+        if self.root != "/":
+            path = path[len(self.root) :] if (path + "/").startswith(self.root + "/") else "/"
+        return self.mountpoint + path.rstrip("/")
+
+
+@dataclass
+class Layout:
+    """The mounted hierarchies by controller; the unified one, where there is any, also under ""."""
+
+    hierarchies: dict[str, Hierarchy]
+    _directories: weakref.WeakValueDictionary[str, KernelDirectory] = field(
+        default_factory=weakref.WeakValueDictionary, repr=False
+    )
+
+    def version(self, controller: str) -> int:
+        """Return the version of the hierarchy that a controller is in, 0 when it is not mounted."""
+        hierarchy = self.hierarchies.get(controller)
+        return hierarchy.version if hierarchy else 0
+
+    def levels(self, controller: str, paths: Paths) -> Levels:
+        """Return a cgroup's directory and its ancestors', none for the root or a controller that is not mounted.
+
+        Containers share the objects of the ancestors that they have in common.
+        """
+        hierarchy = self.hierarchies.get(controller)
+        if hierarchy is None:
+            return ()
+        path = paths.get(controller if hierarchy.version == 1 else "", "/")
+        directory = hierarchy.directory(path)
+        found = []
+        while len(directory) > len(hierarchy.mountpoint):
+            found.append(self._shared(directory))
+            directory = directory[: directory.rindex("/")]
+        return tuple(found[-_MAX_LEVELS:])
+
+    def _shared(self, path: str) -> KernelDirectory:
+        directory = self._directories.get(path)
+        if directory is None:
+            directory = self._directories[path] = KernelDirectory(path)
+        return directory
+
+
+def find(root: str = "") -> Layout:
+    """Return what /proc/self/mountinfo says of cgroup mounts. OSError when it cannot be read.
+
+    `root` is put before every path: the directory of a recorded system, "" for this one.
+    """
+    mounts = [mount for mount in mounttable.read(root) if mount.fstype in ("cgroup", "cgroup2")]
+    hierarchies: dict[str, Hierarchy] = {}
+    # A hierarchy may be mounted a second time, and only in part: the mount that shows all of it comes first.
+    for mount in sorted(mounts, key=lambda mount: len(mount.root)):
+        mountpoint = root + mount.mountpoint
+        if mount.fstype == "cgroup":
+            version, names = 1, [option.replace("name=", "") for option in mount.options.split(",")]
+        else:
+            version, names = 2, ["", *_controllers(mountpoint)]
+        for name in names:
+            hierarchies.setdefault(name, Hierarchy(version, mountpoint, mount.root))
+    return Layout(hierarchies)
+
+
+def parse_paths(text: bytes) -> dict[str, str]:
+    """Parse /proc/PID/cgroup: the process's cgroup path for each controller, the unified hierarchy's under ""."""
+    paths = {}
+    for line in text.decode(errors="surrogateescape").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        for controller in controllers.split(","):
+            paths[controller.replace("name=", "")] = path
+    return paths
+
+
+def _controllers(mountpoint: str) -> list[str]:
+    try:
+        return Path(mountpoint, "cgroup.controllers").read_text().split()
+    except OSError:
+        return []

@@ -1,0 +1,38 @@
+"""What cgroups of both versions have in common: directories below directories, lists of pids, lines of fields."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+
+from lxcfs_py.kernelfile import KernelDirectory
+
+Levels = tuple[KernelDirectory, ...]
+"""A cgroup's directory and its ancestors', the cgroup's own first, without the root of the hierarchy."""
+
+# A container may make as many cgroups as it likes; what is looked at for it is bounded.
+_MAX_CGROUPS = 256
+
+
+def subtree(path: str) -> Iterator[str]:
+    """Yield a cgroup's directory and those below it, at most 256 of them."""
+    waiting, seen = [path], 0
+    while waiting and seen < _MAX_CGROUPS:
+        directory = waiting.pop()
+        seen += 1
+        yield directory
+        # A directory's link count is 2 and one for each directory in it: most cgroups have none.
+        if os.stat(directory).st_nlink > 2:
+            with os.scandir(directory) as entries:
+                waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def own_processes(levels: Levels) -> list[int]:
+    """Return the processes of the cgroup itself. Zeros, which stand for processes of other namespaces, are left out."""
+    return [pid for pid in map(int, levels[0].read("cgroup.procs").split()) if pid]
+
+
+def stat_fields(text: bytes) -> Mapping[bytes, bytes]:
+    """Parse lines of a key and a number."""
+    words = text.split()
+    return dict(zip(words[::2], words[1::2]))

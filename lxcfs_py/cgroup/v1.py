@@ -1,0 +1,172 @@
+"""The controllers of cgroup v1 (Documentation/admin-guide/cgroup-v1). The interface is described in the package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Optional
+
+from lxcfs_py.cgroup import taskstats
+from lxcfs_py.cgroup.tree import Levels, own_processes, stat_fields, subtree
+
+# "No limit" is the largest number of whole pages in a signed long, which depends on the page size.
+_UNLIMITED = 1 << 62
+
+
+class Memory:
+    """The memory controller; its usage counts the cgroups below, as the `total_` fields of memory.stat do."""
+
+    __slots__ = ("_levels",)
+
+    fields: Mapping[str, tuple[bytes, ...]] = {
+        "SwapCached": (b"total_swapcached",),
+        "Cached": (b"total_cache",),
+        "Active": (b"total_active_anon", b"total_active_file"),
+        "Inactive": (b"total_inactive_anon", b"total_inactive_file"),
+        "Active(anon)": (b"total_active_anon",),
+        "Inactive(anon)": (b"total_inactive_anon",),
+        "Active(file)": (b"total_active_file",),
+        "Inactive(file)": (b"total_inactive_file",),
+        "Unevictable": (b"total_unevictable",),
+        "Dirty": (b"total_dirty",),
+        "Writeback": (b"total_writeback",),
+        "AnonPages": (b"total_rss",),
+        "Mapped": (b"total_mapped_file",),
+        "Shmem": (b"total_shmem",),
+        "AnonHugePages": (b"total_rss_huge",),
+    }
+    available = (b"total_active_file", b"total_inactive_file")
+
+    def __init__(self, levels: Levels) -> None:
+        self._levels = levels
+
+    def room(self) -> tuple[Optional[int], int]:
+        smallest, least = _UNLIMITED, _UNLIMITED
+        for level in self._levels:
+            limit = int(level.read("memory.limit_in_bytes"))
+            if limit < _UNLIMITED:
+                smallest = min(smallest, limit)
+                least = min(least, limit - int(level.read("memory.usage_in_bytes")))
+        return (smallest, max(least, 0)) if smallest < _UNLIMITED else (None, 0)
+
+    def stat(self) -> Mapping[bytes, bytes]:
+        return stat_fields(self._levels[0].read("memory.stat"))
+
+    def swap(self) -> tuple[Optional[int], int]:
+        # memsw counts memory and swap together; without swap accounting (swapaccount=0) its files are not there.
+        if self._levels[0].get("memory.memsw.limit_in_bytes") is None:
+            return None, 0
+        smallest = _UNLIMITED
+        for level in self._levels:
+            both = int(level.read("memory.memsw.limit_in_bytes"))
+            if both < _UNLIMITED:
+                memory = int(level.read("memory.limit_in_bytes"))
+                smallest = min(smallest, both - memory if memory < _UNLIMITED else both)
+        own = self._levels[0]
+        used = int(own.read("memory.memsw.usage_in_bytes")) - int(own.read("memory.usage_in_bytes"))
+        return (max(smallest, 0) if smallest < _UNLIMITED else None), max(used, 0)
+
+    def slabinfo(self) -> Optional[bytes]:
+        # Linux 5.9 took the counting away, and left the file for a while.
+        try:
+            return self._levels[0].get("memory.kmem.slabinfo")
+        except OSError:
+            return None
+
+
+class Cpu:
+    """The cpu controller's quotas, and the cpuacct controller's counts where it is mounted."""
+
+    __slots__ = ("_accounts", "_levels")
+
+    def __init__(self, levels: Levels, accounts: Levels) -> None:
+        self._levels = levels
+        self._accounts = accounts
+
+    def quota(self) -> Optional[float]:
+        smallest = None
+        for level in self._levels:
+            quota = int(level.get("cpu.cfs_quota_us") or -1)
+            if quota > 0:
+                cpus = quota / max(int(level.read("cpu.cfs_period_us")), 1)
+                smallest = cpus if smallest is None else min(smallest, cpus)
+        return smallest
+
+    def usage(self) -> tuple[int, int]:
+        per_cpu = self.usage_per_cpu()
+        if per_cpu is None:
+            return 0, 0
+        return sum(user for user, _ in per_cpu.values()), sum(system for _, system in per_cpu.values())
+
+    def usage_per_cpu(self) -> Optional[Mapping[int, tuple[int, int]]]:
+        if not self._accounts:
+            return None
+        # "cpu user system", then a line for each possible CPU, in nanoseconds.
+        numbers = [int(word) for word in self._accounts[0].read("cpuacct.usage_all").split()[3:]]
+        return dict(zip(numbers[::3], zip(numbers[1::3], numbers[2::3])))
+
+
+class Cpuset:
+    """The cpuset controller."""
+
+    __slots__ = ("_levels",)
+
+    def __init__(self, levels: Levels) -> None:
+        self._levels = levels
+
+    def cpus(self) -> Optional[bytes]:
+        own = self._levels[0]
+        return own.get("cpuset.effective_cpus") or own.read("cpuset.cpus")
+
+
+class Io:
+    """The blkio controller's counts, kept by its throttling layer whether or not anything is throttled."""
+
+    __slots__ = ("_levels",)
+
+    def __init__(self, levels: Levels) -> None:
+        self._levels = levels
+
+    def stat(self) -> Mapping[bytes, Mapping[bytes, int]]:
+        devices: dict[bytes, dict[bytes, int]] = {}
+        for name, unit in (("io_service_bytes", b"bytes"), ("io_serviced", b"ios")):
+            # "8:0 Read 4096", …, and last "Total 4096"
+            own = self._levels[0]
+            text = own.get(f"blkio.throttle.{name}_recursive") or own.get(f"blkio.throttle.{name}") or b""
+            for line in text.splitlines():
+                words = line.split()
+                if len(words) == 3 and words[1] in (b"Read", b"Write", b"Discard"):
+                    devices.setdefault(words[0], {})[words[1][:1].lower() + unit] = int(words[2])
+        return devices
+
+
+class Hugetlb:
+    """The hugetlb controller."""
+
+    __slots__ = ("_levels",)
+
+    def __init__(self, levels: Levels) -> None:
+        self._levels = levels
+
+    def room(self, size: str) -> tuple[Optional[int], int]:
+        limit = min(int(level.read(f"hugetlb.{size}.limit_in_bytes")) for level in self._levels)
+        used = int(self._levels[0].read(f"hugetlb.{size}.usage_in_bytes"))
+        return (limit if limit < _UNLIMITED else None), used
+
+
+class Tasks:
+    """The tasks, counted by the kernel itself with one netlink call for each cgroup."""
+
+    __slots__ = ("_levels",)
+
+    def __init__(self, levels: Levels) -> None:
+        self._levels = levels
+
+    def states(self) -> tuple[int, int, int]:
+        counts = [taskstats.count(path) for path in subtree(self._levels[0].path)]
+        return sum(c.running for c in counts), sum(c.blocked for c in counts), sum(c.total for c in counts)
+
+    def forked(self) -> int:
+        return int(self._levels[0].get("pids.peak") or 0)
+
+    def pids(self) -> list[int]:
+        return own_processes(self._levels)

@@ -1,0 +1,216 @@
+"""The controllers of cgroup v2 (Documentation/admin-guide/cgroup-v2.rst). The interface is described in the package.
+
+A controller that is not enabled for a cgroup has no files there; its ancestors' files, where they are, still hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Optional
+
+from lxcfs_py.cgroup.tree import Levels, own_processes, stat_fields, subtree
+
+_MAX = b"max\n"
+
+# A container may have very many threads; what is looked at for one sample is bounded.
+_MAX_THREADS = 4096
+
+
+class Memory:
+    """The memory controller."""
+
+    __slots__ = ("_levels",)
+
+    fields: Mapping[str, tuple[bytes, ...]] = {
+        "SwapCached": (b"swapcached",),
+        "Cached": (b"file",),
+        "Active": (b"active_anon", b"active_file"),
+        "Inactive": (b"inactive_anon", b"inactive_file"),
+        "Active(anon)": (b"active_anon",),
+        "Inactive(anon)": (b"inactive_anon",),
+        "Active(file)": (b"active_file",),
+        "Inactive(file)": (b"inactive_file",),
+        "Unevictable": (b"unevictable",),
+        "Zswap": (b"zswap",),
+        "Zswapped": (b"zswapped",),
+        "Dirty": (b"file_dirty",),
+        "Writeback": (b"file_writeback",),
+        "AnonPages": (b"anon",),
+        "Mapped": (b"file_mapped",),
+        "Shmem": (b"shmem",),
+        "KReclaimable": (b"slab_reclaimable",),
+        "Slab": (b"slab_reclaimable", b"slab_unreclaimable"),
+        "SReclaimable": (b"slab_reclaimable",),
+        "SUnreclaim": (b"slab_unreclaimable",),
+        "KernelStack": (b"kernel_stack",),
+        "PageTables": (b"pagetables",),
+        "SecPageTables": (b"sec_pagetables",),
+        "Percpu": (b"percpu",),
+        "AnonHugePages": (b"anon_thp",),
+        "ShmemHugePages": (b"shmem_thp",),
+        "FileHugePages": (b"file_thp",),
+    }
+    available = (b"active_file", b"inactive_file", b"slab_reclaimable")
+
+    def __init__(self, levels: Levels) -> None:
+        self._levels = levels
+
+    def room(self) -> tuple[Optional[int], int]:
+        smallest, least = None, 0
+        for level in self._levels:
+            text = level.get("memory.max") or _MAX
+            if text != _MAX:
+                limit = int(text)
+                left = max(limit - int(level.read("memory.current")), 0)
+                smallest, least = (limit, left) if smallest is None else (min(smallest, limit), min(least, left))
+        return smallest, least
+
+    def stat(self) -> Mapping[bytes, bytes]:
+        return stat_fields(self._levels[0].get("memory.stat") or b"")
+
+    def swap(self) -> tuple[Optional[int], int]:
+        limits = _limits(self._levels, "memory.swap.max")
+        used = int(self._levels[0].get("memory.swap.current") or 0)
+        return min(limits, default=None), used
+
+    def slabinfo(self) -> Optional[bytes]:
+        return None
+
+
+class Cpu:
+    """The cpu controller's quotas, and the CPU time that cpu.stat counts whether or not the controller is enabled."""
+
+    __slots__ = ("_levels",)
+
+    def __init__(self, levels: Levels) -> None:
+        self._levels = levels
+
+    def quota(self) -> Optional[float]:
+        smallest = None
+        for level in self._levels:
+            quota, _, period = (level.get("cpu.max") or b"max 100000").partition(b" ")
+            if quota != b"max":
+                cpus = int(quota) / max(int(period), 1)
+                smallest = cpus if smallest is None else min(smallest, cpus)
+        return smallest
+
+    def usage(self) -> tuple[int, int]:
+        stat = stat_fields(self._levels[0].read("cpu.stat"))
+        return int(stat.get(b"user_usec", 0)) * 1000, int(stat.get(b"system_usec", 0)) * 1000
+
+    def usage_per_cpu(self) -> Optional[Mapping[int, tuple[int, int]]]:
+        return None
+
+
+class Cpuset:
+    """The cpuset controller."""
+
+    __slots__ = ("_levels",)
+
+    def __init__(self, levels: Levels) -> None:
+        self._levels = levels
+
+    def cpus(self) -> Optional[bytes]:
+        for level in self._levels:
+            text = level.get("cpuset.cpus.effective")
+            if text:
+                return text
+        return None
+
+
+class Io:
+    """The io controller."""
+
+    __slots__ = ("_levels",)
+
+    def __init__(self, levels: Levels) -> None:
+        self._levels = levels
+
+    def stat(self) -> Mapping[bytes, Mapping[bytes, int]]:
+        devices = {}
+        text = self._levels[0].get("io.stat") or b""
+        for line in text.splitlines():
+            # "8:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0", and more where io.cost or io.latency is in use
+            device, *pairs = line.split()
+            counts = {}
+            for pair in pairs:
+                key, _, value = pair.partition(b"=")
+                if value.isdigit():
+                    counts[key] = int(value)
+            devices[device] = counts
+        return devices
+
+
+class Hugetlb:
+    """The hugetlb controller."""
+
+    __slots__ = ("_levels",)
+
+    def __init__(self, levels: Levels) -> None:
+        self._levels = levels
+
+    def room(self, size: str) -> tuple[Optional[int], int]:
+        limits = _limits(self._levels, f"hugetlb.{size}.max")
+        used = int(self._levels[0].get(f"hugetlb.{size}.current") or 0)
+        return min(limits, default=None), used
+
+
+class Tasks:
+    """The tasks; their states are read thread by thread, since v2 has no count of them."""
+
+    __slots__ = ("_levels", "_proc")
+
+    def __init__(self, levels: Levels, proc: str) -> None:
+        self._levels = levels
+        self._proc = proc
+
+    def states(self) -> tuple[int, int, int]:
+        running = blocked = total = 0
+        for directory in subtree(self._levels[0].path):
+            for thread in _threads(directory):
+                total += 1
+                if total <= _MAX_THREADS:
+                    state = _state(self._proc, thread)
+                    running += state == b"R"
+                    blocked += state == b"D"
+        return running, blocked, total
+
+    def forked(self) -> int:
+        return int(self._levels[0].get("pids.peak") or 0)
+
+    def pids(self) -> list[int]:
+        return own_processes(self._levels)
+
+
+class Pressure:
+    """Pressure stall information, which each cgroup of the unified hierarchy has."""
+
+    __slots__ = ("_levels",)
+
+    def __init__(self, levels: Levels) -> None:
+        self._levels = levels
+
+    def read(self, resource: str) -> Optional[bytes]:
+        return self._levels[0].get(f"{resource}.pressure")
+
+
+def _limits(levels: Levels, name: str) -> list[int]:
+    texts = [level.get(name) or _MAX for level in levels]
+    return [int(text) for text in texts if text != _MAX]
+
+
+def _threads(directory: str) -> list[int]:
+    try:
+        with open(f"{directory}/cgroup.threads", "rb") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+
+
+def _state(proc: str, thread: int) -> bytes:
+    try:
+        with open(f"{proc}/{thread}/stat", "rb") as file:
+            # "4711 (name) S …"; the name may hold spaces and parentheses
+            return file.read(512).rpartition(b") ")[2][:1]
+    except OSError:
+        return b""

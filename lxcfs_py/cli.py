@@ -1,0 +1,139 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from lxcfs_py import __version__, mounts, sandbox, service
+from lxcfs_py import config as configuration
+from lxcfs_py.config import Config, ConfigError
+from lxcfs_py.views import NAMES
+
+CONFIG_PATH = "/etc/lxcfs.toml"
+
+
+class CommandError(Exception):
+    """Why a command cannot be done: one sentence for the user."""
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run a command; return its exit code. A user's error is one sentence on stderr and exit code 1."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except ConfigError as error:
+        print(*error.errors, sep="\n", file=sys.stderr)
+    except (CommandError, mounts.MountsError, sandbox.SandboxError, service.ServiceError) as error:
+        print(f"lxcfs-py: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # who reads our output has seen enough
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lxcfs-py", description="Show every container its own /proc and /sys.")
+    parser.add_argument("--version", action="version", version=f"lxcfs-py {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="mount and serve, in the foreground")
+    run.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
+    run.add_argument(
+        "mountpoint", metavar="MOUNTPOINT", nargs="?", help="where to mount, instead of the configured one"
+    )
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser("check", help="print the effective configuration, or all errors in it")
+    check.add_argument("file", metavar="FILE", nargs="?", help=f"default: {CONFIG_PATH} if it is there")
+    check.set_defaults(command=_check)
+
+    show = commands.add_parser("show", help="print what a process would read, without any mount")
+    show.add_argument("file", metavar="FILE", help="e.g. meminfo, pressure/cpu or sys/devices/system/cpu/online")
+    show.add_argument("--pid", type=int, default=os.getpid(), help="the process (default: this one)")
+    show.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
+    show.set_defaults(command=_show)
+
+    sandboxed = commands.add_parser("try", help="run a command in a small container of its own that sees itself")
+    sandboxed.add_argument("--memory", metavar="SIZE", type=_size, help="limit of memory, e.g. 256M")
+    sandboxed.add_argument("--swap", metavar="SIZE", type=_size, help="limit of swap, e.g. 0 or 1G")
+    sandboxed.add_argument("--cpus", metavar="NUMBER", type=float, help="CPU quota, e.g. 1.5")
+    sandboxed.add_argument("--cpuset", metavar="LIST", help="the CPUs to run on, e.g. 0 or 0-3")
+    sandboxed.add_argument("--mountpoint", help="where the daemon's mount is, instead of the configured one")
+    sandboxed.add_argument(
+        "--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)"
+    )
+    sandboxed.add_argument("arguments", metavar="COMMAND", nargs="+", help="the command and its arguments, after --")
+    sandboxed.set_defaults(command=_try)
+
+    bound = commands.add_parser("mounts", help="print what binds the enabled files into a container")
+    bound.add_argument("runtime", choices=mounts.RUNTIMES, help="in whose terms")
+    bound.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
+    bound.set_defaults(command=_mounts)
+    return parser
+
+
+def _size(text: str) -> int:
+    try:
+        return sandbox.parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def load_config(path: Optional[str]) -> Config:
+    """Return the configuration of a file, or of the default path; the defaults where that does not exist."""
+    if path is None and not os.path.exists(CONFIG_PATH):
+        return Config()
+    return configuration.load(Path(path or CONFIG_PATH))
+
+
+def _run(options: argparse.Namespace) -> int:
+    logging.basicConfig(format="lxcfs-py: %(levelname)s: %(message)s", stream=sys.stderr)
+
+    def load() -> Config:
+        config = load_config(options.config)
+        return dataclasses.replace(config, mountpoint=os.path.abspath(options.mountpoint or config.mountpoint))
+
+    return service.serve(load(), ready=lambda: None, reload=load)
+
+
+def _check(options: argparse.Namespace) -> int:
+    print(configuration.dump(load_config(options.file)), end="")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    name = options.file.strip("/")
+    if f"proc/{name}" in NAMES:
+        name = f"proc/{name}"
+    if not os.path.exists(f"/proc/{options.pid}"):
+        raise CommandError(f"there is no process {options.pid}")
+    try:
+        text = service.show(load_config(options.config), f"/{name}", options.pid)
+    except OSError as error:
+        raise CommandError(f"{options.file} cannot be shown ({error.strerror}); there is: {', '.join(NAMES)}") from None
+    sys.stdout.buffer.write(text)
+    sys.stdout.flush()
+    return 0
+
+
+def _try(options: argparse.Namespace) -> int:
+    config = load_config(options.config)
+    mountpoint = options.mountpoint or config.mountpoint
+    if not service.is_mounted(mountpoint):
+        raise CommandError(f"nothing is mounted at {mountpoint}; start the daemon: lxcfs-py run {mountpoint}")
+    limits = {name: getattr(options, name) for name in ("memory", "swap", "cpus", "cpuset")}
+    return sandbox.run_command(options.arguments, views=Path(mountpoint), **limits)
+
+
+def _mounts(options: argparse.Namespace) -> int:
+    print(mounts.snippet(options.runtime, load_config(options.config)), end="")
+    return 0

@@ -1,0 +1,300 @@
+"""/etc/lxcfs.toml: TOML -> frozen dataclasses whose attributes mirror the file's keys.
+
+The dataclasses are the one table of keys. A new key is one line there: its name, its type with the rule that a value
+has to keep, and its default. Reading, the errors and dump() follow. (And one in etc/lxcfs.toml, for the operator.)
+"""
+
+import difflib
+import ipaddress
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Callable, Union, get_type_hints
+
+from lxcfs_py.views import NAMES
+
+if sys.version_info >= (3, 11):
+    import tomllib  # novermin
+else:
+    import tomli as tomllib
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; `errors` has all that is wrong with it, one sentence each."""
+
+    def __init__(self, errors: Iterable[str]) -> None:
+        self.errors = list(errors)
+        super().__init__("\n".join(self.errors))
+
+
+def _quoted(text: str) -> str:
+    """A TOML string on one line; whatever a terminal might take amiss is escaped."""
+
+    def escaped(letter: str) -> str:
+        if letter in '"\\':
+            return "\\" + letter
+        return letter if letter.isprintable() else f"\\U{ord(letter):08x}"
+
+    return '"' + "".join(map(escaped, text)) + '"'
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return "[" + "".join(f"\n  {_toml(item)}," for item in value) + "\n]" if value else "[]"
+    return repr(value)
+
+
+def _found(value: Any) -> str:
+    """A value as an error shows it: short, whatever a file may hold."""
+    if isinstance(value, str):
+        return _quoted(value if len(value) <= 80 else value[:80] + "...")
+    if isinstance(value, (dict, list)):
+        return "a table" if isinstance(value, dict) else "a list"
+    if isinstance(value, int) and abs(value) >> 64:
+        return "a number of more than 64 bits"
+    return _toml(value) if isinstance(value, (bool, int, float)) else f"a date or time, {value}"
+
+
+# What is wrong with a value, each a sentence's end that follows the key's name; nothing when the value is allowed.
+Rule = Callable[[Any], Iterable[str]]
+
+
+def _rule(allowed: str, accepts: Callable[[Any], bool]) -> Rule:
+    return lambda value: [] if accepts(value) else [f"is {_found(value)}; allowed: {allowed}"]
+
+
+def _one_of(*words: str) -> Rule:
+    return _rule(", ".join(map(_quoted, words)), words.__contains__)
+
+
+def _number(types: tuple[type, ...], allowed: str, low: int, high: int) -> Rule:
+    # By type(), as bool is an int to isinstance().
+    return _rule(f"{allowed} from {low} to {high}", lambda value: type(value) in types and low <= value <= high)
+
+
+_seconds = partial(_number, (int, float), "seconds")
+_whole = partial(_number, (int,), "a whole number")
+_switch = _rule("true, false", lambda value: isinstance(value, bool))
+
+
+def _is_mountpoint(value: Any) -> bool:
+    return (
+        isinstance(value, str)
+        and value.isprintable()
+        and value.startswith("/")
+        and len(PurePosixPath(value).parts) > 1  # not / itself
+    )
+
+
+def _is_listen(value: Any) -> bool:
+    if value == "":
+        return True
+    match = re.fullmatch(r"(?:\[([^][]+)\]|[a-zA-Z0-9.-]+):([0-9]{1,5})", value) if isinstance(value, str) else None
+    if not match or not 1 <= int(match[2]) <= 65535:
+        return False
+    try:
+        return match[1] is None or ipaddress.IPv6Address(match[1]) is not None
+    except ValueError:
+        return False
+
+
+def _are_files(value: Any) -> Iterator[str]:
+    if not isinstance(value, (list, tuple)):
+        yield f"is {_found(value)}; allowed: a list of {', '.join(map(_quoted, NAMES))}"
+        return
+    for position, name in enumerate(value):
+        if name not in NAMES:
+            yield f"has {_found(name)}; {_instead(name, NAMES, 'allowed')}"
+        elif name in value[:position]:
+            yield f"has {_found(name)} twice; allowed: each file once"
+
+
+@dataclass(frozen=True)
+class Files:
+    enabled: Annotated[tuple[str, ...], _are_files] = NAMES
+
+
+@dataclass(frozen=True)
+class Cpu:
+    mode: Annotated[str, _one_of("quota", "cpuset")] = "quota"
+
+
+@dataclass(frozen=True)
+class Memory:
+    swap: Annotated[bool, _switch] = True
+
+
+@dataclass(frozen=True)
+class Loadavg:
+    enabled: Annotated[bool, _switch] = True
+    interval: Annotated[float, _seconds(1, 60)] = 5
+
+
+@dataclass(frozen=True)
+class Fuse:
+    engine: Annotated[str, _one_of("auto", "kernel", "fusepy")] = "auto"
+    threads: Annotated[int, _whole(1, 64)] = 2
+
+
+@dataclass(frozen=True)
+class Log:
+    level: Annotated[str, _one_of("debug", "info", "warning", "error")] = "info"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    listen: Annotated[str, _rule('"" (off), "HOST:PORT", "[IPV6]:PORT"', _is_listen)] = ""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The daemon's configuration; attributes are etc/lxcfs.toml's keys, which says what each does."""
+
+    mountpoint: Annotated[str, _rule("an absolute path other than /", _is_mountpoint)] = "/var/lib/lxcfs"
+    files: Files = Files()
+    cpu: Cpu = Cpu()
+    memory: Memory = Memory()
+    loadavg: Loadavg = Loadavg()
+    fuse: Fuse = Fuse()
+    log: Log = Log()
+    metrics: Metrics = Metrics()
+
+
+def _hints(table: type) -> dict[str, Any]:
+    """Key -> Annotated[type, rule] of a table's dataclass, or a dataclass for a table within it."""
+    return get_type_hints(table, include_extras=True)
+
+
+def _keys(table: type, prefix: str = "") -> Iterator[str]:
+    for key, hint in _hints(table).items():
+        if isinstance(hint, type):
+            yield from _keys(hint, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+KEYS = tuple(_keys(Config))
+"""Every key by its dotted name: "mountpoint", "files.enabled", ..."""
+
+
+def load(path: Union[str, Path]) -> Config:
+    """The configuration in the file at path. ConfigError when it cannot be read or used."""
+    try:
+        source = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    return parse(source, str(path))
+
+
+def parse(source: bytes, name: str) -> Config:
+    """The configuration in source, the bytes of a file called name. ConfigError with all that is wrong in it."""
+    try:
+        text = source.decode()
+        document = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        line = source.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{name}:{line}: byte 0x{source[error.start]:02x} is not UTF-8; allowed: UTF-8"]) from None
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r" \(at line (\d+), column \d+\)$", str(error))
+        place = f"{name}:{at[1]}" if at else name
+        raise ConfigError([f"{place}: cannot be read as TOML: {error}"]) from None
+    except (RecursionError, ValueError):  # ValueError is int()'s, at thousands of digits
+        raise ConfigError([f"{name}: cannot be read as TOML: nested too deeply, or a number too long"]) from None
+    faults: list[tuple[str, str]] = []
+    config: Config = _build(Config, document, "", faults)
+    if faults:
+        lines = _lines(text)
+        placed = [(_line(key, lines), sentence) for key, sentence in faults]
+        placed.sort(key=lambda fault: fault[0])
+        raise ConfigError(f"{name}:{line}: {sentence}" if line else f"{name}: {sentence}" for line, sentence in placed)
+    return config
+
+
+def _build(table: type, values: dict[str, Any], prefix: str, faults: list[tuple[str, str]]) -> Any:
+    """The dataclass `table` with the values that its keys allow; faults gets (dotted key, sentence) for the others."""
+    hints = _hints(table)
+    kept: dict[str, Any] = {}
+    for name, value in values.items():
+        key, hint = prefix + name, hints.get(name)
+        if hint is None:
+            # [memroy] with swap = false below it: "memroy.swap" says more than "memroy", and finds "memory.swap".
+            for unknown in [f"{key}.{inner}" for inner in value] if isinstance(value, dict) and value else [key]:
+                faults.append((unknown, f"unknown key {_quoted(unknown)}; {_instead(unknown, KEYS, 'known')}"))
+        elif not isinstance(hint, type):
+            wrong = [f"{key} {sentence}" for sentence in hint.__metadata__[0](value)]
+            faults.extend((key, sentence) for sentence in wrong)
+            if not wrong:
+                kept[name] = tuple(value) if isinstance(value, list) else value
+        elif isinstance(value, dict):
+            kept[name] = _build(hint, value, f"{key}.", faults)
+        else:
+            faults.append((key, f"{key} is {_found(value)}; allowed: a table, [{key}]"))
+    return table(**kept)
+
+
+def _instead(word: Any, known: tuple[str, ...], title: str) -> str:
+    nearest = difflib.get_close_matches(word, known, 1, cutoff=0.5) if isinstance(word, str) else []
+    return f"did you mean {_quoted(nearest[0])}?" if nearest else f"{title}: {', '.join(map(_quoted, known))}"
+
+
+# Comments go, and so does the text of strings that span lines: what looks like a key in them is none.
+_NOT_KEYS = re.compile(
+    r'"""(?:\\.|[^\\])*?"{3,5}' + r"|'''.*?'{3,5}" + r'|"(?:\\.|[^"\\\n])*"' + r"|'[^'\n]*'" + r"|#[^\n]*", re.DOTALL
+)
+_NAME = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
+_DOTTED = rf"{_NAME}(?:[ \t]*\.[ \t]*{_NAME})*"
+_STATEMENT = re.compile(rf"[ \t]*(?:\[\[?[ \t]*({_DOTTED})[ \t]*\]\]?[ \t\r]*$|({_DOTTED})[ \t]*=)")
+
+
+def _lines(text: str) -> dict[str, int]:
+    """Dotted key or table -> the line, from 1, where a TOML document sets or opens it first.
+
+    A scan, not a parser: it misses a key in an inline table, say.
+    """
+
+    def blank(match: "re.Match[str]") -> str:
+        token = match[0]
+        return token if token[0] in "\"'" and token[:3] not in ('"""', "'''") else "\n" * token.count("\n")
+
+    found: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(_NOT_KEYS.sub(blank, text).split("\n"), 1):
+        match = _STATEMENT.match(line)
+        if not match:
+            continue
+        dotted = ".".join(part.strip("\"'") for part in re.findall(_NAME, match[1] or match[2]))
+        if match[1]:
+            table, key = f"{dotted}.", dotted
+        else:
+            key = table + dotted
+        for end in [at for at, letter in enumerate(key) if letter == "."] + [len(key)]:
+            found.setdefault(key[:end], number)
+    return found
+
+
+def _line(key: str, lines: dict[str, int]) -> int:
+    """The line of a key, or of the table around it when the key's own was missed; 0 when that was missed too."""
+    while key and key not in lines:
+        key = key.rpartition(".")[0]
+    return lines.get(key, 0)
+
+
+def dump(config: Config) -> str:
+    """The configuration as TOML that parse() reads back to the same; every key is there, set or left at its default."""
+    text = ""
+    table = ""
+    for key in KEYS:
+        within, _, name = key.rpartition(".")
+        if within != table:
+            text += f"\n[{within}]\n"
+            table = within
+        text += f"{name} = {_toml(attrgetter(key)(config))}\n"
+    return text

@@ -1,0 +1,1 @@
+"""Who speaks to the kernel: each engine serves a filesystem written as fusepy Operations, and names the caller's pid."""

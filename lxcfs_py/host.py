@@ -1,0 +1,122 @@
+"""The machine's own /proc and /sys."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import Optional
+
+from lxcfs_py import cpulist
+from lxcfs_py.kernelfile import KernelDirectory
+
+TICKS = os.sysconf("SC_CLK_TCK")
+"""Ticks per second, the unit of /proc/stat and of start times (USER_HZ)."""
+
+NS_PER_TICK = 1_000_000_000 // TICKS
+
+_PROC_FILES = (
+    "cpuinfo",
+    "diskstats",
+    "loadavg",
+    "meminfo",
+    "pressure/cpu",
+    "pressure/io",
+    "pressure/memory",
+    "slabinfo",
+    "stat",
+    "swaps",
+    "uptime",
+)
+
+# A sysfs file is a page at the most, but for a few lists.
+_SYSFS_BYTES = 1 << 16
+
+# These the kernel hands out record by record.
+_IN_RECORDS = ("proc/cpuinfo", "proc/diskstats", "proc/slabinfo", "proc/swaps")
+
+
+class Host:
+    """The machine that containers run on.
+
+    The files are opened at once and stay open: what is mounted over them later, this program's own files included,
+    is never read.
+    """
+
+    def __init__(self, root: str = "", proc: Optional[str] = None) -> None:
+        """Open the host's files.
+
+        `root` is put before every path: the directory of a recorded system, "" for this one. `proc` is where its
+        /proc is to be read when something covers the files there.
+        """
+        self.root = root
+        self._proc = KernelDirectory(proc or f"{root}/proc")
+        self._cpu = KernelDirectory(f"{root}/sys/devices/system/cpu")
+        self._cpu_fd = os.open(self._cpu.path, os.O_PATH | os.O_CLOEXEC)
+        for name in _PROC_FILES:
+            with contextlib.suppress(OSError):  # no PSI, no slabinfo: such a kernel just has none
+                self._proc.read(name)
+        self._cpu.get("online")
+        self.meminfo_layout = self._proc.get("meminfo") or b""
+        self.overcommit_ratio = int(self._proc.get("sys/vm/overcommit_ratio") or 50)
+        # Blocks differ by some digits.
+        self._cpuinfo_block = max(map(len, self._proc.read_records("cpuinfo").split(b"\n\n"))) + 32
+
+    def text(self, name: str) -> bytes:
+        """Return the machine's own text of a file, by its name as in "proc/meminfo". OSError where there is none."""
+        if name in _IN_RECORDS:
+            return self._proc.read_records(name[5:])
+        return self._proc.read(name[5:])
+
+    def cpuinfo(self, count: int) -> dict[int, bytes]:
+        """Return the blocks of /proc/cpuinfo by CPU number, at least those of the CPUs below `count`.
+
+        The file is long on a large machine, and the kernel renders no more of it than is read.
+        """
+        text = self._proc.read_records("cpuinfo", count * self._cpuinfo_block)
+        blocks = _cpuinfo_blocks(text)
+        return blocks if count - 1 in blocks else _cpuinfo_blocks(self._proc.read_records("cpuinfo"))
+
+    def online(self) -> tuple[int, ...]:
+        """Return the numbers of the CPUs that are online."""
+        return cpulist.parse(self._cpu.get("online") or b"0") or (0,)
+
+    def cpu_text(self, path: str) -> bytes:
+        """Return the text of a file below /sys/devices/system/cpu. OSError when it is not there or cannot be read."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._cpu_fd)
+        try:
+            return os.read(fd, _SYSFS_BYTES)
+        finally:
+            os.close(fd)
+
+    def cpu_names(self, path: str) -> list[str]:
+        """Return the names in a directory below /sys/devices/system/cpu, "" for itself. OSError when it is not one."""
+        fd = os.open(path or ".", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=self._cpu_fd)
+        try:
+            return sorted(os.listdir(fd))
+        finally:
+            os.close(fd)
+
+    def cpu_mode(self, path: str) -> int:
+        """Return the type and mode of what is at a path below /sys/devices/system/cpu. OSError when nothing is."""
+        return os.lstat(path, dir_fd=self._cpu_fd).st_mode
+
+    def cpu_link(self, path: str) -> str:
+        """Return the target of a symbolic link below /sys/devices/system/cpu. OSError when it is none."""
+        return os.readlink(path, dir_fd=self._cpu_fd)
+
+    @staticmethod
+    def now() -> int:
+        """Return the time since boot in nanoseconds, with the time spent in suspend, as start times are counted."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def _cpuinfo_blocks(text: bytes) -> dict[int, bytes]:
+    """Split /proc/cpuinfo; a last block that was cut off is left out."""
+    blocks = {}
+    for block in text.split(b"\n\n")[:-1]:
+        first, _, _ = block.partition(b"\n")
+        name, _, number = first.partition(b":")
+        if name.strip() == b"processor":
+            blocks[int(number)] = block
+    return blocks

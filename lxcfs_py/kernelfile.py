@@ -1,0 +1,100 @@
+"""Files of the kernel (proc, sysfs, cgroup), kept open and read anew with one pread each.
+
+Opening a file costs more than reading it: 12 us for open, read and close from Python, 1 us for pread alone. So the
+descriptors of a directory stay open for as long as its object lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+import time
+
+_CHUNK = 16384
+_RETRY_MISSING_MS = 1000
+
+_opening = threading.Lock()
+
+
+class KernelDirectory:
+    """A directory whose files are opened at their first read and stay open.
+
+    A file that does not exist is looked for again after a second at the earliest: cgroup controllers come and go.
+    """
+
+    __slots__ = ("__weakref__", "_fds", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        # name -> descriptor; a negative number says "missing, look again at that millisecond of the monotonic clock"
+        self._fds: dict[str, int] = {}
+
+    def __del__(self) -> None:
+        for fd in self._fds.values():
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+
+    def read(self, name: str) -> bytes:
+        """Return a file's text as of now. OSError when it is not there, or its cgroup is gone (ENODEV)."""
+        fd = self._fds.get(name, -1)
+        if fd < 0:
+            fd = self._open(name)
+        try:
+            text = os.pread(fd, _CHUNK, 0)
+        except OSError as error:
+            # ENODEV: the cgroup was removed; another one may stand at the same path now. The new file takes the
+            # old descriptor's number, so that a reader in another thread never meets a closed one.
+            if error.errno != errno.ENODEV:
+                raise
+            self._reopen(name, fd)
+            text = os.pread(fd, _CHUNK, 0)
+        return text if len(text) < _CHUNK else self.read_records(name)
+
+    def read_records(self, name: str, enough: int = 1 << 30) -> bytes:
+        """Return the text, or `enough` bytes of it, of a file that the kernel renders record by record.
+
+        Such are /proc/cpuinfo and /proc/diskstats: one read gives a page of them at the most, and costs what it gives.
+        """
+        fd = self._fds.get(name, -1)
+        if fd < 0:
+            fd = self._open(name)
+        parts = []
+        offset = 0
+        while offset < enough:
+            part = os.pread(fd, min(enough - offset, _CHUNK), offset)
+            if not part:
+                break
+            parts.append(part)
+            offset += len(part)
+        return b"".join(parts)
+
+    def get(self, name: str) -> bytes | None:
+        """As `read`, but None for a file that is not there."""
+        fd = self._fds.get(name)
+        if fd is not None and fd < 0 and time.monotonic() * 1000 < -fd:
+            return None
+        try:
+            return self.read(name)
+        except FileNotFoundError:
+            return None
+
+    def _open(self, name: str) -> int:
+        with _opening:
+            fd = self._fds.get(name, -1)
+            if fd < 0:
+                try:
+                    fd = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    self._fds[name] = -int(time.monotonic() * 1000) - _RETRY_MISSING_MS
+                    raise
+                self._fds[name] = fd
+        return fd
+
+    def _reopen(self, name: str, fd: int) -> None:
+        with _opening:
+            fresh = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            os.dup2(fresh, fd, inheritable=False)
+            os.close(fresh)

@@ -1,0 +1,94 @@
+"""Load averages of containers, by the kernel's own formula (kernel/sched/loadavg.c) over each one's own tasks."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from typing import Callable
+
+log = logging.getLogger(__name__)
+
+_FORGET_AFTER_SECONDS = 15 * 60
+_WINDOWS_SECONDS = (60, 300, 900)
+
+States = Callable[[], "tuple[int, int, int]"]
+"""Gives the running, the blocked and all tasks of a container."""
+
+
+class Load:
+    """One container's load averages, sampled as long as somebody asks for them."""
+
+    __slots__ = ("_sampler", "asked", "averages", "states")
+
+    def __init__(self, sampler: Sampler, states: States) -> None:
+        self._sampler = sampler
+        self.states = states
+        self.averages = (0.0, 0.0, 0.0)
+        self.asked = 0.0
+
+    def read(self) -> tuple[float, float, float]:
+        """Return the averages over 1, 5 and 15 minutes, and go on sampling."""
+        self.asked = time.monotonic()
+        self._sampler.add(self)
+        return self.averages
+
+    def sample(self, interval: float) -> None:
+        """Take one more sample into account, `interval` seconds after the last. OSError when the cgroup is gone."""
+        running, blocked, _ = self.states()
+        self.averages = tuple(  # type: ignore[assignment]
+            average + (running + blocked - average) * (1 - math.exp(-interval / window))
+            for average, window in zip(self.averages, _WINDOWS_SECONDS)
+        )
+
+    def close(self) -> None:
+        """Stop sampling: the container has ended."""
+        self._sampler.remove(self)
+
+
+class Sampler:
+    """Samples the load of those containers that asked within the last 15 minutes; sleeps while there is none."""
+
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+        self._loads: set[Load] = set()
+        self._any = threading.Event()
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Sample from now on, in a thread of its own."""
+        threading.Thread(target=self._run, name="load", daemon=True).start()
+
+    def add(self, load: Load) -> None:
+        """Sample this one too."""
+        if load not in self._loads:
+            with self._lock:
+                self._loads.add(load)
+                self._any.set()
+
+    def remove(self, load: Load) -> None:
+        """Sample it no more."""
+        with self._lock:
+            self._loads.discard(load)
+            if not self._loads:
+                self._any.clear()
+
+    def sample(self) -> None:
+        """Sample each container once."""
+        with self._lock:
+            loads = list(self._loads)
+        for load in loads:
+            if time.monotonic() - load.asked > _FORGET_AFTER_SECONDS:
+                self.remove(load)
+                continue
+            try:
+                load.sample(self.interval)
+            except (OSError, ValueError) as error:
+                log.debug("a load average cannot be sampled: %s", error)
+
+    def _run(self) -> None:
+        while True:
+            self._any.wait()
+            time.sleep(self.interval)
+            self.sample()

@@ -1,0 +1,157 @@
+"""The command line of the C program lxcfs, `lxcfs [OPTION]... MOUNTPOINT`, for the units and scripts that call it.
+
+Its flags set what keys of lxcfs.toml set; no file is read. Exit codes: 0, 1 when the mount could not be served, 2 for a
+wrong command line.
+"""
+
+import argparse
+import fcntl
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Callable, Optional, TextIO
+
+from lxcfs_py import __version__, service
+from lxcfs_py.config import Config, Cpu, Fuse, Loadavg, Log, Memory
+
+# What callers of the C program pass on to libfuse and mount(8). None of it changes anything here: the files are for all
+# to read and for nobody to write either way.
+_MOUNT_OPTIONS = (
+    "allow_other, async, atime, attr_timeout, auto_unmount, big_writes, default_permissions, dev, direct_io, "
+    "entry_timeout, exec, fsname, kernel_cache, max_read, max_write, negative_timeout, noatime, nodev, noexec, "
+    "nonempty, nosuid, relatime, ro, rw, subtype, suid, sync"
+)
+
+
+class PidfileError(Exception):
+    """A pidfile that cannot be taken; its text is one sentence."""
+
+
+def main(argv: Optional[list[str]] = None) -> int:
+    """Serves until stopped; the exit code. Returns twice without -f: in the caller's process and in the daemon's."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="lxcfs: %(levelname)s: %(message)s")
+    pidfile: Path = arguments.pidfile or arguments.runtime_dir / "lxcfs.pid"
+    serve = partial(_serve, _configuration(arguments), pidfile.absolute())
+    if arguments.foreground or arguments.debug:
+        return serve(lambda: None)
+    return _in_background(serve)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lxcfs",
+        description="Serves every container its own /proc and /sys files below MOUNTPOINT.",
+        epilog="The command line of the C program lxcfs. lxcfs-py has more to offer: see lxcfs-py --help.",
+    )
+    add = parser.add_argument
+    add("mountpoint", type=Path, metavar="MOUNTPOINT", help="the directory to mount on, such as /var/lib/lxcfs")
+    add("-f", "--foreground", action="store_true", help="stay in the foreground")
+    add("-d", "--debug", action="store_true", help="stay in the foreground and log all there is to say")
+    add("-l", "--enable-loadavg", action="store_true", help="a load average of the container's own tasks")
+    add("-u", "--disable-swap", action="store_true", help="show containers no swap")
+    add("-s", dest="single_thread", action="store_true", help="answer requests one by one")
+    add("-p", "--pidfile", type=Path, metavar="FILE", help="where to write the process id (/run/lxcfs.pid)")
+    add("-o", dest="mount_options", type=_mount_options, metavar="OPTIONS", help="mount options; accepted, no effect")
+    add("--enable-cfs", action="store_true", help="show as many CPUs as the CPU quota buys, not the whole cpuset")
+    add("--enable-pidfd", action="store_true", help="always on")
+    add("--runtime-dir", type=Path, default=Path("/run"), metavar="DIR", help="the directory of lxcfs.pid (/run)")
+    add("-v", "--version", action="version", version=f"lxcfs-py {__version__}")
+    return parser
+
+
+def _mount_options(text: str) -> str:
+    for option in text.split(","):
+        if option.partition("=")[0] not in _MOUNT_OPTIONS.split(", "):
+            raise argparse.ArgumentTypeError(f'unknown mount option "{option}"; allowed: {_MOUNT_OPTIONS}')
+    return text
+
+
+def _configuration(arguments: argparse.Namespace) -> Config:
+    """What the flags set; the rest is as in lxcfs.toml."""
+    return Config(
+        mountpoint=str(arguments.mountpoint.absolute()),
+        cpu=Cpu(mode="quota" if arguments.enable_cfs else "cpuset"),
+        memory=Memory(swap=not arguments.disable_swap),
+        loadavg=Loadavg(enabled=arguments.enable_loadavg),
+        fuse=Fuse(threads=1) if arguments.single_thread else Fuse(),
+        log=Log(level="debug") if arguments.debug else Log(),
+    )
+
+
+def _serve(config: Config, pidfile: Path, ready: Callable[[], None]) -> int:
+    try:
+        with _held(pidfile):
+            return service.serve(config, ready)
+    except (PidfileError, service.ServiceError) as error:
+        print(f"lxcfs: {error}", file=sys.stderr)
+        return 1
+
+
+def _in_background(serve: Callable[[Callable[[], None]], int]) -> int:
+    """Runs serve(ready) in a daemon.
+
+    Returns to the caller once the daemon is ready, 0, or has ended before, 1, and to the daemon what serve returns.
+    """
+    told, tells = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(tells)
+        os.waitpid(child, 0)
+        if os.read(told, 1):
+            return 0
+        print("lxcfs: the daemon ended before its mount was ready", file=sys.stderr)
+        return 1
+    os.setsid()
+    if os.fork():
+        os._exit(0)  # so that the daemon leads no session, and never gets a terminal
+    os.close(told)
+    os.chdir("/")
+
+    def ready() -> None:
+        os.write(tells, b"1")
+        os.close(tells)
+        # Not before: until then, what goes wrong is said where the caller reads it.
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+        os.close(null)
+
+    return serve(ready)
+
+
+@contextmanager
+def _held(pidfile: Path) -> Iterator[None]:
+    """Holds the pidfile, with this process's id in it, while the block runs. PidfileError when that cannot be."""
+    try:
+        file = _locked(pidfile)
+    except OSError as error:
+        raise PidfileError(f"the pidfile {pidfile} cannot be written: {error.strerror}") from None
+    with file:
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            pidfile.unlink(missing_ok=True)
+
+
+def _locked(pidfile: Path) -> TextIO:
+    """The pidfile, open and locked. The lock tells that its process lives: the id alone may be another's by now."""
+    while True:
+        file = pidfile.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                holder = file.read(20).strip()
+            raise PidfileError(f"process {holder} runs already and holds the pidfile {pidfile}") from None
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # its holder has removed it since it was opened

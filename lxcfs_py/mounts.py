@@ -1,0 +1,106 @@
+"""What to paste into a container's definition so that it sees the views: binds of them over its own files."""
+
+import re
+from pathlib import PurePosixPath
+from typing import Callable
+
+from lxcfs_py.config import Config
+
+_Bind = tuple[str, str]  # source on the host, target in the container
+
+
+class MountsError(Exception):
+    """A snippet that cannot be written; its text is one sentence."""
+
+
+def snippet(runtime: str, config: Config) -> str:
+    """Flags or a piece of configuration for a runtime of RUNTIMES, with every file that is enabled and that it lets in.
+
+    docker's and podman's are one line for the shell to split: `docker run $(lxcfs-py mounts docker) IMAGE`.
+    MountsError for an unknown runtime, and for a mountpoint that would need quoting, as no shell splits quoted text.
+    """
+    if runtime not in RUNTIMES:
+        raise MountsError(f'unknown runtime "{runtime}"; allowed: {", ".join(RUNTIMES)}')
+    misfit = re.search(r"[^\w/.@+=,-]", config.mountpoint)
+    if misfit:
+        raise MountsError(
+            f'mounts cannot be written for the mountpoint "{config.mountpoint}", as it has "{misfit[0]}" in it; '
+            "allowed: letters, digits and /._-@+=,"
+        )
+    mountpoint = PurePosixPath(config.mountpoint)
+    return RUNTIMES[runtime]([(str(mountpoint / name), f"/{name}") for name in config.files.enabled])
+
+
+def _is_directory(target: str) -> bool:
+    return target == "/sys/devices/system/cpu"
+
+
+def _runc_takes(target: str) -> bool:
+    """Whether runc binds over a file of the container's.
+
+    Below /proc it has a list of those that it lets in. All of ours are on it but /proc/pressure/*, for which runc 1.1.5
+    says "cannot be mounted because it is inside /proc". crun takes those too, but Docker, Podman and Kubernetes may run
+    either.
+    """
+    return not target.startswith("/proc/pressure/")
+
+
+def _why_some_are_left_out(binds: list[_Bind]) -> str:
+    if all(_runc_takes(target) for _, target in binds):
+        return ""
+    return "# /proc/pressure/* is left out: runc refuses to mount over it.\n"
+
+
+def _flags(binds: list[_Bind]) -> str:
+    return " ".join(f"-v {source}:{target}:rw" for source, target in binds if _runc_takes(target)) + "\n"
+
+
+def _compose(binds: list[_Bind]) -> str:
+    lines = (f'  - "{source}:{target}:rw"\n' for source, target in binds if _runc_takes(target))
+    return _why_some_are_left_out(binds) + "volumes:\n" + "".join(lines)
+
+
+def _kubernetes(binds: list[_Bind]) -> str:
+    # A name there is a DNS label: "proc/cpuinfo" becomes "lxcfs-proc-cpuinfo".
+    taken = [(f"lxcfs{target.replace('/', '-')}", source, target) for source, target in binds if _runc_takes(target)]
+    # HostToContainer: what the host mounts over a view later is seen in the container too.
+    mounts = (
+        f"  - name: {name}\n    mountPath: {target}\n    mountPropagation: HostToContainer\n"
+        for name, _, target in taken
+    )
+    volumes = (
+        f"  - name: {name}\n    hostPath:\n      path: {source}\n"
+        f"      type: {'Directory' if _is_directory(target) else 'File'}\n"
+        for name, source, target in taken
+    )
+    return (
+        _why_some_are_left_out(binds)
+        + "# In each container:\nvolumeMounts:\n"
+        + "".join(mounts)
+        + "# In the pod's spec:\nvolumes:\n"
+        + "".join(volumes)
+    )
+
+
+def _lxc(binds: list[_Bind]) -> str:
+    # A target without a leading slash is below the container's root.
+    return "".join(
+        f"lxc.mount.entry = {source} {target[1:]} none "
+        f"bind,optional,create={'dir' if _is_directory(target) else 'file'} 0 0\n"
+        for source, target in binds
+    )
+
+
+def _systemd(binds: list[_Bind]) -> str:
+    # With the "-", a service starts on the machine's own files when the views are not there.
+    return "[Service]\n" + "".join(f"BindReadOnlyPaths=-{source}:{target}\n" for source, target in binds)
+
+
+RUNTIMES: dict[str, Callable[[list[_Bind]], str]] = {
+    "docker": _flags,
+    "podman": _flags,
+    "compose": _compose,
+    "kubernetes": _kubernetes,
+    "lxc": _lxc,
+    "systemd": _systemd,
+}

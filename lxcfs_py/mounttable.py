@@ -1,0 +1,37 @@
+"""The mounts of this mount namespace, as /proc/self/mountinfo lists them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Mount(NamedTuple):
+    """One mount."""
+
+    device: str
+    """Major and minor number of the filesystem, "0:45"."""
+
+    root: str
+    """What of the filesystem is mounted: "/" for all of it."""
+
+    mountpoint: str
+    fstype: str
+    options: str
+    """The filesystem's own options."""
+
+
+def read(root: str = "") -> Iterator[Mount]:
+    """Yield the mounts, the upper ones of a mountpoint last. `root` is put before /proc, for a recorded system."""
+    for line in Path(f"{root}/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        before, _, after = line.partition(" - ")
+        _, _, device, shown, mountpoint, *_ = before.split(" ")
+        fstype, _, options = after.split(" ", 2)
+        yield Mount(device, _unescape(shown), _unescape(mountpoint), fstype, options)
+
+
+def _unescape(word: str) -> str:
+    """Put back the blanks, tabs, newlines and backslashes that the kernel writes as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), word)

@@ -1,0 +1,61 @@
+"""The system calls that this project needs and Python 3.9 does not have, each as the manual page names it.
+
+All raise OSError with the kernel's errno. Flags carry the kernel's own names and values.
+"""
+
+import ctypes
+import os
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+
+MNT_DETACH = 2
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWPID = 0x20000000
+
+PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, path: str = "") -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path or None)
+    return result
+
+
+def mount(source: str, target: str, fstype: str = "", flags: int = 0, options: str = "") -> None:
+    """mount(2)."""
+    _check(
+        _libc.mount(source.encode(), os.fsencode(target), fstype.encode(), ctypes.c_ulong(flags), options.encode()),
+        target,
+    )
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+    _check(_libc.umount2(os.fsencode(target), flags), target)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2); os.unshare exists since Python 3.12."""
+    _check(_libc.unshare(flags))
+
+
+def setns(fd: int, nstype: int) -> None:
+    """setns(2), for the calling thread; os.setns exists since Python 3.12."""
+    _check(_libc.setns(fd, nstype))
+
+
+def prctl(option: int, argument: int) -> None:
+    """Set what prctl(2) sets with a single number."""
+    _check(_libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0))

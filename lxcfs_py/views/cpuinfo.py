@@ -1,0 +1,37 @@
+"""/proc/cpuinfo: the blocks of the CPUs that the container sees."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from lxcfs_py import cpus
+from lxcfs_py.containers import Container
+from lxcfs_py.host import Host
+
+if TYPE_CHECKING:
+    from lxcfs_py.config import Config
+
+# Four neighbouring lines of arch/x86/kernel/cpu/proc.c; other architectures have none of them.
+_TOPOLOGY = re.compile(rb"(physical id\t: (\d+)\nsiblings\t: )\d+(\ncore id\t\t: (\d+)\ncpu cores\t: )\d+\n")
+
+
+def render(container: Container, host: Host, config: Config) -> bytes:
+    """Return the text; `siblings` and `cpu cores` count what is visible of a package."""
+    visible = cpus.visible(container.cgroup, host, config.cpu.mode)
+    found = host.cpuinfo(visible.cpus[-1] + 1)
+    blocks = [found[cpu] for cpu in visible.cpus if cpu in found]
+    cores: dict[bytes, list[bytes]] = {}
+    for block in blocks:
+        topology = _TOPOLOGY.search(block)
+        if topology:
+            cores.setdefault(topology[2], []).append(topology[4])
+    texts = []
+    for block, number in zip(blocks, visible.numbers):
+        topology = _TOPOLOGY.search(block)
+        if topology:
+            package = cores[topology[2]]
+            lines = b"%s%d%s%d\n" % (topology[1], len(package), topology[3], len(set(package)))
+            block = block[: topology.start()] + lines + block[topology.end() :]
+        texts.append(b"processor\t: %d%s\n\n" % (number, block[block.index(b"\n") :]))
+    return b"".join(texts)

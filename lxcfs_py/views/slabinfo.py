@@ -1,0 +1,18 @@
+"""/proc/slabinfo: the header, and the container's slabs where the kernel still counts them by cgroup."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lxcfs_py.containers import Container
+from lxcfs_py.host import Host
+
+if TYPE_CHECKING:
+    from lxcfs_py.config import Config
+
+
+def render(container: Container, host: Host, config: Config) -> bytes:
+    """Return cgroup v1's memory.kmem.slabinfo (Linux before 5.9), else the header alone."""
+    memory = container.cgroup.memory
+    slabs = memory.slabinfo() if memory else None
+    return slabs or b"".join(host.text("proc/slabinfo").splitlines(keepends=True)[:2])

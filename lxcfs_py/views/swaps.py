@@ -1,0 +1,21 @@
+"""/proc/swaps: the header, and one line for the container's share of the host's swap."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lxcfs_py.containers import Container
+from lxcfs_py.host import Host
+from lxcfs_py.views.meminfo import swap
+
+if TYPE_CHECKING:
+    from lxcfs_py.config import Config
+
+
+def render(container: Container, host: Host, config: Config) -> bytes:
+    """Return the text; sizes in KiB."""
+    header, _, _ = host.text("proc/swaps").partition(b"\n")
+    total, used = swap(container.cgroup, host.text("proc/meminfo"), config)
+    if not total:
+        return header + b"\n"
+    return b"%s\n%-40s%-16s%d\t\t%d\t\t0\n" % (header, b"none", b"virtual", total >> 10, used >> 10)

@@ -1,0 +1,34 @@
+"""/sys/devices/system/cpu: the host's directory, with the CPUs that the container sees."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Optional
+
+from lxcfs_py import cpulist, cpus
+from lxcfs_py.containers import Container
+from lxcfs_py.host import Host
+
+if TYPE_CHECKING:
+    from lxcfs_py.config import Config
+
+DIRECTORY = "sys/devices/system/cpu"
+
+_CPU = re.compile(r"cpu(\d+)(?:/|$)")
+
+
+def visible(path: str, container: Optional[Container], host: Host, config: Config) -> bool:
+    """Tell whether a path below the directory is there for a container; for the host (None) all of it is."""
+    cpu = _CPU.match(path)
+    if cpu is None or container is None:
+        return True
+    return int(cpu[1]) in cpus.visible(container.cgroup, host, config.cpu.mode).numbers
+
+
+def render(path: str, container: Optional[Container], host: Host, config: Config) -> bytes:
+    """Return a file's text. OSError when it is not there or cannot be read."""
+    if container is None:
+        return host.cpu_text(path)
+    if path in ("online", "possible", "present"):
+        return cpulist.render(cpus.visible(container.cgroup, host, config.cpu.mode).numbers)
+    return b"\n" if path == "offline" else host.cpu_text(path)

@@ -1,0 +1,136 @@
+"""What tests share: sandboxes, a running daemon, and the rule for what a machine lacks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from lxcfs_py import syscalls
+from lxcfs_py.sandbox import Sandbox
+
+ROOT = Path(__file__).parent.parent
+ENGINES = ("fusepy", "kernel")
+START = 20.0  # seconds for a daemon to answer, on a slow and busy machine
+STOP = 10.0
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[[object, str], None]:
+    """require(condition, what): on CI a machine that lacks something fails the test, elsewhere it skips it."""
+
+    def check(condition: object, what: str) -> None:
+        if not condition:
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"this test needs {what}")
+
+    return check
+
+
+@pytest.fixture
+def sandbox(require: Callable[[object, str], None]) -> Iterator[Callable[..., Sandbox]]:
+    """A function that takes Sandbox's arguments and returns one that runs till the test is over."""
+    require(os.geteuid() == 0, "root")
+    with contextlib.ExitStack() as stack:
+        yield lambda **arguments: stack.enter_context(Sandbox(**arguments))
+
+
+class Daemon:
+    """A server in a process of its own, that has mounted and answers."""
+
+    def __init__(self, command: list[str], mountpoint: Path, log: Path) -> None:
+        self.mountpoint = mountpoint
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+        try:
+            self._wait_till_it_answers()
+        except BaseException:
+            self.process.kill()
+            self.process.wait(STOP)
+            unmount_below(mountpoint)
+            raise
+
+    def _wait_till_it_answers(self) -> None:
+        deadline = time.monotonic() + START
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the daemon ended with {self.process.returncode}: {self.log.read_text()}")
+            if str(self.mountpoint) in mountpoints():
+                # Another process asks, because who asks a server that does not answer waits for ever.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    if not subprocess.run(["ls", self.mountpoint / "proc"], capture_output=True, timeout=5).returncode:
+                        return
+            time.sleep(0.02)
+        raise AssertionError(f"the daemon does not answer at {self.mountpoint}: {self.log.read_text()}")
+
+    def stop(self) -> int:
+        """End it as systemd does and return its exit code; afterwards there is no mount."""
+        try:
+            self.process.send_signal(signal.SIGTERM)
+            return self.process.wait(STOP)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(STOP)
+            raise AssertionError(f"the daemon did not stop within {STOP} s: {self.log.read_text()}") from None
+        finally:
+            unmount_below(self.mountpoint)
+
+
+@pytest.fixture(scope="session")
+def start_daemon(require: Callable[[object, str], None]) -> Iterator[Callable[..., Daemon]]:
+    """start_daemon(engine="kernel", config="") returns a Daemon that is stopped when the tests are over.
+
+    `config` is TOML; what it has to say about [fuse] beside the engine goes into `fuse`.
+    """
+    require(os.geteuid() == 0, "root")
+    require(Path("/dev/fuse").exists(), "/dev/fuse")
+    with contextlib.ExitStack() as stack:
+
+        def start(engine: str = "kernel", config: str = "", fuse: str = "") -> Daemon:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lxcfs-py-test-")))
+            mountpoint = directory / "mount"
+            mountpoint.mkdir()
+            file = directory / "lxcfs.toml"
+            file.write_text(f'{config}\n[fuse]\nengine = "{engine}"\n{fuse}\n')
+            command = [sys.executable, "-m", "lxcfs_py", "run", "--config", str(file), str(mountpoint)]
+            daemon = Daemon(command, mountpoint, directory / "log")
+            stack.callback(_stop_if_running, daemon)
+            return daemon
+
+        yield start
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def daemon(request: Any, start_daemon: Callable[..., Daemon]) -> Daemon:
+    """A daemon with the default configuration; a test that takes it runs once with each engine."""
+    return start_daemon(request.param)
+
+
+def _stop_if_running(daemon: Daemon) -> None:
+    if daemon.process.poll() is None:
+        daemon.stop()
+    else:
+        unmount_below(daemon.mountpoint)
+
+
+def mountpoints() -> list[str]:
+    """Where something is mounted, in the order it was mounted, from /proc/self/mountinfo."""
+    return [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+
+
+def unmount_below(directory: Path) -> None:
+    """Detach what is mounted at a directory or below it, whether or not its server answers."""
+    for mountpoint in reversed(mountpoints()):
+        if f"{mountpoint}/".startswith(f"{directory}/"):
+            syscalls.umount(mountpoint, syscalls.MNT_DETACH)

@@ -1,0 +1,277 @@
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lxcfs_py import config
+from lxcfs_py.config import Config, ConfigError, Cpu, Files, Fuse, Loadavg, Log, Memory, Metrics
+from lxcfs_py.views import NAMES
+
+SHIPPED = Path(__file__).parents[2] / "etc" / "lxcfs.toml"
+
+
+def errors(text: "str | bytes") -> "list[str]":
+    with pytest.raises(ConfigError) as caught:
+        config.parse(text.encode() if isinstance(text, str) else text, "lxcfs.toml")
+    return caught.value.errors
+
+
+def test_an_empty_file_is_the_defaults():
+    assert config.parse(b"", "lxcfs.toml") == Config()
+
+
+def test_the_shipped_file_is_the_defaults():
+    assert config.load(SHIPPED) == Config()
+
+
+def test_the_shipped_file_names_every_key_and_says_what_each_does():
+    table, named, before = "", [], ""
+    for line in SHIPPED.read_text().splitlines():
+        if re.fullmatch(r"\[\w+\]", line):
+            table = line[1:-1] + "."
+        elif key := re.match(r"(\w+) = ", line):
+            assert before.startswith("# "), f"{line} has no comment"
+            named.append(table + key[1])
+        before = line
+    assert tuple(named) == config.KEYS
+
+
+def test_every_key_is_an_attribute_of_the_same_name():
+    named = []
+    for field in fields(Config):
+        value = getattr(Config(), field.name)
+        named += [f"{field.name}.{inner.name}" for inner in fields(value)] if is_dataclass(value) else [field.name]
+    assert tuple(named) == config.KEYS
+
+
+def test_every_key_is_read():
+    source = b"""
+        mountpoint = "/run/views"
+        files.enabled = ["proc/stat", "proc/meminfo"]
+        cpu = { mode = "cpuset" }
+        [memory]
+        swap = false
+        [loadavg]
+        enabled = false
+        interval = 1.5
+        [fuse]
+        engine = "fusepy"
+        threads = 64
+        [log]
+        level = "error"
+        [metrics]
+        listen = "[::1]:9756"
+    """
+    assert config.parse(source, "lxcfs.toml") == Config(
+        mountpoint="/run/views",
+        files=Files(enabled=("proc/stat", "proc/meminfo")),
+        cpu=Cpu(mode="cpuset"),
+        memory=Memory(swap=False),
+        loadavg=Loadavg(enabled=False, interval=1.5),
+        fuse=Fuse(engine="fusepy", threads=64),
+        log=Log(level="error"),
+        metrics=Metrics(listen="[::1]:9756"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('mountpoint = "var/lib"', 'lxcfs.toml:1: mountpoint is "var/lib"; allowed: an absolute path other than /'),
+        ('mountpoint = "//"', 'lxcfs.toml:1: mountpoint is "//"; allowed: an absolute path other than /'),
+        (
+            'mountpoint = "/a\\u0000b"',
+            'lxcfs.toml:1: mountpoint is "/a\\U00000000b"; allowed: an absolute path other than /',
+        ),
+        ("mountpoint = 1", "lxcfs.toml:1: mountpoint is 1; allowed: an absolute path other than /"),
+        ("[mountpoint]", "lxcfs.toml:1: mountpoint is a table; allowed: an absolute path other than /"),
+        ('[cpu]\nmode = "quotas"', 'lxcfs.toml:2: cpu.mode is "quotas"; allowed: "quota", "cpuset"'),
+        ("[cpu]\nmode = ['quota']", 'lxcfs.toml:2: cpu.mode is a list; allowed: "quota", "cpuset"'),
+        ("[cpu.mode]", 'lxcfs.toml:1: cpu.mode is a table; allowed: "quota", "cpuset"'),
+        ("cpu = 2", "lxcfs.toml:1: cpu is 2; allowed: a table, [cpu]"),
+        ("[[cpu]]\nmode = 'quota'", "lxcfs.toml:1: cpu is a list; allowed: a table, [cpu]"),
+        ("[memory]\nswap = 1", "lxcfs.toml:2: memory.swap is 1; allowed: true, false"),
+        ("[memory]\nswap = 'true'", 'lxcfs.toml:2: memory.swap is "true"; allowed: true, false'),
+        ("[loadavg]\nenabled = 1.0", "lxcfs.toml:2: loadavg.enabled is 1.0; allowed: true, false"),
+        ("[loadavg]\ninterval = nan", "lxcfs.toml:2: loadavg.interval is nan; allowed: seconds from 1 to 60"),
+        ("[loadavg]\ninterval = inf", "lxcfs.toml:2: loadavg.interval is inf; allowed: seconds from 1 to 60"),
+        ("[loadavg]\ninterval = 0.99", "lxcfs.toml:2: loadavg.interval is 0.99; allowed: seconds from 1 to 60"),
+        ("[loadavg]\ninterval = 61", "lxcfs.toml:2: loadavg.interval is 61; allowed: seconds from 1 to 60"),
+        ("[loadavg]\ninterval = true", "lxcfs.toml:2: loadavg.interval is true; allowed: seconds from 1 to 60"),
+        ("fuse.engine = 'libfuse'", 'lxcfs.toml:1: fuse.engine is "libfuse"; allowed: "auto", "kernel", "fusepy"'),
+        ("fuse.threads = 0", "lxcfs.toml:1: fuse.threads is 0; allowed: a whole number from 1 to 64"),
+        ("fuse.threads = 65", "lxcfs.toml:1: fuse.threads is 65; allowed: a whole number from 1 to 64"),
+        ("fuse.threads = 2.0", "lxcfs.toml:1: fuse.threads is 2.0; allowed: a whole number from 1 to 64"),
+        ("fuse.threads = true", "lxcfs.toml:1: fuse.threads is true; allowed: a whole number from 1 to 64"),
+        (
+            "fuse.threads = 2020-01-01",
+            "lxcfs.toml:1: fuse.threads is a date or time, 2020-01-01; allowed: a whole number from 1 to 64",
+        ),
+        (
+            "fuse.threads = 0x" + 5000 * "f",
+            "lxcfs.toml:1: fuse.threads is a number of more than 64 bits; allowed: a whole number from 1 to 64",
+        ),
+        ("log.level = 'warn'", 'lxcfs.toml:1: log.level is "warn"; allowed: "debug", "info", "warning", "error"'),
+        (
+            "files.enabled = ['proc/stat', 'proc/stat']",
+            'lxcfs.toml:1: files.enabled has "proc/stat" twice; allowed: each file once',
+        ),
+        (
+            "files.enabled = ['proc/cpuinf']",
+            'lxcfs.toml:1: files.enabled has "proc/cpuinf"; did you mean "proc/cpuinfo"?',
+        ),
+        ('log.Level = "info"', 'lxcfs.toml:1: unknown key "log.Level"; did you mean "log.level"?'),
+        ("[memroy]\nswap = true", 'lxcfs.toml:2: unknown key "memroy.swap"; did you mean "memory.swap"?'),
+        ("swap = true", 'lxcfs.toml:1: unknown key "swap"; did you mean "memory.swap"?'),
+    ],
+)
+def test_an_error_names_file_line_key_what_was_found_and_what_is_allowed(text, error):
+    assert errors(text) == [error]
+
+
+@pytest.mark.parametrize("listen", ["", "127.0.0.1:9756", "[::1]:9756", "metrics.example.org:1", "0.0.0.0:65535"])
+def test_metrics_listen_takes_host_and_port(listen):
+    assert config.parse(f'metrics.listen = "{listen}"'.encode(), "lxcfs.toml").metrics.listen == listen
+
+
+@pytest.mark.parametrize(
+    "listen",
+    ["9756", ":9756", "localhost", "localhost:", "localhost:0", "::1:80", "[::g]:80", "[::1]", "a:65536", "a:\u0661"],
+)
+def test_metrics_listen_refuses_what_is_no_host_and_port(listen):
+    found = f'lxcfs.toml:1: metrics.listen is "{listen}"; allowed: "" (off), "HOST:PORT", "[IPV6]:PORT"'
+    assert errors(f'metrics.listen = "{listen}"') == [found]
+
+
+def test_a_name_that_is_like_no_file_is_answered_with_all_of_them():
+    (error,) = errors("files.enabled = [7]")
+    assert error == "lxcfs.toml:1: files.enabled has 7; allowed: " + ", ".join(f'"{name}"' for name in NAMES)
+
+
+def test_a_key_that_is_like_no_known_one_is_answered_with_all_of_them():
+    (error,) = errors("zzz = 1")
+    assert error == 'lxcfs.toml:1: unknown key "zzz"; known: ' + ", ".join(f'"{key}"' for key in config.KEYS)
+
+
+def test_all_errors_of_a_file_are_reported_at_once_in_its_order():
+    found = errors(
+        'mountpoint = "here"\n[fuse]\nthreads = 0\nengine = "c"\n\n[cpu]\nmode = "all"\nmode2 = ""\n'
+        '[memory]\nswap = "no"\n'
+    )
+    assert [error.split(" ")[0] for error in found] == [f"lxcfs.toml:{line}:" for line in (1, 3, 4, 7, 8, 10)]
+
+
+def test_every_wrong_name_in_a_list_is_reported():
+    found = errors("[files]\nenabled = [\n  'proc/stat',\n  'proc/stats',\n  5,\n  'proc/stat',\n]")
+    assert [error.split(";")[0] for error in found] == [
+        'lxcfs.toml:2: files.enabled has "proc/stats"',
+        "lxcfs.toml:2: files.enabled has 5",
+        'lxcfs.toml:2: files.enabled has "proc/stat" twice',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("\n\n  cpu . mode = 'x'", 3),
+        ("\r\n[ cpu ] # [log]\r\nmode='x'\r\n", 3),
+        ('# """\n[cpu]\nmode = "x"', 3),
+        ('[log]\nlevel = """info\\\n   """\n[cpu]\n"mode" = "x"', 5),
+        ("files.enabled = [\n 'proc/stat', # mode = 1\n]\n[cpu]\nmode = 'x'", 5),
+        ("\n[\"cpu\"]\n'mode' = 'x'", 3),
+        ("\ncpu = { mode = 'x' }", 2),
+        ("[log]\n[cpu]\n\"mo\\u0064e\" = 'x'", 2),  # the scan reads no escapes: the table's line
+    ],
+)
+def test_the_line_of_a_key_is_found_however_it_is_written(text, line):
+    assert errors(text) == [f'lxcfs.toml:{line}: cpu.mode is "x"; allowed: "quota", "cpuset"']
+
+
+@pytest.mark.parametrize("quotes", ['"""', "'''"])
+def test_a_key_within_a_text_of_several_lines_is_not_taken_for_the_key(quotes):
+    found = errors(f"note = {quotes}\n[cpu]\nmode = 'x'\n# {quotes}\n[cpu]\nmode = 'y'\n")
+    assert found[-1] == 'lxcfs.toml:6: cpu.mode is "y"; allowed: "quota", "cpuset"'
+
+
+def test_a_syntax_error_has_the_line():
+    (error,) = errors("[cpu]\nmode = quota\n")
+    assert error == "lxcfs.toml:2: cannot be read as TOML: Invalid value (at line 2, column 8)"
+
+
+def test_a_key_set_twice_is_a_syntax_error_with_the_line():
+    (error,) = errors("[cpu]\nmode = 'quota'\nmode = 'quota'\n")
+    assert error.startswith("lxcfs.toml:3: cannot be read as TOML: ")
+
+
+def test_bytes_that_are_no_utf8_have_the_line():
+    assert errors(b"[cpu]\nmode = '\xe9'\n") == ["lxcfs.toml:2: byte 0xe9 is not UTF-8; allowed: UTF-8"]
+
+
+@pytest.mark.parametrize("value", [100_000 * "[", 100_000 * "{a=", "9" * 5000])
+def test_a_value_beyond_what_python_reads_is_an_error_like_any_other(value):
+    (error,) = errors(f"cpu.mode = {value}")
+    # The number is read by a Python from before int() had a limit, and is then too long for cpu.mode.
+    assert re.match(r"lxcfs.toml: cannot be read as TOML: |lxcfs.toml:1: cpu.mode is a number of more than", error)
+
+
+def test_a_control_character_reaches_no_terminal():
+    (error,) = errors('cpu.mode = "\\u001b[2J\\n\\"\\\\"')
+    assert error == 'lxcfs.toml:1: cpu.mode is "\\U0000001b[2J\\U0000000a\\"\\\\"; allowed: "quota", "cpuset"'
+
+
+def test_a_missing_file_is_an_error_with_the_kernels_words(tmp_path):
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/none: cannot be read: No such file or directory$"):
+        config.load(tmp_path / "none")
+
+
+def test_a_directory_is_an_error_with_the_kernels_words(tmp_path):
+    with pytest.raises(ConfigError, match=f"^{tmp_path}: cannot be read: Is a directory$"):
+        config.load(tmp_path)
+
+
+def test_errors_of_a_loaded_file_carry_its_path(tmp_path):
+    path = tmp_path / "lxcfs.toml"
+    path.write_text("[cpu]\nmode = 5\n")
+    with pytest.raises(ConfigError, match=f"^{path}:2: cpu.mode is 5; "):
+        config.load(path)
+
+
+CONFIGS = st.builds(
+    Config,
+    mountpoint=st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1).map(lambda name: f"/x{name}"),
+    files=st.builds(Files, enabled=st.lists(st.sampled_from(NAMES), unique=True).map(tuple)),
+    cpu=st.builds(Cpu, mode=st.sampled_from(["quota", "cpuset"])),
+    memory=st.builds(Memory, swap=st.booleans()),
+    loadavg=st.builds(Loadavg, enabled=st.booleans(), interval=st.integers(1, 60) | st.floats(1, 60)),
+    fuse=st.builds(Fuse, engine=st.sampled_from(["auto", "kernel", "fusepy"]), threads=st.integers(1, 64)),
+    log=st.builds(Log, level=st.sampled_from(["debug", "info", "warning", "error"])),
+    metrics=st.builds(Metrics, listen=st.sampled_from(["", "127.0.0.1:9756", "[::1]:9756"])),
+)
+
+
+@given(CONFIGS)
+def test_a_dumped_configuration_reads_back_to_the_same(configuration):
+    assert config.parse(config.dump(configuration).encode(), "dump") == configuration
+
+
+KEY = st.sampled_from([*config.KEYS, "cpu", "log.levle", "[cpu]", "[[fuse]]"]) | st.text("ab.[]\"'=", min_size=1)
+VALUE = st.sampled_from(
+    ["1", "true", '"x"', "[1, 'x']", "{a = 1}", "nan", "1979-05-27", '"""\n[cpu]"""', "0xfffffffff"]
+)
+NEARLY_TOML = st.lists(st.tuples(KEY, VALUE).map(" = ".join) | KEY | VALUE).map("\n".join)
+
+
+@given(st.binary() | st.text().map(str.encode) | NEARLY_TOML.map(str.encode))
+def test_any_bytes_give_a_configuration_or_a_config_error_of_whole_lines(source):
+    try:
+        configuration = config.parse(source, "lxcfs.toml")
+    except ConfigError as error:
+        sentences = error.errors
+    else:
+        sentences = ["lxcfs.toml: none"]
+        assert config.parse(config.dump(configuration).encode(), "dump") == configuration
+    assert sentences
+    assert all(re.fullmatch(r"lxcfs\.toml(:\d+)?: [^\n]+", sentence) for sentence in sentences)

@@ -1,0 +1,253 @@
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lxcfs_py import lxcfs, service
+from lxcfs_py.config import Config, Cpu, Fuse, Loadavg, Log, Memory
+
+PLAIN = Config(cpu=Cpu(mode="cpuset"), loadavg=Loadavg(enabled=False))
+"""What the C program does without flags."""
+
+
+@pytest.fixture
+def served(monkeypatch, tmp_path):
+    """Runs lxcfs with flags in the foreground; the configuration that the service got."""
+
+    def run(*flags):
+        got = []
+
+        def serve(config, ready):
+            ready()
+            got.append(config)
+            return 7
+
+        monkeypatch.setattr(service, "serve", serve)
+        assert lxcfs.main(["-f", "-p", str(tmp_path / "pid"), *flags]) == 7
+        return got[0]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("flags", "config"),
+    [
+        ("", PLAIN),
+        ("-l", Config(cpu=Cpu(mode="cpuset"))),
+        ("--enable-loadavg", Config(cpu=Cpu(mode="cpuset"))),
+        ("--enable-cfs -l", Config()),
+        ("-lu --enable-cfs", Config(memory=Memory(swap=False))),
+        ("-l --disable-swap --enable-cfs", Config(memory=Memory(swap=False))),
+        ("-ld --enable-cfs", Config(log=Log(level="debug"))),
+        ("-l --debug --enable-cfs", Config(log=Log(level="debug"))),
+        ("-sl --enable-cfs", Config(fuse=Fuse(threads=1))),
+        ("--enable-pidfd", PLAIN),
+        ("--foreground", PLAIN),
+        ("-o allow_other", PLAIN),
+        ("-oallow_other,nonempty,ro,default_permissions,entry_timeout=0.5 -o fsname=lxcfs", PLAIN),
+    ],
+)
+def test_flags_set_what_the_keys_of_the_file_set(served, flags, config):
+    assert served(*flags.split(), "/var/lib/lxcfs") == config
+
+
+def test_the_mountpoint_may_stand_before_the_flags(served):
+    assert served("/srv/views", "-l").mountpoint == "/srv/views"
+
+
+def test_a_relative_mountpoint_is_below_the_directory_of_the_caller(served, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert served("views").mountpoint == f"{tmp_path}/views"
+
+
+def test_an_unknown_mount_option_is_refused_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit) as caught:
+        lxcfs.main(["-o", "allow_other,bogus=1", "/var/lib/lxcfs"])
+    assert caught.value.code == 2
+    assert 'unknown mount option "bogus=1"; allowed: allow_other, async, ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["/a", "/b"], ["--cgroup", "/a"]])
+def test_a_wrong_command_line_is_refused(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        lxcfs.main(arguments)
+    assert caught.value.code == 2
+    assert "lxcfs: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flag", "text"), [("-v", "lxcfs-py "), ("--version", "lxcfs-py "), ("-h", "usage: lxcfs ")])
+def test_version_and_help_need_no_mountpoint(capsys, flag, text):
+    with pytest.raises(SystemExit) as caught:
+        lxcfs.main([flag])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith(text)
+
+
+def test_the_pidfile_has_the_process_id_while_it_serves(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(service, "serve", lambda *_: seen.append((tmp_path / "lxcfs.pid").read_text()) or 0)
+    assert lxcfs.main(["-f", "--runtime-dir", str(tmp_path), "/mnt"]) == 0
+    assert seen == [f"{os.getpid()}\n"]
+    assert not (tmp_path / "lxcfs.pid").exists()
+
+
+def test_a_pidfile_that_nobody_holds_is_replaced(monkeypatch, tmp_path):
+    pidfile = tmp_path / "lxcfs.pid"
+    pidfile.write_text("1234567890\n")  # longer than a process id
+    seen = []
+    monkeypatch.setattr(service, "serve", lambda *_: seen.append(pidfile.read_text()) or 0)
+    assert lxcfs.main(["-f", "-p", str(pidfile), "/mnt"]) == 0
+    assert seen == [f"{os.getpid()}\n"]
+
+
+def test_a_pidfile_that_a_living_process_holds_is_refused_with_its_id(monkeypatch, tmp_path, capsys):
+    pidfile = tmp_path / "lxcfs.pid"
+    pidfile.write_text("4711\n")
+    monkeypatch.setattr(service, "serve", lambda *_: pytest.fail("served"))
+    with pidfile.open() as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        assert lxcfs.main(["-f", f"--pidfile={pidfile}", "/mnt"]) == 1
+    assert capsys.readouterr().err == f"lxcfs: process 4711 runs already and holds the pidfile {pidfile}\n"
+    assert pidfile.read_text() == "4711\n"
+
+
+def test_a_pidfile_that_its_holder_has_just_removed_is_taken_anew(monkeypatch, tmp_path):
+    pidfile = tmp_path / "lxcfs.pid"
+    flock = fcntl.flock
+
+    def remove_before_the_first_lock(file, operation):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        pidfile.unlink()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_before_the_first_lock)
+    seen = []
+    monkeypatch.setattr(service, "serve", lambda *_: seen.append(pidfile.read_text()) or 0)
+    assert lxcfs.main(["-f", "-p", str(pidfile), "/mnt"]) == 0
+    assert seen == [f"{os.getpid()}\n"]
+
+
+def test_a_pidfile_that_cannot_be_written_is_an_error_with_the_kernels_words(tmp_path, capsys):
+    assert lxcfs.main(["-f", "-p", str(tmp_path / "none" / "pid"), "/mnt"]) == 1
+    assert capsys.readouterr().err == (
+        f"lxcfs: the pidfile {tmp_path}/none/pid cannot be written: No such file or directory\n"
+    )
+
+
+def test_the_pidfile_is_removed_when_the_service_does_not_start(monkeypatch, tmp_path, capsys):
+    def serve(config, ready):
+        raise service.ServiceError(f"{config.mountpoint} is no directory")
+
+    monkeypatch.setattr(service, "serve", serve)
+    assert lxcfs.main(["-f", "-p", str(tmp_path / "pid"), "/mnt/x"]) == 1
+    assert capsys.readouterr().err == "lxcfs: /mnt/x is no directory\n"
+    assert not (tmp_path / "pid").exists()
+
+
+PROGRAM = """
+import os, signal, sys, time
+from lxcfs_py import lxcfs, service
+
+def serve(config, ready):
+    {}
+
+service.serve = serve
+sys.exit(lxcfs.main(sys.argv[1:]))
+"""
+
+UNTIL_SIGTERM = """
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    print("starting", flush=True)
+    time.sleep(0.5)
+    os.mkdir(config.mountpoint)
+    ready()
+    print("nobody reads this", flush=True)
+    signal.sigwait([signal.SIGTERM])
+    return 0
+"""
+
+
+@pytest.fixture
+def in_background(tmp_path):
+    """Runs lxcfs in the background, in tmp_path, with a service of the lines given; its end there stops the daemon."""
+
+    def run(serve, *flags):
+        command = [sys.executable, "-c", PROGRAM.format(serve), "-p", "pid", *flags, "views"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    yield run
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_caller_returns_when_the_daemon_is_ready_and_no_sooner(in_background, tmp_path):
+    # capture_output waits for the end of both outputs: the daemon has let go of them too.
+    done = in_background(UNTIL_SIGTERM)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "starting\n"
+    assert (tmp_path / "views").exists()
+
+
+def test_a_daemon_has_its_own_session_no_terminal_and_no_directory(in_background, tmp_path):
+    in_background(UNTIL_SIGTERM)
+    pid = int((tmp_path / "pid").read_text())
+    process = Path(f"/proc/{pid}")
+    assert os.getsid(pid) not in (os.getsid(0), pid)
+    assert (process / "cwd").readlink() == Path("/")
+    assert [(process / "fd" / str(fd)).readlink() for fd in range(3)] == [Path("/dev/null")] * 3
+
+
+def test_a_stopped_daemon_removes_its_pidfile(in_background, tmp_path):
+    in_background(UNTIL_SIGTERM)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+    until(lambda: not (tmp_path / "pid").exists())
+
+
+def test_a_second_daemon_is_refused_with_the_first_ones_id(in_background, tmp_path):
+    in_background(UNTIL_SIGTERM)
+    first = (tmp_path / "pid").read_text().strip()
+    second = in_background(UNTIL_SIGTERM)
+    assert second.returncode == 1
+    assert second.stderr.startswith(f"lxcfs: process {first} runs already and holds the pidfile {tmp_path}/pid\n")
+    assert (tmp_path / "pid").read_text().strip() == first
+
+
+def test_the_caller_hears_why_a_daemon_has_not_started(in_background, tmp_path):
+    done = in_background("raise service.ServiceError(f'{config.mountpoint} is no directory')")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"lxcfs: {tmp_path}/views is no directory\nlxcfs: the daemon ended before its mount was ready\n"
+    )
+    assert not (tmp_path / "pid").exists()
+
+
+def test_the_caller_hears_of_a_daemon_that_was_killed_before_it_was_ready(in_background):
+    done = in_background("os.kill(os.getpid(), signal.SIGKILL)")
+    assert (done.returncode, done.stderr) == (1, "lxcfs: the daemon ended before its mount was ready\n")
+
+
+@pytest.mark.usefixtures("in_background")
+def test_a_caller_without_standard_files_hears_that_the_daemon_is_ready(tmp_path):
+    # The pipe between the two then has the numbers of the standard files.
+    command = [
+        "sh",
+        "-c",
+        '"$0" -c "$1" -p pid views <&- >&- 2>&-',
+        sys.executable,
+        PROGRAM.format("ready(); time.sleep(60)"),
+    ]
+    assert subprocess.run(command, cwd=tmp_path, timeout=60, check=False).returncode == 0
+    assert (tmp_path / "pid").exists()

@@ -1,0 +1,111 @@
+import re
+import shlex
+
+import pytest
+
+from lxcfs_py.config import Config, Files
+from lxcfs_py.mounts import RUNTIMES, MountsError, snippet
+from lxcfs_py.views import NAMES
+
+THREE = Config(
+    mountpoint="/run/views/", files=Files(enabled=("proc/meminfo", "proc/pressure/cpu", "sys/devices/system/cpu"))
+)
+PRESSURE = {name for name in NAMES if name.startswith("proc/pressure/")}
+
+
+@pytest.mark.parametrize("runtime", ["docker", "podman"])
+def test_docker_and_podman_get_flags_on_one_line(runtime):
+    assert snippet(runtime, THREE) == (
+        "-v /run/views/proc/meminfo:/proc/meminfo:rw -v /run/views/sys/devices/system/cpu:/sys/devices/system/cpu:rw\n"
+    )
+
+
+def test_the_shell_splits_the_flags_into_a_v_and_a_bind_for_each_file():
+    words = shlex.split(snippet("docker", Config()))
+    assert words[::2] == ["-v"] * (len(words) // 2)
+    assert {word.split(":")[1] for word in words[1::2]} == {f"/{name}" for name in NAMES if name not in PRESSURE}
+
+
+def test_compose_gets_a_list_of_volumes():
+    assert snippet("compose", THREE) == (
+        "# /proc/pressure/* is left out: runc refuses to mount over it.\n"
+        "volumes:\n"
+        '  - "/run/views/proc/meminfo:/proc/meminfo:rw"\n'
+        '  - "/run/views/sys/devices/system/cpu:/sys/devices/system/cpu:rw"\n'
+    )
+
+
+def test_kubernetes_gets_the_containers_mounts_and_the_pods_volumes():
+    assert snippet("kubernetes", THREE) == (
+        "# /proc/pressure/* is left out: runc refuses to mount over it.\n"
+        "# In each container:\n"
+        "volumeMounts:\n"
+        "  - name: lxcfs-proc-meminfo\n"
+        "    mountPath: /proc/meminfo\n"
+        "    mountPropagation: HostToContainer\n"
+        "  - name: lxcfs-sys-devices-system-cpu\n"
+        "    mountPath: /sys/devices/system/cpu\n"
+        "    mountPropagation: HostToContainer\n"
+        "# In the pod's spec:\n"
+        "volumes:\n"
+        "  - name: lxcfs-proc-meminfo\n"
+        "    hostPath:\n"
+        "      path: /run/views/proc/meminfo\n"
+        "      type: File\n"
+        "  - name: lxcfs-sys-devices-system-cpu\n"
+        "    hostPath:\n"
+        "      path: /run/views/sys/devices/system/cpu\n"
+        "      type: Directory\n"
+    )
+
+
+def test_kubernetes_volumes_have_names_that_it_accepts():
+    names = re.findall(r"name: (.*)", snippet("kubernetes", Config()))
+    assert names
+    assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name) for name in names)
+
+
+def test_lxc_gets_entries_with_targets_below_its_root():
+    assert snippet("lxc", THREE) == (
+        "lxc.mount.entry = /run/views/proc/meminfo proc/meminfo none bind,optional,create=file 0 0\n"
+        "lxc.mount.entry = /run/views/proc/pressure/cpu proc/pressure/cpu none bind,optional,create=file 0 0\n"
+        "lxc.mount.entry = /run/views/sys/devices/system/cpu sys/devices/system/cpu none bind,optional,create=dir 0 0\n"
+    )
+
+
+def test_systemd_gets_a_drop_in_of_read_only_binds():
+    assert snippet("systemd", THREE) == (
+        "[Service]\n"
+        "BindReadOnlyPaths=-/run/views/proc/meminfo:/proc/meminfo\n"
+        "BindReadOnlyPaths=-/run/views/proc/pressure/cpu:/proc/pressure/cpu\n"
+        "BindReadOnlyPaths=-/run/views/sys/devices/system/cpu:/sys/devices/system/cpu\n"
+    )
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_every_enabled_file_is_bound_except_those_that_runc_refuses(runtime):
+    text = snippet(runtime, Config())
+    bound = {name for name in NAMES if f"/var/lib/lxcfs/{name}" in text}
+    assert bound == (set(NAMES) if runtime in ("lxc", "systemd") else set(NAMES) - PRESSURE)
+
+
+@pytest.mark.parametrize("runtime", ["compose", "kubernetes"])
+def test_nothing_is_said_of_pressure_where_it_is_not_enabled(runtime):
+    assert "pressure" not in snippet(runtime, Config(files=Files(enabled=("proc/stat",))))
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("letter", [" ", ":", "*", '"', "$", "%", "\\", "#"])
+def test_a_mountpoint_that_would_need_quoting_is_refused(runtime, letter):
+    with pytest.raises(MountsError) as caught:
+        snippet(runtime, Config(mountpoint=f"/srv/my{letter}lxcfs"))
+    assert str(caught.value) == (
+        f'mounts cannot be written for the mountpoint "/srv/my{letter}lxcfs", as it has "{letter}" in it; '
+        "allowed: letters, digits and /._-@+=,"
+    )
+
+
+def test_an_unknown_runtime_is_refused_with_the_known_ones():
+    with pytest.raises(MountsError) as caught:
+        snippet("rkt", Config())
+    assert str(caught.value) == ('unknown runtime "rkt"; allowed: docker, podman, compose, kubernetes, lxc, systemd')
