@@ -14,6 +14,8 @@ from typing import Optional
 from lxcfs_py import __version__, mounts, sandbox, service
 from lxcfs_py import config as configuration
 from lxcfs_py.config import Config, ConfigError
+from lxcfs_py.engine import session
+from lxcfs_py.mountpoint import is_mounted
 from lxcfs_py.views import NAMES
 
 CONFIG_PATH = "/etc/lxcfs.toml"
@@ -50,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "mountpoint", metavar="MOUNTPOINT", nargs="?", help="where to mount, instead of the configured one"
     )
+    run.add_argument("--keep", action="store_true", help="run it under a process that starts it again when it dies")
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="print the effective configuration, or all errors in it")
@@ -96,6 +99,9 @@ def load_config(path: Optional[str]) -> Config:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.keep:
+        arguments = [*(["--config", options.config] if options.config else []), *filter(None, [options.mountpoint])]
+        return session.keep([sys.executable, "-m", "lxcfs_py", "run", *arguments])
     logging.basicConfig(format="lxcfs-py: %(levelname)s: %(message)s", stream=sys.stderr)
 
     def load() -> Config:
@@ -128,7 +134,7 @@ def _show(options: argparse.Namespace) -> int:
 def _try(options: argparse.Namespace) -> int:
     config = load_config(options.config)
     mountpoint = options.mountpoint or config.mountpoint
-    if not service.is_mounted(mountpoint):
+    if not is_mounted(mountpoint):
         raise CommandError(f"nothing is mounted at {mountpoint}; start the daemon: lxcfs-py run {mountpoint}")
     limits = {name: getattr(options, name) for name in ("memory", "swap", "cpus", "cpuset")}
     return sandbox.run_command(options.arguments, views=Path(mountpoint), **limits)

@@ -15,10 +15,10 @@ def parse(text: bytes) -> tuple[int, ...]:
     for part in text.strip().split(b","):
         if part:
             first, _, last = part.partition(b"-")
-            numbers = range(int(first), int(last or first) + 1)
-            if len(cpus) + len(numbers) > _MAX_CPUS:
+            start, stop = int(first), int(last or first) + 1
+            if max(stop, len(cpus) + stop - start) > _MAX_CPUS:
                 raise ValueError(f"more than {_MAX_CPUS} CPUs")
-            cpus += numbers
+            cpus += range(start, stop)
     return tuple(cpus)
 
 

@@ -10,6 +10,7 @@ import stat
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Callable, Optional, Protocol
 
 from lxcfs_py.config import Config
@@ -95,6 +96,7 @@ class Filesystem:
         """Return a new handle. EACCES for writing."""
         if flags & os.O_ACCMODE:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+        self._check_cpu(path)
         return next(self._handles)
 
     def read(self, path: str, size: int, offset: int, handle: int) -> bytes:
@@ -113,6 +115,7 @@ class Filesystem:
     def readdir(self, path: str, handle: int) -> list[str]:
         """Return the names in a directory that are there for the caller."""
         if _is_below(path, _SYS_CPU):
+            self._check_cpu(path)
             relative = path[len(_SYS_CPU) + 1 :]
             container = self._container()
             names = [
@@ -134,6 +137,7 @@ class Filesystem:
         A known file that is not enabled has them too: those who have it mounted go on using it.
         """
         if _is_below(path, _SYS_CPU) and path != _SYS_CPU:
+            self._check_cpu(path)
             mode = self._host.cpu_mode(path[len(_SYS_CPU) + 1 :]) & ~0o222
         elif path[1:] in VIEWS:
             mode = stat.S_IFREG | 0o444
@@ -147,9 +151,13 @@ class Filesystem:
 
     def visible(self, path: str) -> bool:
         """Tell whether a path is there for the caller: enabled, and no CPU that the caller does not see."""
-        if _is_below(path, _SYS_CPU) and sys_cpu.DIRECTORY in self.config.files.enabled:
-            return sys_cpu.visible(path[len(_SYS_CPU) + 1 :], self._container(), self._host, self.config)
-        return any(_is_below(f"/{name}", path) for name in self.config.files.enabled)
+        if not _is_below(path, _SYS_CPU):
+            return any(_is_below(f"/{name}", path) for name in self.config.files.enabled)
+        return sys_cpu.DIRECTORY in self.config.files.enabled and self._sees_cpu(path)
+
+    def hidden(self) -> set[str]:
+        """Return the paths that there would be if more were enabled."""
+        return _with_parents(NAMES) - _with_parents(self.config.files.enabled)
 
     def statfs(self, path: str) -> dict[str, int]:
         """Return the figures of an empty filesystem."""
@@ -168,6 +176,15 @@ class Filesystem:
     def releasedir(self, path: str, handle: int) -> int:
         """Close a directory."""
         return 0
+
+    def _sees_cpu(self, path: str) -> bool:
+        """Tell whether the caller sees the CPU that a path is of, if it is of one."""
+        relative = path[len(_SYS_CPU) + 1 :]
+        return not relative.startswith("cpu") or sys_cpu.visible(relative, self._container(), self._host, self.config)
+
+    def _check_cpu(self, path: str) -> None:
+        if path.startswith(_SYS_CPU) and not self._sees_cpu(path):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
     def _container(self) -> Optional[Container]:
         return self._containers.of(self._caller())
@@ -205,6 +222,11 @@ class Filesystem:
 def _is_below(path: str, directory: str) -> bool:
     """Tell whether a path is a directory itself or something in it."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def _with_parents(names: Iterable[str]) -> set[str]:
+    """Return the paths of names, and of the directories that they stand in."""
+    return {f"/{name[:end]}" for name in names for end in (*(i for i, c in enumerate(name) if c == "/"), len(name))}
 
 
 def _child(name: str, directory: str) -> str:

@@ -72,14 +72,21 @@ class KernelDirectory:
         return b"".join(parts)
 
     def get(self, name: str) -> bytes | None:
-        """As `read`, but None for a file that is not there."""
+        """As `read`, but None for a file that is not there while its directory is."""
         fd = self._fds.get(name)
         if fd is not None and fd < 0 and time.monotonic() * 1000 < -fd:
             return None
         try:
             return self.read(name)
         except FileNotFoundError:
+            if not os.path.isdir(self.path):  # a cgroup that is gone is not one without limits
+                raise
             return None
+
+    def fd(self) -> int:
+        """Return a descriptor of the directory itself, which stays open too. OSError when it is gone."""
+        fd = self._fds.get(".", -1)
+        return fd if fd >= 0 else self._open(".")
 
     def _open(self, name: str) -> int:
         with _opening:
@@ -88,7 +95,8 @@ class KernelDirectory:
                 try:
                     fd = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
                 except FileNotFoundError:
-                    self._fds[name] = -int(time.monotonic() * 1000) - _RETRY_MISSING_MS
+                    if os.path.isdir(self.path):
+                        self._fds[name] = -int(time.monotonic() * 1000) - _RETRY_MISSING_MS
                     raise
                 self._fds[name] = fd
         return fd

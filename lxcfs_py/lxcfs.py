@@ -8,6 +8,7 @@ import argparse
 import fcntl
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,6 +85,8 @@ def _configuration(arguments: argparse.Namespace) -> Config:
 
 
 def _serve(config: Config, pidfile: Path, ready: Callable[[], None]) -> int:
+    # The C program's units send it to have code loaded anew; nothing here needs that, and it must not end the daemon.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         with _held(pidfile):
             return service.serve(config, ready)

@@ -159,7 +159,7 @@ class Sandbox:
         self._hierarchies = {name: found[name] for name in _CONTROLLERS if name in found}
         if not self._hierarchies:
             raise SandboxError("no cgroup hierarchy is mounted here: mount one at /sys/fs/cgroup")
-        name = f"lxcfs-py-try-{os.getpid()}-{next(_numbers)}"
+        name = self._unused_name()
         for controller, hierarchy in self._hierarchies.items():
             parent = self._parent_of(controller)
             if not parent.is_dir():
@@ -177,6 +177,12 @@ class Sandbox:
             if controller == "cpuset" and hierarchy.version == 1:  # v1's are born empty, and take no process then
                 for file in ("cpuset.cpus", "cpuset.mems"):
                     _write(directory / file, (parent / file).read_text().strip())
+
+    def _unused_name(self) -> str:
+        """Return a name for the cgroups; of a process with our pid that was killed there may be some left."""
+        parents = [self._parent_of(controller) for controller in self._hierarchies]
+        names = (f"lxcfs-py-try-{os.getpid()}-{number}" for number in _numbers)
+        return next(name for name in names if not any((parent / name).exists() for parent in parents))
 
     def _parent_of(self, controller: str) -> Path:
         if isinstance(self._parent, Sandbox):

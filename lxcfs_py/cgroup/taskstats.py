@@ -25,6 +25,7 @@ _CGROUPSTATS_CMD_ATTR_FD = 1
 
 _HEADER = struct.Struct("=IHHIIBBH")  # nlmsghdr, then genlmsghdr
 _ATTRIBUTE = struct.Struct("=HH")
+_FD = struct.Struct("=I")
 _STATES = struct.Struct("=5Q")  # cgroupstats: sleeping, running, stopped, uninterruptible, waiting for I/O
 
 _local = threading.local()
@@ -38,17 +39,16 @@ class Count(NamedTuple):
     total: int
 
 
-def count(directory: str) -> Count:
-    """Return the tasks of one cgroup, without those of the cgroups below it. OSError when the kernel refuses."""
+def count(directory: int) -> Count:
+    """Return the tasks of one cgroup, without those of the cgroups below it.
+
+    `directory` is a descriptor of its directory. OSError when the kernel refuses.
+    """
     try:
         connection, family = _local.connection
     except AttributeError:
         connection, family = _local.connection = _connect()
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        answer = _ask(connection, family, _CGROUPSTATS_CMD_GET, _CGROUPSTATS_CMD_ATTR_FD, struct.pack("=I", fd))
-    finally:
-        os.close(fd)
+    answer = _ask(connection, family, _CGROUPSTATS_CMD_GET, _CGROUPSTATS_CMD_ATTR_FD, _FD.pack(directory))
     sleeping, running, stopped, blocked, _ = _STATES.unpack_from(answer, _HEADER.size + _ATTRIBUTE.size)
     return Count(running, blocked, sleeping + running + stopped + blocked)
 

@@ -14,17 +14,32 @@ Levels = tuple[KernelDirectory, ...]
 _MAX_CGROUPS = 256
 
 
-def subtree(path: str) -> Iterator[str]:
-    """Yield a cgroup's directory and those below it, at most 256 of them."""
-    waiting, seen = [path], 0
-    while waiting and seen < _MAX_CGROUPS:
-        directory = waiting.pop()
-        seen += 1
-        yield directory
-        # A directory's link count is 2 and one for each directory in it: most cgroups have none.
-        if os.stat(directory).st_nlink > 2:
-            with os.scandir(directory) as entries:
-                waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+def subtree(directory: KernelDirectory) -> Iterator[int]:
+    """Yield a descriptor of a cgroup's directory, and of each below it, at most 256 in all; it is closed after use."""
+    yield directory.fd()
+    # A directory's link count is 2 and one for each directory in it: most cgroups have none.
+    if os.fstat(directory.fd()).st_nlink > 2:
+        waiting, seen = _children(directory.path), 1
+        while waiting and seen < _MAX_CGROUPS:
+            path = waiting.pop()
+            seen += 1
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                yield fd
+            finally:
+                os.close(fd)
+            waiting += _children(path)
+
+
+def _children(path: str) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
 
 
 def own_processes(levels: Levels) -> list[int]:

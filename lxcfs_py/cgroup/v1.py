@@ -162,7 +162,9 @@ class Tasks:
         self._levels = levels
 
     def states(self) -> tuple[int, int, int]:
-        counts = [taskstats.count(path) for path in subtree(self._levels[0].path)]
+        counts = [taskstats.count(directory) for directory in subtree(self._levels[0])]
+        if len(counts) == 1:
+            return counts[0]
         return sum(c.running for c in counts), sum(c.blocked for c in counts), sum(c.total for c in counts)
 
     def forked(self) -> int:

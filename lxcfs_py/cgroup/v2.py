@@ -5,6 +5,7 @@ A controller that is not enabled for a cgroup has no files there; its ancestors'
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Optional
 
@@ -166,7 +167,7 @@ class Tasks:
 
     def states(self) -> tuple[int, int, int]:
         running = blocked = total = 0
-        for directory in subtree(self._levels[0].path):
+        for directory in subtree(self._levels[0]):
             for thread in _threads(directory):
                 total += 1
                 if total <= _MAX_THREADS:
@@ -199,9 +200,10 @@ def _limits(levels: Levels, name: str) -> list[int]:
     return [int(text) for text in texts if text != _MAX]
 
 
-def _threads(directory: str) -> list[int]:
+def _threads(directory: int) -> list[int]:
     try:
-        with open(f"{directory}/cgroup.threads", "rb") as file:
+        fd = os.open("cgroup.threads", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        with open(fd, "rb") as file:
             return [int(word) for word in file.read().split()]
     except OSError:
         return []

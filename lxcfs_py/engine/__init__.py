@@ -1,1 +1,1 @@
-"""Who speaks to the kernel: each engine serves a filesystem written as fusepy Operations, and names the caller's pid."""
+"""Who speaks to the kernel: an engine serves a filesystem written as fusepy Operations, and names the caller."""

@@ -21,6 +21,8 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     visible = cpus.visible(container.cgroup, host, config.cpu.mode)
     found = host.cpuinfo(visible.cpus[-1] + 1)
     blocks = [found[cpu] for cpu in visible.cpus if cpu in found]
+    if not blocks:
+        raise ValueError(f"the host has none of the CPUs {visible.cpus} that the cgroup may run on")
     cores: dict[bytes, list[bytes]] = {}
     for block in blocks:
         topology = _TOPOLOGY.search(block)

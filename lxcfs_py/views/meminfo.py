@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 # Of the kernel itself, the same for everybody.
 _CONSTANT = (b"VmallocTotal", b"Hugepagesize")
 
+# A label of 16 characters and a number flush right in 8, unless that has more digits.
+_NUMBER_END = 24
+
 
 def render(container: Container, host: Host, config: Config) -> bytes:
     """Return the text; sizes in KiB.
@@ -79,7 +82,7 @@ def _huge_pages(cgroup: Cgroup, text: bytes) -> Iterator[tuple[str, int]]:
         size = field(text, b"Hugepagesize")
         limit, used = cgroup.hugetlb.room(_size_name(size))
         used //= size
-        total = pages if limit is None else max(min(limit // size, pages), used)
+        total = max(pages if limit is None else min(limit // size, pages), used)
         yield "HugePages_Total", total
         yield "HugePages_Free", total - used
         yield "Hugetlb", total * size >> 10
@@ -100,9 +103,9 @@ def _template(layout: bytes) -> tuple[bytes, tuple[str, ...]]:
     for line in layout.splitlines(keepends=True):
         name, _, rest = line.partition(b":")
         if name not in _CONSTANT:
-            # "MemTotal:       24684092 kB": a label of 16 characters, and the number flush right in 8
+            # "MemTotal:       24684092 kB", "HardwareCorrupted:     0 kB": the numbers end in the same column
             unit = b" kB\n" if rest.endswith(b"kB\n") else b"\n"
-            line = line[:16].replace(b"%", b"%%") + b"%8d" + unit
+            line = b"%s:%%%dd" % (name.replace(b"%", b"%%"), _NUMBER_END - len(name) - 1) + unit
             names.append(name.decode())
         lines.append(line)
     return b"".join(lines), tuple(names)

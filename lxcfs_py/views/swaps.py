@@ -18,4 +18,9 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     total, used = swap(container.cgroup, host.text("proc/meminfo"), config)
     if not total:
         return header + b"\n"
-    return b"%s\n%-40s%-16s%d\t\t%d\t\t0\n" % (header, b"none", b"virtual", total >> 10, used >> 10)
+    figures = b"".join(map(_column, (total >> 10, used >> 10)))
+    return b"%s\n%-40s%-16s%s0\n" % (header, b"none", b"virtual", figures)
+
+
+def _column(number: int) -> bytes:
+    return b"%d%s" % (number, b"\t\t" if number < 10_000_000 else b"\t")

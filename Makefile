@@ -1,0 +1,75 @@
+# Every target works on a fresh Debian 12 or later, as root, and installs what it needs.
+
+# The Debian packages that targets need. Debian 13 renamed libfuse2 and took the client out of docker.io.
+ifeq ($(shell . /etc/os-release && echo $$VERSION_ID),12)
+LIBFUSE2 := libfuse2
+DOCKER := docker.io
+else
+LIBFUSE2 := libfuse2t64
+DOCKER := docker.io docker-cli
+endif
+
+# fuse3/fuse: either will do, and where neither is there the first is installed.
+RUN := python3 python3-venv kmod fuse3/fuse $(LIBFUSE2)
+TEST_FAST := $(RUN) procps
+TEST := $(TEST_FAST) $(DOCKER) mmdebstrap qemu-system-x86 qemu-utils e2fsprogs openssh-client
+BENCH := $(RUN) lxcfs
+
+PYTHON := .venv/bin/python
+PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-fast lint demo bench clean apt-run apt-test-fast apt-test apt-bench
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl-C ends it
+	.venv/bin/lxcfs-py run --config etc/lxcfs.toml
+
+test: lint apt-test ## lint and all tests: minutes, with Docker and virtual machines
+	$(PYTHON) -m pytest tests
+
+test-fast: lint apt-test-fast ## lint and the tests that need neither
+	$(PYTHON) -m pytest tests/unit tests/fuse -m "not slow"
+
+lint: .venv/.installed ## ruff, mypy, and vermin for Python 3.9
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/vermin --quiet --target=3.9- --no-tips --violations lxcfs_py tests bench
+
+demo: .venv/.installed apt-test ## what a container sees with and without the views
+	./demo
+
+bench: .venv/.installed apt-bench ## side by side with the C program lxcfs
+	$(PYTHON) -m bench
+
+clean: ## removes all that the targets made here
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The environment that every target runs in: Debian's Python, with exactly the packages of requirements.txt.
+.venv/.installed: requirements.txt pyproject.toml | apt-run
+	/usr/bin/python3 -m venv .venv
+	$(PIP) --requirement requirements.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+apt-run: PACKAGES := $(RUN)
+apt-test-fast: PACKAGES := $(TEST_FAST)
+apt-test: PACKAGES := $(TEST)
+apt-bench: PACKAGES := $(BENCH)
+
+# apt-get runs only where a package is missing, so that a machine that has them all starts at once.
+apt-run apt-test-fast apt-test apt-bench:
+	@missing=; for package in $(PACKAGES); do \
+	  dpkg-query --show --showformat='$${db:Status-Status}\n' $$(echo $$package | tr / ' ') 2>/dev/null \
+	    | grep -qx installed || missing="$$missing $${package%%/*}"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	  echo "apt-get install$$missing"; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get -qq -o DPkg::Lock::Timeout=300 update && \
+	  apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install --no-install-recommends $$missing >/dev/null; \
+	fi

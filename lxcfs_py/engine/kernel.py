@@ -1,0 +1,437 @@
+"""The kernel engine: FUSE spoken on /dev/fuse itself, in a session that outlives the process that serves it.
+
+It is called as fusepy's FUSE is and runs the same operations. Each worker reads a request into its own slot of the
+session's memory, answers it and clears the slot. What a server had taken and not answered when it died is in the
+slots, and the next one answers it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from queue import SimpleQueue
+from typing import Any, Callable, Optional, Protocol
+
+from lxcfs_py.engine import protocol
+from lxcfs_py.engine.session import ATTEMPTS, OPCODE, RENDERED, Session, create
+
+log = logging.getLogger(__name__)
+
+THREADS = 4
+LASTING = 3600  # seconds for which the kernel may keep a name and its attributes; Server.invalidate ends it earlier
+PER_CALLER = "/sys/devices/system/cpu/"  # what is there depends on who asks: the kernel must keep none of it
+WALK_LIMIT = 100_000  # entries looked at to find a node that a predecessor had numbered
+DRAIN = 1.0  # seconds that requests at hand are given when the server stops
+MAX_ATTEMPTS = 5  # servers that may die of one request before it is refused
+
+UNMOUNTED = "unmounted"  # what Server.wait returns when nobody stopped the server
+
+_HEADER = protocol.IN_HEADER.size
+_REFUSED = {
+    protocol.IOCTL: errno.ENOTTY,  # Python's open() asks every file whether it is a terminal
+    **dict.fromkeys(protocol.WRITING, errno.EROFS),
+}  # all else is ENOSYS; of FLUSH, POLL, INTERRUPT and the extended attributes, the kernel remembers that
+
+_request = threading.local()
+
+Handler = Callable[[memoryview, int], Optional[bytes]]  # (request, node id) -> the reply's body; None: no reply
+
+
+class Operations(Protocol):
+    """What the engine asks of a filesystem: fusepy's Operations, and `visible`. Errors are OSError with an errno."""
+
+    def getattr(self, path: str, /) -> Mapping[str, Any]: ...
+    def visible(self, path: str, /) -> bool: ...
+    def readlink(self, path: str, /) -> str: ...
+    def readdir(self, path: str, handle: int, /) -> list[str]: ...
+    def open(self, path: str, flags: int, /) -> int: ...
+    def read(self, path: str, size: int, offset: int, handle: int, /) -> bytes: ...
+    def release(self, path: str, handle: int, /) -> Any: ...
+    def opendir(self, path: str, /) -> int: ...
+    def releasedir(self, path: str, handle: int, /) -> Any: ...
+    def access(self, path: str, mode: int, /) -> Any: ...
+    def statfs(self, path: str, /) -> Mapping[str, int]: ...
+
+
+def caller() -> int:
+    """The pid (to be exact: the thread id) of whoever made the request that this thread serves; 0 if not known."""
+    return getattr(_request, "pid", 0)
+
+
+def FUSE(operations: Operations, mountpoint: str, *, threads: int = THREADS) -> None:  # noqa: N802
+    """Mount `operations` at `mountpoint` and serve them until they are unmounted. OSError if mounting fails."""
+    server = Server(operations, create(mountpoint), threads)
+    server.start()
+    server.wait()
+
+
+class Nodes:
+    """Node ids and paths. The id follows from the path, so that it means the same in every server."""
+
+    def __init__(self, operations: Operations, known: Iterable[str]) -> None:
+        self._operations = operations
+        self._paths = {protocol.ROOT_ID: "/"}
+        self._walking = threading.Lock()
+        for path in known:
+            while path not in ("", "/"):
+                self.number(path)
+                path = path.rpartition("/")[0]
+
+    def number(self, path: str) -> int:
+        """The node id of `path`. OSError EIO should another path have the same, once in 2**63."""
+        if path == "/":
+            return protocol.ROOT_ID
+        node = int.from_bytes(blake2b(os.fsencode(path), digest_size=8).digest(), "big") >> 1
+        known = self._paths.setdefault(node, path)
+        if known != path:
+            raise OSError(errno.EIO, f"{path} and {known} have the same node id {node}")
+        return node
+
+    def path(self, node: int) -> str:
+        """The path of a node id, also of one that a predecessor handed out. OSError ESTALE if there is none."""
+        return self._paths.get(node) or self._find(node)
+
+    def name(self, node: int) -> str:
+        """What to call a node in a message."""
+        return self._paths.get(node, f"node {node}")
+
+    def _find(self, node: int) -> str:
+        """Number the whole tree, as the host sees it, until `node` turns up."""
+        pid, _request.pid = caller(), 0
+        try:
+            with self._walking:
+                seen, directories = 0, deque(["/"])
+                while directories and node not in self._paths and seen < WALK_LIMIT:
+                    for path in self._entries(directories.popleft()):
+                        seen += 1
+                        self.number(path)
+                        if self._is_directory(path):
+                            directories.append(path)
+        finally:
+            _request.pid = pid
+        if node not in self._paths:
+            raise OSError(errno.ESTALE, f"no file has the node id {node}")
+        return self._paths[node]
+
+    def _entries(self, directory: str) -> list[str]:
+        try:
+            names = self._operations.readdir(directory, 0)
+        except OSError:
+            return []
+        return [child(directory, name) for name in names if name not in (".", "..")]
+
+    def _is_directory(self, path: str) -> bool:
+        try:
+            return stat.S_ISDIR(self._operations.getattr(path)["st_mode"])
+        except OSError:
+            return False
+
+
+def child(directory: str, name: str) -> str:
+    return f"/{name}" if directory == "/" else f"{directory}/{name}"
+
+
+def attributes(node: int, st: Mapping[str, Any]) -> bytes:
+    """A fuse_attr from the st_* fields that fusepy's getattr returns; times are seconds since the epoch."""
+    size = st.get("st_size", 0)
+    times = [st.get(name, 0) for name in ("st_atime", "st_mtime", "st_ctime")]
+    return protocol.ATTR.pack(
+        node,
+        size,
+        st.get("st_blocks", (size + 511) // 512),
+        *[int(seconds) for seconds in times],
+        *[int(seconds % 1 * 1e9) for seconds in times],
+        st["st_mode"],
+        st.get("st_nlink", 1),
+        st.get("st_uid", 0),
+        st.get("st_gid", 0),
+        st.get("st_rdev", 0),
+        st.get("st_blksize", 0),
+        0,
+    )
+
+
+class Server:
+    """Answers the requests of one session with `threads` workers.
+
+    `known` are paths that readdir does not show and a predecessor may have served: of files no longer enabled.
+    """
+
+    def __init__(
+        self, operations: Operations, session: Session, threads: int = THREADS, known: Iterable[str] = ()
+    ) -> None:
+        self._operations = operations
+        self._session = session
+        self._workers = [
+            threading.Thread(target=self._work, args=(number,), name=f"fuse-{number}", daemon=True)
+            for number in range(min(threads, len(session.slots)))
+        ]
+        self._nodes = Nodes(operations, known)
+        self._stopping = False
+        self._reasons: SimpleQueue[str] = SimpleQueue()
+        self._handlers: dict[int, tuple[Handler, int]] = {  # and the least that a request has after its header
+            protocol.INIT: (self._init, protocol.INIT_IN.size),
+            protocol.LOOKUP: (self._lookup, 2),
+            protocol.FORGET: (self._forget, 0),
+            protocol.BATCH_FORGET: (self._forget, 0),
+            protocol.GETATTR: (self._getattr, 0),
+            protocol.READLINK: (self._readlink, 0),
+            protocol.OPEN: (self._open, protocol.OPEN_IN.size),
+            protocol.READ: (self._read, protocol.READ_IN.size),
+            protocol.RELEASE: (self._release, protocol.RELEASE_IN.size),
+            protocol.OPENDIR: (self._opendir, 0),
+            protocol.READDIR: (self._readdir, protocol.READ_IN.size),
+            protocol.READDIRPLUS: (self._readdirplus, protocol.READ_IN.size),
+            protocol.RELEASEDIR: (self._releasedir, protocol.RELEASE_IN.size),
+            protocol.ACCESS: (self._access, protocol.ACCESS_IN.size),
+            protocol.STATFS: (self._statfs, 0),
+            protocol.DESTROY: (self._destroy, 0),
+        }
+
+    def start(self) -> None:
+        """Take the session over from whoever serves it, and serve it. SessionError if it can't be had."""
+        self._session.claim()
+        for worker in self._workers:
+            worker.start()
+
+    def stop(self, reason: str) -> None:
+        """Take no more requests and let `wait` return `reason`. Fit for signal handlers."""
+        self._stopping = True
+        self._reasons.put(reason)
+
+    def wait(self) -> str:
+        """Block until the server is stopped or unmounted and, for a second at most, has answered what it holds.
+
+        Returns why it stopped. A worker that is waiting in read(2) can't be called back: until the process ends it may
+        take one more request, which it answers, or the successor does.
+        """
+        reason = self._reasons.get()
+        deadline = time.monotonic() + DRAIN
+        while any(slot[OPCODE] for slot in self._session.slots) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return reason
+
+    def invalidate(self, path: str) -> None:
+        """Let the kernel forget `path`, its attributes too. Not for use within an operation, which it may wait for."""
+        directory, _, name = path.rpartition("/")
+        encoded = os.fsencode(name)
+        entry = protocol.NOTIFY_INVAL_ENTRY_OUT.pack(self._nodes.number(directory or "/"), len(encoded), 0)
+        self._notify(protocol.NOTIFY_INVAL_ENTRY, entry + encoded + b"\0")
+        inode = protocol.NOTIFY_INVAL_INODE_OUT.pack(self._nodes.number(path), -1, 0)
+        self._notify(protocol.NOTIFY_INVAL_INODE, inode)
+
+    def _notify(self, code: int, body: bytes) -> None:
+        try:
+            os.write(self._session.fuse, protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(body), code, 0) + body)
+        except OSError as error:
+            if error.errno != errno.ENOENT:  # the kernel knew nothing of it
+                raise
+
+    # One request, start to end
+
+    def _work(self, number: int) -> None:
+        for slot in self._session.slots[number :: len(self._workers)]:
+            if slot[OPCODE]:
+                self._take_up(slot)
+        slot = self._session.slots[number]
+        slot[OPCODE] = slot[-1] = 0  # both pages are here now: SIGKILL must not cut the kernel's copying short
+        fuse, buffers, answer = self._session.fuse, [slot], self._answer
+        while not self._stopping:
+            try:
+                received = os.readv(fuse, buffers)
+            except OSError as error:
+                if error.errno == errno.ENOENT:  # its reader was killed before it was read
+                    continue
+                self.stop(UNMOUNTED if error.errno == errno.ENODEV else f"reading /dev/fuse: {error.strerror}")
+                return
+            if not received:
+                self.stop(UNMOUNTED)
+                return
+            answer(slot, received)
+            slot[OPCODE] = 0
+
+    def _take_up(self, slot: memoryview) -> None:
+        """Answer what a predecessor left in `slot`. Where it did answer and no more, the kernel refuses our reply."""
+        length, opcode, unique, _, _ = protocol.IN_HEADER.unpack_from(slot)
+        slot[ATTEMPTS] += 1
+        if slot[ATTEMPTS] > MAX_ATTEMPTS:
+            log.error("request %d (opcode %d) ended %d servers and is refused", unique, opcode, MAX_ATTEMPTS)
+            self._reply(unique, errno.EIO, b"")
+        elif not (slot[RENDERED] and self._reply_again(slot, unique)):
+            self._answer(slot, length)
+        slot[OPCODE] = 0
+
+    def _reply_again(self, slot: memoryview, unique: int) -> bool:
+        """Answer a read at offset 0 with the text rendered for it: the reader may have it already, and go on in it."""
+        handle, _, size = protocol.READ_IN.unpack_from(slot, _HEADER)
+        text = self._session.texts.get(handle)
+        if text is None:
+            return False
+        self._reply(unique, 0, text[:size])
+        return True
+
+    def _answer(self, slot: memoryview, received: int) -> None:
+        length, opcode, unique, node, pid = protocol.IN_HEADER.unpack_from(slot)
+        if length != received or length < _HEADER:
+            log.warning("%d bytes from /dev/fuse that are no request: passed over", received)
+            return
+        _request.pid = pid
+        handler, least = self._handlers.get(opcode, (None, 0))
+        if handler is None:
+            self._reply(unique, _REFUSED.get(opcode, errno.ENOSYS), b"")
+            return
+        try:
+            if length < _HEADER + least:
+                raise OSError(errno.EINVAL, "truncated request")
+            body = handler(slot, node)
+        except OSError as error:
+            number = error.errno or 0
+            self._reply(unique, number if 0 < number < 512 else errno.EIO, b"")
+        except Exception as error:
+            self._log_failure(handler.__name__.strip("_"), node, error)
+            self._reply(unique, errno.EIO, b"")
+        else:
+            if body is not None:
+                self._reply(unique, 0, body)
+
+    def _reply(self, unique: int, error: int, body: bytes) -> None:
+        try:
+            os.write(
+                self._session.fuse,
+                protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(body), -error, unique) + body,
+            )
+        except OSError as failure:
+            # ENOENT: the request is no longer waited for; ENODEV, EPERM, ECONN…: nor is the filesystem
+            if failure.errno == errno.EINVAL:
+                log.error("the kernel refused %d bytes in reply to request %d", len(body), unique)
+
+    def _log_failure(self, operation: str, node: int, error: Exception) -> None:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{where.filename}:{where.lineno}"
+        log.error("%s of %s for process %d: %r at %s", operation, self._nodes.name(node), caller(), error, place)
+
+    # One method for each opcode: (request, node id) -> body of the reply
+
+    def _init(self, request: memoryview, _node: int) -> bytes:
+        major, minor, max_readahead, offered = protocol.INIT_IN.unpack_from(request, _HEADER)
+        if major < protocol.KERNEL_VERSION:
+            raise OSError(errno.EPROTO, f"this kernel speaks FUSE {major}.{minor}")
+        flags = offered & protocol.WANTED
+        self._session.negotiated(min(minor, protocol.KERNEL_MINOR_VERSION), flags)
+        return protocol.INIT_OUT.pack(
+            protocol.KERNEL_VERSION,
+            protocol.KERNEL_MINOR_VERSION,
+            max_readahead,
+            flags,
+            0,
+            0,
+            protocol.MAX_WRITE,
+            1,
+            0,
+            0,
+            0,
+        )
+
+    def _lookup(self, request: memoryview, node: int) -> bytes:
+        name = os.fsdecode(bytes(request[_HEADER:]).partition(b"\0")[0])
+        if name in ("", ".", "..") or "/" in name:
+            raise OSError(errno.EINVAL, f"{name!r} is no file name")
+        path = child(self._nodes.path(node), name)
+        if not self._operations.visible(path):
+            raise OSError(errno.ENOENT, path)
+        return self._entry(path, self._operations.getattr(path))
+
+    def _entry(self, path: str, st: Mapping[str, Any]) -> bytes:
+        node = self._nodes.number(path)
+        lasting = 0 if path.startswith(PER_CALLER) else LASTING
+        return protocol.ENTRY_OUT.pack(node, 0, lasting, lasting, 0, 0) + attributes(node, st)
+
+    def _forget(self, _request: memoryview, _node: int) -> None:
+        """Nothing to do: what a node id means follows from the tree."""
+
+    def _getattr(self, _request: memoryview, node: int) -> bytes:
+        path = self._nodes.path(node)
+        lasting = 0 if path.startswith(PER_CALLER) else LASTING
+        return protocol.ATTR_OUT.pack(lasting, 0, 0) + attributes(node, self._operations.getattr(path))
+
+    def _readlink(self, _request: memoryview, node: int) -> bytes:
+        return os.fsencode(self._operations.readlink(self._nodes.path(node)))
+
+    def _access(self, request: memoryview, node: int) -> bytes:
+        mask, _ = protocol.ACCESS_IN.unpack_from(request, _HEADER)
+        self._operations.access(self._nodes.path(node), mask)
+        return b""
+
+    def _statfs(self, _request: memoryview, node: int) -> bytes:
+        fs = self._operations.statfs(self._nodes.path(node))
+        fields = ("f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_bsize", "f_namemax", "f_frsize")
+        return protocol.STATFS_OUT.pack(*[fs.get(field, 0) for field in fields])
+
+    def _open(self, request: memoryview, node: int) -> bytes:
+        flags, _ = protocol.OPEN_IN.unpack_from(request, _HEADER)
+        handle = self._operations.open(self._nodes.path(node), flags)
+        return protocol.OPEN_OUT.pack(handle, protocol.FOPEN_DIRECT_IO, 0)
+
+    def _read(self, request: memoryview, node: int) -> bytes:
+        handle, offset, size = protocol.READ_IN.unpack_from(request, _HEADER)
+        text = self._operations.read(self._nodes.path(node), size, offset, handle)
+        if not offset:
+            request[RENDERED] = 1  # from here on, this read has no other text
+        return text
+
+    def _release(self, request: memoryview, node: int) -> bytes:
+        self._operations.release(self._nodes.path(node), *protocol.RELEASE_IN.unpack_from(request, _HEADER))
+        return b""
+
+    def _opendir(self, _request: memoryview, node: int) -> bytes:
+        return protocol.OPEN_OUT.pack(self._operations.opendir(self._nodes.path(node)), 0, 0)
+
+    def _readdir(self, request: memoryview, node: int) -> bytes:
+        return self._directory(request, node, plus=False)
+
+    def _readdirplus(self, request: memoryview, node: int) -> bytes:
+        return self._directory(request, node, plus=True)
+
+    def _releasedir(self, request: memoryview, node: int) -> bytes:
+        self._operations.releasedir(self._nodes.path(node), *protocol.RELEASE_IN.unpack_from(request, _HEADER))
+        return b""
+
+    def _directory(self, request: memoryview, node: int, plus: bool) -> bytes:
+        """The entries from offset on, as many as fit; an entry's offset is its place in the list."""
+        handle, offset, size = protocol.READ_IN.unpack_from(request, _HEADER)
+        directory = self._nodes.path(node)
+        names = self._operations.readdir(directory, handle)
+        body = bytearray()
+        for place in range(offset, len(names)):
+            entry = self._dirent(directory, node, names[place], place + 1, plus)
+            if len(body) + len(entry) > size:
+                break
+            body += entry
+        return bytes(body)
+
+    def _dirent(self, directory: str, node: int, name: str, offset: int, plus: bool) -> bytes:
+        """A fuse_dirent or fuse_direntplus; empty for a file that has gone meanwhile."""
+        encoded = os.fsencode(name)
+        if name in (".", ".."):
+            looked_up = bytes(protocol.ENTRY_OUT.size + protocol.ATTR.size)  # node 0: the kernel takes nothing from it
+            mode = stat.S_IFDIR
+        else:
+            path = child(directory, name)
+            try:
+                st = self._operations.getattr(path)
+            except OSError:
+                return b""
+            looked_up, mode, node = self._entry(path, st), st["st_mode"], self._nodes.number(path)
+        dirent = protocol.DIRENT.pack(node, offset, len(encoded), stat.S_IFMT(mode) >> 12) + encoded
+        return (looked_up if plus else b"") + dirent + bytes(-len(dirent) % 8)
+
+    def _destroy(self, _request: memoryview, _node: int) -> bytes:
+        return b""

@@ -1,0 +1,71 @@
+"""The part of <linux/fuse.h> that a read-only filesystem needs, under the kernel's own names.
+
+Structures are in the machine's byte order without padding of their own, as the header lays them out. A request is
+`IN_HEADER`, then the structure of its opcode; a reply is `OUT_HEADER`, then that of its opcode.
+"""
+
+from struct import Struct
+
+KERNEL_VERSION = 7
+KERNEL_MINOR_VERSION = 31  # Linux 5.4; nothing that came later is used
+ROOT_ID = 1
+MIN_READ_BUFFER = 8192  # bytes; the kernel hands out no request to a smaller read
+
+MAX_WRITE = 4096  # bytes; the least that the kernel takes, and what keeps MIN_READ_BUFFER enough for any request
+
+# opcodes
+LOOKUP = 1
+FORGET = 2
+GETATTR = 3
+READLINK = 5
+OPEN = 14
+READ = 15
+STATFS = 17
+RELEASE = 18
+INIT = 26
+OPENDIR = 27
+READDIR = 28
+RELEASEDIR = 29
+ACCESS = 34
+DESTROY = 38
+IOCTL = 39
+BATCH_FORGET = 42
+READDIRPLUS = 44
+
+# SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, WRITE, CREATE, FALLOCATE, RENAME2
+WRITING = (4, 6, 8, 9, 10, 11, 12, 13, 16, 35, 43, 45)
+
+# notifications, sent in place of an errno in a reply to no request
+NOTIFY_INVAL_INODE = 2
+NOTIFY_INVAL_ENTRY = 3
+
+# INIT flags
+ASYNC_READ = 1 << 0  # several reads of one open file at a time
+DO_READDIRPLUS = 1 << 13
+READDIRPLUS_AUTO = 1 << 14
+PARALLEL_DIROPS = 1 << 18  # several lookups in one directory at a time
+
+WANTED = ASYNC_READ | DO_READDIRPLUS | READDIRPLUS_AUTO | PARALLEL_DIROPS
+
+# OPEN flags
+FOPEN_DIRECT_IO = 1 << 0
+
+IN_HEADER = Struct("=IIQQ8xI4x")  # len, opcode, unique, nodeid, (uid, gid), pid, (total_extlen, padding)
+OUT_HEADER = Struct("=IiQ")  # len, error, unique
+
+INIT_IN = Struct("=IIII")  # major, minor, max_readahead, flags
+INIT_OUT = Struct("=IIIIHHIIHHI28x")  # major, minor, max_readahead, flags, max_background, congestion_threshold,
+#                                       max_write, time_gran, max_pages, map_alignment, flags2
+ATTR = Struct("=QQQQQQIIIIIIIIII")  # ino, size, blocks, atime, mtime, ctime, atimensec, mtimensec, ctimensec,
+#                                     mode, nlink, uid, gid, rdev, blksize, flags
+ENTRY_OUT = Struct("=QQQQII")  # nodeid, generation, entry_valid, attr_valid, entry_valid_nsec, attr_valid_nsec; ATTR
+ATTR_OUT = Struct("=QII")  # attr_valid, attr_valid_nsec, dummy; ATTR
+ACCESS_IN = Struct("=II")  # mask, padding
+OPEN_IN = Struct("=II")  # flags, open_flags
+OPEN_OUT = Struct("=QII")  # fh, open_flags, padding
+READ_IN = Struct("=QQI")  # fh, offset, size; the rest is not asked for
+RELEASE_IN = Struct("=Q")  # fh; the rest is not asked for
+DIRENT = Struct("=QQII")  # ino, off, namelen, type; name, padded to 8 bytes
+STATFS_OUT = Struct("=QQQQQIII28x")  # blocks, bfree, bavail, files, ffree, bsize, namelen, frsize
+NOTIFY_INVAL_INODE_OUT = Struct("=Qqq")  # ino, off, len
+NOTIFY_INVAL_ENTRY_OUT = Struct("=QII")  # parent, namelen, flags; name and its NUL

@@ -1,0 +1,67 @@
+"""What the daemon did, for Prometheus, over HTTP at `metrics.listen`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, Callable
+
+from lxcfs_py.containers import Containers
+from lxcfs_py.filesystem import Filesystem
+
+log = logging.getLogger(__name__)
+
+
+class MetricsError(Exception):
+    """Why there are no metrics: one sentence for the operator."""
+
+
+def listen(address: str, filesystem: Filesystem, containers: Containers) -> Callable[[], None]:
+    """Serve the metrics at "HOST:PORT", nothing at ""; return what stops that. MetricsError when it cannot be done."""
+    if not address:
+        return lambda: None
+    try:
+        import prometheus_client
+    except ImportError:
+        raise MetricsError(
+            "metrics.listen needs the Python package prometheus-client (python3-prometheus-client)"
+        ) from None
+    registry = prometheus_client.CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(filesystem, containers))
+    host, _, port = address.rpartition(":")
+    try:
+        server, _ = prometheus_client.start_http_server(int(port), host.strip("[]"), registry)
+    except OSError as error:
+        raise MetricsError(f"metrics.listen: nothing can listen at {address}: {error.strerror}") from None
+    log.info("metrics are at http://%s/metrics", address)
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+
+    return stop
+
+
+class _Collector:
+    """Asks for the figures when somebody reads them."""
+
+    def __init__(self, filesystem: Filesystem, containers: Containers) -> None:
+        self._filesystem = filesystem
+        self._containers = containers
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        reads = CounterMetricFamily("lxcfs_reads", "Texts rendered, by file.", labels=["file"])
+        for name, count in sorted(self._filesystem.reads.items()):
+            reads.add_metric([name], count)
+        yield reads
+        yield CounterMetricFamily(
+            "lxcfs_failures",
+            "Reads answered with the host's text, because the container's could not be computed.",
+            self._filesystem.failures,
+        )
+        yield CounterMetricFamily(
+            "lxcfs_unplaced_reads", "Reads by processes whose container could not be found.", self._containers.unplaced
+        )
+        yield GaugeMetricFamily("lxcfs_containers", "Containers known by now.", len(self._containers))

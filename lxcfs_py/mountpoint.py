@@ -1,0 +1,91 @@
+"""The mountpoint: who sits there, what a dead server left there, and what must not be read through it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Optional
+
+import psutil
+
+from lxcfs_py import mounttable, syscalls
+
+log = logging.getLogger(__name__)
+
+FSTYPE = "fuse.lxcfs"
+
+RUNTIME_DIRECTORY = "/run/lxcfs-py"
+
+
+class MountError(Exception):
+    """Why nothing can be mounted: one sentence for the operator."""
+
+
+def prepare(mountpoint: str) -> None:
+    """Make the directory, and clear away what a dead server left. MountError when a living one sits there."""
+    while is_mounted(mountpoint):
+        if not is_dead(mountpoint):
+            raise MountError(f"{mountpoint} is served already, by {_servers(mountpoint)}; stop that first")
+        syscalls.umount(mountpoint, syscalls.MNT_DETACH)
+        log.info("cleared away the mount that a dead server had left at %s", mountpoint)
+    try:
+        Path(mountpoint).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MountError(f"the mountpoint {mountpoint} cannot be made: {error.strerror}") from None
+
+
+def is_mounted(mountpoint: str) -> bool:
+    """Tell whether the views are mounted there, by this program or by the C program, dead or alive."""
+    return any(mount.mountpoint == mountpoint and mount.fstype == FSTYPE for mount in mounttable.read())
+
+
+def is_dead(path: str) -> bool:
+    """Tell whether a path is on a FUSE mount whose server has ended."""
+    try:
+        os.statvfs(path)  # the attributes that stat gives may be the kernel's own, of before
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
+    return False
+
+
+def uncovered_proc(mountpoint: str) -> str:
+    """Return where the host's own /proc can be read: this program must never wait for itself.
+
+    A file of /proc may be covered by one of this mount's, or of a dead server's. Then a clone of /proc without what is
+    mounted below it is read. Another server's files are left alone: within a container, they are what the host is.
+    """
+    mounts = list(mounttable.read())
+    own = {mount.device for mount in mounts if mount.mountpoint == mountpoint}
+    for mount in mounts:
+        covers = mount.fstype == FSTYPE and mount.mountpoint.startswith("/proc/")
+        if covers and (mount.device in own or is_dead(mount.mountpoint)):
+            clone = syscalls.open_tree("/proc", syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
+            return f"/proc/self/fd/{clone}"
+    return "/proc"
+
+
+def runtime_file(mountpoint: str, kind: str) -> Optional[str]:
+    """Return where something is kept for this mount's next server, None when there is no such place."""
+    try:
+        Path(RUNTIME_DIRECTORY).mkdir(mode=0o700, exist_ok=True)
+    except OSError:
+        return None
+    name = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]
+    return f"{RUNTIME_DIRECTORY}/{name}.{kind}"
+
+
+def _servers(mountpoint: str) -> str:
+    """Say which processes serve a mount: those with /dev/fuse open that name the mountpoint, else all such."""
+    holders = [process for process in psutil.process_iter(["pid", "cmdline"]) if _holds_fuse(process.pid)]
+    named = [process for process in holders if mountpoint in (process.info["cmdline"] or [])] or holders
+    return " or ".join(f"process {process.pid}" for process in named) or "a process that cannot be seen from here"
+
+
+def _holds_fuse(pid: int) -> bool:
+    try:
+        return any(os.readlink(entry.path) == "/dev/fuse" for entry in os.scandir(f"/proc/{pid}/fd"))
+    except OSError:
+        return False

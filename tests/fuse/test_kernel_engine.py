@@ -1,0 +1,810 @@
+"""The kernel engine on real mounts: what it serves, and that nobody who reads notices a server's death or change.
+
+The files are those of a small tree whose texts can be told apart: each rendering has its own serial number in every
+line, and its length in the first, so that a text that is short or mixed from two shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import multiprocessing
+import os
+import random
+import select
+import signal
+import socket
+import stat
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+
+from lxcfs_py import syscalls
+from lxcfs_py.engine import kernel, protocol, session
+
+pytestmark = pytest.mark.timeout(60)
+
+FORK = multiprocessing.get_context("fork")
+FILES = {"/proc/short": 3, "/proc/long": 60, "/proc/huge": 6000}  # lines
+SLOW = 0.6  # seconds that a read of /proc/slow takes
+
+
+def render(serial: int, lines: int) -> bytes:
+    return b"".join(b"%016x line %d of %d\n" % (serial, line, lines) for line in range(1, lines + 1))
+
+
+def is_whole(text: bytes) -> bool:
+    first = text.partition(b"\n")[0].split()
+    return len(first) == 5 and text == render(int(first[0], 16), int(first[4]))
+
+
+class Tree:
+    """Operations: /proc with FILES and slow, /sys/devices/system/cpu with directories and a link."""
+
+    def __init__(self, texts: session.Texts) -> None:
+        self.texts = texts
+        self.handles = itertools.count(time.time_ns())
+        self.hidden: set[str] = set()
+        self.callers: list[int] = []
+        self.directories = {
+            "/": ["proc", "sys"],
+            "/proc": ["short", "long", "huge", "slow", "broken", "denied"],
+            "/sys": ["devices"],
+            "/sys/devices": ["system"],
+            "/sys/devices/system": ["cpu"],
+            "/sys/devices/system/cpu": ["cpu0", "cpu1", "online"],
+            "/sys/devices/system/cpu/cpu0": ["self"],
+            "/sys/devices/system/cpu/cpu1": [],
+        }
+
+    def getattr(self, path: str, handle: Optional[int] = None) -> dict[str, Any]:
+        directory, _, name = path.rpartition("/")
+        if path in self.directories:
+            return {"st_mode": stat.S_IFDIR | 0o555, "st_nlink": 2, "st_mtime": 1.5}
+        if name not in self.directories.get(directory or "/", ()):
+            raise OSError(errno.ENOENT, path)
+        kind = stat.S_IFLNK if name == "self" else stat.S_IFREG
+        return {"st_mode": kind | 0o444, "st_size": 0, "st_nlink": 1, "st_mtime": 1.5}
+
+    def visible(self, path: str) -> bool:
+        return path not in self.hidden
+
+    def readdir(self, path: str, handle: int) -> list[str]:
+        return [".", "..", *(name for name in self.directories[path] if f"{path}/{name}" not in self.hidden)]
+
+    def readlink(self, path: str) -> str:
+        return "../cpu0"
+
+    def open(self, path: str, flags: int) -> int:
+        if flags & os.O_ACCMODE:
+            raise OSError(errno.EACCES, path)
+        if path == "/proc/denied":
+            raise OSError(errno.EPERM, path)
+        return next(self.handles)
+
+    def read(self, path: str, size: int, offset: int, handle: int) -> bytes:
+        text = self.texts.get(handle) if offset else None
+        if text is None:
+            self.callers.append(kernel.caller())
+            if path == "/proc/slow":
+                time.sleep(SLOW)
+            if path == "/proc/broken":
+                raise ValueError("this view is broken")
+            text = render(random.getrandbits(64), random.randint(1, FILES.get(path, 2)))
+            self.texts.put(handle, text)
+        return text[offset : offset + size]
+
+    def release(self, path: str, handle: int) -> None:
+        self.texts.drop(handle)
+
+    def opendir(self, path: str) -> int:
+        return 0
+
+    def releasedir(self, path: str, handle: int) -> None:
+        pass
+
+    def access(self, path: str, mode: int) -> None:
+        if mode & os.W_OK:
+            raise OSError(errno.EACCES, path)
+
+    def statfs(self, path: str) -> dict[str, int]:
+        return {"f_bsize": 4096, "f_namemax": 255}
+
+
+def serve(kept: session.Session, threads: int = 2, offered: bool = False) -> None:
+    """A server's life, in a process of its own that a test has forked."""
+    own = session.Session(kept.fuse, kept.memory)
+    own.predecessor = kept.predecessor
+    server = kernel.Server(Tree(own.texts), own, threads)
+    server.start()
+    if offered:
+        session.offer(own, lambda: server.stop("taken over"))
+    server.wait()
+
+
+class Readers:
+    """Processes that open, read and rewind all files in their various ways, and check what they get."""
+
+    def __init__(self, count: int, mount: Mount) -> None:
+        self.stop = FORK.Event()
+        self.results = FORK.SimpleQueue()
+        self.processes = [FORK.Process(target=self._run, args=(mount, number)) for number in range(count)]
+        for process in self.processes:
+            process.start()
+
+    def _run(self, mount: Mount, number: int) -> None:
+        mount.forget()
+        reads, longest, wrong = 0, 0.0, ""
+        rng = random.Random(number)
+        while not self.stop.is_set() and not wrong:
+            path = rng.choice(list(FILES))
+            started = time.monotonic()
+            try:
+                fd = os.open(mount.path + path, os.O_RDONLY)
+                for _ in range(rng.choice((1, 1, 3))):
+                    size = rng.choice((1 << 17, 4096, 1000)) if path != "/proc/huge" else 50_000
+                    text = b"".join(iter(lambda fd=fd, size=size: os.read(fd, size), b""))
+                    if not is_whole(text):
+                        wrong = f"{path}: {text!r:.300}"
+                    os.lseek(fd, 0, os.SEEK_SET)
+                    reads += 1
+                os.close(fd)
+            except OSError as error:
+                wrong = f"{path}: {error}"
+            longest = max(longest, time.monotonic() - started)
+        self.results.put((reads, longest, wrong))
+
+    def finish(self) -> int:
+        """Have them stop; the number of texts read, which must all have been whole."""
+        self.stop.set()
+        reads, longest, wrong = zip(*[self.results.get() for _ in self.processes])
+        for process in self.processes:
+            process.join(10)
+        print(f"{sum(reads)} reads, longest stall {max(longest) * 1000:.0f} ms")
+        assert not any(wrong), wrong
+        assert min(reads) > 10, reads
+        return sum(reads)
+
+
+class Mount:
+    """A mounted session that this process keeps, and the servers that tests start on it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.session = session.create(path)
+        self.servers: list[Any] = []
+        # Who waits for a server that never answers can't even be killed.
+        self.watchdog = threading.Timer(45, self.abort)
+        self.watchdog.start()
+
+    def start(self, **arguments: Any) -> Any:
+        server = FORK.Process(target=serve, args=(self.session,), kwargs=arguments)
+        server.start()
+        self.servers.append(server)
+        return server
+
+    def forget(self) -> None:
+        """Close, in a reader, what only servers and their keeper may have: else the mount would live on with it."""
+        if self.session.fuse >= 0:
+            os.close(self.session.fuse)
+            os.close(self.session.memory)
+        self.session.fuse = self.session.memory = -1
+
+    def abort(self) -> None:
+        """Have the kernel fail all requests that wait."""
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            if line.split()[4] == self.path:
+                with tempfile.TemporaryDirectory() as control:
+                    syscalls.mount("fusectl", control, "fusectl")
+                    Path(control, line.split()[2].partition(":")[2], "abort").write_text("1")
+                    syscalls.umount(control)
+
+    def end(self) -> None:
+        self.watchdog.cancel()
+        for server in self.servers:
+            server.kill()
+            server.join(5)
+        self.abort()
+        with contextlib.suppress(OSError):
+            session.unmount(self.path)
+        self.forget()
+
+
+@pytest.fixture
+def mount(tmp_path: Path, require: Callable[[object, str], None], monkeypatch: Any) -> Iterator[Mount]:
+    require(os.geteuid() == 0, "root")
+    require(os.path.exists("/dev/fuse"), "/dev/fuse")
+    monkeypatch.setattr(session, "RUN", tmp_path / "run")
+    directory = tmp_path / "mount"
+    directory.mkdir()
+    mounted = Mount(str(directory))
+    try:
+        yield mounted
+    finally:
+        mounted.end()
+
+
+@pytest.fixture
+def served(mount: Mount) -> Iterator[Mount]:
+    """A mount with a server in this process, whose operations are `tree`."""
+    mount.tree = Tree(mount.session.texts)
+    mount.server = kernel.Server(mount.tree, mount.session, threads=2, known=["/proc/short"])
+    mount.server.start()
+    yield mount
+    mount.server.stop("the test is over")
+
+
+def read(path: str, size: int = 1 << 17) -> bytes:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return b"".join(iter(lambda: os.read(fd, size), b""))
+    finally:
+        os.close(fd)
+
+
+def test_files_are_read_whole_and_rendered_anew_at_each_open_and_rewind(served: Mount) -> None:
+    texts = {read(f"{served.path}/proc/long", 700) for _ in range(10)}
+    assert len(texts) == 10
+    assert all(map(is_whole, texts))
+    with open(f"{served.path}/proc/long", "rb", buffering=0) as file:
+        first = file.readall()
+        file.seek(0)
+        assert is_whole(file.readall())
+        file.seek(5)
+        assert first[5:] != file.readall()
+
+
+def test_the_caller_is_the_reading_process(served: Mount) -> None:
+    reader = FORK.Process(target=lambda: (served.forget(), read(f"{served.path}/proc/short")))
+    reader.start()
+    reader.join(5)
+    assert served.tree.callers == [reader.pid]
+
+
+def test_directories_list_their_entries_with_types(served: Mount) -> None:
+    entries = {entry.name: entry for entry in os.scandir(f"{served.path}/sys/devices/system/cpu")}
+    assert sorted(entries) == ["cpu0", "cpu1", "online"]
+    assert entries["cpu0"].is_dir()
+    assert entries["online"].is_file()
+    assert os.readlink(f"{served.path}/sys/devices/system/cpu/cpu0/self") == "../cpu0"
+    assert entries["cpu0"].inode() == os.stat(f"{served.path}/sys/devices/system/cpu/cpu0").st_ino
+
+
+def test_a_directory_of_many_entries_is_listed_whole(served: Mount) -> None:
+    served.tree.directories["/sys/devices/system/cpu/cpu1"] = names = [
+        f"a_rather_long_name_{n:05}" for n in range(2000)
+    ]
+    assert sorted(os.listdir(f"{served.path}/sys/devices/system/cpu/cpu1")) == names
+
+
+def test_attributes_are_those_of_the_filesystem(served: Mount) -> None:
+    st = os.stat(f"{served.path}/proc/short")
+    assert (st.st_mode, st.st_nlink, st.st_size, st.st_mtime) == (stat.S_IFREG | 0o444, 1, 0, 1.5)
+    assert os.statvfs(served.path).f_namemax == 255
+    assert os.access(f"{served.path}/proc/short", os.R_OK)
+    assert not os.access(f"{served.path}/proc/short", os.W_OK)
+    assert "fuse.lxcfs rw,nosuid,nodev" in Path("/proc/mounts").read_text().partition(served.path)[2].splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("attempt", "number"),
+    [
+        (lambda path: os.open(f"{path}/proc/short", os.O_WRONLY), errno.EACCES),
+        (lambda path: os.open(f"{path}/proc/new", os.O_WRONLY | os.O_CREAT), errno.EROFS),
+        (lambda path: os.mkdir(f"{path}/proc/new"), errno.EROFS),
+        (lambda path: os.unlink(f"{path}/proc/short"), errno.EROFS),
+        (lambda path: os.rename(f"{path}/proc/short", f"{path}/proc/long"), errno.EROFS),
+        (lambda path: os.chmod(f"{path}/proc/short", 0o600), errno.EROFS),
+        (lambda path: os.getxattr(f"{path}/proc/short", "user.name"), errno.EOPNOTSUPP),
+        (lambda path: os.stat(f"{path}/proc/none"), errno.ENOENT),
+        (lambda path: os.open(f"{path}/proc/denied", os.O_RDONLY), errno.EPERM),
+        (lambda path: read(f"{path}/proc/broken"), errno.EIO),
+    ],
+)
+def test_what_cannot_be_done_fails_with_the_right_errno(
+    served: Mount, attempt: Callable[[str], object], number: int
+) -> None:
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"\[Errno") as failure:
+            attempt(served.path)
+        assert failure.value.errno == number
+    assert is_whole(read(f"{served.path}/proc/short"))
+
+
+def test_a_broken_view_is_one_line_in_the_log(served: Mount, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(OSError, match="Input/output error"):
+        read(f"{served.path}/proc/broken")
+    (record,) = caplog.records
+    assert "/proc/broken" in record.getMessage()
+    assert "this view is broken" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    assert not record.exc_info
+
+
+def test_a_slow_read_does_not_hold_up_the_others(served: Mount) -> None:
+    slow = threading.Thread(target=read, args=(f"{served.path}/proc/slow",))
+    slow.start()
+    time.sleep(SLOW / 4)
+    started = time.monotonic()
+    for _ in range(20):
+        read(f"{served.path}/proc/short")
+    assert time.monotonic() - started < SLOW / 2
+    slow.join(5)
+
+
+def test_what_a_caller_must_not_see_is_neither_found_nor_kept_by_the_kernel(served: Mount) -> None:
+    cpu1 = f"{served.path}/sys/devices/system/cpu/cpu1"
+    os.stat(cpu1)
+    served.tree.hidden.add("/sys/devices/system/cpu/cpu1")
+    assert not os.path.exists(cpu1)
+    served.tree.hidden.clear()
+    os.stat(cpu1)
+
+
+def test_a_file_that_is_disabled_goes_and_those_who_have_it_open_read_on(served: Mount) -> None:
+    path = f"{served.path}/proc/long"
+    with open(path, "rb", buffering=0) as file:
+        start = file.read(10)
+        served.tree.hidden.add("/proc/long")
+        os.stat(path)  # the kernel keeps the name
+        served.server.invalidate("/proc/long")
+        assert not os.path.exists(path)
+        assert is_whole(start + file.readall())
+    served.server.invalidate("/proc/nothing")
+    served.tree.hidden.clear()
+    assert is_whole(read(path))
+
+
+def test_it_ends_when_it_is_unmounted(mount: Mount) -> None:
+    server = mount.start()
+    assert is_whole(read(f"{mount.path}/proc/short"))
+    session.unmount(mount.path)
+    server.join(5)
+    assert server.exitcode == 0
+
+
+def test_a_mount_whose_server_is_gone_is_mounted_over(mount: Mount) -> None:
+    mount.start().kill()
+    mount.end()
+    dead = session.create(mount.path)
+    os.close(dead.fuse)
+    os.close(dead.memory)
+    with pytest.raises(OSError, match="not connected"):
+        os.stat(mount.path)
+    mount.session = session.create(mount.path)
+    mount.start()
+    assert is_whole(read(f"{mount.path}/proc/short"))
+
+
+def test_an_unknown_node_of_a_predecessor_is_found_again_and_a_wrong_one_is_stale(mount: Mount) -> None:
+    mount.start()
+    deep = os.open(f"{mount.path}/sys/devices/system/cpu/cpu0", os.O_PATH)
+    mount.servers[0].kill()
+    mount.servers[0].join(5)
+    mount.start()
+    assert os.listdir(f"/proc/self/fd/{deep}") == ["self"]
+    os.close(deep)
+    nodes = kernel.Nodes(Tree(mount.session.texts), ())
+    with pytest.raises(OSError, match="no file has the node id") as failure:
+        nodes.path(12345)
+    assert failure.value.errno == errno.ESTALE
+
+
+def test_a_disabled_file_that_is_still_held_is_known_to_a_successor(mount: Mount) -> None:
+    tree = Tree(mount.session.texts)
+    tree.hidden.add("/proc/short")
+    number = kernel.Nodes(tree, ()).number("/proc/short")
+    assert kernel.Nodes(tree, ["/proc/short"]).path(number) == "/proc/short"
+
+
+# A server dies
+
+
+def test_no_reader_notices_two_hundred_kills(mount: Mount) -> None:
+    server = mount.start()
+    readers = Readers(8, mount)
+    for _ in range(200):
+        time.sleep(random.uniform(0, 0.06))
+        server.kill()
+        server.join(5)
+        server = mount.start()
+    assert readers.finish() > 1000
+
+
+def test_no_reader_notices_a_server_that_is_stopped_for_a_while(mount: Mount) -> None:
+    server = mount.start()
+    readers = Readers(4, mount)
+    for _ in range(10):
+        time.sleep(random.uniform(0, 0.1))
+        os.kill(server.pid, signal.SIGSTOP)
+        time.sleep(0.05)
+        os.kill(server.pid, signal.SIGCONT)
+    readers.finish()
+
+
+class ByHand:
+    """A server that dies with each request it takes: only its successors answer, and they take none themselves."""
+
+    def __init__(self, mount: Mount) -> None:
+        self.session = mount.session
+        self.opcodes: list[int] = []
+
+    def run(self, action: Callable[[], Any], take: Optional[Callable[[], None]] = None) -> Any:
+        """What `action` returns or raises, while each request that it makes is taken in hand by `take`."""
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(action)
+            while not future.done() or self.is_asked(0):
+                if self.is_asked(0.01):
+                    (take or self.die)()
+        return future.result()
+
+    def is_asked(self, timeout: float) -> bool:
+        return bool(select.select([self.session.fuse], [], [], timeout)[0])
+
+    def take(self) -> memoryview:
+        slot = self.session.slots[7]
+        os.readv(self.session.fuse, [slot])
+        self.opcodes.append(slot[session.OPCODE])
+        return slot
+
+    def die(self) -> None:
+        """Die before the answer, and the successor right after it, before it could note that."""
+        slot = self.take()
+        taken = bytes(slot)
+        self.succeed()
+        slot[:] = taken
+        slot[session.RENDERED] = self.opcodes[-1] == protocol.READ and not any(taken[48:56])  # at offset 0
+        self.succeed()
+
+    def succeed(self) -> None:
+        server = kernel.Server(Tree(self.session.texts), self.session, threads=1)
+        server.stop("once it has taken up what there is")
+        server.start()
+        server.wait()
+        assert not any(slot[session.OPCODE] for slot in self.session.slots)
+
+
+@pytest.fixture
+def by_hand(mount: Mount) -> ByHand:
+    return ByHand(mount)
+
+
+def test_every_kind_of_request_is_answered_by_a_successor(mount: Mount, by_hand: ByHand) -> None:
+    def use_everything() -> None:
+        cpu = f"{mount.path}/sys/devices/system/cpu"
+        assert is_whole(read(f"{mount.path}/proc/long"))
+        assert sorted(os.listdir(cpu)) == ["cpu0", "cpu1", "online"]
+        assert sorted(os.listdir(mount.path)) == ["proc", "sys"]
+        assert os.readlink(f"{cpu}/cpu0/self") == "../cpu0"
+        assert not os.access(f"{mount.path}/proc/short", os.W_OK)
+        assert os.statvfs(mount.path).f_namemax == 255
+        fd = os.open(f"{mount.path}/proc/short", os.O_RDONLY)
+        os.read(fd, 10)
+        assert os.fstat(fd).st_mode == stat.S_IFREG | 0o444
+        os.close(fd)
+        with pytest.raises(OSError, match="Read-only"):
+            os.mkdir(f"{mount.path}/new")
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+
+    by_hand.run(use_everything)
+    seen = set(by_hand.opcodes)
+    assert {
+        protocol.INIT,
+        protocol.LOOKUP,
+        protocol.GETATTR,
+        protocol.ACCESS,
+        protocol.STATFS,
+        protocol.READLINK,
+    } <= seen
+    assert {protocol.OPEN, protocol.READ, protocol.RELEASE, protocol.OPENDIR, protocol.RELEASEDIR} <= seen
+    assert seen & {protocol.READDIR, protocol.READDIRPLUS}
+    assert seen & {protocol.FORGET, protocol.BATCH_FORGET}
+    assert seen & set(protocol.WRITING)
+
+
+def test_a_text_whose_first_part_was_sent_before_the_death_is_continued(mount: Mount, by_hand: ByHand) -> None:
+    for _ in range(30):
+        assert is_whole(by_hand.run(lambda: read(f"{mount.path}/proc/long", 300)))
+
+
+def test_a_request_that_kills_each_server_is_refused_in_the_end(mount: Mount, by_hand: ByHand) -> None:
+    def die_of_reads() -> None:
+        slot = by_hand.take()
+        if by_hand.opcodes[-1] == protocol.READ:
+            slot[session.ATTEMPTS] = kernel.MAX_ATTEMPTS
+        by_hand.succeed()
+
+    with pytest.raises(OSError, match="Input/output error"):
+        by_hand.run(lambda: read(f"{mount.path}/proc/short"), die_of_reads)
+
+
+def test_a_reader_killed_with_its_request_in_flight_ends_when_a_successor_answers(mount: Mount) -> None:
+    server = mount.start()
+    reader = FORK.Process(target=lambda: (mount.forget(), read(f"{mount.path}/proc/slow")))
+    reader.start()
+    time.sleep(SLOW / 2)
+    server.kill()
+    server.join(5)
+    reader.kill()
+    reader.join(0.2)
+    assert reader.exitcode is None  # the kernel has it wait for the answer
+    mount.start()
+    reader.join(5)
+    assert reader.exitcode == -signal.SIGKILL
+    assert is_whole(read(f"{mount.path}/proc/short"))
+
+
+# A server makes way for another
+
+
+def succeed(path: str, ready: Any) -> None:
+    """A new server's life: it takes over from whatever server is there."""
+    taken = session.take_over(path)
+    assert taken is not None
+    server = kernel.Server(Tree(taken.texts), taken, 2)
+    server.start()
+    session.offer(taken, lambda: server.stop("taken over"))
+    ready.set()
+    server.wait()
+
+
+def start_offered(mount: Mount) -> Any:
+    server = mount.start(offered=True)
+    wait_until(lambda: session.RUN.exists() and list(session.RUN.iterdir()))
+    return server
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_no_reader_notices_fifty_takeovers(mount: Mount) -> None:
+    server = start_offered(mount)
+    readers = Readers(4, mount)
+    mount.forget()  # nobody keeps the session but the servers
+    for _ in range(50):
+        ready = FORK.Event()
+        successor = FORK.Process(target=succeed, args=(mount.path, ready))
+        successor.start()
+        mount.servers.append(successor)
+        assert ready.wait(10)
+        server.join(5)
+        assert server.exitcode == 0
+        server = successor
+    readers.finish()
+
+
+def test_a_server_that_makes_way_but_does_not_leave_is_killed(mount: Mount, monkeypatch: Any) -> None:
+    def stay() -> None:
+        server = kernel.Server(Tree(mount.session.texts), mount.session, 2)
+        server.start()
+        session.offer(mount.session, lambda: None)
+        server.wait()
+
+    stubborn = FORK.Process(target=stay)
+    stubborn.start()
+    mount.servers.append(stubborn)
+    wait_until(lambda: session.RUN.exists() and list(session.RUN.iterdir()))
+    monkeypatch.setattr(session, "PATIENCE", 0.3)
+    ready = FORK.Event()
+    successor = FORK.Process(target=succeed, args=(mount.path, ready))
+    successor.start()
+    mount.servers.append(successor)
+    assert ready.wait(5)
+    stubborn.join(5)
+    assert stubborn.exitcode == -signal.SIGKILL
+    assert is_whole(read(f"{mount.path}/proc/long"))
+
+
+def test_a_server_that_does_not_answer_is_named_to_the_operator(mount: Mount, monkeypatch: Any) -> None:
+    server = start_offered(mount)
+    os.kill(server.pid, signal.SIGSTOP)
+    monkeypatch.setattr(session, "PATIENCE", 0.2)
+    with pytest.raises(session.SessionError, match="stop that server"):
+        session.take_over(mount.path)
+    os.kill(server.pid, signal.SIGCONT)
+    assert is_whole(read(f"{mount.path}/proc/short"))  # it stays: who asked is gone
+
+
+def test_where_no_server_runs_there_is_none_to_take_over(mount: Mount) -> None:
+    assert session.take_over(mount.path) is None
+    start_offered(mount).kill()
+    mount.servers[0].join(5)
+    assert session.take_over(mount.path) is None
+
+
+def test_only_root_may_reach_a_server(mount: Mount) -> None:
+    start_offered(mount)
+    assert stat.S_IMODE(session.RUN.stat().st_mode) == 0o700
+
+
+# Somebody keeps the session
+
+
+def test_the_descriptors_go_to_systemd_without_being_watched_there(mount: Mount, monkeypatch: Any) -> None:
+    assert not session.store_with_systemd(mount.session)
+    address = f"{mount.path}.notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(address)
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        assert session.store_with_systemd(mount.session)
+        assert systemd.recv(100).splitlines() == [b"FDSTOREREMOVE=1", b"FDNAME=lxcfs"]
+        message, descriptors, _, _ = socket.recv_fds(systemd, 100, 5)
+    assert message.splitlines() == [b"FDSTORE=1", b"FDNAME=lxcfs", b"FDPOLL=0"]
+    assert [os.path.sameopenfile(*pair) for pair in zip(descriptors, (mount.session.fuse, mount.session.memory))] == [
+        1,
+        1,
+    ]
+    for fd in descriptors:
+        os.close(fd)
+
+
+def inherit(kept: session.Session, **listen: str) -> str:
+    """The mountpoint of the session that a process started with these descriptors inherits, or nothing."""
+    result = FORK.SimpleQueue()
+
+    def start() -> None:
+        for target, fd in enumerate([os.dup(0), fcntl.fcntl(kept.memory, fcntl.F_DUPFD, 20), os.dup(kept.fuse)], 3):
+            os.dup2(fd, target)
+        names = {"PID": str(os.getpid()), "FDS": "3", "FDNAMES": "other:lxcfs:lxcfs", **listen}
+        os.environ.update({f"LISTEN_{name}": value for name, value in names.items()})
+        inherited = session.inherit()
+        assert not any(name.startswith("LISTEN_") for name in os.environ)
+        result.put(inherited.mountpoint if inherited else "")
+
+    process = FORK.Process(target=start)
+    process.start()
+    process.join(5)
+    return result.get()
+
+
+def test_a_session_is_inherited_by_the_process_it_is_meant_for_and_by_one_only(mount: Mount) -> None:
+    assert inherit(mount.session) == mount.path
+    assert inherit(mount.session, PID="1") == ""
+    assert inherit(mount.session, FDNAMES="other:other:lxcfs") == ""
+    mount.start()
+    read(f"{mount.path}/proc/short")
+    assert inherit(mount.session) == ""
+    mount.servers[0].kill()
+    mount.servers[0].join(5)
+    assert inherit(mount.session) == mount.path
+    mount.abort()
+    assert inherit(mount.session) == ""
+
+
+class Kept:
+    """A server below a keeper."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = str(directory / "mount")
+        self.deaths = directory / "deaths"
+        self.pid_file = directory / "pid"
+        os.mkdir(self.path)
+        command = [sys.executable, __file__, str(directory)]
+        self.keeper = FORK.Process(target=lambda: os._exit(session.keep(command)))
+        self.keeper.start()
+
+    def server(self) -> int:
+        """The pid of the server, once it serves."""
+        wait_until(self.pid_file.exists)
+        return int(self.pid_file.read_text())
+
+    def kill(self) -> None:
+        pid = self.server()
+        self.pid_file.unlink()
+        os.kill(pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        self.keeper.kill()
+        self.keeper.join(5)
+        if self.pid_file.exists():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.server(), signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            session.unmount(self.path)
+
+
+@pytest.fixture
+def kept(tmp_path: Path, require: Callable[[object, str], None], monkeypatch: Any) -> Iterator[Kept]:
+    require(os.geteuid() == 0, "root")
+    require(os.path.exists("/dev/fuse"), "/dev/fuse")
+    monkeypatch.setattr(session, "RUN", tmp_path)
+    server = Kept(tmp_path)
+    try:
+        yield server
+    finally:
+        server.end()
+
+
+def run_below_a_keeper(directory: Path) -> None:
+    """The program that the keeper starts: it serves, unless it is one of so many that are to die at their start."""
+    session.RUN = directory
+    deaths = directory / "deaths"
+    if deaths.exists() and int(deaths.read_text()):
+        deaths.write_text(str(int(deaths.read_text()) - 1))
+        os.abort()
+    mountpoint = str(directory / "mount")
+    own = session.inherit()
+    if own is None:
+        own = session.create(mountpoint)
+        session.store_with_systemd(own)
+    server = kernel.Server(Tree(own.texts), own)
+    signal.signal(signal.SIGTERM, lambda *_: server.stop("told to"))
+    server.start()
+    session.offer(own, lambda: server.stop("taken over"))
+    (directory / "new").write_text(str(os.getpid()))
+    (directory / "new").rename(directory / "pid")
+    if server.wait() == "told to":
+        session.unmount(mountpoint)
+
+
+def test_a_keeper_starts_a_server_again_that_dies_and_dies_at_its_start(kept: Kept) -> None:
+    kept.server()
+    with open(f"{kept.path}/proc/long", "rb", buffering=0) as file:
+        start = file.read(20)
+        kept.kill()
+        assert is_whole(start + file.readall())
+        kept.deaths.write_text("3")
+        kept.server()
+        kept.kill()
+        file.seek(0)
+        assert is_whole(file.readall())
+    assert kept.deaths.read_text() == "0"
+
+
+def test_a_keeper_gives_up_a_server_that_dies_too_often_and_unmounts(kept: Kept) -> None:
+    kept.server()
+    kept.deaths.write_text("100")
+    kept.kill()
+    kept.keeper.join(20)
+    assert kept.keeper.exitcode == 128 + signal.SIGABRT
+    assert int(kept.deaths.read_text()) == 100 - (session.STARTS - 1)
+    assert not os.path.ismount(kept.path)
+
+
+def test_a_keeper_ends_with_a_server_that_is_told_to_stop(kept: Kept) -> None:
+    kept.server()
+    os.kill(kept.keeper.pid, signal.SIGTERM)
+    kept.keeper.join(5)
+    assert kept.keeper.exitcode == 0
+    assert not os.path.ismount(kept.path)
+
+
+def test_a_keeper_ends_when_its_server_was_taken_over(kept: Kept) -> None:
+    kept.server()
+    ready = FORK.Event()
+    successor = FORK.Process(target=succeed, args=(kept.path, ready))
+    successor.start()
+    try:
+        assert ready.wait(5)
+        kept.keeper.join(5)
+        assert kept.keeper.exitcode == 0
+        assert is_whole(read(f"{kept.path}/proc/long"))
+    finally:
+        successor.kill()
+        successor.join(5)
+
+
+def test_a_keeper_does_not_start_a_server_again_that_never_had_a_session(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(session, "RUN", tmp_path)
+    keeper = FORK.Process(target=lambda: os._exit(session.keep(["sh", "-c", f"echo >> {tmp_path}/starts; exit 3"])))
+    keeper.start()
+    keeper.join(5)
+    assert keeper.exitcode == 3
+    assert (tmp_path / "starts").read_text() == "\n"
+
+
+if __name__ == "__main__":
+    run_below_a_keeper(Path(sys.argv[1]))

@@ -1,0 +1,236 @@
+"""What a sandbox sees through a real mount, with each engine."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Callable
+
+import psutil
+import pytest
+
+from lxcfs_py.sandbox import Sandbox
+from lxcfs_py.views import VIEWS
+from tests.conftest import Daemon
+
+MIB = 1 << 20
+FILES = [name for name in VIEWS if Path("/", name).exists()]
+
+MakeSandbox = Callable[..., Sandbox]
+
+
+def fields(text: str) -> dict[str, int]:
+    """The fields of a /proc/meminfo."""
+    return {line.split()[0][:-1]: int(line.split()[1]) for line in text.splitlines()}
+
+
+def shape(text: str) -> str:
+    """A text without its figures, which change from one read to the next."""
+    return re.sub(r" *\d+(\.\d+)?", " 0", text)
+
+
+def read(box: Sandbox, path: str) -> str:
+    return box.run(["cat", path]).stdout
+
+
+def test_a_container_sees_its_memory_limit(daemon: Daemon, sandbox: MakeSandbox) -> None:
+    box = sandbox(memory=256 * MIB, swap=0, views=daemon.mountpoint)
+    words = box.run(["free", "-b"]).stdout.split("Mem:")[1].split()
+    assert int(words[0]) == 256 * MIB
+    meminfo = fields(read(box, "/proc/meminfo"))
+    assert 0 <= meminfo["MemFree"] <= meminfo["MemAvailable"] <= meminfo["MemTotal"]
+    assert meminfo["SwapTotal"] == 0
+
+
+def test_limits_changed_while_it_runs_are_seen_at_the_next_read(daemon: Daemon, sandbox: MakeSandbox) -> None:
+    box = sandbox(memory=256 * MIB, cpus=1, views=daemon.mountpoint)
+    for memory, cpus in ((256, 1), (128, 2), (512, 1)):
+        box.limit(memory=memory * MIB, cpus=cpus)
+        assert fields(read(box, "/proc/meminfo"))["MemTotal"] == memory * 1024
+        assert read(box, "/proc/cpuinfo").count("processor\t:") == cpus
+        assert read(box, "/proc/stat").count("cpu") == cpus + 1
+        assert len(box.run(["sh", "-c", "ls -d /sys/devices/system/cpu/cpu[0-9]*"]).stdout.split()) == cpus
+    box.limit(memory=None)
+    host = fields(Path("/proc/meminfo").read_text())
+    assert fields(read(box, "/proc/meminfo"))["MemTotal"] == host["MemTotal"]
+
+
+def test_a_container_with_a_parent_limit_sees_the_smaller_one(daemon: Daemon, sandbox: MakeSandbox) -> None:
+    parent = sandbox(memory=128 * MIB, cpus=1)
+    box = sandbox(memory=512 * MIB, views=daemon.mountpoint, parent=parent)
+    assert fields(read(box, "/proc/meminfo"))["MemTotal"] == 128 * 1024
+    assert read(box, "/proc/cpuinfo").count("processor\t:") == 1
+    parent.limit(memory=1024 * MIB)
+    assert fields(read(box, "/proc/meminfo"))["MemTotal"] == 512 * 1024
+
+
+def test_a_container_sees_its_own_age_load_and_cpu_time(daemon: Daemon, sandbox: MakeSandbox) -> None:
+    box = sandbox(cpus=1, views=daemon.mountpoint)
+    burn = "end=$(($(date +%s) + 2)); while [ $(date +%s) -lt $end ]; do :; done"
+    box.run(["sh", "-c", burn])
+    age, idle = map(float, read(box, "/proc/uptime").split())
+    assert 1 < age < 30
+    total, *cpus = [line.split() for line in read(box, "/proc/stat").splitlines() if line.startswith("cpu")]
+    assert len(cpus) == 1
+    assert total[1:] == cpus[0][1:]
+    used = (int(total[1]) + int(total[3])) / os.sysconf("SC_CLK_TCK")
+    cgroup = sum(_cpu_time(box))
+    assert used == pytest.approx(cgroup, rel=0.05, abs=0.1)
+    assert idle <= age - used + 0.2
+    assert abs(int(_line(read(box, "/proc/stat"), "btime")) - (time.time() - age)) < 3
+    assert read(box, "/proc/loadavg").startswith("0.")
+
+
+def test_a_container_sees_its_own_disk_io(daemon: Daemon, sandbox: MakeSandbox, tmp_path: Path) -> None:
+    box = sandbox(views=daemon.mountpoint)
+    target = tmp_path / "file"
+    box.run(["dd", "if=/dev/zero", f"of={target}", "bs=1M", "count=8", "oflag=direct"], check=True)
+    lines = [line.split() for line in read(box, "/proc/diskstats").splitlines()]
+    host = [line.split()[:3] for line in Path("/proc/diskstats").read_text().splitlines()]
+    assert [line[:3] for line in lines] == host
+    assert sum(int(line[9]) for line in lines) * 512 == pytest.approx(8 * MIB, rel=0.05)
+
+
+def test_nothing_of_another_container_is_seen(daemon: Daemon, sandbox: MakeSandbox) -> None:
+    boxes = [sandbox(memory=size * MIB, views=daemon.mountpoint) for size in (64, 96, 160)]
+    with ThreadPoolExecutor() as pool:
+        for _ in range(5):
+            texts = list(pool.map(lambda box: read(box, "/proc/meminfo"), boxes))
+            assert [fields(text)["MemTotal"] for text in texts] == [64 * 1024, 96 * 1024, 160 * 1024]
+
+
+def test_reading_from_the_host_shows_the_host(daemon: Daemon) -> None:
+    def names(text: str) -> list[str]:
+        return [line.split()[0] for line in text.splitlines()]
+
+    for name in FILES:
+        assert len((daemon.mountpoint / name).read_text()) > 0
+    host, seen = (Path(root, "proc/meminfo").read_text() for root in ("/", daemon.mountpoint))
+    assert fields(seen)["MemTotal"] == fields(host)["MemTotal"]
+    assert names(seen) == names(host)
+    up, seen_up = (float(Path(root, "proc/uptime").read_text().split()[0]) for root in ("/", daemon.mountpoint))
+    assert abs(up - seen_up) < 5
+
+
+def test_64_readers_at_once_get_whole_consistent_files(daemon: Daemon, sandbox: MakeSandbox) -> None:
+    box = sandbox(memory=256 * MIB, cpus=1, views=daemon.mountpoint)
+    script = textwrap.dedent("""
+        import sys, concurrent.futures
+        def check(number):
+            for _ in range(20):
+                memory = open("/proc/meminfo").read()
+                assert memory.startswith("MemTotal:         262144 kB\\n") and memory.endswith("\\n"), memory
+                stat = [line.split() for line in open("/proc/stat").read().splitlines()]
+                assert stat[0][1:] == stat[1][1:] and stat[-1][0] == "softirq", stat
+                assert open("/proc/cpuinfo").read().count("processor") == 1
+        with concurrent.futures.ThreadPoolExecutor(64) as pool:
+            list(pool.map(check, range(64)))
+        print("whole")
+    """)
+    answer = box.run([sys.executable, "-c", script])
+    assert answer.stdout == "whole\n", answer.stderr
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_small_reads_at_odd_offsets_get_one_consistent_text(daemon: Daemon, sandbox: MakeSandbox, name: str) -> None:
+    box = sandbox(memory=256 * MIB, cpus=1, views=daemon.mountpoint)
+    by_bytes = box.run(["sh", "-c", f"dd if=/{name} bs=1 2>/dev/null"]).stdout
+    at_once = read(box, f"/{name}")
+    assert shape(by_bytes) == shape(at_once)
+    assert by_bytes.endswith("\n")
+
+
+def test_a_rewind_renders_afresh_and_a_read_past_the_end_is_empty(daemon: Daemon, sandbox: MakeSandbox) -> None:
+    box = sandbox(views=daemon.mountpoint)
+    script = textwrap.dedent("""
+        import os, time
+        fd = os.open("/proc/uptime", os.O_RDONLY)
+        first = os.pread(fd, 100, 0)
+        assert os.pread(fd, 100, len(first)) == b"" and os.pread(fd, 100, 5000) == b""
+        assert os.pread(fd, 100, 2) == first[2:]
+        time.sleep(0.05)
+        again = os.pread(fd, 100, 0)
+        assert float(again.split()[0]) > float(first.split()[0]), (first, again)
+        assert os.pread(fd, 3, 1) == again[1:4]
+        print("afresh")
+    """)
+    answer = box.run([sys.executable, "-c", script])
+    assert answer.stdout == "afresh\n", answer.stderr
+
+
+def test_opening_for_writing_is_refused(daemon: Daemon) -> None:
+    for flags in (os.O_WRONLY, os.O_RDWR):
+        with pytest.raises(PermissionError) as refused:
+            os.open(daemon.mountpoint / "proc/meminfo", flags)
+        assert refused.value.errno == errno.EACCES
+    with pytest.raises(OSError, match=r"Permission denied|Read-only|not implemented|not permitted"):
+        (daemon.mountpoint / "proc/new").write_text("")
+
+
+def test_the_cpu_directory_is_the_hosts_with_the_visible_cpus(daemon: Daemon, sandbox: MakeSandbox) -> None:
+    host = Path("/sys/devices/system/cpu")
+    if not (host / "cpu1").exists():
+        pytest.skip("this test needs two CPUs")
+    box = sandbox(cpuset="0", views=daemon.mountpoint)
+    names = box.run(["ls", "/sys/devices/system/cpu"]).stdout.split()
+    assert sorted(names) == sorted(path.name for path in host.iterdir() if path.name != "cpu1")
+    assert read(box, "/sys/devices/system/cpu/online") == "0\n"
+    assert read(box, "/sys/devices/system/cpu/cpu0/topology/core_id") == (host / "cpu0/topology/core_id").read_text()
+    assert "No such file" in box.run(["cat", "/sys/devices/system/cpu/cpu1/topology/core_id"]).stderr
+    assert box.run(["getconf", "_NPROCESSORS_ONLN"]).stdout == "1\n"
+
+
+def test_10000_short_lived_containers_leave_nothing_behind(daemon: Daemon, sandbox: MakeSandbox) -> None:
+    server = psutil.Process(daemon.process.pid)
+    script = textwrap.dedent("""
+        import os, sys
+        from lxcfs_py import syscalls
+        path, count = sys.argv[1], int(sys.argv[2])
+        for number in range(count):
+            worker = os.fork()
+            if not worker:
+                syscalls.unshare(syscalls.CLONE_NEWPID)
+                init = os.fork()
+                if not init:
+                    fd = os.open(path, os.O_RDONLY)
+                    os._exit(0 if os.read(fd, 65536) and not os.read(fd, 65536) else 1)
+                os._exit(os.waitpid(init, 0)[1] >> 8)
+            if os.waitpid(worker, 0)[1]:
+                sys.exit(f"container {number} could not read")
+    """)
+
+    def containers(count: int) -> None:
+        arguments = [sys.executable, "-c", script, str(daemon.mountpoint / "proc/uptime"), str(count)]
+        subprocess.run(arguments, check=True, timeout=300)
+
+    containers(500)
+    time.sleep(0.5)
+    before = server.num_fds(), server.num_threads(), server.memory_info().rss
+    containers(10_000)
+    time.sleep(0.5)
+    after = server.num_fds(), server.num_threads(), server.memory_info().rss
+    assert after[0] <= before[0] + 10
+    assert after[1] <= before[1] + 2
+    assert after[2] <= before[2] + 2 * MIB
+
+
+def _cpu_time(box: Sandbox) -> tuple[float, float]:
+    """User and system seconds, as the cgroup's own files say."""
+    usage = box.cgroup("cpuacct") / "cpuacct.usage_all"
+    with contextlib.suppress(OSError):
+        numbers = [line.split() for line in usage.read_text().splitlines()[1:]]
+        return sum(int(user) for _, user, _ in numbers) / 1e9, sum(int(system) for _, _, system in numbers) / 1e9
+    stat = dict(line.split() for line in (box.cgroup("cpu") / "cpu.stat").read_text().splitlines())
+    return int(stat["user_usec"]) / 1e6, int(stat["system_usec"]) / 1e6
+
+
+def _line(text: str, name: str) -> str:
+    return next(line.split()[1] for line in text.splitlines() if line.startswith(name))
