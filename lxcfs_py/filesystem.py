@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 _SYS_CPU = f"/{sys_cpu.DIRECTORY}"
 
+# What a view raises: the cgroup is gone, or its files hold what no kernel writes, such as numbers beyond all bounds.
+_UNREADABLE = (OSError, ValueError, ArithmeticError)
+
 _MAX_TEXT_BYTES = 64 << 20
 """What the texts of open files may take together: a container can open as many files as it likes."""
 
@@ -117,11 +120,8 @@ class Filesystem:
         if _is_below(path, _SYS_CPU):
             self._check_cpu(path)
             relative = path[len(_SYS_CPU) + 1 :]
-            container = self._container()
             names = [
-                name
-                for name in self._host.cpu_names(relative)
-                if relative or sys_cpu.visible(name, container, self._host, self.config)
+                name for name in self._host.cpu_names(relative) if relative or self._sees_cpu(f"{_SYS_CPU}/{name}")
             ]
         else:
             names = sorted({_child(name, path) for name in self.config.files.enabled if _is_below(f"/{name}", path)})
@@ -180,7 +180,12 @@ class Filesystem:
     def _sees_cpu(self, path: str) -> bool:
         """Tell whether the caller sees the CPU that a path is of, if it is of one."""
         relative = path[len(_SYS_CPU) + 1 :]
-        return not relative.startswith("cpu") or sys_cpu.visible(relative, self._container(), self._host, self.config)
+        if not relative.startswith("cpu"):
+            return True
+        try:
+            return sys_cpu.visible(relative, self._container(), self._host, self.config)
+        except _UNREADABLE:  # then what is read is the host's too
+            return True
 
     def _check_cpu(self, path: str) -> None:
         if path.startswith(_SYS_CPU) and not self._sees_cpu(path):
@@ -196,13 +201,13 @@ class Filesystem:
         if container is not None:
             try:
                 return self._text(name, container)
-            except (OSError, ValueError):
+            except _UNREADABLE:
                 # Its cgroup may have gone away in the middle, because it was moved to another one: look again.
                 self._containers.forget(self._caller())
                 container = self._container()
         try:
             return self._text(name, container)
-        except (OSError, ValueError) as error:
+        except _UNREADABLE as error:
             if container is None:
                 raise
             self.failures += 1

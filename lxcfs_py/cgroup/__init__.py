@@ -14,6 +14,7 @@ from typing import Callable, Optional, Protocol, TypeVar, Union
 from lxcfs_py.cgroup import v1, v2
 from lxcfs_py.cgroup.layout import Layout, Paths
 from lxcfs_py.cgroup.tree import Levels
+from lxcfs_py.kernelfile import KernelDirectory
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -114,8 +115,10 @@ class Cgroup:
 def open_cgroup(layout: Layout, paths: Paths, proc: str = "/proc") -> Cgroup:
     """Return the cgroup at `paths`; its files are opened when they are first read."""
 
+    own: dict[str, KernelDirectory] = {}
+
     def levels(controller: str, version: int) -> Levels:
-        return layout.levels(controller, paths) if layout.version(controller) == version else ()
+        return layout.levels(controller, paths, own) if layout.version(controller) == version else ()
 
     def pick(old: Callable[[Levels], A], name1: str, new: Callable[[Levels], B], name2: str) -> Union[A, B, None]:
         if levels(name1, 1):

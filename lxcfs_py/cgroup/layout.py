@@ -47,21 +47,27 @@ class Layout:
         hierarchy = self.hierarchies.get(controller)
         return hierarchy.version if hierarchy else 0
 
-    def levels(self, controller: str, paths: Paths) -> Levels:
+    def levels(self, controller: str, paths: Paths, own: dict[str, KernelDirectory]) -> Levels:
         """Return a cgroup's directory and its ancestors', none for the root or a controller that is not mounted.
 
-        Containers share the objects of the ancestors that they have in common.
+        `own` holds the directories that are this cgroup's alone. Those of its ancestors are shared by all that have
+        them in common; its own are not, for another cgroup may stand at the same path later.
         """
         hierarchy = self.hierarchies.get(controller)
         if hierarchy is None:
             return ()
         path = paths.get(controller if hierarchy.version == 1 else "", "/")
         directory = hierarchy.directory(path)
-        found = []
+        ancestors = []
         while len(directory) > len(hierarchy.mountpoint):
-            found.append(self._shared(directory))
+            ancestors.append(directory)
             directory = directory[: directory.rindex("/")]
-        return tuple(found[-_MAX_LEVELS:])
+        if not ancestors:
+            return ()
+        first, *rest = ancestors
+        if first not in own:
+            own[first] = KernelDirectory(first)
+        return (own[first], *map(self._shared, rest[-_MAX_LEVELS:]))
 
     def _shared(self, path: str) -> KernelDirectory:
         directory = self._directories.get(path)

@@ -119,7 +119,10 @@ class Cpuset:
 
 
 class Io:
-    """The blkio controller's counts, kept by its throttling layer whether or not anything is throttled."""
+    """The blkio controller's counts, kept by its throttling layer.
+
+    Since Linux 6.10 or so it counts the I/O of a disk only once some cgroup has had a limit for that disk.
+    """
 
     __slots__ = ("_levels",)
 

@@ -36,12 +36,12 @@ def render(container: Container, host: Host, config: Config) -> bytes:
 
     total = host_total = field(text, b"MemTotal")
     limit, free = memory.room()
-    available = free + sum([int(stat.get(key, 0)) for key in memory.available])
     if limit is None or limit >= host_total:
-        free = field(text, b"MemFree")
-        available = min(available + free, field(text, b"MemAvailable"))
+        # What the host has left, its own reclaimable pages included, is all there for an unlimited container.
+        free, available = field(text, b"MemFree"), field(text, b"MemAvailable")
     else:
         total = limit
+        available = free + sum([int(stat.get(key, 0)) for key in memory.available])
     free = min(free, total)
     swap_total, swap_used = swap(container.cgroup, text, config)
     kib["MemTotal"] = total >> 10
