@@ -39,7 +39,7 @@ lint: .venv/.installed ## ruff, mypy, and vermin for Python 3.9
 	.venv/bin/mypy
 	.venv/bin/vermin --quiet --target=3.9- --no-tips --violations lxcfs_py tests bench
 
-demo: .venv/.installed apt-test ## what a container sees with and without the views
+demo: .venv/.installed apt-test-fast ## what a container sees with and without the views
 	./demo
 
 bench: .venv/.installed apt-bench ## side by side with the C program lxcfs

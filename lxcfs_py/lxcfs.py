@@ -38,7 +38,8 @@ def main(argv: Optional[list[str]] = None) -> int:
     logging.basicConfig(format="lxcfs: %(levelname)s: %(message)s")
     pidfile: Path = arguments.pidfile or arguments.runtime_dir / "lxcfs.pid"
     serve = partial(_serve, _configuration(arguments), pidfile.absolute())
-    if arguments.foreground or arguments.debug:
+    # systemd follows the process that it has started: units of the C program do without -f.
+    if arguments.foreground or arguments.debug or service.is_started_by_systemd():
         return serve(lambda: None)
     return _in_background(serve)
 

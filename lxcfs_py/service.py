@@ -133,7 +133,7 @@ def _start_kernel(config: Config) -> tuple[Service, Engine]:
         server.start()
     except session.SessionError as error:
         raise MountError(str(error)) from None
-    kept_for_successor = session.store_with_systemd(kept) and _is_started_by_systemd()
+    kept_for_successor = session.store_with_systemd(kept) and is_started_by_systemd()
     session.offer(kept, lambda: server.stop("another server has taken over"))
     if resumed:
         log.info("resumed the mount of a server before this one")
@@ -254,7 +254,7 @@ def _may_mount() -> bool:
     return bool(int(capabilities.split()[1], 16) >> 21 & 1)
 
 
-def _is_started_by_systemd() -> bool:
+def is_started_by_systemd() -> bool:
     """Tell whether systemd itself has started this process, so that it knows whether there will be a successor."""
     return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
 
