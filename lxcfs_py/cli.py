@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import faulthandler
 import logging
 import os
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from lxcfs_py import __version__, mounts, sandbox, service
+from lxcfs_py import __version__, control, lastgood, mountpoint, mounts, sandbox, service, systemd, users
 from lxcfs_py import config as configuration
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.engine import session
@@ -33,7 +34,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return int(options.command(options))
     except ConfigError as error:
         print(*error.errors, sep="\n", file=sys.stderr)
-    except (CommandError, mounts.MountsError, sandbox.SandboxError, service.ServiceError) as error:
+    except (
+        CommandError,
+        control.ControlError,
+        mounts.MountsError,
+        sandbox.SandboxError,
+        service.ServiceError,
+    ) as error:
         print(f"lxcfs-py: {error}", file=sys.stderr)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # who reads our output has seen enough
@@ -81,6 +88,21 @@ def _parser() -> argparse.ArgumentParser:
     bound.add_argument("runtime", choices=mounts.RUNTIMES, help="in whose terms")
     bound.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
     bound.set_defaults(command=_mounts)
+
+    reload = commands.add_parser("reload", help="let the daemon read its configuration anew, and say how that went")
+    reload.add_argument("--config", metavar="FILE", help=f"the daemon's (default: {CONFIG_PATH})")
+    reload.set_defaults(command=_reload)
+
+    unmount = commands.add_parser("unmount", help="take the mount away, and say who loses it")
+    unmount.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
+    unmount.add_argument(
+        "--unless-restarting", metavar="UNIT", help="leave it where systemd is about to start this unit again"
+    )
+    unmount.set_defaults(command=_unmount)
+
+    used = commands.add_parser("users", help="print who has files of the mount, or of another like it, mounted")
+    used.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
+    used.set_defaults(command=_users)
     return parser
 
 
@@ -104,11 +126,32 @@ def _run(options: argparse.Namespace) -> int:
         return session.keep([sys.executable, "-m", "lxcfs_py", "run", *arguments])
     logging.basicConfig(format="lxcfs-py: %(levelname)s: %(message)s", stream=sys.stderr)
 
+    faulthandler.enable()  # the watchdog's SIGABRT leaves in the log where every thread was
+    path = os.path.abspath(options.config or CONFIG_PATH)
+
     def load() -> Config:
         config = load_config(options.config)
         return dataclasses.replace(config, mountpoint=os.path.abspath(options.mountpoint or config.mountpoint))
 
-    return service.serve(load(), ready=lambda: None, reload=load)
+    def reload() -> Config:
+        config = load()
+        lastgood.remember(path, config)
+        return config
+
+    try:
+        config = load()
+    except ConfigError as error:
+        before = lastgood.recall(path) if systemd.keeps_a_session() else None
+        if before is None:
+            raise
+        config = before
+        logging.error("%s; serving with the configuration of before, because containers use the mount", error)
+    return service.serve(
+        config,
+        ready=lambda: lastgood.remember(path, config),
+        reload=reload,
+        control_path=mountpoint.runtime_file(path, "control"),
+    )
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -143,3 +186,50 @@ def _try(options: argparse.Namespace) -> int:
 def _mounts(options: argparse.Namespace) -> int:
     print(mounts.snippet(options.runtime, load_config(options.config)), end="")
     return 0
+
+
+def _reload(options: argparse.Namespace) -> int:
+    path = os.path.abspath(options.config or CONFIG_PATH)
+    socket = mountpoint.runtime_file(path, "control")
+    if socket is None:
+        raise CommandError("only root may ask the daemon to reload")
+    try:
+        errors, remarks = control.ask(socket)
+    except control.ControlError as error:
+        raise CommandError(f"{path} was not reloaded: {error}") from None
+    print(*errors, *remarks, sep="\n", end="\n" if errors or remarks else "", file=sys.stderr)
+    if errors:
+        print(f"lxcfs-py: {path} was not reloaded; the daemon goes on with what it had", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def _unmount(options: argparse.Namespace) -> int:
+    unit = options.unless_restarting
+    if unit and systemd.will_be_started_again(unit):
+        return 0
+    path = _mountpoint_even_if_broken(options.config)
+    losing = [user for user in users.find(path) if user.device == users.device(path)]
+    while is_mounted(path):
+        session.unmount(path)
+    if losing:
+        print(
+            f"lxcfs-py: files of {path} are still mounted in the containers of "
+            f"{', '.join(f'process {user.pid} ({user.command})' for user in losing)}: without a server, reading them "
+            "fails with 'Transport endpoint is not connected' until the containers are restarted",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _users(options: argparse.Namespace) -> int:
+    for user in users.find(_mountpoint_even_if_broken(options.config)):
+        print(user.pid, user.command, user.path, "unserved" if users.is_unserved(user) else "served", sep="\t")
+    return 0
+
+
+def _mountpoint_even_if_broken(path: Optional[str]) -> str:
+    """Return the mountpoint of a configuration, of the one before where that has errors."""
+    try:
+        return load_config(path).mountpoint
+    except ConfigError:
+        return (lastgood.recall(os.path.abspath(path or CONFIG_PATH)) or Config()).mountpoint

@@ -35,6 +35,9 @@ _NS_GET_PID_FROM_PIDNS = 0x8004B706
 # One container is some kilobytes and up to 20 descriptors.
 MAX_CONTAINERS = 4096
 
+# What the kernel says of a process that is gone, or that only its parent has still to be told of.
+_ENDED = (ProcessLookupError, FileNotFoundError)
+
 _REFRESH_SECONDS = 1.0
 _MAX_PROCESSES_EXAMINED = 64
 
@@ -70,7 +73,7 @@ class Container:
         self.cgroup: Cgroup
         self.refresh()
         self.start = _start_time(self._proc.read("stat"))
-        self.account = Account(ledger, f"{os.fstat(self.namespace).st_ino}:{self.start}")
+        self.account = Account(ledger, f"{os.fstat(self.namespace).st_ino}:{pid}:{self.start}")
         self.load = Load(sampler, self.states)
 
     def __del__(self) -> None:
@@ -92,11 +95,6 @@ class Container:
     def states(self) -> tuple[int, int, int]:
         """Return how many of the container's tasks run, are blocked, and exist."""
         return self.cgroup.tasks.states() if self.cgroup.tasks else (0, 0, 0)
-
-    def close(self) -> None:
-        """Say that the container has ended. What reads it still keeps its descriptors until it is done."""
-        self.load.close()
-        self.account.close()
 
 
 class Containers:
@@ -132,7 +130,7 @@ class Containers:
             if container is None:
                 return self._add_namespace(pid, namespace)
             if time.monotonic() - container.checked > _REFRESH_SECONDS:
-                with contextlib.suppress(ProcessLookupError):  # it is ending; its last readers still see it
+                with contextlib.suppress(*_ENDED):  # its last readers still see it
                     container.refresh()
         except OSError as error:
             self._count_unplaced(pid, error)
@@ -151,6 +149,7 @@ class Containers:
             container = self._watched.get(fd)
             if container is not None:
                 self._drop(container)
+                container.account.close()
 
     def _of_host_process(self, pid: int) -> Optional[Container]:
         if os.stat(f"/proc/{pid}/ns/mnt").st_ino in self._host_mounts:
@@ -158,10 +157,12 @@ class Containers:
         text = Path(f"/proc/{pid}/cgroup").read_bytes()
         container = self._by_cgroup.get(text)
         if container is not None and time.monotonic() - container.checked > _REFRESH_SECONDS:
-            container.refresh()
-            if container.cgroup_text != text:
-                self._drop(container)
-                container = None
+            with contextlib.suppress(*_ENDED):  # others in its cgroup go on
+                container.refresh()
+                if container.cgroup_text == text:
+                    return container
+            self._drop(container)
+            container = None
         return container or self._add_cgroup(pid, text)
 
     def _add_namespace(self, pid: int, namespace: int) -> Container:
@@ -184,7 +185,7 @@ class Containers:
             container = self._by_cgroup.get(text)
             if container is None:
                 tasks = open_cgroup(self._layout, paths).tasks
-                init = _oldest(tasks.pids() if tasks else [pid], default=pid)
+                init = _oldest(tasks.pids() if tasks else [pid], text, default=pid)
                 container = Container(init, self._layout, self._ledger, self._sampler)
                 self._watch(container)
                 self._by_cgroup[text] = container
@@ -192,18 +193,21 @@ class Containers:
 
     def _watch(self, container: Container) -> None:
         while len(self._watched) >= MAX_CONTAINERS:
-            self._drop(min(self._watched.values(), key=lambda known: known.checked))
+            self._drop(min(list(self._watched.values()), key=lambda known: known.checked))
         self._exits.register(container.pidfd, select.EPOLLIN)
         self._watched[container.pidfd] = container
 
     def _drop(self, container: Container) -> None:
+        """Forget a container. What reads it still keeps its descriptors until it is done."""
         if self._watched.pop(container.pidfd, None) is None:
             return
         self._exits.unregister(container.pidfd)
         self._by_namespace.pop(os.fstat(container.namespace).st_ino, None)
-        if self._by_cgroup.get(container.cgroup_text) is container:
-            del self._by_cgroup[container.cgroup_text]
-        container.close()
+        # Its init may have moved to another cgroup than the one that it was found by.
+        for text, known in list(self._by_cgroup.items()):
+            if known is container:
+                self._by_cgroup.pop(text, None)
+        container.load.close()
 
     def _count_unplaced(self, pid: int, error: OSError) -> None:
         self.unplaced += 1
@@ -300,11 +304,13 @@ def _start_time(stat: bytes) -> int:
     return int(_stat_fields(stat)[19]) * NS_PER_TICK
 
 
-def _oldest(pids: list[int], default: int) -> int:
-    """Return the process that was started first."""
+def _oldest(pids: list[int], cgroup: bytes, default: int) -> int:
+    """Return the process that was started first, of those whose /proc/PID/cgroup is that text."""
     oldest, first = default, None
     for pid in pids[:_MAX_PROCESSES_EXAMINED]:
         try:
+            if Path(f"/proc/{pid}/cgroup").read_bytes() != cgroup:
+                continue
             start = _start_time(Path(f"/proc/{pid}/stat").read_bytes())
         except OSError:
             continue

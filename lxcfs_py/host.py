@@ -58,9 +58,14 @@ class Host:
                 self._proc.read(name)
         self._cpu.get("online")
         self.meminfo_layout = self._proc.get("meminfo") or b""
+        self.memory_total = int((self.meminfo_layout.split(None, 2)[1:2] or [b"0"])[0]) << 10
         self.overcommit_ratio = int(self._proc.get("sys/vm/overcommit_ratio") or 50)
-        # Blocks differ by some digits.
-        self._cpuinfo_block = max(map(len, self._proc.read_records("cpuinfo").split(b"\n\n"))) + 32
+        cpuinfo = self._proc.read_records("cpuinfo")
+        self._cpuinfo_block = max(map(len, cpuinfo.split(b"\n\n"))) + 32  # they differ by some digits
+        # By the CPU's own counters (x86), or by a cpufreq driver.
+        self._measures_frequency = b" aperfmperf" in cpuinfo or os.path.exists(f"{self._cpu.path}/cpu0/cpufreq")
+        self._cpuinfo: dict[int, bytes] = {}
+        self._cpuinfo_of: Optional[bytes] = None
 
     def text(self, name: str) -> bytes:
         """Return the machine's own text of a file, by its name as in "proc/meminfo". OSError where there is none."""
@@ -71,11 +76,23 @@ class Host:
     def cpuinfo(self, count: int) -> dict[int, bytes]:
         """Return the blocks of /proc/cpuinfo by CPU number, at least those of the CPUs below `count`.
 
-        The file is long on a large machine, and the kernel renders no more of it than is read.
+        The file is long on a large machine, and the kernel renders no more of it than is read. Where the kernel does not
+        measure the CPUs' frequency, nothing in it changes as long as the same CPUs are online.
         """
-        text = self._proc.read_records("cpuinfo", count * self._cpuinfo_block)
-        blocks = _cpuinfo_blocks(text)
-        return blocks if count - 1 in blocks else _cpuinfo_blocks(self._proc.read_records("cpuinfo"))
+        if self._measures_frequency:
+            text = self._proc.read_records("cpuinfo", count * self._cpuinfo_block)
+            blocks = _cpuinfo_blocks(text)
+            return blocks if count - 1 in blocks else _cpuinfo_blocks(self._proc.read_records("cpuinfo"))
+        online = self._cpu.get("online")
+        if online != self._cpuinfo_of:
+            self._cpuinfo = _cpuinfo_blocks(self._proc.read_records("cpuinfo"))
+            self._cpuinfo_of = online
+        return self._cpuinfo
+
+    def swap_total(self) -> int:
+        """Return the size of all swap areas in bytes, from /proc/swaps, which costs less to read than /proc/meminfo."""
+        areas = self._proc.read("swaps").splitlines()[1:]
+        return sum(int(area.split()[-3]) << 10 for area in areas)
 
     def online(self) -> tuple[int, ...]:
         """Return the numbers of the CPUs that are online."""

@@ -25,7 +25,12 @@ class Mount(NamedTuple):
 
 def read(root: str = "") -> Iterator[Mount]:
     """Yield the mounts, the upper ones of a mountpoint last. `root` is put before /proc, for a recorded system."""
-    for line in Path(f"{root}/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+    return parse(Path(f"{root}/proc/self/mountinfo").read_text(errors="surrogateescape"))
+
+
+def parse(mountinfo: str) -> Iterator[Mount]:
+    """Yield the mounts of a mountinfo file, as proc(5) has it."""
+    for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         _, _, device, shown, mountpoint, *_ = before.split(" ")
         fstype, _, options = after.split(" ", 2)

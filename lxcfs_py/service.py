@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-from lxcfs_py import metrics, mountpoint, syscalls
+from lxcfs_py import control, metrics, mountpoint, syscalls, systemd, watchdog
 from lxcfs_py.accounting import Ledger
 from lxcfs_py.cgroup.layout import find as find_hierarchies
 from lxcfs_py.config import Config, ConfigError
@@ -44,6 +44,8 @@ class ServiceError(Exception):
 class Engine:
     """An engine that runs, as the service sees it."""
 
+    name: str
+
     wait: Callable[[], str]
     """Blocks until the engine has ended; returns the reason."""
 
@@ -52,6 +54,9 @@ class Engine:
 
     invalidate: Callable[[str], None]
     """Makes the kernel forget a path."""
+
+    stuck: watchdog.Check
+    """Says which of its workers do not answer."""
 
 
 class Service:
@@ -63,24 +68,37 @@ class Service:
         ledger = Ledger(mountpoint.runtime_file(config.mountpoint, "counters"))
         self.containers = Containers(find_hierarchies(), ledger, self.sampler)
         host = Host(proc=mountpoint.uncovered_proc(config.mountpoint))
-        self.filesystem = Filesystem(host, self.containers, config, caller, texts)
+        self.filesystem = Filesystem(host, self.containers, config, _may_hang(caller), texts)
         self.sampler.start()
 
 
-def serve(config: Config, ready: Callable[[], None], reload: Optional[Callable[[], Config]] = None) -> int:
+def serve(
+    config: Config,
+    ready: Callable[[], None],
+    reload: Optional[Callable[[], Config]] = None,
+    control_path: Optional[str] = None,
+) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code.
 
     `ready` is called once the mount answers. SIGHUP takes what `reload` returns, and keeps what there was where that
-    raises ConfigError. ServiceError when the daemon cannot start.
+    raises ConfigError; who asks at the socket `control_path` is told how that went. ServiceError when the daemon cannot
+    start.
     """
+    unit = systemd.Unit()
+    logging.getLogger().addHandler(unit.problems)
     logging.getLogger().setLevel(config.log.level.upper())
     _raise_descriptor_limit()
-    name, why = choose_engine(config.fuse.engine)
+    resumes = systemd.keeps_a_session()
+    if resumes:
+        name, why = "kernel", "the mount of the server before this one goes on"
+    else:
+        name, why = choose_engine(config.fuse.engine)
     log.info("engine %s: %s", name, why)
     with _signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as (signals, wake):
         try:
             service, engine = (_start_kernel if name == "kernel" else _start_fusepy)(config)
-            stop_metrics = metrics.listen(config.metrics.listen, service.filesystem, service.containers)
+            config = service.filesystem.config
+            stop_metrics = _listen_for_metrics(service, resumes)
         except (MountError, metrics.MetricsError) as error:
             raise ServiceError(str(error)) from None
         ended: list[str] = []
@@ -93,7 +111,9 @@ def serve(config: Config, ready: Callable[[], None], reload: Optional[Callable[[
         _wait_until_it_answers(config.mountpoint, ended)
         log.info("serving %d files at %s", len(config.files.enabled), config.mountpoint)
         ready()
-        _run(service, engine, signals, reload)
+        unit.ready(_status(service, engine.name))
+        _run(service, engine, unit, signals, reload, control_path)
+        unit.stopping()
         stop_metrics()
         if not ended:
             engine.stop()
@@ -128,6 +148,9 @@ def _start_kernel(config: Config) -> tuple[Service, Engine]:
         if kept is None:
             mountpoint.prepare(config.mountpoint)
             kept = session.create(config.mountpoint)
+        elif kept.mountpoint != config.mountpoint:
+            log.warning("%s is in use and stays the mountpoint until the service is stopped", kept.mountpoint)
+            config = dataclasses.replace(config, mountpoint=kept.mountpoint)
         service = Service(config, kernel.caller, kept.texts)
         server = kernel.Server(service.filesystem, kept, config.fuse.threads, known)
         server.start()
@@ -145,7 +168,7 @@ def _start_kernel(config: Config) -> tuple[Service, Engine]:
         if not kept_for_successor:
             session.unmount(config.mountpoint)
 
-    return service, Engine(server.wait, stop, server.invalidate)
+    return service, Engine("kernel", server.wait, stop, server.invalidate, watchdog.of_workers(kept.slots))
 
 
 def _start_fusepy(config: Config) -> tuple[Service, Engine]:
@@ -161,7 +184,7 @@ def _start_fusepy(config: Config) -> tuple[Service, Engine]:
 
     def run() -> None:
         try:
-            fusepy.FUSE(service.filesystem, config.mountpoint, config.fuse.threads)
+            fusepy.FUSE(service.filesystem, config.mountpoint)
         except RuntimeError as error:
             reason[0] = f"libfuse ended with {error}"
         ended.set()
@@ -178,27 +201,87 @@ def _start_fusepy(config: Config) -> tuple[Service, Engine]:
         # A container that has files of the mount bound keeps it: it ends with this process.
         ended.wait(_STOP_SECONDS)
 
-    return service, Engine(wait, stop, lambda _: None)
+    return service, Engine("fusepy", wait, stop, lambda _: None, watchdog.of_mount(config.mountpoint))
 
 
-def _run(service: Service, engine: Engine, signals: socket.socket, reload: Optional[Callable[[], Config]]) -> None:
+def _run(
+    service: Service,
+    engine: Engine,
+    unit: systemd.Unit,
+    signals: socket.socket,
+    reload: Optional[Callable[[], Config]],
+    control_path: Optional[str],
+) -> None:
     """Do what comes up beside serving, until a signal says to stop or the engine has ended."""
-    with selectors.DefaultSelector() as selector:
+
+    def reloaded() -> tuple[list[str], list[str]]:
+        unit.reloading()
+        result = _reload(service, engine, reload) if reload else ([], [])
+        unit.ready(_status(service, engine.name))
+        return result
+
+    patience = systemd.watchdog_seconds()
+    with contextlib.ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
         selector.register(signals, selectors.EVENT_READ)
         selector.register(service.containers, selectors.EVENT_READ)
+        requests = _listen_for_requests(control_path)
+        if requests:
+            selector.register(stack.enter_context(requests), selectors.EVENT_READ)
         while True:
-            for key, _ in selector.select():
+            for key, _ in selector.select(patience and patience / 4):
                 if key.fileobj is service.containers:
                     service.containers.reap()
-                    continue
-                for number in signals.recv(64):
-                    if number in (signal.SIGTERM, signal.SIGINT, _ENDED):
+                elif key.fileobj is requests:
+                    control.answer(requests, reloaded)
+                else:
+                    numbers = signals.recv(64)
+                    if not {signal.SIGTERM, signal.SIGINT, _ENDED}.isdisjoint(numbers):
                         return
-                    if number == signal.SIGHUP and reload:
-                        _reload(service, engine, reload)
+                    reloaded()
+            if patience:
+                _attend(engine, unit, patience)
+            unit.status(_status(service, engine.name))
 
 
-def _reload(service: Service, engine: Engine, reload: Callable[[], Config]) -> None:
+def _attend(engine: Engine, unit: systemd.Unit, patience: float) -> None:
+    """Feed the watchdog, unless a worker does not answer: then systemd starts another server, which answers."""
+    stuck = engine.stuck(patience / 2)
+    if stuck:
+        log.error("%s: left to the watchdog", stuck)
+    else:
+        unit.feed_watchdog()
+
+
+def _status(service: Service, engine: str) -> str:
+    config = service.filesystem.config
+    return (
+        f"Serving {len(config.files.enabled)} files at {config.mountpoint}, engine {engine}, "
+        f"{len(service.containers)} containers seen"
+    )
+
+
+def _listen_for_requests(path: Optional[str]) -> Optional[socket.socket]:
+    try:
+        return control.listen(path) if path else None
+    except OSError as error:
+        log.warning("nobody can ask for a reload at %s (%s); SIGHUP does it", path, error.strerror)
+        return None
+
+
+def _listen_for_metrics(service: Service, resumes: bool) -> Callable[[], None]:
+    """Serve metrics. MetricsError when that cannot be and nobody depends on the mount yet."""
+    try:
+        return metrics.listen(service.filesystem.config.metrics.listen, service.filesystem, service.containers)
+    except metrics.MetricsError as error:
+        if not resumes:
+            raise
+        log.error("there are no metrics: %s", error)
+        return lambda: None
+
+
+def _reload(service: Service, engine: Engine, reload: Callable[[], Config]) -> tuple[list[str], list[str]]:
+    """Take a new configuration; return the errors because of which it was not taken, and remarks."""
     filesystem = service.filesystem
     old = filesystem.config
     try:
@@ -206,10 +289,15 @@ def _reload(service: Service, engine: Engine, reload: Callable[[], Config]) -> N
     except ConfigError as error:
         for sentence in error.errors:
             log.error("%s", sentence)
-        log.error("the configuration was not reloaded; the old one stays")
-        return
-    if (new.mountpoint, new.fuse, new.metrics) != (old.mountpoint, old.fuse, old.metrics):
-        log.warning("a change of mountpoint, [fuse] or [metrics] needs a restart; the rest is reloaded")
+        log.info("the configuration was not reloaded; the old one stays")
+        return error.errors, []
+    remarks = []
+    if (new.mountpoint, new.fuse.engine) != (old.mountpoint, old.fuse.engine):
+        remarks.append("mountpoint and fuse.engine stay what they are until the service is stopped and started")
+    if (new.fuse.threads, new.metrics) != (old.fuse.threads, old.metrics):
+        remarks.append("fuse.threads and metrics.listen stay what they are until the service is restarted")
+    for remark in remarks:
+        log.warning("%s", remark)
     hidden = filesystem.hidden()
     filesystem.config = dataclasses.replace(new, mountpoint=old.mountpoint, fuse=old.fuse, metrics=old.metrics)
     service.sampler.interval = new.loadavg.interval
@@ -217,6 +305,7 @@ def _reload(service: Service, engine: Engine, reload: Callable[[], Config]) -> N
     for path in filesystem.hidden() - hidden:
         engine.invalidate(path)
     log.info("the configuration was reloaded")
+    return [], remarks
 
 
 @contextlib.contextmanager
@@ -263,3 +352,18 @@ def _raise_descriptor_limit() -> None:
     """Allow as many descriptors as may be had: each container takes some."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _may_hang(caller: Callable[[], int]) -> Callable[[], int]:
+    """Return `caller`; for tests, one that hangs a worker when there is the file that LXCFS_PY_TEST_HANG names."""
+    flag = os.environ.get("LXCFS_PY_TEST_HANG")
+    if not flag:
+        return caller
+
+    def hangs() -> int:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(flag)
+            threading.Event().wait()
+        return caller()
+
+    return hangs

@@ -23,19 +23,11 @@ B = TypeVar("B")
 class Memory(Protocol):
     """The memory controller. All figures in bytes."""
 
-    @property
-    def fields(self) -> Mapping[str, tuple[bytes, ...]]:
-        """For a field of /proc/meminfo, the keys of `stat` that add up to it."""
-
-    @property
-    def available(self) -> tuple[bytes, ...]:
-        """The keys of `stat` that, with free memory, add up to MemAvailable."""
-
     def room(self) -> tuple[Optional[int], int]:
         """Return the smallest limit, and the least that any limited level has left (0 where nothing is limited)."""
 
-    def stat(self) -> Mapping[bytes, bytes]:
-        """Return the fields of memory.stat, that count the cgroup and those below it."""
+    def stat(self) -> dict[str, int]:
+        """Return what memory.stat says of the cgroup and those below it, under the names of /proc/meminfo."""
 
     def swap(self) -> tuple[Optional[int], int]:
         """Return the swap limit and the swap in use."""

@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 import threading
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 # <linux/netlink.h>, <linux/genetlink.h>, <linux/cgroupstats.h>
 _NETLINK_GENERIC = 16
@@ -28,15 +28,16 @@ _ATTRIBUTE = struct.Struct("=HH")
 _FD = struct.Struct("=I")
 _STATES = struct.Struct("=5Q")  # cgroupstats: sleeping, running, stopped, uninterruptible, waiting for I/O
 
-_local = threading.local()
+# One socket for all: with libfuse, every request is run by what Python takes for a new thread.
+_asking = threading.Lock()
+_connection: Optional[tuple[socket.socket, int]] = None
 
 
 class Count(NamedTuple):
-    """Tasks by state."""
+    """Tasks by state. There is none for all: the kernel leaves out those whose sleep is a freezable one (Linux 6.1)."""
 
     running: int
     blocked: int
-    total: int
 
 
 def count(directory: int) -> Count:
@@ -44,18 +45,20 @@ def count(directory: int) -> Count:
 
     `directory` is a descriptor of its directory. OSError when the kernel refuses.
     """
-    try:
-        connection, family = _local.connection
-    except AttributeError:
-        connection, family = _local.connection = _connect()
-    answer = _ask(connection, family, _CGROUPSTATS_CMD_GET, _CGROUPSTATS_CMD_ATTR_FD, _FD.pack(directory))
-    sleeping, running, stopped, blocked, _ = _STATES.unpack_from(answer, _HEADER.size + _ATTRIBUTE.size)
-    return Count(running, blocked, sleeping + running + stopped + blocked)
+    global _connection
+    with _asking:
+        if _connection is None:
+            _connection = _connect()
+        answer = _ask(*_connection, _CGROUPSTATS_CMD_GET, _CGROUPSTATS_CMD_ATTR_FD, _FD.pack(directory))
+    _, running, _, uninterruptible, io_wait = _STATES.unpack_from(answer, _HEADER.size + _ATTRIBUTE.size)
+    # Who waits for I/O and may be killed is counted by the last figure alone.
+    return Count(running, uninterruptible + io_wait)
 
 
 def _connect() -> tuple[socket.socket, int]:
     connection = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_GENERIC)
-    connection.settimeout(1)
+    # Not settimeout, with which Python asks poll(2) before each call.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 1, 0))
     answer = _ask(connection, _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _CTRL_ATTR_FAMILY_NAME, b"TASKSTATS\0")
     offset = _HEADER.size
     while offset < len(answer):

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from operator import itemgetter
+from typing import Callable
 
 from lxcfs_py.kernelfile import KernelDirectory
 
 Levels = tuple[KernelDirectory, ...]
 """A cgroup's directory and its ancestors', the cgroup's own first, without the root of the hierarchy."""
+
+# id of the wanted keys, which are constants -> the keys that the text had, and what picks out the numbers
+_positions: dict[int, tuple[list[bytes], Callable[[list[bytes]], tuple[bytes, ...]]]] = {}
 
 # A container may make as many cgroups as it likes; what is looked at for it is bounded.
 _MAX_CGROUPS = 256
@@ -51,3 +56,19 @@ def stat_fields(text: bytes) -> Mapping[bytes, bytes]:
     """Parse lines of a key and a number."""
     words = text.split()
     return dict(zip(words[::2], words[1::2]))
+
+
+def pick_fields(text: bytes, wanted: Mapping[str, bytes]) -> dict[str, int]:
+    """Parse lines of a key and a number; return the wanted ones by the names they are wanted for, 0 for a missing one.
+
+    The kernel writes the same keys in the same order every time: where they stand is found once.
+    """
+    words = text.split()
+    keys = words[::2]
+    known = _positions.get(id(wanted))
+    if known is None or known[0] != keys:
+        # A number that stands behind the last word is that of a missing key.
+        places = [2 * keys.index(key) + 1 if key in keys else len(words) for key in wanted.values()]
+        known = _positions[id(wanted)] = (keys, itemgetter(*places))
+    words.append(b"0")
+    return dict(zip(wanted, map(int, known[1](words))))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Optional
 
 from lxcfs_py.cgroup import taskstats
-from lxcfs_py.cgroup.tree import Levels, own_processes, stat_fields, subtree
+from lxcfs_py.cgroup.tree import Levels, own_processes, pick_fields, subtree
 
 # "No limit" is the largest number of whole pages in a signed long, which depends on the page size.
 _UNLIMITED = 1 << 62
@@ -17,24 +17,21 @@ class Memory:
 
     __slots__ = ("_levels",)
 
-    fields: Mapping[str, tuple[bytes, ...]] = {
-        "SwapCached": (b"total_swapcached",),
-        "Cached": (b"total_cache",),
-        "Active": (b"total_active_anon", b"total_active_file"),
-        "Inactive": (b"total_inactive_anon", b"total_inactive_file"),
-        "Active(anon)": (b"total_active_anon",),
-        "Inactive(anon)": (b"total_inactive_anon",),
-        "Active(file)": (b"total_active_file",),
-        "Inactive(file)": (b"total_inactive_file",),
-        "Unevictable": (b"total_unevictable",),
-        "Dirty": (b"total_dirty",),
-        "Writeback": (b"total_writeback",),
-        "AnonPages": (b"total_rss",),
-        "Mapped": (b"total_mapped_file",),
-        "Shmem": (b"total_shmem",),
-        "AnonHugePages": (b"total_rss_huge",),
+    fields: Mapping[str, bytes] = {
+        "SwapCached": b"total_swapcached",
+        "Cached": b"total_cache",
+        "Active(anon)": b"total_active_anon",
+        "Inactive(anon)": b"total_inactive_anon",
+        "Active(file)": b"total_active_file",
+        "Inactive(file)": b"total_inactive_file",
+        "Unevictable": b"total_unevictable",
+        "Dirty": b"total_dirty",
+        "Writeback": b"total_writeback",
+        "AnonPages": b"total_rss",
+        "Mapped": b"total_mapped_file",
+        "Shmem": b"total_shmem",
+        "AnonHugePages": b"total_rss_huge",
     }
-    available = (b"total_active_file", b"total_inactive_file")
 
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
@@ -48,8 +45,8 @@ class Memory:
                 least = min(least, limit - int(level.read("memory.usage_in_bytes")))
         return (smallest, max(least, 0)) if smallest < _UNLIMITED else (None, 0)
 
-    def stat(self) -> Mapping[bytes, bytes]:
-        return stat_fields(self._levels[0].read("memory.stat"))
+    def stat(self) -> dict[str, int]:
+        return pick_fields(self._levels[0].read("memory.stat"), self.fields)
 
     def swap(self) -> tuple[Optional[int], int]:
         # memsw counts memory and swap together; without swap accounting (swapaccount=0) its files are not there.
@@ -157,7 +154,7 @@ class Hugetlb:
 
 
 class Tasks:
-    """The tasks, counted by the kernel itself with one netlink call for each cgroup."""
+    """The tasks, counted by the kernel itself, by state with one netlink call for each cgroup."""
 
     __slots__ = ("_levels",)
 
@@ -166,9 +163,8 @@ class Tasks:
 
     def states(self) -> tuple[int, int, int]:
         counts = [taskstats.count(directory) for directory in subtree(self._levels[0])]
-        if len(counts) == 1:
-            return counts[0]
-        return sum(c.running for c in counts), sum(c.blocked for c in counts), sum(c.total for c in counts)
+        total = int(self._levels[0].read("pids.current"))
+        return sum(count.running for count in counts), sum(count.blocked for count in counts), total
 
     def forked(self) -> int:
         return int(self._levels[0].get("pids.peak") or 0)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Optional
 
-from lxcfs_py.cgroup.tree import Levels, own_processes, stat_fields, subtree
+from lxcfs_py.cgroup.tree import Levels, own_processes, pick_fields, stat_fields, subtree
 
 _MAX = b"max\n"
 
@@ -22,36 +22,31 @@ class Memory:
 
     __slots__ = ("_levels",)
 
-    fields: Mapping[str, tuple[bytes, ...]] = {
-        "SwapCached": (b"swapcached",),
-        "Cached": (b"file",),
-        "Active": (b"active_anon", b"active_file"),
-        "Inactive": (b"inactive_anon", b"inactive_file"),
-        "Active(anon)": (b"active_anon",),
-        "Inactive(anon)": (b"inactive_anon",),
-        "Active(file)": (b"active_file",),
-        "Inactive(file)": (b"inactive_file",),
-        "Unevictable": (b"unevictable",),
-        "Zswap": (b"zswap",),
-        "Zswapped": (b"zswapped",),
-        "Dirty": (b"file_dirty",),
-        "Writeback": (b"file_writeback",),
-        "AnonPages": (b"anon",),
-        "Mapped": (b"file_mapped",),
-        "Shmem": (b"shmem",),
-        "KReclaimable": (b"slab_reclaimable",),
-        "Slab": (b"slab_reclaimable", b"slab_unreclaimable"),
-        "SReclaimable": (b"slab_reclaimable",),
-        "SUnreclaim": (b"slab_unreclaimable",),
-        "KernelStack": (b"kernel_stack",),
-        "PageTables": (b"pagetables",),
-        "SecPageTables": (b"sec_pagetables",),
-        "Percpu": (b"percpu",),
-        "AnonHugePages": (b"anon_thp",),
-        "ShmemHugePages": (b"shmem_thp",),
-        "FileHugePages": (b"file_thp",),
+    fields: Mapping[str, bytes] = {
+        "SwapCached": b"swapcached",
+        "Cached": b"file",
+        "Active(anon)": b"active_anon",
+        "Inactive(anon)": b"inactive_anon",
+        "Active(file)": b"active_file",
+        "Inactive(file)": b"inactive_file",
+        "Unevictable": b"unevictable",
+        "Zswap": b"zswap",
+        "Zswapped": b"zswapped",
+        "Dirty": b"file_dirty",
+        "Writeback": b"file_writeback",
+        "AnonPages": b"anon",
+        "Mapped": b"file_mapped",
+        "Shmem": b"shmem",
+        "SReclaimable": b"slab_reclaimable",
+        "SUnreclaim": b"slab_unreclaimable",
+        "KernelStack": b"kernel_stack",
+        "PageTables": b"pagetables",
+        "SecPageTables": b"sec_pagetables",
+        "Percpu": b"percpu",
+        "AnonHugePages": b"anon_thp",
+        "ShmemHugePages": b"shmem_thp",
+        "FileHugePages": b"file_thp",
     }
-    available = (b"active_file", b"inactive_file", b"slab_reclaimable")
 
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
@@ -66,8 +61,8 @@ class Memory:
                 smallest, least = (limit, left) if smallest is None else (min(smallest, limit), min(least, left))
         return smallest, least
 
-    def stat(self) -> Mapping[bytes, bytes]:
-        return stat_fields(self._levels[0].get("memory.stat") or b"")
+    def stat(self) -> dict[str, int]:
+        return pick_fields(self._levels[0].get("memory.stat") or b"", self.fields)
 
     def swap(self) -> tuple[Optional[int], int]:
         limits = _limits(self._levels, "memory.swap.max")
@@ -128,17 +123,18 @@ class Io:
         self._levels = levels
 
     def stat(self) -> Mapping[bytes, Mapping[bytes, int]]:
-        devices = {}
+        devices: dict[bytes, dict[bytes, int]] = {}
         text = self._levels[0].get("io.stat") or b""
         for line in text.splitlines():
-            # "8:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0", and more where io.cost or io.latency is in use
-            device, *pairs = line.split()
-            counts = {}
-            for pair in pairs:
-                key, _, value = pair.partition(b"=")
-                if value.isdigit():
+            # "8:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0", and more where io.cost or io.latency is in use.
+            # Linux 5.15 puts devices without figures on the next one's line: "7:1 7:0 8:0 rbytes=…"
+            counts: dict[bytes, int] = {}
+            for word in line.split():
+                key, is_count, value = word.partition(b"=")
+                if not is_count:
+                    counts = devices[word] = {}
+                elif value.isdigit():
                     counts[key] = int(value)
-            devices[device] = counts
         return devices
 
 

@@ -23,14 +23,17 @@ def caller() -> int:
     return int(_fuse.fuse_get_context()[2])
 
 
-def FUSE(operations: Any, mountpoint: str, threads: int = 1) -> None:  # noqa: N802
-    """Mount, and serve until unmounted. RuntimeError when libfuse cannot mount; it has said why on stderr."""
+def FUSE(operations: Any, mountpoint: str) -> None:  # noqa: N802
+    """Mount, and serve until unmounted. RuntimeError when libfuse cannot mount; it has said why on stderr.
+
+    One thread: libfuse's threads are new to Python with every request, and wait for each other all the same.
+    """
     _fuse.FUSE(
         operations,
         mountpoint,
         raw_fi=False,
         foreground=True,
-        nothreads=threads == 1,
+        nothreads=True,
         nonempty=True,
         allow_other=os.geteuid() == 0,
         direct_io=True,

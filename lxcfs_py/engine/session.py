@@ -280,6 +280,14 @@ def _is_unmounted(fuse: int) -> bool:
     return bool(poll.poll(0))  # POLLERR
 
 
+def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """A message and the descriptors that came with it."""
+    message, descriptors, _, _ = socket.recv_fds(connection, 4096, 8)
+    for fd in descriptors:
+        os.set_inheritable(fd, False)
+    return message, descriptors
+
+
 # systemd's descriptor store
 
 
@@ -361,7 +369,7 @@ def take_over(mountpoint: str) -> Optional[Session]:
     connection.settimeout(PATIENCE)
     try:
         connection.connect(_socket_path(mountpoint))
-        _, descriptors, _, _ = socket.recv_fds(connection, 16, 2, socket.MSG_CMSG_CLOEXEC)
+        _, descriptors = _receive(connection)
     except (FileNotFoundError, ConnectionRefusedError):
         return None
     except OSError as error:
@@ -385,6 +393,7 @@ def keep(command: Sequence[str]) -> int:
     address = str(RUN / f"keeper-{os.getpid()}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(address)
+        notified.setblocking(False)
         try:
             return _Keeper(command, notified).run()
         finally:
@@ -440,9 +449,7 @@ class _Keeper:
             status = self._reap()
             with contextlib.suppress(BlockingIOError):
                 while True:
-                    self._take(
-                        *socket.recv_fds(self._notified, 4096, 8, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)[:2]
-                    )
+                    self._take(*_receive(self._notified))
         self._server = 0
         return status
 

@@ -27,38 +27,40 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     has left, MemAvailable that and what can be reclaimed: file pages and, on v2, slab. The usage figures are those of
     memory.stat; what cgroups do not count is 0.
     """
-    text = host.text("proc/meminfo")
     memory = container.cgroup.memory
     if memory is None:
-        return text
-    stat = memory.stat()
-    kib = {name: sum([int(stat.get(key, 0)) for key in keys]) >> 10 for name, keys in memory.fields.items()}
-
-    total = host_total = field(text, b"MemTotal")
+        return host.text("proc/meminfo")
+    amounts = memory.stat()
+    file_pages = amounts["Active(file)"] + amounts["Inactive(file)"]
+    reclaimable = amounts.get("SReclaimable", 0)
     limit, free = memory.room()
-    if limit is None or limit >= host_total:
+    if limit is None or limit >= host.memory_total:
         # What the host has left, its own reclaimable pages included, is all there for an unlimited container.
-        free, available = field(text, b"MemFree"), field(text, b"MemAvailable")
+        text = host.text("proc/meminfo")
+        total, free, available = (_field(text, name) for name in (b"MemTotal", b"MemFree", b"MemAvailable"))
     else:
-        total = limit
-        available = free + sum([int(stat.get(key, 0)) for key in memory.available])
-    free = min(free, total)
-    swap_total, swap_used = swap(container.cgroup, text, config)
-    kib["MemTotal"] = total >> 10
-    kib["MemFree"] = free >> 10
-    kib["MemAvailable"] = max(min(available, total), free) >> 10
-    kib["SwapTotal"] = swap_total >> 10
-    kib["SwapFree"] = (swap_total - swap_used) >> 10
-    kib["CommitLimit"] = (total * host.overcommit_ratio // 100 + swap_total) >> 10
-    kib.update(_huge_pages(container.cgroup, text))
-    template, names = _template(host.meminfo_layout)
-    return template % tuple([kib.get(name, 0) for name in names])
+        total, available = limit, free + file_pages + reclaimable
+    swap_total, swap_used = swap(container.cgroup, host, config)
+    amounts["MemTotal"] = total
+    amounts["MemFree"] = min(free, total)
+    amounts["MemAvailable"] = max(min(available, total), amounts["MemFree"])
+    amounts["Active"] = amounts["Active(anon)"] + amounts["Active(file)"]
+    amounts["Inactive"] = amounts["Inactive(anon)"] + amounts["Inactive(file)"]
+    amounts["SwapTotal"] = swap_total
+    amounts["SwapFree"] = swap_total - swap_used
+    amounts["CommitLimit"] = total * host.overcommit_ratio // 100 + swap_total
+    amounts["KReclaimable"] = reclaimable
+    amounts["Slab"] = reclaimable + amounts.get("SUnreclaim", 0)
+    figures = {name: amount >> 10 for name, amount in amounts.items()}
+    figures.update(_huge_pages(container.cgroup, host))
+    template, names = _template(host.meminfo_layout, tuple(figures))
+    return template % tuple([figures[name] for name in names])
 
 
-def swap(cgroup: Cgroup, text: bytes, config: Config) -> tuple[int, int]:
-    """Return a container's swap and how much of it is used, in bytes; `text` is the host's /proc/meminfo."""
-    host_total = field(text, b"SwapTotal")
-    if not (config.memory.swap and cgroup.memory and host_total):
+def swap(cgroup: Cgroup, host: Host, config: Config) -> tuple[int, int]:
+    """Return a container's swap and how much of it is used, in bytes."""
+    host_total = host.swap_total() if config.memory.swap and cgroup.memory else 0
+    if not (host_total and cgroup.memory):
         return 0, 0
     limit, used = cgroup.memory.swap()
     used = min(used, host_total)
@@ -68,24 +70,25 @@ def swap(cgroup: Cgroup, text: bytes, config: Config) -> tuple[int, int]:
     return max(limit, used), used
 
 
-def field(text: bytes, name: bytes) -> int:
-    """Return a field of the host's /proc/meminfo: bytes of sizes, else the number; 0 if there is none."""
-    _, found, rest = (b"\n" + text).partition(b"\n" + name + b":")
-    words = rest[:40].split(None, 2)
-    return int(words[0]) * (1024 if words[1:2] == [b"kB"] else 1) if found else 0
-
-
-def _huge_pages(cgroup: Cgroup, text: bytes) -> Iterator[tuple[str, int]]:
+def _huge_pages(cgroup: Cgroup, host: Host) -> Iterator[tuple[str, int]]:
     """Yield the fields of the default size's pages. Without the hugetlb controller there are none."""
-    pages = field(text, b"HugePages_Total")
+    text = host.text("proc/meminfo") if cgroup.hugetlb else b""
+    pages = _field(text, b"HugePages_Total")
     if cgroup.hugetlb and pages:
-        size = field(text, b"Hugepagesize")
+        size = _field(text, b"Hugepagesize")
         limit, used = cgroup.hugetlb.room(_size_name(size))
         used //= size
         total = max(pages if limit is None else min(limit // size, pages), used)
         yield "HugePages_Total", total
         yield "HugePages_Free", total - used
         yield "Hugetlb", total * size >> 10
+
+
+def _field(text: bytes, name: bytes) -> int:
+    """Return a field of the host's /proc/meminfo: bytes of sizes, else the number; 0 if there is none."""
+    _, found, rest = (b"\n" + text).partition(b"\n" + name + b":")
+    number, _, unit = rest.partition(b"\n")[0].strip().partition(b" ")
+    return int(number) << (10 if unit else 0) if found else 0
 
 
 def _size_name(size: int) -> str:
@@ -96,16 +99,19 @@ def _size_name(size: int) -> str:
     return f"{size >> 10}KB"
 
 
-@functools.lru_cache(maxsize=4)
-def _template(layout: bytes) -> tuple[bytes, tuple[str, ...]]:
-    """Return the kernel's layout with the numbers left out, and the names of the fields in their order."""
+@functools.lru_cache(maxsize=16)
+def _template(layout: bytes, figures: tuple[str, ...]) -> tuple[bytes, tuple[str, ...]]:
+    """Return the kernel's layout with room for these figures and 0 for all others, and their names in its order."""
     lines, names = [], []
     for line in layout.splitlines(keepends=True):
         name, _, rest = line.partition(b":")
         if name not in _CONSTANT:
             # "MemTotal:       24684092 kB", "HardwareCorrupted:     0 kB": the numbers end in the same column
-            unit = b" kB\n" if rest.endswith(b"kB\n") else b"\n"
-            line = b"%s:%%%dd" % (name.replace(b"%", b"%%"), _NUMBER_END - len(name) - 1) + unit
-            names.append(name.decode())
+            number = b"%%%dd" % (_NUMBER_END - len(name) - 1)
+            if name.decode() in figures:
+                names.append(name.decode())
+            else:
+                number %= 0
+            line = name + b":" + number + (b" kB\n" if rest.endswith(b"kB\n") else b"\n")
         lines.append(line)
     return b"".join(lines), tuple(names)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def render(container: Container, host: Host, config: Config) -> bytes:
     """Return the text; sizes in KiB."""
     header, _, _ = host.text("proc/swaps").partition(b"\n")
-    total, used = swap(container.cgroup, host.text("proc/meminfo"), config)
+    total, used = swap(container.cgroup, host, config)
     if not total:
         return header + b"\n"
     figures = b"".join(map(_column, (total >> 10, used >> 10)))

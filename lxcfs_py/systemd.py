@@ -1,0 +1,89 @@
+"""What systemd is told of the daemon, and asked about its unit. Without systemd, nothing is told to anybody."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import time
+from typing import Optional
+
+import sdnotify
+
+_SYSTEMCTL_SECONDS = 10
+
+
+class Unit:
+    """The unit that this process is the main process of, as sd_notify(3) has it."""
+
+    def __init__(self) -> None:
+        self.problems = LastProblem()
+        self._notifier = sdnotify.SystemdNotifier()
+        self._status = ""
+
+    def ready(self, status: str) -> None:
+        """It serves, for the first time or after a reload."""
+        self._notifier.notify("READY=1")
+        self.status(status)
+
+    def status(self, text: str) -> None:
+        """Set what `systemctl status` says of it: `text`, and what went wrong last."""
+        status = f"{text}{self.problems}".replace("\n", " ")
+        if status != self._status:
+            self._notifier.notify(f"STATUS={status}")
+            self._status = status
+
+    def reloading(self) -> None:
+        """It reads its configuration, until it is ready again."""
+        microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
+
+    def stopping(self) -> None:
+        """It is about to end."""
+        self._notifier.notify("STOPPING=1")
+
+    def feed_watchdog(self) -> None:
+        """It works: systemd need not restart it."""
+        self._notifier.notify("WATCHDOG=1")
+
+
+class LastProblem(logging.Handler):
+    """Keeps the last warning or error that was logged, and when."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record's text."""
+        self._text = f". Last problem, {time.strftime('%F %T', time.localtime(record.created))}: {record.getMessage()}"
+
+    def __str__(self) -> str:
+        """Return it as the end of a sentence, "" if there was none."""
+        return self._text
+
+
+def watchdog_seconds() -> Optional[float]:
+    """Return how long systemd waits for a sign of life before it restarts this process; None: for ever."""
+    if os.environ.get("WATCHDOG_PID") != str(os.getpid()):
+        return None
+    return int(os.environ["WATCHDOG_USEC"]) / 1e6
+
+
+def keeps_a_session() -> bool:
+    """Tell whether whoever started this process has kept descriptors of its predecessor's: a mount that is in use."""
+    return os.environ.get("LISTEN_PID") == str(os.getpid())
+
+
+def will_be_started_again(unit: str) -> bool:
+    """Tell, while a unit's process has just ended, whether another one follows. True when that is not known.
+
+    A process that systemd did not stop (there is no job) is followed by another if it failed: Restart=on-failure.
+    """
+    command = ["systemctl", "list-jobs", "--no-legend", "--plain"]
+    try:
+        jobs = subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SYSTEMCTL_SECONDS).stdout
+    except (OSError, subprocess.SubprocessError):
+        return True
+    kinds = [job.split()[2] for job in jobs.splitlines() if job.split()[1:2] == [unit]]
+    return kinds[0] != "stop" if kinds else os.environ.get("SERVICE_RESULT") != "success"

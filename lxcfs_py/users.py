@@ -1,0 +1,60 @@
+"""Who has files of a mount of this kind mounted: what is to be known before such a mount ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+from lxcfs_py import mounttable
+from lxcfs_py.mountpoint import FSTYPE, is_dead
+
+
+class User(NamedTuple):
+    """A mount namespace in which files of one such mount are mounted."""
+
+    pid: int
+    """Its first process."""
+
+    command: str
+    device: str
+    """Of which mount they are, "0:45"."""
+
+    path: str
+    """One of the files, as the process sees it."""
+
+
+def find(mountpoint: str) -> Iterator[User]:
+    """Yield the mount namespaces where such a filesystem is mounted elsewhere than at the mountpoint.
+
+    Every service with a mount namespace of its own has a copy of the host's mounts, that at the mountpoint too: it does
+    not use them, and they go when the host's go.
+    """
+    namespaces = set()
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        try:
+            namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+            if namespace in namespaces:
+                continue
+            text = Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape")
+            command = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+        except OSError:  # it has ended, or is not for us to see
+            continue
+        namespaces.add(namespace)
+        devices = set()
+        for mount in mounttable.parse(text):
+            if mount.fstype == FSTYPE and mount.mountpoint != mountpoint and mount.device not in devices:
+                devices.add(mount.device)
+                yield User(pid, command, mount.device, mount.mountpoint)
+
+
+def device(mountpoint: str) -> Optional[str]:
+    """Return which device is mounted there, "0:45"; None when none of this kind is."""
+    found = [mount.device for mount in mounttable.read() if (mount.mountpoint, mount.fstype) == (mountpoint, FSTYPE)]
+    return found[-1] if found else None
+
+
+def is_unserved(user: User) -> bool:
+    """Tell whether the server of what it has mounted has ended. It waits for that server, if it lives."""
+    return is_dead(f"/proc/{user.pid}/root{user.path}")

@@ -1,0 +1,62 @@
+"""Whether the workers answer: what must hold before the watchdog is fed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import Callable, Optional
+
+from lxcfs_py.engine import protocol
+
+Check = Callable[[float], Optional[str]]
+"""Says what has not answered for so many seconds, None when all do. To be called again and again."""
+
+
+def of_workers(slots: Sequence[memoryview]) -> Check:
+    """Look at the kernel engine's slots: each holds the request that a worker is at, opcode 0 when it is at none."""
+    at_hand: dict[int, tuple[int, float]] = {}  # by worker: the request's number, and since when it has been seen
+
+    def check(limit: float) -> Optional[str]:
+        now = time.monotonic()
+        for worker, slot in enumerate(slots):
+            _, opcode, unique, _, pid = protocol.IN_HEADER.unpack_from(slot)
+            if not opcode:
+                at_hand.pop(worker, None)
+                continue
+            known, since = at_hand.get(worker, (0, 0.0))
+            if known != unique:
+                at_hand[worker] = unique, now
+            elif now - since > limit:
+                return (
+                    f"worker {worker} has been at one request (opcode {opcode}) of process {pid} for over {limit:g} s"
+                )
+        return None
+
+    return check
+
+
+def of_mount(mountpoint: str) -> Check:
+    """Ask the mount itself, in another thread: libfuse does not show what its workers are at."""
+    asked = 0.0
+    answered = threading.Event()
+    answered.set()
+
+    def ask() -> None:
+        with contextlib.suppress(OSError):  # an error is an answer
+            os.statvfs(mountpoint)
+        answered.set()
+
+    def check(limit: float) -> Optional[str]:
+        nonlocal asked
+        if answered.is_set():
+            answered.clear()
+            asked = time.monotonic()
+            threading.Thread(target=ask, name="probe", daemon=True).start()
+        elif time.monotonic() - asked > limit:
+            return f"the mount at {mountpoint} has not answered for over {limit:g} s"
+        return None
+
+    return check
