@@ -127,6 +127,7 @@ def _run(options: argparse.Namespace) -> int:
     logging.basicConfig(format="lxcfs-py: %(levelname)s: %(message)s", stream=sys.stderr)
 
     faulthandler.enable()  # the watchdog's SIGABRT leaves in the log where every thread was
+    unit = systemd.Unit()
     path = os.path.abspath(options.config or CONFIG_PATH)
 
     def load() -> Config:
@@ -151,6 +152,7 @@ def _run(options: argparse.Namespace) -> int:
         ready=lambda: lastgood.remember(path, config),
         reload=reload,
         control_path=mountpoint.runtime_file(path, "control"),
+        unit=unit,
     )
 
 

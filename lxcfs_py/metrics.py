@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from typing import Any, Callable
@@ -32,7 +33,9 @@ def listen(address: str, filesystem: Filesystem, containers: Containers) -> Call
     try:
         server, _ = prometheus_client.start_http_server(int(port), host.strip("[]"), registry)
     except OSError as error:
-        raise MetricsError(f"metrics.listen: nothing can listen at {address}: {error.strerror}") from None
+        confined = error.errno == errno.EAFNOSUPPORT
+        hint = "; the service needs a drop-in for that: lxcfs-py.service(8)" if confined else ""
+        raise MetricsError(f"metrics.listen: nothing can listen at {address}: {error.strerror}{hint}") from None
     log.info("metrics are at http://%s/metrics", address)
 
     def stop() -> None:

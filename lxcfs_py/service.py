@@ -77,6 +77,7 @@ def serve(
     ready: Callable[[], None],
     reload: Optional[Callable[[], Config]] = None,
     control_path: Optional[str] = None,
+    unit: Optional[systemd.Unit] = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code.
 
@@ -84,8 +85,7 @@ def serve(
     raises ConfigError; who asks at the socket `control_path` is told how that went. ServiceError when the daemon cannot
     start.
     """
-    unit = systemd.Unit()
-    logging.getLogger().addHandler(unit.problems)
+    unit = unit or systemd.Unit()
     logging.getLogger().setLevel(config.log.level.upper())
     _raise_descriptor_limit()
     resumes = systemd.keeps_a_session()

@@ -17,7 +17,9 @@ class Unit:
     """The unit that this process is the main process of, as sd_notify(3) has it."""
 
     def __init__(self) -> None:
-        self.problems = LastProblem()
+        """Keep an eye on the log from now on: what goes wrong is part of the status."""
+        self._problems = LastProblem()
+        logging.getLogger().addHandler(self._problems)
         self._notifier = sdnotify.SystemdNotifier()
         self._status = ""
 
@@ -28,7 +30,7 @@ class Unit:
 
     def status(self, text: str) -> None:
         """Set what `systemctl status` says of it: `text`, and what went wrong last."""
-        status = f"{text}{self.problems}".replace("\n", " ")
+        status = f"{text}{self._problems}".replace("\n", " ")
         if status != self._status:
             self._notifier.notify(f"STATUS={status}")
             self._status = status

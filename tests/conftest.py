@@ -91,19 +91,20 @@ class Daemon:
 def start_daemon(require: Callable[[object, str], None]) -> Iterator[Callable[..., Daemon]]:
     """start_daemon(engine="kernel", config="") returns a Daemon that is stopped when the tests are over.
 
-    `config` is TOML; what it has to say about [fuse] beside the engine goes into `fuse`.
+    `config` is TOML; what it has to say about [fuse] beside the engine goes into `fuse`. With `keep`, it has a keeper.
     """
     require(os.geteuid() == 0, "root")
     require(Path("/dev/fuse").exists(), "/dev/fuse")
     with contextlib.ExitStack() as stack:
 
-        def start(engine: str = "kernel", config: str = "", fuse: str = "") -> Daemon:
+        def start(engine: str = "kernel", config: str = "", fuse: str = "", keep: bool = False) -> Daemon:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lxcfs-py-test-")))
             mountpoint = directory / "mount"
             mountpoint.mkdir()
             file = directory / "lxcfs.toml"
             file.write_text(f'{config}\n[fuse]\nengine = "{engine}"\n{fuse}\n')
             command = [sys.executable, "-m", "lxcfs_py", "run", "--config", str(file), str(mountpoint)]
+            command += ["--keep"] if keep else []
             daemon = Daemon(command, mountpoint, directory / "log")
             stack.callback(_stop_if_running, daemon)
             return daemon

@@ -180,6 +180,12 @@ class Session:
         """Note what INIT agreed on, which the kernel tells only once."""
         struct.pack_into("=II", self._map, _NEGOTIATED, minor, flags)
 
+    @property
+    def protocol(self) -> tuple[int, int]:
+        """The minor version and flags that INIT agreed on; zeros when the kernel has not asked yet."""
+        minor, flags = struct.unpack_from("=II", self._map, _NEGOTIATED)
+        return minor, flags
+
     def claim(self) -> None:
         """Make the session this process's own: let its server leave, wait until it is gone, kill it if it does not go.
 
@@ -456,12 +462,12 @@ class _Keeper:
     def _become_server(self) -> None:
         try:
             os.setpgid(0, 0)  # a terminal's signals are the keeper's to pass on
+            address = self._notified.getsockname()  # now: one of the descriptors may take this one's number
             spare = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in self._kept]
             for target, fd in enumerate(spare, 3):
                 os.dup2(fd, target)
             listen = {"PID": os.getpid(), "FDS": len(spare), "FDNAMES": ":".join([NAME] * len(spare))}
             environment = {f"LISTEN_{name}": str(value) for name, value in listen.items()}
-            address = self._notified.getsockname()
             os.execvpe(self._command[0], list(self._command), {**os.environ, **environment, "NOTIFY_SOCKET": address})
         finally:
             os._exit(127)

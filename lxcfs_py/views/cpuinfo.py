@@ -20,16 +20,16 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     """Return the text; `siblings` and `cpu cores` count what is visible of a package."""
     visible = cpus.visible(container.cgroup, host, config.cpu.mode)
     found = host.cpuinfo(visible.cpus[-1] + 1)
-    blocks = [found[cpu] for cpu in visible.cpus if cpu in found]
+    blocks = [(number, found[cpu]) for cpu, number in zip(visible.cpus, visible.numbers) if cpu in found]
     if not blocks:
         raise ValueError(f"the host has none of the CPUs {visible.cpus} that the cgroup may run on")
     cores: dict[bytes, list[bytes]] = {}
-    for block in blocks:
+    for _, block in blocks:
         topology = _TOPOLOGY.search(block)
         if topology:
             cores.setdefault(topology[2], []).append(topology[4])
     texts = []
-    for block, number in zip(blocks, visible.numbers):
+    for number, block in blocks:
         topology = _TOPOLOGY.search(block)
         if topology:
             package = cores[topology[2]]

@@ -175,6 +175,32 @@ class Readers:
         return sum(reads)
 
 
+def abort(mountpoint: str) -> None:
+    """Have the kernel fail all requests that wait at a mountpoint, and all that come."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if line.split()[4] == mountpoint:
+            with tempfile.TemporaryDirectory() as control:
+                syscalls.mount("fusectl", control, "fusectl")
+                Path(control, line.split()[2].partition(":")[2], "abort").write_text("1")
+                syscalls.umount(control)
+
+
+@pytest.fixture
+def mountpoint(tmp_path: Path, require: Callable[[object, str], None], monkeypatch: Any) -> Iterator[str]:
+    """A directory to mount on. Who waits there in vain, and can't even be killed, is set free."""
+    require(os.geteuid() == 0, "root")
+    require(os.path.exists("/dev/fuse"), "/dev/fuse")
+    monkeypatch.setattr(session, "RUN", tmp_path / "run")
+    directory = tmp_path / "mount"
+    directory.mkdir()
+    watchdog = threading.Timer(45, abort, (str(directory),))
+    watchdog.start()
+    try:
+        yield str(directory)
+    finally:
+        watchdog.cancel()
+
+
 class Mount:
     """A mounted session that this process keeps, and the servers that tests start on it."""
 
@@ -182,9 +208,6 @@ class Mount:
         self.path = path
         self.session = session.create(path)
         self.servers: list[Any] = []
-        # Who waits for a server that never answers can't even be killed.
-        self.watchdog = threading.Timer(45, self.abort)
-        self.watchdog.start()
 
     def start(self, **arguments: Any) -> Any:
         server = FORK.Process(target=serve, args=(self.session,), kwargs=arguments)
@@ -199,34 +222,19 @@ class Mount:
             os.close(self.session.memory)
         self.session.fuse = self.session.memory = -1
 
-    def abort(self) -> None:
-        """Have the kernel fail all requests that wait."""
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            if line.split()[4] == self.path:
-                with tempfile.TemporaryDirectory() as control:
-                    syscalls.mount("fusectl", control, "fusectl")
-                    Path(control, line.split()[2].partition(":")[2], "abort").write_text("1")
-                    syscalls.umount(control)
-
     def end(self) -> None:
-        self.watchdog.cancel()
         for server in self.servers:
             server.kill()
             server.join(5)
-        self.abort()
+        abort(self.path)
         with contextlib.suppress(OSError):
             session.unmount(self.path)
         self.forget()
 
 
 @pytest.fixture
-def mount(tmp_path: Path, require: Callable[[object, str], None], monkeypatch: Any) -> Iterator[Mount]:
-    require(os.geteuid() == 0, "root")
-    require(os.path.exists("/dev/fuse"), "/dev/fuse")
-    monkeypatch.setattr(session, "RUN", tmp_path / "run")
-    directory = tmp_path / "mount"
-    directory.mkdir()
-    mounted = Mount(str(directory))
+def mount(mountpoint: str) -> Iterator[Mount]:
+    mounted = Mount(mountpoint)
     try:
         yield mounted
     finally:
@@ -680,19 +688,18 @@ def test_a_session_is_inherited_by_the_process_it_is_meant_for_and_by_one_only(m
     mount.servers[0].kill()
     mount.servers[0].join(5)
     assert inherit(mount.session) == mount.path
-    mount.abort()
+    abort(mount.path)
     assert inherit(mount.session) == ""
 
 
 class Kept:
     """A server below a keeper."""
 
-    def __init__(self, directory: Path) -> None:
-        self.path = str(directory / "mount")
-        self.deaths = directory / "deaths"
-        self.pid_file = directory / "pid"
-        os.mkdir(self.path)
-        command = [sys.executable, __file__, str(directory)]
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.deaths = Path(f"{path}.deaths")
+        self.pid_file = Path(f"{path}.pid")
+        command = [sys.executable, __file__, path, str(session.RUN)]
         self.keeper = FORK.Process(target=lambda: os._exit(session.keep(command)))
         self.keeper.start()
 
@@ -712,30 +719,27 @@ class Kept:
         if self.pid_file.exists():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.server(), signal.SIGKILL)
+        abort(self.path)
         with contextlib.suppress(OSError):
             session.unmount(self.path)
 
 
 @pytest.fixture
-def kept(tmp_path: Path, require: Callable[[object, str], None], monkeypatch: Any) -> Iterator[Kept]:
-    require(os.geteuid() == 0, "root")
-    require(os.path.exists("/dev/fuse"), "/dev/fuse")
-    monkeypatch.setattr(session, "RUN", tmp_path)
-    server = Kept(tmp_path)
+def kept(mountpoint: str) -> Iterator[Kept]:
+    server = Kept(mountpoint)
     try:
         yield server
     finally:
         server.end()
 
 
-def run_below_a_keeper(directory: Path) -> None:
+def serve_below_a_keeper(mountpoint: str, run: str) -> None:
     """The program that the keeper starts: it serves, unless it is one of so many that are to die at their start."""
-    session.RUN = directory
-    deaths = directory / "deaths"
+    session.RUN = Path(run)
+    deaths = Path(f"{mountpoint}.deaths")
     if deaths.exists() and int(deaths.read_text()):
         deaths.write_text(str(int(deaths.read_text()) - 1))
-        os.abort()
-    mountpoint = str(directory / "mount")
+        os.kill(os.getpid(), signal.SIGKILL)
     own = session.inherit()
     if own is None:
         own = session.create(mountpoint)
@@ -744,8 +748,8 @@ def run_below_a_keeper(directory: Path) -> None:
     signal.signal(signal.SIGTERM, lambda *_: server.stop("told to"))
     server.start()
     session.offer(own, lambda: server.stop("taken over"))
-    (directory / "new").write_text(str(os.getpid()))
-    (directory / "new").rename(directory / "pid")
+    Path(f"{mountpoint}.new").write_text(str(os.getpid()))
+    Path(f"{mountpoint}.new").rename(f"{mountpoint}.pid")
     if server.wait() == "told to":
         session.unmount(mountpoint)
 
@@ -769,7 +773,7 @@ def test_a_keeper_gives_up_a_server_that_dies_too_often_and_unmounts(kept: Kept)
     kept.deaths.write_text("100")
     kept.kill()
     kept.keeper.join(20)
-    assert kept.keeper.exitcode == 128 + signal.SIGABRT
+    assert kept.keeper.exitcode == 128 + signal.SIGKILL
     assert int(kept.deaths.read_text()) == 100 - (session.STARTS - 1)
     assert not os.path.ismount(kept.path)
 
@@ -807,4 +811,4 @@ def test_a_keeper_does_not_start_a_server_again_that_never_had_a_session(tmp_pat
 
 
 if __name__ == "__main__":
-    run_below_a_keeper(Path(sys.argv[1]))
+    serve_below_a_keeper(*sys.argv[1:])

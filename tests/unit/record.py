@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 PROC = (
     "meminfo",
@@ -79,7 +79,7 @@ def record_proc(out: Path) -> None:
 
 
 def kernel_mounts() -> list[str]:
-    """The lines of mountinfo for / and for what is mounted on /proc and /sys; the machine's other mounts matter to no view."""
+    """The lines of mountinfo for / and for what is mounted on /proc and /sys; other mounts matter to no view."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines(keepends=True)
     return [line for line in lines if re.match(r"/(?:$|(?:proc|sys)(?:$|/))", line.split()[4])]
 
@@ -99,7 +99,7 @@ def record_cpus(out: Path) -> None:
 
 def hierarchies() -> dict[str, Path]:
     """The mount point of each cgroup hierarchy, by the second field of its line in /proc/PID/cgroup ("" for v2)."""
-    found = {}
+    found: dict[str, Path] = {}
     for line in kernel_mounts():
         mount, _, filesystem = line.partition(" - ")
         kind, _, options = filesystem.split()[:3]
@@ -107,7 +107,7 @@ def hierarchies() -> dict[str, Path]:
             found.setdefault("", Path(mount.split()[4]))
         elif kind == "cgroup":
             flags = {"rw", "ro", "none", "xattr", "clone_children", "noprefix"}
-            controllers = [option for option in options.split(",") if option not in flags and "release_agent" not in option]
+            controllers = {option for option in options.split(",") if not option.startswith("release_agent=")} - flags
             found.setdefault(",".join(sorted(controllers)), Path(mount.split()[4]))
     return found
 

@@ -16,6 +16,13 @@ PLAIN = Config(cpu=Cpu(mode="cpuset"), loadavg=Loadavg(enabled=False))
 """What the C program does without flags."""
 
 
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    before = signal.getsignal(signal.SIGUSR1)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
 @pytest.fixture
 def served(monkeypatch, tmp_path):
     """Runs lxcfs with flags in the foreground; the configuration that the service got."""
@@ -213,6 +220,15 @@ def test_a_daemon_has_its_own_session_no_terminal_and_no_directory(in_background
 def test_a_stopped_daemon_removes_its_pidfile(in_background, tmp_path):
     in_background(UNTIL_SIGTERM)
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+    until(lambda: not (tmp_path / "pid").exists())
+
+
+def test_the_signal_that_reloads_the_c_program_ends_nothing(in_background, tmp_path):
+    in_background("signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); ready(); time.sleep(60)")
+    pid = int((tmp_path / "pid").read_text())
+    os.kill(pid, signal.SIGUSR1)
+    os.kill(pid, signal.SIGTERM)
+    # Signals are taken lowest number first: had SIGUSR1 ended the process, the pidfile would be left.
     until(lambda: not (tmp_path / "pid").exists())
 
 

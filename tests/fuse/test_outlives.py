@@ -1,0 +1,209 @@
+"""The mount outlives its server: the real daemon is killed, stopped and replaced under readers of all files."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+import psutil
+import pytest
+
+from lxcfs_py.engine import session
+from lxcfs_py.sandbox import Sandbox
+from lxcfs_py.views import VIEWS
+from tests.conftest import ROOT, Daemon, mountpoints
+
+MIB = 1 << 20
+FILES = [f"/{name}" for name in VIEWS if Path("/", name).exists()]
+
+MakeSandbox = Callable[..., Sandbox]
+StartDaemon = Callable[..., Daemon]
+
+
+class Readers:
+    """Eight readers of all files in a sandbox."""
+
+    def __init__(self, box: Sandbox) -> None:
+        command = [sys.executable, str(ROOT / "tests/fuse/readers.py"), *FILES]
+        self.process = box.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "reading\n"
+
+    def finish(self) -> None:
+        """Stop them. Fails if a read failed, or gave a text that was not whole."""
+        output, _ = self.process.communicate("\n", timeout=60)
+        *faults, summary = output.splitlines()
+        reads, failed, longest = summary.split()
+        print(f"{reads} reads, {failed} of them failed, the longest took {longest} s")
+        assert not faults, faults
+        assert int(reads) > 100
+        assert failed == "0"
+
+
+@contextlib.contextmanager
+def reading(box: Sandbox) -> Iterator[None]:
+    """Eight readers of all files in a sandbox while the block runs."""
+    readers = Readers(box)
+    yield
+    readers.finish()
+
+
+class Kept:
+    """A daemon whose descriptors this process keeps, as systemd would, and gives to each server that it starts."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.server = daemon.process
+        kept = session.take_over(str(daemon.mountpoint))  # and never claimed: the daemon serves on
+        assert kept is not None
+        assert kept.predecessor is not None
+        kept.predecessor.close()
+        self.descriptors = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in (kept.fuse, kept.memory)]
+
+    def start(self, config: str = "") -> None:
+        """Start a server, that takes up what the one before left."""
+
+        def give() -> None:
+            for target, fd in enumerate(self.descriptors, 3):
+                os.dup2(fd, target)
+            os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2", LISTEN_FDNAMES="lxcfs:lxcfs")
+
+        if config:
+            Path(self.daemon.process.args[5]).write_text(config)
+        with self.daemon.log.open("wb") as log:
+            self.server = self.daemon.process = subprocess.Popen(
+                self.daemon.process.args, cwd=ROOT, stderr=log, preexec_fn=give, pass_fds=(3, 4)
+            )
+
+    def kill(self) -> None:
+        """End the server, at whatever it does."""
+        self.server.kill()
+        self.server.wait(10)
+
+    def wait_until_it_serves(self) -> None:
+        """Return when the server answers, the one that was started last."""
+        wait_for(lambda: "INFO: serving" in self.daemon.log.read_text())
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not happened():
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def kept(start_daemon: StartDaemon) -> Iterator[Kept]:
+    kept = Kept(start_daemon("kernel"))
+    yield kept
+    if kept.server.poll() is not None:
+        kept.start()
+    kept.daemon.stop()
+    for fd in kept.descriptors:
+        os.close(fd)
+
+
+@pytest.mark.slow
+def test_no_reader_notices_200_kills_of_the_daemon(kept: Kept, sandbox: MakeSandbox) -> None:
+    box = sandbox(memory=256 * MIB, cpus=1, views=kept.daemon.mountpoint)
+    with reading(box):
+        for _ in range(200):
+            # Start-up is a quarter of a second here: some die before they serve.
+            time.sleep(random.uniform(0, 0.4))
+            kept.kill()
+            kept.start()
+        kept.wait_until_it_serves()
+
+
+@pytest.mark.slow
+def test_no_reader_notices_50_takeovers_by_another_daemon(start_daemon: StartDaemon, sandbox: MakeSandbox) -> None:
+    daemon = start_daemon("kernel")
+    box = sandbox(memory=256 * MIB, cpus=1, views=daemon.mountpoint)
+    with reading(box):
+        for _ in range(50):
+            before = daemon.process
+            with daemon.log.open("ab") as log:
+                daemon.process = subprocess.Popen(before.args, cwd=ROOT, stderr=log)
+            assert before.wait(20) == 0
+    daemon.stop()
+
+
+def test_no_reader_notices_a_daemon_that_stands_still_for_a_while(kept: Kept, sandbox: MakeSandbox) -> None:
+    with reading(sandbox(memory=256 * MIB, views=kept.daemon.mountpoint)):
+        for _ in range(5):
+            kept.server.send_signal(signal.SIGSTOP)
+            time.sleep(0.2)
+            kept.server.send_signal(signal.SIGCONT)
+            time.sleep(0.1)
+
+
+def test_a_daemon_that_dies_at_its_start_three_times_is_only_a_pause(kept: Kept, sandbox: MakeSandbox) -> None:
+    with reading(sandbox(memory=256 * MIB, views=kept.daemon.mountpoint)):
+        kept.kill()
+        for _ in range(3):
+            kept.start()
+            time.sleep(0.03)
+            kept.kill()
+        kept.start()
+        kept.wait_until_it_serves()
+        time.sleep(0.3)
+
+
+def test_cpu_counters_go_on_in_the_next_daemon(kept: Kept, sandbox: MakeSandbox) -> None:
+    def counters() -> list[int]:
+        return [int(word) for word in box.run(["head", "-n", "1", "/proc/stat"]).stdout.split()[1:]]
+
+    box = sandbox(cpus=2, views=kept.daemon.mountpoint)
+    box.run(["sh", "-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"])
+    counters()
+    box.limit(cpus=1)  # which takes a CPU away, and its idle time with it
+    before = counters()
+    kept.kill()
+    kept.start()
+    after = counters()
+    assert all(new >= old for old, new in zip(before, after)), (before, after)
+    assert sum(after) - sum(before) < 10 * os.sysconf("SC_CLK_TCK")
+
+
+def test_a_resumed_mount_follows_the_new_configuration(kept: Kept, sandbox: MakeSandbox) -> None:
+    box = sandbox(memory=256 * MIB, views=kept.daemon.mountpoint)
+    host = Path("/proc/meminfo").read_text().splitlines()[0]
+    mount = kept.daemon.mountpoint / "proc"
+    engine = '\n[fuse]\nengine = "kernel"\n'
+    mine = "MemTotal:         262144 kB"
+
+    def meminfo() -> str:
+        return box.run(["head", "-n", "1", "/proc/meminfo"]).stdout.strip()
+
+    assert meminfo() == mine
+    kept.kill()
+    kept.start('[files]\nenabled = ["proc/uptime"]' + engine)
+    kept.wait_until_it_serves()
+    assert os.listdir(mount) == ["uptime"]
+    assert not (mount / "meminfo").exists()
+    assert meminfo() == host
+    kept.kill()
+    kept.start('[files]\nenabled = ["proc/uptime", "proc/meminfo"]' + engine)
+    kept.wait_until_it_serves()
+    assert sorted(os.listdir(mount)) == ["meminfo", "uptime"]
+    assert meminfo() == mine
+
+
+def test_a_keeper_starts_the_daemon_again(start_daemon: StartDaemon, sandbox: MakeSandbox) -> None:
+    daemon = start_daemon("kernel", keep=True)
+    (server,) = psutil.Process(daemon.process.pid).children()
+    with reading(sandbox(memory=256 * MIB, views=daemon.mountpoint)):
+        server.kill()
+        wait_for(lambda: [child.pid for child in psutil.Process(daemon.process.pid).children()] != [server.pid])
+        time.sleep(0.5)
+    assert daemon.stop() == 0
+    assert str(daemon.mountpoint) not in mountpoints()

@@ -1,0 +1,402 @@
+"""Which cgroups there are and what each controller says, in made-up hierarchies and on this machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lxcfs_py import mounttable
+from lxcfs_py.cgroup import open_cgroup, taskstats, tree, v1, v2
+from lxcfs_py.cgroup.layout import Hierarchy, find, parse_paths
+from lxcfs_py.kernelfile import KernelDirectory
+
+V1 = {
+    "memory": "memory",
+    "cpu": "cpu",
+    "cpuacct": "cpuacct",
+    "cpuset": "cpuset",
+    "blkio": "blkio",
+    "pids": "pids",
+    "hugetlb": "hugetlb",
+    "systemd": "xattr,name=systemd",
+}
+
+
+def mountinfo(*mounts: tuple[str, str, str, str]) -> dict[str, str]:
+    """The mount table for what is mounted where, given as mountpoint, type, options, root."""
+    lines = [
+        f"{30 + n} 23 0:{28 + n} {root} {mountpoint} rw,relatime shared:{n} - {fstype} {fstype} rw,{options}\n"
+        for n, (mountpoint, fstype, options, root) in enumerate(mounts)
+    ]
+    return {"proc/self/mountinfo": "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n" + "".join(lines)}
+
+
+def all_v1() -> dict[str, str]:
+    return mountinfo(*((f"/sys/fs/cgroup/{name}", "cgroup", options, "/") for name, options in V1.items()))
+
+
+def all_v2(controllers: str = "cpuset cpu io memory hugetlb pids") -> dict[str, str]:
+    mounts = mountinfo(("/sys/fs/cgroup", "cgroup2", "nsdelegate", "/"))
+    return {**mounts, "sys/fs/cgroup/cgroup.controllers": f"{controllers}\n"}
+
+
+def in_v1(controller: str, path: str, **files: str) -> dict[str, str]:
+    return {f"sys/fs/cgroup/{controller}{path}/{controller}.{name}": text for name, text in files.items()}
+
+
+PATHS_V2 = {"": "/parent/box"}
+
+
+# What is mounted where
+
+
+def test_each_v1_controller_is_found_where_it_is_mounted(made):
+    root = made(all_v1())
+    found = find(str(root))
+    assert {name: found.version(name) for name in V1} == dict.fromkeys(V1, 1)
+    levels = found.levels("memory", {"memory": "/parent/box"}, {})
+    assert [level.path for level in levels] == [f"{root}/sys/fs/cgroup/memory/parent{below}" for below in ("/box", "")]
+    assert found.version("io") == found.version("") == 0
+
+
+def test_controllers_that_share_a_mount_are_both_found_there(made):
+    root = made(mountinfo(("/sys/fs/cgroup/cpu,cpuacct", "cgroup", "cpu,cpuacct", "/")))
+    found = find(str(root))
+    paths = parse_paths(b"7:cpu,cpuacct:/box\n")
+    for controller in ("cpu", "cpuacct"):
+        (level,) = found.levels(controller, paths, {})
+        assert level.path == f"{root}/sys/fs/cgroup/cpu,cpuacct/box"
+
+
+def test_the_unified_hierarchy_has_the_controllers_that_it_names(made):
+    root = made(all_v2("cpu memory"))
+    found = find(str(root))
+    assert sorted(found.hierarchies) == ["", "cpu", "memory"]
+    assert found.version("cpu") == found.version("") == 2
+    assert found.version("io") == 0
+    assert [level.path for level in found.levels("cpu", PATHS_V2, {})] == [
+        f"{root}/sys/fs/cgroup/parent/box",
+        f"{root}/sys/fs/cgroup/parent",
+    ]
+
+
+def test_a_hybrid_takes_each_controller_from_where_it_is(made):
+    root = made(
+        {
+            **mountinfo(
+                ("/sys/fs/cgroup/memory", "cgroup", "memory", "/"),
+                ("/sys/fs/cgroup/unified", "cgroup2", "nsdelegate", "/"),
+            ),
+            "sys/fs/cgroup/unified/cgroup.controllers": "cpu\n",
+            **in_v1("memory", "/box", limit_in_bytes="1048576\n", usage_in_bytes="4096\n"),
+            "sys/fs/cgroup/unified/box/cpu.max": "50000 100000\n",
+            "sys/fs/cgroup/unified/box/cpu.pressure": "some\n",
+        }
+    )
+    cgroup = open_cgroup(find(str(root)), {"memory": "/box", "": "/box"})
+    assert isinstance(cgroup.memory, v1.Memory)
+    assert isinstance(cgroup.cpu, v2.Cpu)
+    assert cgroup.memory.room() == (1 << 20, (1 << 20) - 4096)
+    assert cgroup.cpu.quota() == 0.5
+    assert cgroup.pressure.read("cpu") == b"some\n"
+    assert cgroup.cpuset is cgroup.io is cgroup.hugetlb is None
+
+
+def test_a_mount_of_a_part_of_a_hierarchy_shows_what_is_in_that_part(made):
+    root = made(mountinfo(("/sys/fs/cgroup/memory", "cgroup", "memory", "/docker/abc")))
+    found = find(str(root))
+    assert [level.path for level in found.levels("memory", {"memory": "/docker/abc/inner"}, {})] == [
+        f"{root}/sys/fs/cgroup/memory/inner"
+    ]
+    for outside in ("/docker/abc", "/docker/abcd", "/docker", "/other", "/"):
+        assert found.levels("memory", {"memory": outside}, {}) == ()
+
+
+def test_of_several_mounts_of_a_hierarchy_the_one_that_shows_all_of_it_is_taken(made):
+    mounts = (
+        ("/var/lib/box/cgroup", "cgroup", "memory", "/docker/abc"),
+        ("/sys/fs/cgroup/memory", "cgroup", "memory", "/"),
+        ("/mnt/again", "cgroup", "memory", "/"),
+    )
+    root = made(mountinfo(*mounts))
+    assert find(str(root)).hierarchies["memory"] == Hierarchy(1, f"{root}/sys/fs/cgroup/memory", "/")
+
+
+def test_mountpoints_with_blanks_are_read_as_the_kernel_writes_them(made):
+    root = made(mountinfo(("/mnt/a\\040b\\134c", "cgroup", "memory", "/")))
+    assert find(str(root)).hierarchies["memory"].mountpoint == f"{root}/mnt/a b\\c"
+    assert [mount.mountpoint for mount in mounttable.read(str(root))] == ["/", "/mnt/a b\\c"]
+
+
+def test_without_any_hierarchy_there_are_no_figures(made):
+    cgroup = open_cgroup(find(str(made(mountinfo()))), {})
+    assert all(getattr(cgroup, name) is None for name in cgroup.__slots__)
+
+
+def test_the_root_of_a_hierarchy_is_no_container(made):
+    for tree_ in (all_v1(), all_v2()):
+        found = find(str(made(tree_)))
+        assert found.levels("memory", {"memory": "/", "": "/"}, {}) == found.levels("memory", {}, {}) == ()
+
+
+def test_containers_share_the_open_files_of_the_parents_they_have_in_common_and_no_others(made):
+    found = find(str(made(all_v1())))
+    box = {"memory": "/parent/box"}
+    one, again = found.levels("memory", box, {}), found.levels("memory", box, {})
+    other = found.levels("memory", {"memory": "/parent/other"}, {})
+    assert one[1] is again[1] is other[1]
+    assert one[0] is not again[0]  # another cgroup may have come to stand there
+    own = {}
+    assert found.levels("memory", box, own)[0] is found.levels("memory", box, own)[0]
+
+
+def test_of_a_deep_path_the_cgroup_itself_and_the_levels_near_the_root_are_looked_at(made):
+    levels = find(str(made(all_v1()))).levels("memory", {"memory": "/a" * 1000}, {})
+    assert levels[0].path.endswith("/memory" + "/a" * 1000)
+    assert [len(level.path.partition("/memory")[2]) for level in levels[1:]] == list(range(128, 0, -2))
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        (b"0::/\n", {"": "/"}),
+        (b"0::/user.slice/a:b\n", {"": "/user.slice/a:b"}),
+        (b"7:cpu,cpuacct:/a\n1:name=systemd:/b\n0::/c\n", {"cpu": "/a", "cpuacct": "/a", "systemd": "/b", "": "/c"}),
+        (b"5:memory:/caf\xc3\xa9\xff\n", {"memory": os.fsdecode(b"/caf\xc3\xa9\xff")}),
+        (b"", {}),
+    ],
+)
+def test_the_paths_of_a_process_are_parsed(text, paths):
+    assert parse_paths(text) == paths
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_as_a_processs_cgroups_are_some_paths(text):
+    assert isinstance(parse_paths(text), dict)
+
+
+# Limits along the ancestors. Those of memory are in test_meminfo.py.
+
+
+@pytest.fixture(scope="session")
+def quota(files):
+    def of(version, *levels):
+        directories = tuple(map(files, levels))
+        return (v1.Cpu(directories, ()) if version == 1 else v2.Cpu(directories)).quota()
+
+    return of
+
+
+def cfs(quota: int, period: int = 100_000) -> dict[str, int]:
+    return {"cpu.cfs_quota_us": quota, "cpu.cfs_period_us": period}
+
+
+def test_the_smallest_cpu_quota_along_the_parents_wins_whatever_its_period(quota):
+    assert quota(1, cfs(-1), cfs(150_000), cfs(75_000, 50_000)) == 1.5
+    assert quota(1, cfs(20_000, 10_000), cfs(150_000)) == 1.5
+    assert quota(2, {"cpu.max": "max 100000"}, {"cpu.max": "150000 100000"}, {"cpu.max": "800000 400000"}) == 1.5
+    assert quota(2, {"cpu.max": "50000 100000"}, {"cpu.max": "150000 100000"}) == 0.5
+
+
+def test_without_a_cpu_quota_there_is_none(quota):
+    assert quota(1, cfs(-1), cfs(-1)) is None
+    assert quota(2, {"cpu.max": "max 100000"}, {"cpu.max": "max 50000"}) is None
+    # A kernel without CFS bandwidth control, a level where the controller is not enabled
+    assert quota(1, {}, {}) is None
+    assert quota(2, {}, {}) is None
+    assert quota(2, {}, {"cpu.max": "50000 100000"}, {}) == 0.5
+
+
+def test_the_cpuset_of_v1_is_the_effective_one_and_on_old_kernels_the_given_one(files):
+    assert v1.Cpuset((files({"cpuset.effective_cpus": "0-1", "cpuset.cpus": "0-3"}),)).cpus() == b"0-1\n"
+    assert v1.Cpuset((files({"cpuset.cpus": "0-3"}),)).cpus() == b"0-3\n"
+
+
+def test_the_cpuset_of_v2_is_the_nearest_levels_that_has_the_controller(files):
+    levels = [files({}), files({"cpuset.cpus.effective": "2-3"}), files({"cpuset.cpus.effective": "0-7"})]
+    assert v2.Cpuset(tuple(levels)).cpus() == b"2-3\n"
+    assert v2.Cpuset((files({}),)).cpus() is None
+
+
+def test_huge_pages_are_limited_by_the_smallest_along_the_parents(files):
+    old = [
+        files({"hugetlb.2MB.limit_in_bytes": limit, "hugetlb.2MB.usage_in_bytes": 4 << 20})
+        for limit in (9223372036852678656, 16 << 20, 32 << 20)
+    ]
+    assert v1.Hugetlb(tuple(old)).room("2MB") == (16 << 20, 4 << 20)
+    assert v1.Hugetlb(tuple(old[:1])).room("2MB") == (None, 4 << 20)
+    new = [files({"hugetlb.2MB.max": "max", "hugetlb.2MB.current": 4 << 20}), files({"hugetlb.2MB.max": 16 << 20})]
+    assert v2.Hugetlb(tuple(new)).room("2MB") == (16 << 20, 4 << 20)
+    assert v2.Hugetlb((files({}),)).room("2MB") == (None, 0)
+
+
+# What was used
+
+
+def test_cpu_time_of_v1_comes_from_cpuacct_wherever_that_is_mounted(files):
+    usage = "cpu user system\n0 1500000000 16000000\n1 68000000 1039847752\n7 1 2"
+    cpu = v1.Cpu((files({}),), (files({"cpuacct.usage_all": usage}),))
+    assert cpu.usage_per_cpu() == {0: (1500000000, 16000000), 1: (68000000, 1039847752), 7: (1, 2)}
+    assert cpu.usage() == (1568000001, 1055847754)
+    without = v1.Cpu((files({}),), ())
+    assert without.usage_per_cpu() is None
+    assert without.usage() == (0, 0)
+
+
+def test_cpu_time_of_v2_is_a_total_in_microseconds(files):
+    cpu = v2.Cpu((files({"cpu.stat": "usage_usec 5\nuser_usec 2\nsystem_usec 3\nnr_periods 9"}),))
+    assert cpu.usage() == (2000, 3000)
+    assert cpu.usage_per_cpu() is None
+
+
+def test_io_of_v1_counts_what_is_below_too_where_the_kernel_does(files):
+    def counts(scale):
+        return (
+            f"7:0 Read {scale * 8}\n7:0 Write {scale * 4}\n7:0 Sync 9\n7:0 Async 9\n7:0 Discard {scale * 2}\n"
+            f"7:0 Total 99\n254:0 Read {scale}\nTotal 99"
+        )
+
+    own = {"blkio.throttle.io_service_bytes": counts(1), "blkio.throttle.io_serviced": counts(10)}
+    recursive = {f"{name}_recursive": text.replace("7:0", "7:1") for name, text in own.items()}
+    expected = {b"rbytes": 8, b"wbytes": 4, b"dbytes": 2, b"rios": 80, b"wios": 40, b"dios": 20}
+    vda = {b"rbytes": 1, b"rios": 10}
+    assert v1.Io((files(own),)).stat() == {b"7:0": expected, b"254:0": vda}
+    assert v1.Io((files({**own, **recursive}),)).stat() == {b"7:1": expected, b"254:0": vda}
+    assert v1.Io((files({}),)).stat() == {}
+
+
+def test_io_of_v2_is_taken_key_by_key_whatever_else_is_there(files):
+    text = "8:0 rbytes=4096 wbytes=1 rios=2 wios=3 dbytes=4 dios=5 cost.usage=7 use_delay=x\n8:16 \n"
+    stat = v2.Io((files({"io.stat": text}),)).stat()
+    assert stat[b"8:0"][b"rbytes"] == 4096
+    assert stat[b"8:0"][b"dios"] == 5
+    assert stat[b"8:16"] == {}
+    assert v2.Io((files({}),)).stat() == {}
+
+
+def test_io_of_linux_5_15_which_leaves_out_line_ends_goes_to_the_right_device(files):
+    text = "7:1 7:0 8:0 rbytes=4096 wbytes=1 rios=2 wios=3 dbytes=0 dios=0\n8:16 253:0 rbytes=8 rios=9"
+    stat = v2.Io((files({"io.stat": text}),)).stat()
+    assert {device for device, counts in stat.items() if counts} == {b"8:0", b"253:0"}
+    assert (stat[b"8:0"][b"rbytes"], stat[b"253:0"]) == (4096, {b"rbytes": 8, b"rios": 9})
+
+
+def test_what_a_v2_controller_that_is_not_enabled_counts_is_nothing(files):
+    levels = (files({}), files({}))
+    assert v2.Memory(levels).room() == (None, 0)
+    assert not any(v2.Memory(levels).stat().values())
+    assert v2.Memory(levels).swap() == (None, 0)
+    assert v2.Tasks(levels, "/proc").forked() == 0
+    assert v2.Pressure(levels).read("cpu") is None
+
+
+def test_a_controller_that_is_enabled_later_is_seen_within_a_second(made, monkeypatch):
+    root = made({**all_v2(), "sys/fs/cgroup/parent/box/cpu.stat": "user_usec 1\n"})
+    cgroup = open_cgroup(find(str(root)), PATHS_V2)
+    now = time.monotonic()
+    monkeypatch.setattr("lxcfs_py.kernelfile.time.monotonic", lambda: now)
+    assert (cgroup.memory.room(), cgroup.cpu.quota()) == ((None, 0), None)
+    made(
+        {
+            "sys/fs/cgroup/parent/box/memory.max": "1048576\n",
+            "sys/fs/cgroup/parent/box/memory.current": "4096\n",
+            "sys/fs/cgroup/parent/cpu.max": "50000 100000\n",
+        }
+    )
+    now += 1.1
+    assert (cgroup.memory.room(), cgroup.cpu.quota()) == ((1 << 20, (1 << 20) - 4096), 0.5)
+
+
+def test_a_limit_that_changes_is_seen_at_the_next_look(made):
+    name = "sys/fs/cgroup/parent/memory.max"
+    root = made({**all_v2(), name: "max\n", "sys/fs/cgroup/parent/memory.current": "0\n"})
+    cgroup = open_cgroup(find(str(root)), {"": "/parent"})
+    for text, limit in (("max", None), ("4096", 4096), ("1048576", 1 << 20), ("max", None)):
+        (root / name).write_text(f"{text}\n")
+        assert cgroup.memory.room()[0] == limit
+
+
+# Tasks
+
+
+def test_tasks_of_cgroups_below_count_and_there_are_bounds(made, monkeypatch):
+    def group(path, *threads):
+        return {f"sys/fs/cgroup{path}/cgroup.threads": "".join(f"{thread}\n" for thread in threads)}
+
+    states = {11: "S", 12: "R", 13: "D", 14: "R", 15: "Z"}
+    stats = {f"proc/{thread}/stat": f"{thread} (a) R) {state} 1 1\n" for thread, state in states.items()}
+    # 16 ended in the meantime
+    groups = {**group("/box", 11, 12), **group("/box/a", 13, 16), **group("/box/a/b", 14), **group("/box/c", 15)}
+    root = made({**all_v2(), **stats, **groups})
+    tasks = open_cgroup(find(str(root)), {"": "/box"}, f"{root}/proc").tasks
+    assert tasks.states() == (2, 1, 6)
+    monkeypatch.setattr(tree, "_MAX_CGROUPS", 1)
+    assert tasks.states() == (1, 0, 2)
+    monkeypatch.setattr(tree, "_MAX_CGROUPS", 256)
+    monkeypatch.setattr(v2, "_MAX_THREADS", 1)
+    assert tasks.states() == (0, 0, 6)
+
+
+def test_zeros_that_stand_for_processes_of_other_namespaces_are_left_out(files):
+    assert v2.Tasks((files({"cgroup.procs": "0\n12\n0\n13"}),), "/proc").pids() == [12, 13]
+
+
+def test_the_descriptors_of_cgroups_below_are_closed_after_use(tmp_path):
+    for name in ("a/b", "c"):
+        (tmp_path / "box" / name).mkdir(parents=True)
+    directory = KernelDirectory(str(tmp_path / "box"))
+    directory.fd()
+    before = len(os.listdir("/proc/self/fd"))
+    assert len([os.fstat(fd).st_ino for fd in tree.subtree(directory)]) == 4
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_cgroup_below_that_goes_away_in_the_middle_is_left_out(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / "box" / name).mkdir(parents=True)
+    seen = 0
+    for _ in tree.subtree(KernelDirectory(str(tmp_path / "box"))):
+        for path in sorted((tmp_path / "box").iterdir())[:1]:
+            path.rmdir()
+        seen += 1
+    assert 1 <= seen < 4
+
+
+counted_by_the_kernel = pytest.mark.skipif(
+    find().version("pids") != 1, reason="the kernel counts the tasks of cgroup v1 alone, and this machine has v2"
+)
+
+
+@counted_by_the_kernel
+def test_the_kernel_counts_the_tasks_of_a_real_cgroup_by_state(sandbox):
+    def wait_for(states):
+        deadline = time.monotonic() + 10
+        while tasks.states() != states:
+            assert time.monotonic() < deadline, tasks.states()
+            time.sleep(0.01)
+
+    box = sandbox()
+    tasks = v1.Tasks(find().levels("pids", parse_paths(Path(f"/proc/{box.init}/cgroup").read_bytes()), {}))
+    wait_for((0, 0, 1))  # its init sleeps
+    assert tasks.pids() == [box.init]
+    busy = box.popen(["sh", "-c", "while :; do :; done"])
+    wait_for((1, 0, 2))
+    (box.cgroup("pids") / "inner").mkdir()
+    (box.cgroup("pids") / "inner" / "cgroup.procs").write_text(f"{busy.pid}")
+    wait_for((1, 0, 2))  # a cgroup below counts too
+    assert tasks.forked() >= 2
+
+
+@counted_by_the_kernel
+def test_the_kernel_refuses_to_count_tasks_of_what_is_no_cgroup():
+    fd = os.open("/tmp", os.O_RDONLY)
+    try:
+        with pytest.raises(OSError, match="Invalid argument"):
+            taskstats.count(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,62 @@
+"""The machine's own files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lxcfs_py.host import NS_PER_TICK, TICKS, Host
+from lxcfs_py.views import VIEWS, sys_cpu
+
+
+def test_this_machines_files_are_read_as_they_are():
+    host = Host()
+    assert host.text("proc/cpuinfo").startswith(b"processor\t: 0\n")
+    assert host.text("proc/swaps") == Path("/proc/swaps").read_bytes()
+    assert host.meminfo_layout.split()[0] == b"MemTotal:"
+    assert len(host.online()) == os.sysconf("SC_NPROCESSORS_ONLN")
+    assert host.cpu_text("online") == Path("/", sys_cpu.DIRECTORY, "online").read_bytes()
+    assert set(host.cpu_names("")) == set(os.listdir(Path("/", sys_cpu.DIRECTORY)))
+
+
+def test_what_comes_to_cover_a_file_later_is_never_read(copied, tmp_path):
+    """A container's view may be mounted there one day: this program would wait for itself."""
+    machine = copied("v1-2cpu", tmp_path)
+    before = {name: machine.host.text(name) for name in VIEWS}
+    for name in VIEWS:
+        (tmp_path / "other").write_bytes(b"covered\n")
+        (tmp_path / "other").replace(machine.root / name)
+    assert {name: machine.host.text(name) for name in VIEWS} == before
+    assert machine.host.online() == (0, 1)
+
+
+def test_another_place_can_stand_in_for_proc(made):
+    root = made({"elsewhere/cpuinfo": "processor\t: 0\n\n", "elsewhere/meminfo": "MemTotal: 1 kB\n"})
+    (root / sys_cpu.DIRECTORY).mkdir(parents=True)
+    assert Host(str(root), proc=str(root / "elsewhere")).text("proc/meminfo") == b"MemTotal: 1 kB\n"
+
+
+def test_a_kernel_without_some_files_has_none(recorded):
+    host = recorded("v2-2cpu-noswap-nopsi").host
+    with pytest.raises(FileNotFoundError):
+        host.text("proc/pressure/cpu")
+
+
+def test_blocks_of_cpuinfo_are_found_by_number_where_some_cpus_are_offline(made):
+    numbers = [0, 1, 5, 40]
+    text = "".join(f"processor\t: {n}\nmodel\t\t: {'x' * n}\n\n" for n in numbers)
+    root = made({"proc/cpuinfo": text, f"{sys_cpu.DIRECTORY}/online": "0-1,5,40\n"})
+    host = Host(str(root))
+    assert sorted(host.cpuinfo(41)) == numbers
+    assert {0, 1} <= set(host.cpuinfo(2))
+    assert sorted(host.cpuinfo(4)) == numbers  # there is none with number 3: all were looked at
+    assert host.cpuinfo(6)[5] == b"processor\t: 5\nmodel\t\t: xxxxx"
+    assert host.online() == (0, 1, 5, 40)
+
+
+def test_the_clock_counts_from_boot_as_start_times_of_processes_do():
+    own = int(Path("/proc/self/stat").read_text().rpartition(") ")[2].split()[19]) * NS_PER_TICK
+    assert own <= Host.now() < own + 24 * 3600 * 10**9
+    assert TICKS * NS_PER_TICK == 10**9

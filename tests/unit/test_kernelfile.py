@@ -1,0 +1,133 @@
+"""Files of the kernel that stay open."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from lxcfs_py.cgroup.layout import find
+from lxcfs_py.kernelfile import KernelDirectory
+
+
+@pytest.fixture
+def real_cgroup(require):
+    """The path of a cgroup that does not exist yet, in some hierarchy of this machine; it is removed at the end."""
+    require(os.geteuid() == 0, "root")
+    hierarchies = find().hierarchies
+    require(hierarchies, "a mounted cgroup hierarchy")
+    hierarchy = hierarchies.get("pids") or hierarchies[""]
+    path = Path(hierarchy.mountpoint, f"lxcfs-py-test-{os.getpid()}")
+    yield path
+    with contextlib.suppress(FileNotFoundError):
+        path.rmdir()
+
+
+def open_descriptors() -> set[int]:
+    listed = [int(name) for name in os.listdir("/proc/self/fd")]
+    return {fd for fd in listed if os.path.exists(f"/proc/self/fd/{fd}")}  # all but the one of the listing itself
+
+
+def open_files() -> int:
+    return len(open_descriptors())
+
+
+def test_a_file_is_read_anew_each_time(tmp_path):
+    file = tmp_path / "memory.max"
+    directory = KernelDirectory(str(tmp_path))
+    for content in (b"max\n", b"4096\n", b""):
+        file.write_bytes(content)
+        assert directory.read("memory.max") == content
+
+
+def test_files_stay_open_as_long_as_their_directory_is_known(tmp_path):
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    before = open_files()
+    directory = KernelDirectory(str(tmp_path))
+    assert open_files() == before
+    for _ in range(3):
+        assert [directory.read(name) for name in "abc"] == [b"a", b"b", b"c"]
+        assert open_files() == before + 3
+    del directory
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("size", [0, 16383, 16384, 16385, 100_000])
+def test_a_long_file_is_read_whole(tmp_path, size):
+    text = os.urandom(size)
+    (tmp_path / "long").write_bytes(text)
+    directory = KernelDirectory(str(tmp_path))
+    assert directory.read("long") == text
+    assert directory.read_records("long") == text
+    assert directory.read_records("long", 1000) == text[:1000]
+
+
+def test_a_file_in_records_is_read_whole():
+    directory = KernelDirectory("/proc")
+    assert directory.read_records("cpuinfo") == Path("/proc/cpuinfo").read_bytes() != b""
+
+
+def test_a_missing_file_is_looked_for_again_after_a_second(tmp_path, monkeypatch):
+    now = time.monotonic()
+    monkeypatch.setattr("lxcfs_py.kernelfile.time.monotonic", lambda: now)
+    directory = KernelDirectory(str(tmp_path))
+    assert directory.get("memory.max") is None
+    (tmp_path / "memory.max").write_text("4096\n")
+    now += 0.9
+    assert directory.get("memory.max") is None
+    now += 0.2
+    assert directory.get("memory.max") == b"4096\n"
+
+
+def test_a_missing_file_that_must_be_there_is_an_error(tmp_path):
+    directory = KernelDirectory(str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        directory.read("memory.max")
+    with pytest.raises(FileNotFoundError):
+        directory.read_records("memory.max")
+    (tmp_path / "memory.max").write_text("4096\n")
+    assert directory.read("memory.max") == b"4096\n"
+
+
+def test_a_cgroup_made_again_at_the_same_path_is_read_through_the_same_descriptor(real_cgroup):
+    real_cgroup.mkdir()
+    directory = KernelDirectory(str(real_cgroup))
+    assert directory.read("cgroup.procs") == b""
+    before = open_files()
+    real_cgroup.rmdir()
+    with pytest.raises(OSError, match=r"No such (file|device)"):
+        directory.read("cgroup.procs")
+    real_cgroup.mkdir()
+    assert directory.read("cgroup.procs") == b""
+    assert directory.get("cgroup.procs") == b""
+    assert open_files() == before
+    del directory
+    assert open_files() == before - 1
+
+
+def test_a_cgroup_that_is_gone_is_an_error_and_no_missing_file(real_cgroup):
+    """Who takes a missing file for a controller that is not enabled would see no limit where there was one."""
+    real_cgroup.mkdir()
+    seen, unseen = KernelDirectory(str(real_cgroup)), KernelDirectory(str(real_cgroup))
+    assert seen.get("cgroup.procs") == b""
+    assert seen.get("memory.nonsense") is None
+    real_cgroup.rmdir()
+    for directory in (seen, unseen):
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"No such (file|device)"):
+                directory.get("cgroup.procs")
+
+
+def test_descriptors_are_not_inherited_by_children(tmp_path):
+    (tmp_path / "a").write_text("a")
+    before = open_descriptors()
+    directory = KernelDirectory(str(tmp_path))
+    directory.read("a")
+    directory.fd()
+    opened = open_descriptors() - before
+    assert len(opened) == 2
+    assert not any(map(os.get_inheritable, opened))

@@ -1,0 +1,167 @@
+"""Load averages, and who is sampled for them."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lxcfs_py.load import Load, Sampler
+
+INTERVAL = 5.0
+MINUTES = (1, 5, 15)
+
+# include/linux/sched/loadavg.h: fractions of 2048, and what is left of an average after 5 s
+FIXED_1 = 2048
+EXP = (1884, 2014, 2037)
+
+
+def kernels(counts: list[int]) -> list[float]:
+    """What the kernel shows after samples of so many active tasks, in its own whole numbers (calc_load)."""
+    averages = [0, 0, 0]
+    for count in counts:
+        active = count * FIXED_1
+        for n, kept in enumerate(EXP):
+            new = averages[n] * kept + active * (FIXED_1 - kept)
+            averages[n] = (new + (FIXED_1 - 1 if active >= averages[n] else 0)) // FIXED_1
+    return [average / FIXED_1 for average in averages]
+
+
+def sampled(counts: list[int], interval: float = INTERVAL) -> list[float]:
+    remaining = iter(counts)
+    load = Load(Sampler(interval), lambda: (next(remaining), 0, 100))
+    for _ in counts:
+        load.sample(interval)
+    return list(load.averages)
+
+
+@given(st.lists(st.integers(0, 50), max_size=400))
+def test_the_averages_are_the_kernels(counts):
+    # Its fixed point is off by up to 1.1 % of the largest load, and its rounding by some thousandths.
+    allowed = 0.02 * max(counts, default=0) + 0.02
+    assert sampled(counts) == pytest.approx(kernels(counts), abs=allowed)
+
+
+@pytest.mark.parametrize("interval", [1.0, 5.0, 30.0])
+def test_a_steady_load_is_approached_at_the_same_pace_whatever_the_interval(interval):
+    for minutes in (1, 5, 15, 60):
+        averages = sampled([4] * int(minutes * 60 / interval), interval)
+        assert averages == pytest.approx([4 * (1 - math.exp(-minutes / window)) for window in MINUTES])
+
+
+def test_running_and_blocked_tasks_count_and_sleeping_ones_do_not():
+    load = Load(Sampler(INTERVAL), lambda: (2, 3, 1000))
+    for _ in range(1000):
+        load.sample(INTERVAL)
+    assert load.averages == pytest.approx((5, 5, 5), abs=0.05)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The seconds that have passed, as a list of one that can be changed."""
+    now = [1000.0]
+    monkeypatch.setattr("lxcfs_py.load.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_only_who_has_asked_is_sampled():
+    sampler = Sampler(INTERVAL)
+    asking, silent = Load(sampler, lambda: (1, 0, 1)), Load(sampler, lambda: (1, 0, 1))
+    assert asking.read() == (0.0, 0.0, 0.0)
+    sampler.sample()
+    assert asking.read() == pytest.approx([1 - math.exp(-5 / 60), 1 - math.exp(-5 / 300), 1 - math.exp(-5 / 900)])
+    assert silent.averages == (0.0, 0.0, 0.0)
+
+
+def test_who_has_not_asked_for_15_minutes_is_forgotten_and_sampled_again_when_asking(clock):
+    sampler = Sampler(INTERVAL)
+    looked = []
+    load = Load(sampler, lambda: looked.append(clock[0]) or (1, 0, 1))
+    load.read()
+    clock[0] += 15 * 60
+    sampler.sample()
+    assert len(looked) == 1
+    clock[0] += 1
+    sampler.sample()
+    sampler.sample()
+    assert len(looked) == 1
+    load.read()
+    sampler.sample()
+    assert len(looked) == 2
+    clock[0] += 600
+    load.read()  # whoever goes on asking goes on being sampled
+    clock[0] += 600
+    sampler.sample()
+    assert len(looked) == 3
+
+
+def test_a_container_that_has_ended_is_sampled_no_more():
+    sampler = Sampler(INTERVAL)
+    looked = []
+    load = Load(sampler, lambda: looked.append(1) or (1, 0, 1))
+    load.read()
+    load.close()
+    load.close()
+    sampler.sample()
+    assert looked == []
+
+
+@pytest.mark.parametrize("error", [OSError(19, "No such device"), ValueError("invalid literal for int()")])
+def test_a_cgroup_that_cannot_be_read_keeps_no_other_from_being_sampled(error):
+    def gone():
+        raise error
+
+    sampler = Sampler(INTERVAL)
+    loads = [Load(sampler, gone), *(Load(sampler, lambda: (1, 0, 1)) for _ in range(5))]
+    for load in loads:
+        load.read()
+    sampler.sample()
+    assert [load.averages[0] > 0 for load in loads] == [False] + [True] * 5
+
+
+def test_with_nobody_asking_the_sampler_sleeps(monkeypatch):
+    sampler = Sampler(0.001)
+    rounds, taken = [], threading.Event()
+    sample = sampler.sample
+    monkeypatch.setattr(sampler, "sample", lambda: (rounds.append(1), sample(), taken.set()))
+    sampler.start()
+    time.sleep(0.05)
+    assert not rounds
+    load = Load(sampler, lambda: (1, 0, 1))
+    load.read()
+    assert taken.wait(5)
+    load.close()
+    time.sleep(0.02)  # a round that has begun ends
+    done = len(rounds)
+    time.sleep(0.05)
+    assert len(rounds) == done
+    taken.clear()
+    load.read()
+    assert taken.wait(5)
+    load.close()
+
+
+def test_readers_may_come_and_go_while_the_sampler_runs():
+    sampler = Sampler(0.0005)
+    sampler.start()
+    failed = []
+
+    def reader():
+        try:
+            for _ in range(200):
+                load = Load(sampler, lambda: (1, 0, 1))
+                load.read()
+                load.close()
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=reader) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert failed == []

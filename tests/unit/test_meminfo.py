@@ -1,0 +1,398 @@
+"""/proc/meminfo and /proc/swaps of containers on recorded machines, and on made-up ones."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lxcfs_py.cgroup import v1, v2
+from lxcfs_py.config import Config, Memory
+from lxcfs_py.host import Host
+from lxcfs_py.views import meminfo, swaps
+
+KIB, MIB = 1 << 10, 1 << 20
+UNLIMITED_V1 = 9223372036854771712
+NO_SWAP = Config(memory=Memory(swap=False))
+
+# What trees/README.md says of the limits, in MiB: memory, swap.
+LIMITS = {
+    "v1-2cpu": (256, 0),  # the machine has no swap
+    "v1-2cpu-swap": (256, 128),
+    "hybrid": (256, 0),
+    "v2-2cpu-noswap-nopsi": (192, 0),  # the parent's, which is smaller than its own
+    "v2-64cpu": (512, 256),
+}
+
+
+def fields(text: bytes) -> dict[str, int]:
+    """The numbers, as they stand: in KiB but for the counts of huge pages."""
+    return {
+        name.decode(): int(rest.split()[0]) for name, _, rest in (line.partition(b":") for line in text.splitlines())
+    }
+
+
+def stat(machine, *names) -> int:
+    """The sum of some fields of the container's memory.stat, in KiB."""
+    figures = dict(line.split() for line in machine.cgroup("memory", "memory.stat").splitlines())
+    return sum(int(figures[name]) for name in names) // KIB
+
+
+# Recorded machines
+
+
+def test_the_total_is_the_smallest_limit_of_the_container_and_its_parents(machine):
+    assert fields(machine.render("proc/meminfo"))["MemTotal"] == LIMITS[machine.name][0] * MIB // KIB
+
+
+def test_free_memory_is_what_the_tightest_limit_has_left(machine):
+    old = machine.name.startswith(("v1", "hybrid"))
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if old else ("memory.max", "memory.current")
+    left = [
+        int(machine.cgroup("memory", names[0], up)) - int(machine.cgroup("memory", names[1], up)) for up in range(2)
+    ]
+    assert fields(machine.render("proc/meminfo"))["MemFree"] == min(left) // KIB
+
+
+def test_what_the_container_used_shows_in_the_fields_that_count_it(machine):
+    """trees/README.md says what that was; an interpreter in each of three processes comes on top."""
+    now = fields(machine.render("proc/meminfo"))
+    assert now["Shmem"] == 8 * MIB // KIB
+    assert 32 * MIB // KIB <= now["Cached"] < 33 * MIB // KIB  # the file, and the shared memory
+    assert 24 * MIB // KIB <= now["Active(file)"] + now["Inactive(file)"] < 25 * MIB // KIB
+    anonymous = {"v1-2cpu-swap": 48 - 16 + 6, "v2-64cpu": 96 - 32 + 6}.get(machine.name, 48 + 6)
+    assert anonymous * MIB // KIB <= now["AnonPages"] < (anonymous + 20) * MIB // KIB
+    assert now["Active"] == now["Active(anon)"] + now["Active(file)"]
+    assert now["Inactive"] == now["Inactive(anon)"] + now["Inactive(file)"]
+    assert 24 * MIB // KIB <= now["MemAvailable"] - now["MemFree"] < 27 * MIB // KIB  # the file's pages, and some slab
+
+
+def test_slabs_and_kernel_stacks_are_counted_where_cgroups_count_them(machine):
+    now = fields(machine.render("proc/meminfo"))
+    if machine.name.startswith("v2"):
+        assert now["SReclaimable"] == now["KReclaimable"] == stat(machine, "slab_reclaimable") > 0
+        assert now["SUnreclaim"] == stat(machine, "slab_unreclaimable") > 0
+        assert now["Slab"] == stat(machine, "slab_reclaimable", "slab_unreclaimable")
+        assert now["KernelStack"] == stat(machine, "kernel_stack") > 0
+        assert now["PageTables"] == stat(machine, "pagetables") > 0
+    else:
+        assert not any(now[name] for name in ("SReclaimable", "KReclaimable", "SUnreclaim", "Slab", "KernelStack"))
+
+
+def test_swap_is_what_the_container_may_use_and_no_more_than_it_uses_is_taken(machine):
+    now = fields(machine.render("proc/meminfo"))
+    assert now["SwapTotal"] == LIMITS[machine.name][1] * MIB // KIB
+    used = now["SwapTotal"] - now["SwapFree"]
+    swapped_out = {"v1-2cpu-swap": 16, "v2-64cpu": 32}.get(machine.name, 0) * MIB // KIB
+    assert swapped_out * 0.9 <= used <= swapped_out
+
+
+def test_without_swap_in_the_configuration_there_is_none(machine):
+    now = fields(machine.render("proc/meminfo", NO_SWAP))
+    assert now["SwapTotal"] == now["SwapFree"] == 0
+    assert machine.render("proc/swaps", NO_SWAP) == machine.own("proc/swaps").splitlines(keepends=True)[0]
+
+
+def test_huge_pages_are_those_the_container_may_have(machine):
+    now = fields(machine.render("proc/meminfo"))
+    pages = now["HugePages_Total"], now["HugePages_Free"], now["Hugetlb"], now["Hugepagesize"]
+    # Of the machine's 16 pages, 8 are allowed and 3 are in use.
+    assert pages == ((8, 5, 8 * 2048, 2048) if machine.name == "v2-64cpu" else (0, 0, 0, 2048))
+
+
+def test_the_layout_is_the_machines_own(machine):
+    def layout(text: bytes) -> list[tuple[bytes, int, bytes]]:
+        """Of each line: the name, the column at which the number ends, the unit."""
+        return [
+            (match[1], match.end(2), match[3]) for match in re.finditer(rb"^([^:]+:) *(\d+)( kB)?$", text, re.MULTILINE)
+        ]
+
+    rendered, own = machine.render("proc/meminfo"), machine.own("proc/meminfo")
+    assert layout(rendered) == layout(own)
+    assert len(layout(own)) == own.count(b"\n") == rendered.count(b"\n")
+
+
+def test_what_cgroups_do_not_count_is_0_and_what_the_kernel_fixes_stays(machine):
+    now, own = fields(machine.render("proc/meminfo")), fields(machine.own("proc/meminfo"))
+    assert now["VmallocTotal"] == own["VmallocTotal"]
+    for name in ("Buffers", "Mlocked", "Committed_AS", "VmallocUsed", "DirectMap4k", "DirectMap2M", "NFS_Unstable"):
+        assert now[name] == 0
+
+
+def test_the_commit_limit_is_the_containers(machine):
+    now = fields(machine.render("proc/meminfo"))
+    assert machine.own("proc/sys/vm/overcommit_ratio") == b"50\n"
+    assert now["CommitLimit"] == now["MemTotal"] // 2 + now["SwapTotal"]
+
+
+def test_swaps_has_a_line_as_long_as_there_is_swap(machine):
+    header, *lines = machine.render("proc/swaps").splitlines(keepends=True)
+    assert header == machine.own("proc/swaps").splitlines(keepends=True)[0]
+    now = fields(machine.render("proc/meminfo"))
+    if not LIMITS[machine.name][1]:
+        assert lines == []
+        return
+    (line,) = lines
+    used = now["SwapTotal"] - now["SwapFree"]
+    assert line.split() == [b"none", b"virtual", b"%d" % now["SwapTotal"], b"%d" % used, b"0"]
+    assert line.endswith(b"\n")
+    (own,) = machine.own("proc/swaps").splitlines(keepends=True)[1:]
+    assert columns(line) == columns(own) == [0, 40, 56, 72, 88]
+
+
+def columns(line: bytes) -> list[int]:
+    """Where the words begin, on a terminal."""
+    return [match.start() for match in re.finditer(rb"\S+", line.expandtabs())]
+
+
+def test_a_service_without_limits_sees_the_machines_total_and_what_that_has_left(recorded):
+    for name in ("v1-2cpu-swap", "hybrid", "v2-64cpu", "v2-2cpu-noswap-nopsi"):
+        machine = recorded(name)
+        now, own = fields(machine.service("proc/meminfo")), fields(machine.own("proc/meminfo"))
+        for field in ("MemTotal", "MemFree", "SwapTotal"):
+            assert now[field] == own[field]
+        assert now["MemFree"] <= now["MemAvailable"] <= max(own["MemAvailable"], own["MemFree"])
+        assert 0 < now["AnonPages"] < own["AnonPages"]
+
+
+def test_psutil_reads_the_figures(machine, rendered, monkeypatch):
+    shutil.copy("/proc/vmstat", rendered / "proc")  # for swap_memory, which takes pages in and out from it
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(rendered / "proc"))
+    now = {name: number * KIB for name, number in fields(machine.render("proc/meminfo")).items()}
+    memory = psutil.virtual_memory()
+    assert memory.total == LIMITS[machine.name][0] * MIB
+    assert (memory.free, memory.available) == (now["MemFree"], now["MemAvailable"])
+    assert memory.used == memory.total - memory.available
+    assert memory.cached == now["Cached"] + now["SReclaimable"]
+    assert memory.shared == 8 * MIB
+    swap = psutil.swap_memory()
+    assert (swap.total, swap.used) == (LIMITS[machine.name][1] * MIB, now["SwapTotal"] - now["SwapFree"])
+
+
+def test_free_and_vmstat_print_the_figures(machine, rendered, sandbox):
+    box = sandbox(views=rendered, files=["proc/meminfo", "proc/stat", "proc/uptime"])
+    now = fields(machine.render("proc/meminfo"))
+    _, memory, swap = box.run(["free", "-k", "-w"], check=True).stdout.splitlines()
+    total, used, free, shared, buffers, cache, available = map(int, memory.split()[1:])
+    assert (total, free, available, buffers) == (now["MemTotal"], now["MemFree"], now["MemAvailable"], 0)
+    assert used == total - available
+    assert shared == 8 * MIB // KIB
+    assert cache == now["Cached"] + now["SReclaimable"]
+    assert swap.split()[1:] == [str(now["SwapTotal"]), str(now["SwapTotal"] - now["SwapFree"]), str(now["SwapFree"])]
+    human = box.run(["free", "-h"], check=True).stdout.splitlines()[1].split()
+    assert human[1] == f"{LIMITS[machine.name][0]}Mi"
+    vmstat = box.run(["vmstat", "-s", "-S", "k"], check=True).stdout
+    figures = {what: int(number) for number, what in re.findall(r"^ *(\d+) k? ?(.*)$", vmstat, re.MULTILINE)}
+    assert figures["total memory"] == now["MemTotal"] * KIB // 1000
+    assert figures["total swap"] == now["SwapTotal"] * KIB // 1000
+
+
+# Made-up cgroups
+
+
+LAYOUT = Path(__file__).parent.joinpath("trees", "v2-64cpu", "proc", "meminfo").read_bytes()
+
+
+def make_host(root: Path, pages: int = 0, **figures: int) -> Host:
+    """A machine with the layout of a recorded one and other figures, in bytes, and so many huge pages of 2 MiB."""
+    text = LAYOUT.replace(b"HugePages_Total:      16", b"HugePages_Total:%8d" % pages)
+    for name, value in {"SwapTotal": 0, "SwapFree": 0, **figures}.items():
+        line = b"%-16s%8d kB\n" % (name.encode() + b":", value // KIB)
+        text = re.sub(rb"(?m)^%s:.*\n" % name.encode(), line, text)
+    swap = figures.get("SwapTotal", 0)
+    areas = f"/swap\\040file partition {swap // KIB} {(swap - figures.get('SwapFree', 0)) // KIB} -2\n" if swap else ""
+    (root / "proc").mkdir(exist_ok=True)
+    (root / "proc/meminfo").write_bytes(text)
+    (root / "proc/swaps").write_text("Filename Type Size Used Priority\n" + areas)
+    (root / "proc/cpuinfo").write_text("processor\t: 0\n\n")
+    (root / "sys/devices/system/cpu").mkdir(parents=True, exist_ok=True)
+    return Host(str(root))
+
+
+MEMORY = {"MemTotal": 4096 * MIB, "MemFree": 1000 * MIB, "MemAvailable": 3000 * MIB}
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory):
+    """A machine with 4 GiB of memory, of which 3000 MiB are available, and 512 MiB of swap."""
+    return make_host(tmp_path_factory.mktemp("host"), **MEMORY, SwapTotal=512 * MIB, SwapFree=400 * MIB)
+
+
+@pytest.fixture(scope="session")
+def swapless(tmp_path_factory):
+    return make_host(tmp_path_factory.mktemp("swapless"), **MEMORY)
+
+
+@pytest.fixture(scope="session")
+def changing(tmp_path_factory):
+    """The directory of a machine that is another one for each example."""
+    return tmp_path_factory.mktemp("changing")
+
+
+@pytest.fixture(scope="session")
+def show(files, cgroup, container_in):
+    """show(version, host, levels) is the fields for a container whose levels have these files, its own first."""
+
+    def render(version, host, *levels, config=Config()):  # noqa: B008 - it is immutable
+        memory = (v1 if version == 1 else v2).Memory(tuple(map(files, levels)))
+        return fields(meminfo.render(container_in(cgroup(memory=memory)), host, config))
+
+    return render
+
+
+def level1(limit=UNLIMITED_V1, usage=0, both=UNLIMITED_V1, both_usage=None, stat=""):
+    return {
+        "memory.limit_in_bytes": limit,
+        "memory.usage_in_bytes": usage,
+        "memory.memsw.limit_in_bytes": both,
+        "memory.memsw.usage_in_bytes": usage if both_usage is None else both_usage,
+        "memory.stat": stat,
+    }
+
+
+def level2(limit="max", usage=0, swap="max", swap_usage=0, stat=""):
+    return {
+        "memory.max": limit,
+        "memory.current": usage,
+        "memory.swap.max": swap,
+        "memory.swap.current": swap_usage,
+        "memory.stat": stat,
+    }
+
+
+@pytest.mark.parametrize(("version", "level"), [(1, level1), (2, level2)])
+def test_the_smallest_of_many_limits_wins_wherever_it_stands(version, level, show, host):
+    for limits in ((100, 200, 300), (200, 100, 300), (300, 200, 100)):
+        levels = [level(limit * MIB, usage=40 * MIB) for limit in limits]
+        now = show(version, host, *levels)
+        assert (now["MemTotal"], now["MemFree"]) == (100 * MIB // KIB, 60 * MIB // KIB)
+
+
+@pytest.mark.parametrize(("version", "level"), [(1, level1), (2, level2)])
+def test_a_parent_that_others_have_filled_leaves_little_free_though_its_limit_is_larger(version, level, show, host):
+    now = show(version, host, level(100 * MIB, usage=10 * MIB), level(500 * MIB, usage=490 * MIB))
+    assert (now["MemTotal"], now["MemFree"]) == (100 * MIB // KIB, 10 * MIB // KIB)
+
+
+@pytest.mark.parametrize(("version", "level"), [(1, level1), (2, level2)])
+def test_levels_without_a_limit_do_not_count(version, level, show, host):
+    now = show(version, host, level(), level(100 * MIB, usage=30 * MIB), level())
+    assert (now["MemTotal"], now["MemFree"]) == (100 * MIB // KIB, 70 * MIB // KIB)
+
+
+@pytest.mark.parametrize(("version", "level"), [(1, level1), (2, level2)])
+def test_a_limit_above_the_machines_memory_is_none(version, level, show, host):
+    now = show(version, host, level(8192 * MIB, usage=30 * MIB))
+    assert (now["MemTotal"], now["MemFree"]) == (4096 * MIB // KIB, 1000 * MIB // KIB)
+
+
+@pytest.mark.parametrize(("version", "level"), [(1, level1), (2, level2)])
+def test_usage_above_a_limit_that_was_lowered_leaves_nothing_free(version, level, show, host):
+    assert show(version, host, level(100 * MIB, usage=130 * MIB))["MemFree"] == 0
+
+
+def test_a_level_of_v2_where_the_controller_is_not_enabled_is_skipped(show, host):
+    now = show(2, host, {}, level2(100 * MIB, usage=30 * MIB, swap=50 * MIB, swap_usage=20 * MIB))
+    assert (now["MemTotal"], now["MemFree"]) == (100 * MIB // KIB, 70 * MIB // KIB)
+    assert now["SwapTotal"] == 50 * MIB // KIB
+
+
+def test_a_container_without_the_memory_controller_sees_the_machines_memory(cgroup, container_in, host):
+    assert meminfo.render(container_in(cgroup()), host, Config()) == host.text("proc/meminfo")
+
+
+def test_v1_limits_memory_and_swap_together(show, host):
+    now = show(1, host, level1(256 * MIB, 100 * MIB, both=384 * MIB, both_usage=130 * MIB))
+    assert (now["SwapTotal"], now["SwapFree"]) == (128 * MIB // KIB, 98 * MIB // KIB)
+
+
+def test_v1_without_swap_accounting_shows_the_machines_swap_unused(show, host):
+    levels = {name: value for name, value in level1(256 * MIB, 100 * MIB).items() if "memsw" not in name}
+    now = show(1, host, levels)
+    assert now["SwapTotal"] == now["SwapFree"] == 512 * MIB // KIB
+
+
+@pytest.mark.parametrize(("version", "level"), [(1, level1(both=900 * MIB)), (2, level2(swap=900 * MIB))])
+def test_swap_is_never_more_than_the_machines(version, level, show, host, swapless):
+    assert show(version, host, level)["SwapTotal"] == 512 * MIB // KIB
+    assert show(version, swapless, level)["SwapTotal"] == 0
+
+
+def test_swap_that_was_used_before_its_limit_was_lowered_still_counts(show, host):
+    now = show(2, host, level2(256 * MIB, swap=10 * MIB, swap_usage=30 * MIB))
+    assert (now["SwapTotal"], now["SwapFree"]) == (30 * MIB // KIB, 0)
+
+
+def test_a_swap_limit_of_zero_is_no_swap_at_all(show, files, cgroup, container_in, host):
+    levels = level2(256 * MIB, swap=0)
+    assert show(2, host, levels)["SwapTotal"] == 0
+    container = container_in(cgroup(memory=v2.Memory((files(levels),))))
+    assert swaps.render(container, host, Config()).count(b"\n") == 1
+
+
+@pytest.mark.parametrize("kib", [1, 9_999_999, 10_000_000, 99_999_999])
+def test_the_columns_of_swaps_stay_in_line_as_the_kernels_do(kib, files, cgroup, container_in, tmp_path):
+    host = make_host(tmp_path, SwapTotal=kib * KIB)
+    container = container_in(cgroup(memory=v2.Memory((files(level2(swap_usage=kib * KIB)),))))
+    line = swaps.render(container, host, Config()).splitlines()[1]
+    assert columns(line) == [0, 40, 56, 72, 88]
+
+
+sizes = st.integers(0, 1 << 36) | st.sampled_from([0, 4096, 100 * MIB, 4096 * MIB])
+v1_limits = st.just(UNLIMITED_V1) | sizes
+v2_limits = st.just("max") | sizes
+# memory.stat counts what memory.current counts, though not at the same instant; and a container may be all file pages.
+stats = st.dictionaries(
+    st.sampled_from(sorted({key.decode() for memory in (v1.Memory, v2.Memory) for key in memory.fields.values()})),
+    sizes,
+).map(lambda figures: "\n".join(f"{name} {value}" for name, value in figures.items()))
+levels1 = st.lists(st.builds(level1, v1_limits, sizes, v1_limits, sizes, stats), min_size=1, max_size=4)
+levels2 = st.lists(st.builds(level2, v2_limits, sizes, v2_limits, sizes, stats) | st.just({}), min_size=1, max_size=4)
+
+
+@st.composite
+def machines(draw):
+    """The figures of a machine."""
+    total = draw(st.integers(64 * MIB, 1 << 35))
+    swap = draw(st.sampled_from([0, 512 * MIB]) | st.integers(0, 1 << 34))
+    return {
+        "MemTotal": total,
+        "MemFree": draw(st.integers(0, total)),
+        "MemAvailable": draw(st.integers(0, total)),
+        "SwapTotal": swap,
+        "SwapFree": draw(st.integers(0, swap)),
+    }
+
+
+@settings(deadline=None, max_examples=200)
+@given(case=st.tuples(st.just(1), levels1) | st.tuples(st.just(2), levels2), figures=machines(), swap=st.booleans())
+def test_figures_are_in_order_whatever_the_kernel_counts(case, figures, swap, show, changing):
+    version, levels = case
+    host = make_host(changing, **figures)
+    now = show(version, host, *levels, config=Config(memory=Memory(swap=swap)))
+    own = fields(host.text("proc/meminfo"))
+    assert list(now) == list(own)
+    assert min(now.values()) >= 0
+    assert now["MemFree"] <= now["MemAvailable"] <= now["MemTotal"]
+    assert now["SwapFree"] <= now["SwapTotal"] <= own["SwapTotal"]
+    limits = [level.get("memory.limit_in_bytes", level.get("memory.max", "max")) for level in levels]
+    known = [limit // KIB for limit in limits if limit not in ("max", UNLIMITED_V1)]
+    assert now["MemTotal"] == min([own["MemTotal"], *known])
+
+
+@settings(deadline=None)
+@given(pages=st.integers(0, 100), limit=st.none() | st.integers(0, 200 * MIB), used=st.integers(0, 100))
+def test_huge_pages_are_in_order_whatever_the_kernel_counts(pages, limit, used, files, cgroup, container_in, changing):
+    host = make_host(changing, pages=pages, **MEMORY)
+    own = {"hugetlb.2MB.max": "max" if limit is None else limit, "hugetlb.2MB.current": used * 2 * MIB}
+    controllers = {"memory": v2.Memory((files(level2()),)), "hugetlb": v2.Hugetlb((files(own), files({})))}
+    now = fields(meminfo.render(container_in(cgroup(**controllers)), host, Config()))
+    assert 0 <= now["HugePages_Free"] <= now["HugePages_Total"]
+    assert now["Hugetlb"] == now["HugePages_Total"] * 2048
+    if pages:
+        assert now["HugePages_Total"] - now["HugePages_Free"] == used

@@ -1,0 +1,313 @@
+"""The kernel engine against a kernel that sends anything, and what its session keeps, without a mount."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lxcfs_py.engine import kernel, protocol, session
+
+pytestmark = pytest.mark.timeout(60)
+
+OPCODES = st.one_of(st.integers(0, 60), st.integers(0, 2**32 - 1))
+PATHS = ["/", "/proc", "/proc/meminfo", "/proc/strange"]
+
+
+class Tree:
+    """Operations on PATHS, of which the last one fails in ways that a view should not."""
+
+    failure: BaseException = ValueError("broken")
+
+    def getattr(self, path: str, handle: int = 0) -> dict[str, Any]:
+        if path not in PATHS:
+            raise OSError(errno.ENOENT, path)
+        return {"st_mode": 0o444 | (stat.S_IFDIR if path in PATHS[:2] else stat.S_IFREG)}
+
+    def visible(self, path: str) -> bool:
+        return True
+
+    def readdir(self, path: str, handle: int) -> list[str]:
+        return [
+            ".",
+            "..",
+            *(other.rpartition("/")[2] for other in PATHS[1:] if other.rpartition("/")[0] == path.rstrip("/")),
+        ]
+
+    def read(self, path: str, size: int, offset: int, handle: int) -> bytes:
+        if path == PATHS[-1]:
+            raise self.failure
+        return b"MemTotal: 1 kB\n"[offset : offset + size]
+
+    def readlink(self, path: str) -> str:
+        raise OSError(errno.EINVAL, path)
+
+    def open(self, path: str, flags: int) -> int:
+        return 7
+
+    def opendir(self, path: str) -> int:
+        return 0
+
+    def access(self, path: str, mode: int) -> None:
+        pass
+
+    def release(self, path: str, handle: int) -> None:
+        pass
+
+    releasedir = release
+
+    def statfs(self, path: str) -> dict[str, int]:
+        return {"f_bsize": 4096}
+
+
+class Kernel:
+    """The other end of a server's descriptor."""
+
+    def __init__(self) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(5)
+        self.tree = Tree()
+        self.session = session.Session(theirs.detach(), session.new_memory("/nowhere"))
+        self.server = kernel.Server(self.tree, self.session, threads=1)
+        self.server.start()
+        self.unique = 0
+
+    def send(self, opcode: int, node: int = 1, body: bytes = b"") -> int:
+        self.unique += 2
+        self.socket.send(request(opcode, self.unique, node, body))
+        return self.unique
+
+    def reply(self) -> tuple[int, int, bytes]:
+        """(errno, the request's unique, body)"""
+        message = self.socket.recv(1 << 20)
+        length, error, unique = protocol.OUT_HEADER.unpack_from(message)
+        assert length == len(message)
+        assert -512 < error <= 0
+        return -error, unique, message[protocol.OUT_HEADER.size :]
+
+    def ask(self, opcode: int, node: int = 1, body: bytes = b"") -> tuple[int, bytes]:
+        """(errno, body) in reply to this request; replies to earlier ones are passed over."""
+        sent = self.send(opcode, node, body)
+        while True:
+            error, unique, answer = self.reply()
+            if unique == sent:
+                return error, answer
+
+    def is_served(self) -> bool:
+        error, body = self.ask(protocol.STATFS)
+        return (error, len(body)) == (0, protocol.STATFS_OUT.size)
+
+    def close(self) -> None:
+        self.socket.close()
+        assert self.server.wait() == kernel.UNMOUNTED
+        os.close(self.session.fuse)
+        os.close(self.session.memory)
+
+
+def request(opcode: int, unique: int, node: int, body: bytes, length: int = -1) -> bytes:
+    size = protocol.IN_HEADER.size + len(body)
+    return protocol.IN_HEADER.pack(size if length < 0 else length, opcode, unique, node, os.getpid()) + body
+
+
+def node(path: str) -> int:
+    return kernel.Nodes(Tree(), ()).number(path)
+
+
+@pytest.fixture(scope="module")
+def peer() -> Iterator[Kernel]:
+    peer = Kernel()
+    yield peer
+    peer.close()
+
+
+def anything(function: Any) -> Any:
+    checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    return settings(max_examples=400, deadline=None, suppress_health_check=checks)(function)
+
+
+@anything
+@given(message=st.binary(min_size=1, max_size=12_000))
+def test_noise_does_not_end_the_server(peer: Kernel, message: bytes) -> None:
+    peer.socket.send(message)
+    assert peer.is_served()
+
+
+@anything
+@given(
+    opcode=OPCODES,
+    node=st.sampled_from([*map(node, PATHS), 0, 99]),
+    body=st.binary(max_size=200),
+    cut=st.integers(0, 60),
+)
+def test_a_request_of_any_kind_and_length_gets_an_errno_or_silence(
+    peer: Kernel, opcode: int, node: int, body: bytes, cut: int
+) -> None:
+    message = request(opcode, 1, node, body)
+    peer.socket.send(message[: max(len(message) - cut, 1)])
+    assert peer.is_served()
+
+
+@anything
+@given(opcode=OPCODES, body=st.binary(max_size=60), length=st.integers(0, 2**32 - 1))
+def test_a_request_whose_length_is_not_what_it_says_gets_silence(
+    peer: Kernel, opcode: int, body: bytes, length: int
+) -> None:
+    if length != protocol.IN_HEADER.size + len(body):
+        peer.socket.send(request(opcode, 1, 1, body, length))
+        peer.send(protocol.DESTROY)
+        assert peer.reply()[1] == peer.unique
+
+
+@pytest.mark.parametrize(
+    ("opcode", "body", "expected"),
+    [
+        (protocol.READ, b"1234", errno.EINVAL),
+        (protocol.OPEN, b"", errno.EINVAL),
+        (protocol.INIT, b"1234", errno.EINVAL),
+        (protocol.INIT, protocol.INIT_IN.pack(6, 1, 0, 0), errno.EPROTO),
+        (protocol.LOOKUP, b"..\0", errno.EINVAL),
+        (protocol.LOOKUP, b"proc/meminfo\0", errno.EINVAL),
+        (protocol.LOOKUP, b"n\xff\xfe\0", errno.ENOENT),
+        (25, b"", errno.ENOSYS),  # FLUSH
+        (36, bytes(8), errno.ENOSYS),  # INTERRUPT
+        (40, b"", errno.ENOSYS),  # POLL
+        (4096, b"", errno.ENOSYS),
+        (protocol.IOCTL, b"", errno.ENOTTY),
+        *((opcode, b"", errno.EROFS) for opcode in protocol.WRITING),
+    ],
+)
+def test_what_a_read_only_filesystem_does_not_do_is_refused(
+    peer: Kernel, opcode: int, body: bytes, expected: int
+) -> None:
+    assert peer.ask(opcode, 1, body) == (expected, b"")
+
+
+def test_a_forget_is_not_answered(peer: Kernel) -> None:
+    for opcode in (protocol.FORGET, protocol.BATCH_FORGET):
+        peer.send(opcode, node("/proc"), bytes(8))
+        peer.send(protocol.STATFS)
+        assert peer.reply()[1] == peer.unique
+
+
+def test_init_agrees_on_what_both_can_and_notes_it(peer: Kernel) -> None:
+    offered = protocol.PARALLEL_DIROPS | 1 << 27
+    error, body = peer.ask(protocol.INIT, 0, protocol.INIT_IN.pack(7, 45, 131072, offered))
+    assert (error, protocol.INIT_OUT.unpack(body)[:4]) == (0, (7, 31, 131072, protocol.PARALLEL_DIROPS))
+    assert session.Session(peer.session.fuse, peer.session.memory).protocol == (31, protocol.PARALLEL_DIROPS)
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (ValueError("a bug"), errno.EIO),
+        (RecursionError(), errno.EIO),
+        (OSError(errno.ENODATA, "none"), errno.ENODATA),
+        (OSError("without a number"), errno.EIO),
+        (OSError(100_000, "no errno of the kernel's"), errno.EIO),
+    ],
+)
+def test_an_operation_that_fails_is_an_errno_for_its_reader(peer: Kernel, failure: Exception, expected: int) -> None:
+    peer.tree.failure = failure
+    assert peer.ask(protocol.READ, node("/proc/strange"), protocol.READ_IN.pack(7, 0, 4096)) == (expected, b"")
+    error, text = peer.ask(protocol.READ, node("/proc/meminfo"), protocol.READ_IN.pack(7, 4, 4))
+    assert (error, text) == (0, b"otal")
+
+
+def test_a_server_leaves_no_descriptor_and_no_thread() -> None:
+    before = sorted(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    for _ in range(3):
+        peer = Kernel()
+        peer.socket.send(b"noise")
+        peer.ask(99)
+        assert peer.is_served()
+        peer.close()
+        for worker in peer.server._workers:
+            worker.join(5)
+        del peer, worker
+    gc.collect()
+    assert (sorted(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))) == before
+
+
+def test_node_ids_follow_from_the_path_and_a_collision_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = kernel.Nodes(Tree(), ())
+    assert nodes.number("/") == protocol.ROOT_ID
+    assert nodes.number("/proc/meminfo") == 4253543928446956143
+    assert nodes.path(nodes.number("/proc/meminfo")) == "/proc/meminfo"
+
+
+# What a session keeps
+
+
+@pytest.fixture
+def memory() -> Iterator[int]:
+    memory = session.new_memory("/var/lib/lxcfs")
+    yield memory
+    os.close(memory)
+
+
+def texts(memory: int) -> session.Texts:
+    kept = session.Session(-1, memory).texts
+    kept.load()
+    return kept
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 4097, 400_000, 2 << 20])
+def test_a_text_is_found_by_a_successor_until_it_is_dropped(memory: int, size: int) -> None:
+    text = os.urandom(size)
+    texts(memory).put(2**63, b"an older one")
+    texts(memory).put(2**63, text)
+    texts(memory).put(5, b"another")
+    assert texts(memory).get(2**63) == text
+    texts(memory).drop(2**63)
+    assert texts(memory).get(2**63) is None
+    assert texts(memory).get(5) == b"another"
+
+
+def test_a_text_that_is_too_big_is_not_kept_nor_is_its_older_one(memory: int) -> None:
+    texts(memory).put(1, b"older")
+    texts(memory).put(1, bytes((2 << 20) + 1))
+    assert texts(memory).get(1) is None
+
+
+def test_the_oldest_text_goes_when_all_cells_are_taken(memory: int) -> None:
+    kept = texts(memory)
+    count = session._SHELVES[0][1]
+    for handle in range(count):
+        kept.put(handle, b"%d" % handle)
+    kept.put(0, b"rewound")
+    kept.put(count, b"one more")
+    assert kept.get(1) is None
+    assert [kept.get(handle) for handle in (0, 2, count)] == [b"rewound", b"2", b"one more"]
+
+
+def test_a_text_that_was_being_written_is_not_taken_for_a_whole_one(memory: int) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Text(bytes):
+        def __len__(self) -> int:
+            raise Killed
+
+    kept = texts(memory)
+    kept.put(1, b"whole")
+    with pytest.raises(Killed):
+        kept.put(1, Text(b"half"))
+    assert texts(memory).get(1) is None
+
+
+def test_a_session_of_another_version_is_refused_in_a_sentence(memory: int) -> None:
+    os.pwrite(memory, b"lxcfs-py\2", 0)
+    with pytest.raises(session.SessionError, match="another version"):
+        session.Session(-1, memory)
+
+
+def test_a_session_knows_its_mountpoint(memory: int) -> None:
+    assert session.Session(-1, memory).mountpoint == "/var/lib/lxcfs"

@@ -1,0 +1,552 @@
+"""What containers on recorded machines see of CPUs, time, load, disks and pressure; for memory see test_meminfo.py."""
+
+from __future__ import annotations
+
+import os
+import re
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lxcfs_py import cpulist, cpus
+from lxcfs_py.config import Config, Cpu, Files, Loadavg
+from lxcfs_py.host import NS_PER_TICK, TICKS, Host
+from lxcfs_py.views import NAMES, VIEWS, diskstats, pressure, sys_cpu
+
+CPUSET = Config(cpu=Cpu(mode="cpuset"))
+QUOTA = Config(cpu=Cpu(mode="quota"))
+
+# What trees/README.md says of the limits: the CPUs of the smaller quota rounded up, the cpuset.
+CPUS = {
+    "v1-2cpu": (2, [0, 1]),
+    "v1-2cpu-swap": (2, [0, 1]),
+    "hybrid": (2, [0, 1]),
+    "v2-2cpu-noswap-nopsi": (1, [1]),
+    "v2-64cpu": (3, [2, 3, 4, 5, 6, 7, 8, 9]),
+}
+# Where the container's files are, and what it read and wrote there, in MiB; v1 counts where there is a throttle limit.
+DISK = {
+    "v1-2cpu": ("loop0", 8, 40),
+    "v1-2cpu-swap": ("vda", 0, 0),
+    "hybrid": ("vda", 8, 40),
+    "v2-2cpu-noswap-nopsi": ("vda", 8, 40),
+    "v2-64cpu": ("vda", 8, 40 + 32),  # what was swapped out was written too
+}
+
+
+def numbers_in(text: bytes) -> list[int]:
+    return [int(number) for number in re.findall(rb"^processor\t: (\d+)$", text, re.MULTILINE)]
+
+
+def blocks(text: bytes) -> dict[int, dict[str, str]]:
+    """The fields of /proc/cpuinfo by CPU."""
+    found = {}
+    for block in text.decode().strip().split("\n\n"):
+        fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in block.split("\n"))}
+        found[int(fields["processor"])] = fields
+    return found
+
+
+def cpu_lines(text: bytes) -> dict[str, list[int]]:
+    lines = [line.split() for line in text.decode().splitlines() if line.startswith("cpu")]
+    return {name: list(map(int, numbers)) for name, *numbers in lines}
+
+
+@pytest.fixture
+def fresh(machine, recorded):
+    """The machine, with no reading behind it."""
+    return recorded(machine.name)
+
+
+# cpuinfo
+
+
+def test_cpuinfo_in_quota_mode_shows_as_many_cpus_as_the_quota_has_time_for_numbered_from_0(machine):
+    assert numbers_in(machine.render("proc/cpuinfo", QUOTA)) == list(range(CPUS[machine.name][0]))
+
+
+def test_cpuinfo_in_cpuset_mode_shows_the_cpus_of_the_cpuset_with_the_machines_numbers(machine):
+    assert numbers_in(machine.render("proc/cpuinfo", CPUSET)) == CPUS[machine.name][1]
+
+
+def test_the_blocks_of_cpuinfo_are_the_machines_but_for_what_counts_cpus(machine):
+    count, cpuset = CPUS[machine.name]
+    own = blocks(machine.own("proc/cpuinfo"))
+    shown = blocks(machine.render("proc/cpuinfo", QUOTA))
+    for number, cpu in enumerate(cpuset[:count]):
+        assert list(shown[number]) == list(own[cpu])
+        changed = {name for name in own[cpu] if shown[number][name] != own[cpu][name]}
+        assert changed <= {"processor", "siblings", "cpu cores"}
+
+
+def test_siblings_and_cores_are_those_that_are_visible(machine):
+    for config, count in ((QUOTA, CPUS[machine.name][0]), (CPUSET, len(CPUS[machine.name][1]))):
+        shown = blocks(machine.render("proc/cpuinfo", config)).values()
+        for block in shown:
+            package = [other for other in shown if other["physical id"] == block["physical id"]]
+            assert int(block["siblings"]) == len(package)
+            assert int(block["cpu cores"]) == len({other["core id"] for other in package})
+        if machine.name == "v2-64cpu":  # one package of 64 cores
+            assert {(block["siblings"], block["cpu cores"]) for block in shown} == {(str(count), str(count))}
+
+
+def test_the_text_of_cpuinfo_is_laid_out_as_the_kernels(machine):
+    """Where all CPUs are visible, nothing differs."""
+    shown = machine.render("proc/cpuinfo", CPUSET)
+    if len(CPUS[machine.name][1]) == machine.own("proc/cpuinfo").count(b"processor"):
+        assert shown == machine.own("proc/cpuinfo")
+    assert shown.endswith(b"\n\n")
+    assert b"\n\n\n" not in shown
+
+
+def test_hyperthreads_count_as_siblings_and_their_cores_once(tmp_path, made, cgroup, container_in):
+    block = (
+        "processor\t: {cpu}\nvendor_id\t: Genuine\nphysical id\t: {package}\nsiblings\t: 4\n"
+        "core id\t\t: {core}\ncpu cores\t: 2\nflags\t\t: fpu\n\n"
+    )
+    wired = [(cpu, cpu // 4, cpu // 2 % 2) for cpu in range(8)]  # 2 packages of 2 cores of 2 threads
+    cpuinfo = "".join(block.format(cpu=cpu, package=package, core=core) for cpu, package, core in wired)
+    root = made({"proc/cpuinfo": cpuinfo, f"{sys_cpu.DIRECTORY}/online": "0-7\n"})
+    cpuset = SimpleNamespace(cpus=lambda: b"1-3,6\n")
+    shown = blocks(VIEWS["proc/cpuinfo"](container_in(cgroup(cpuset=cpuset)), Host(str(root)), CPUSET))
+    counted = {cpu: (fields["physical id"], fields["siblings"], fields["cpu cores"]) for cpu, fields in shown.items()}
+    assert counted == {1: ("0", "3", "2"), 2: ("0", "3", "2"), 3: ("0", "3", "2"), 6: ("1", "1", "1")}
+
+
+def test_cpuinfo_of_an_architecture_without_topology_is_only_cut_down(made, cgroup, container_in):
+    cpuinfo = "".join(f"processor\t: {cpu}\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd\n\n" for cpu in range(4))
+    root = made({"proc/cpuinfo": cpuinfo, f"{sys_cpu.DIRECTORY}/online": "0-3\n"})
+    cpu = SimpleNamespace(quota=lambda: 1.2)
+    shown = VIEWS["proc/cpuinfo"](container_in(cgroup(cpu=cpu)), Host(str(root)), QUOTA)
+    assert shown == cpuinfo[: len(cpuinfo) // 2].encode()
+
+
+def test_a_cpu_that_goes_offline_in_the_middle_is_left_out_and_the_others_keep_their_numbers(
+    made, cgroup, container_in
+):
+    cpuinfo = "".join(f"processor\t: {cpu}\nmodel name\t: number {cpu}\n\n" for cpu in (0, 1, 3))
+    root = made({"proc/cpuinfo": cpuinfo, f"{sys_cpu.DIRECTORY}/online": "0-1,3\n"})
+    cpuset = SimpleNamespace(cpus=lambda: b"1-3\n")
+    shown = blocks(VIEWS["proc/cpuinfo"](container_in(cgroup(cpuset=cpuset)), Host(str(root)), CPUSET))
+    assert {cpu: fields["model name"] for cpu, fields in shown.items()} == {1: "number 1", 3: "number 3"}
+
+
+def test_cpuinfo_of_cpus_that_the_machine_does_not_have_is_an_error_and_no_empty_file(machine, cgroup, container_in):
+    cpuset = SimpleNamespace(cpus=lambda: b"900-901\n")
+    with pytest.raises(ValueError, match="none of the CPUs"):
+        VIEWS["proc/cpuinfo"](container_in(cgroup(cpuset=cpuset)), machine.host, CPUSET)
+
+
+@pytest.fixture
+def read_of_cpuinfo(monkeypatch):
+    """How many bytes of /proc/cpuinfo were read, one number for each read."""
+    sizes = []
+    real = os.pread
+
+    def pread(fd, size, offset):
+        text = real(fd, size, offset)
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("/proc/cpuinfo"):
+            sizes.append(len(text))
+        return text
+
+    monkeypatch.setattr("lxcfs_py.kernelfile.os.pread", pread)
+    return sizes
+
+
+def test_of_a_large_machine_that_measures_frequencies_only_the_needed_part_of_cpuinfo_is_read(
+    copied, tmp_path, read_of_cpuinfo
+):
+    machine = copied("v2-64cpu", tmp_path)
+    own = machine.root / "proc/cpuinfo"
+    own.write_bytes(own.read_bytes().replace(b" apic ", b" apic aperfmperf "))
+    host = Host(str(machine.root))
+    del read_of_cpuinfo[:]
+    shown = VIEWS["proc/cpuinfo"](machine.container, host, QUOTA)
+    assert numbers_in(shown) == [0, 1, 2]  # which are the machine's 2, 3 and 4
+    assert 0 < sum(read_of_cpuinfo) < 6 * own.stat().st_size // 64
+    own.write_bytes(own.read_bytes().replace(b"cpu MHz\t\t: 2", b"cpu MHz\t\t: 3"))
+    assert VIEWS["proc/cpuinfo"](machine.container, host, QUOTA) != shown
+
+
+def test_cpuinfo_of_a_machine_that_measures_no_frequencies_is_read_when_other_cpus_come_online(
+    copied, tmp_path, read_of_cpuinfo
+):
+    machine = copied("v2-64cpu", tmp_path)
+    assert len(numbers_in(machine.render("proc/cpuinfo", CPUSET))) == 8
+    del read_of_cpuinfo[:]
+    assert len(numbers_in(machine.render("proc/cpuinfo", CPUSET))) == 8
+    assert read_of_cpuinfo == []
+    own = machine.root / "proc/cpuinfo"
+    text = own.read_bytes()
+    own.write_bytes(text[: text.index(b"processor\t: 5\n")])
+    (machine.root / sys_cpu.DIRECTORY / "online").write_text("0-4\n")
+    assert numbers_in(machine.render("proc/cpuinfo", CPUSET)) == [2, 3, 4]
+    assert sum(read_of_cpuinfo) == own.stat().st_size
+
+
+# stat and uptime
+
+
+def test_stat_has_a_line_for_each_visible_cpu_and_their_sum(fresh):
+    for config, numbers in ((QUOTA, range(CPUS[fresh.name][0])), (CPUSET, CPUS[fresh.name][1])):
+        total, *lines = cpu_lines(fresh.render("proc/stat", config)).items()
+        assert [name for name, _ in lines] == [f"cpu{number}" for number in numbers]
+        assert total == ("cpu", [sum(column) for column in zip(*(line for _, line in lines))])
+        assert all(len(line) == 10 for _, line in (total, *lines))
+
+
+def test_stat_has_the_lines_of_the_kernel_in_its_order(machine):
+    def names(text: bytes) -> list[str]:
+        return [line.split()[0] for line in text.decode().splitlines() if not re.match(r"cpu\d", line)]
+
+    shown, own = machine.render("proc/stat"), machine.own("proc/stat")
+    assert names(shown) == names(own)
+    for line in shown.decode().splitlines():
+        (like,) = (
+            (other for other in own.decode().splitlines() if other.split()[0] == line.split()[0])
+            if (not re.match(r"cpu\d", line))
+            else (line,)
+        )
+        if not line.startswith("intr"):  # each interrupt's own counter is left out
+            assert len(line.split()) == len(like.split())
+    assert shown.startswith(b"cpu  ")
+
+
+def test_stat_counts_what_the_container_used(fresh):
+    times = cpu_lines(fresh.render("proc/stat"))
+    user, nice, system, _, *others = times["cpu"]
+    assert not nice
+    assert not any(others)
+    # 1.5 s of user time and 1 s of system time, on top of which comes what starting an interpreter takes.
+    assert 1.5 * TICKS <= user + 2 < 8 * TICKS
+    assert 1.0 * TICKS <= system + 2 < 8 * TICKS
+    if fresh.name.startswith(("v1", "hybrid")):
+        usage = [line.split() for line in fresh.cgroup("cpuacct", "cpuacct.usage_all").splitlines()[1:]]
+        for cpu, user, system in usage:
+            assert times[f"cpu{cpu}"][:3] == [int(user) // NS_PER_TICK, 0, int(system) // NS_PER_TICK]
+        assert times["cpu0"][0] > times["cpu1"][0]  # the user time was spent on the first CPU
+        assert times["cpu0"][2] < times["cpu1"][2]  # and the system time on the second
+    else:
+        usage = dict(line.split() for line in fresh.cgroup("", "cpu.stat").splitlines())
+        count = CPUS[fresh.name][0]
+        assert times["cpu0"][0] == int(usage["user_usec"]) * 1000 // count // NS_PER_TICK
+        assert times["cpu0"][2] == int(usage["system_usec"]) * 1000 // count // NS_PER_TICK
+
+
+def test_a_cpu_is_as_old_as_the_container(fresh):
+    age = (fresh.host.clock - fresh.container.start) // NS_PER_TICK
+    for config in (QUOTA, CPUSET):
+        for name, line in cpu_lines(fresh.render("proc/stat", config)).items():
+            if name != "cpu" and config is QUOTA:
+                assert age - 3 < sum(line) <= age
+
+
+def test_boot_time_is_the_containers_start(machine, monkeypatch):
+    booted = int(re.search(rb"^btime (\d+)$", machine.own("proc/stat"), re.MULTILINE)[1])
+    monkeypatch.setattr("lxcfs_py.views.stat.time.time_ns", lambda: booted * 10**9 + machine.host.clock)
+    start = machine.container.start // 10**9
+    assert b"\nbtime %d\n" % (booted + start) in machine.render("proc/stat")
+
+
+def test_tasks_are_the_containers_and_the_reader_runs(machine):
+    """Three processes, asleep: one of them in a cgroup below."""
+    assert machine.container.states() == (0, 0, 3)
+    text = machine.render("proc/stat")
+    assert b"\nprocs_running 1\nprocs_blocked 0\n" in text
+    pids = machine.name != "v2-2cpu-noswap-nopsi"  # where the controller is not enabled
+    assert b"\nprocesses %d\n" % (int(machine.cgroup("pids", "pids.peak")) if pids else 0) in text
+
+
+def test_running_and_blocked_tasks_are_told_apart(copied, tmp_path):
+    for name in ("v1-2cpu", "v2-64cpu"):
+        machine = copied(name, tmp_path)
+        boxed = [file.parent for file in machine.root.glob("proc/[0-9]*/cgroup") if b"box" in file.read_bytes()]
+        inside = sorted(set(boxed) - {machine.init})
+        for path, state in zip(inside, "RD"):
+            stat = path / "stat"
+            # A process may call itself anything.
+            stat.write_text(re.sub(r"\(.*\) S", f"(a) S 1 (b) {state}", stat.read_text()))
+        assert machine.container.states() == (1, 1, 3)
+        text = machine.render("proc/stat")
+        assert b"\nprocs_running 1\nprocs_blocked 1\n" in text
+
+
+def test_uptime_is_the_age_of_init_and_the_idle_time_of_its_cpus(fresh):
+    shown, idle = map(float, fresh.render("proc/uptime").split())
+    age = (fresh.host.clock - fresh.container.start) / 1e9
+    assert shown == pytest.approx(age, abs=0.01)
+    assert 1 < age < 30  # it was recorded when it had done its work
+    assert idle * TICKS == pytest.approx(cpu_lines(fresh.render("proc/stat"))["cpu"][3])
+    assert re.fullmatch(rb"\d+\.\d\d \d+\.\d\d\n", fresh.render("proc/uptime"))
+
+
+# loadavg
+
+
+def test_loadavg_is_the_containers(fresh):
+    assert fresh.render("proc/loadavg") == b"0.00 0.00 0.00 1/3 0\n"  # whoever reads it runs
+    fresh.container.load.averages = (0.123, 4.5, 678.999)
+    assert fresh.render("proc/loadavg") == b"0.12 4.50 679.00 1/3 0\n"
+    assert len(fresh.own("proc/loadavg").split()) == 5
+
+
+def test_loadavg_that_is_not_enabled_is_the_machines(machine):
+    assert machine.render("proc/loadavg", Config(loadavg=Loadavg(enabled=False))) == machine.own("proc/loadavg")
+
+
+# diskstats
+
+
+def rows(text: bytes) -> dict[str, list[int]]:
+    return {
+        name: list(map(int, figures)) for _, _, name, *figures in (line.split() for line in text.decode().splitlines())
+    }
+
+
+def test_diskstats_has_the_machines_devices_in_its_order(machine):
+    shown, own = machine.render("proc/diskstats"), machine.own("proc/diskstats")
+    assert list(rows(shown)) == list(rows(own))
+    assert [len(line.split()) for line in shown.splitlines()] == [len(line.split()) for line in own.splitlines()]
+    assert [line[:13] for line in shown.splitlines()] == [line[:13] for line in own.splitlines()]
+    assert shown.endswith(b"\n")
+
+
+def test_diskstats_counts_the_containers_own_io(machine):
+    disk, read, written = DISK[machine.name]
+    table = rows(machine.render("proc/diskstats"))
+    reads, _, sectors_read, _, writes, _, sectors_written, *others = table.pop(disk)
+    assert read <= sectors_read * 512 / 2**20 < read + 1
+    assert written <= sectors_written * 512 / 2**20 <= written + 1
+    assert bool(reads) == bool(read)
+    assert bool(writes) == bool(written)
+    assert not any(others)
+    assert not any(map(any, table.values()))  # the machine's other disks are none of its business
+
+
+@pytest.mark.parametrize(
+    ("columns", "counts"),
+    [
+        (14, "3 0 2 0 5 0 16 0 0 0 0"),
+        (18, "3 0 2 0 5 0 16 0 0 0 0 7 0 8 0"),
+        (20, "3 0 2 0 5 0 16 0 0 0 0 7 0 8 0 0 0"),
+    ],
+)
+def test_diskstats_has_the_columns_of_the_running_kernel(columns, counts, cgroup, container_in):
+    own = "".join(f" 254 {16 * n:7} vd{disk} " + " ".join(["9"] * (columns - 3)) + "\n" for n, disk in enumerate("abc"))
+    host = SimpleNamespace(text=lambda name: own.encode())
+    io = {b"254:16": {b"rios": 3, b"rbytes": 1024, b"wios": 5, b"wbytes": 8192, b"dios": 7, b"dbytes": 4096}}
+    container = container_in(cgroup(io=SimpleNamespace(stat=lambda: io)))
+    zeros = " ".join(["0"] * (columns - 3))
+    assert diskstats.render(container, host, Config()).decode() == (
+        f" 254       0 vda {zeros}\n 254      16 vdb {counts}\n 254      32 vdc {zeros}\n"
+    )
+
+
+def test_without_an_io_controller_the_disks_have_done_nothing(machine, cgroup, container_in):
+    shown = diskstats.render(container_in(cgroup()), machine.host, Config())
+    assert not any(map(any, rows(shown).values()))
+    assert list(rows(shown)) == list(rows(machine.own("proc/diskstats")))
+
+
+# slabinfo and pressure
+
+
+def test_slabinfo_is_the_header(machine):
+    assert machine.render("proc/slabinfo") == b"".join(machine.own("proc/slabinfo").splitlines(keepends=True)[:2])
+
+
+def test_slabinfo_of_a_kernel_that_counts_by_cgroup_is_the_containers(copied, tmp_path):
+    machine = copied("v1-2cpu", tmp_path)
+    (file,) = machine.root.glob("sys/fs/cgroup/memory/lxcfs-rec/box/memory.kmem.slabinfo")
+    file.write_bytes(b"slabinfo - version: 2.1\n# name\ndentry 21 21\n")
+    assert machine.render("proc/slabinfo") == file.read_bytes()
+
+
+@pytest.mark.parametrize("resource", ["cpu", "io", "memory"])
+def test_pressure_is_the_cgroups_own_or_zeros(machine, resource):
+    zeros = b"".join(kind + b" avg10=0.00 avg60=0.00 avg300=0.00 total=0\n" for kind in (b"some", b"full"))
+    shown = machine.render(f"proc/pressure/{resource}")
+    # Of cgroup v1 alone, and of a kernel without PSI, there are no such figures.
+    if machine.name in ("v1-2cpu-swap", "v2-2cpu-noswap-nopsi"):
+        assert shown == zeros
+    else:
+        assert shown == machine.cgroup("", f"{resource}.pressure").encode()
+        layout = re.sub(rb"=[\d.]+", b"=", machine.own(f"proc/pressure/{resource}"))
+        assert re.sub(rb"=[\d.]+", b"=", shown) == layout
+    if machine.name == "v2-64cpu" and resource != "memory":
+        assert shown != zeros
+
+
+def test_pressure_that_is_switched_off_for_the_cgroup_is_zeros(cgroup, container_in):
+    def read(resource):
+        raise OSError(95, "Operation not supported")
+
+    container = container_in(cgroup(pressure=SimpleNamespace(read=read)))
+    assert pressure.cpu(container, None, Config()).startswith(b"some avg10=0.00 ")
+
+
+# sys/devices/system/cpu
+
+
+@pytest.mark.parametrize("name", ["online", "possible", "present"])
+def test_the_lists_of_cpus_name_those_that_are_visible(machine, name):
+    count, cpuset = CPUS[machine.name]
+    for config, numbers in ((QUOTA, range(count)), (CPUSET, cpuset)):
+        shown = sys_cpu.render(name, machine.container, machine.host, config)
+        assert shown == cpulist.render(tuple(numbers))
+    assert sys_cpu.render(name, None, machine.host, Config()) == machine.own(f"{sys_cpu.DIRECTORY}/{name}")
+
+
+def test_a_container_sees_the_directories_of_its_cpus_alone(machine):
+    for config, numbers in ((QUOTA, range(CPUS[machine.name][0])), (CPUSET, CPUS[machine.name][1])):
+        names = [
+            name
+            for name in machine.host.cpu_names("")
+            if sys_cpu.visible(name, machine.container, machine.host, config)
+        ]
+        assert sorted(name for name in names if name[3:].isdigit()) == sorted(f"cpu{number}" for number in numbers)
+        assert {"online", "possible", "present", "uevent"} <= set(names)
+        for path in ("cpu0", "cpu0/topology/core_id", "cpu9/online"):
+            number = int(path[3])
+            assert sys_cpu.visible(path, machine.container, machine.host, config) == (number in numbers)
+            assert sys_cpu.visible(path, None, machine.host, config)
+
+
+def test_no_cpu_is_offline_in_a_container_and_other_files_are_the_machines(machine):
+    assert sys_cpu.render("offline", machine.container, machine.host, Config()) == b"\n"
+    shown = sys_cpu.render("kernel_max", machine.container, machine.host, Config())
+    assert shown == machine.own(f"{sys_cpu.DIRECTORY}/kernel_max")
+
+
+# Visible CPUs
+
+
+@settings(deadline=None)
+@given(
+    listed=st.none() | st.sets(st.integers(0, 300), min_size=1).map(lambda found: tuple(sorted(found))),
+    quota=st.none() | st.floats(0, 400),
+)
+def test_all_views_agree_on_the_visible_cpus_whatever_the_limits(listed, quota, cgroup):
+    host = SimpleNamespace(online=lambda: tuple(range(64)))
+    limits = cgroup(
+        cpuset=SimpleNamespace(cpus=lambda: cpulist.render(listed) if listed else None),
+        cpu=SimpleNamespace(quota=lambda: quota),
+    )
+    allowed = listed or tuple(range(64))
+    in_cpuset, in_quota = (cpus.visible(limits, host, mode) for mode in ("cpuset", "quota"))
+    assert in_cpuset == (allowed, allowed, True)
+    assert in_quota.cpus == allowed[: len(in_quota.cpus)]
+    assert in_quota.numbers == tuple(range(len(in_quota.cpus)))
+    assert 1 <= len(in_quota.cpus) <= len(allowed)
+    assert in_quota.whole == (in_quota.cpus == allowed)
+    if quota is not None and quota <= len(allowed):
+        assert quota <= len(in_quota.cpus) < max(quota, 0.5) + 1  # of 0, which no kernel has, there is 1 too
+    else:
+        assert in_quota.whole
+
+
+@given(st.sets(st.integers(0, 5000)).map(lambda found: tuple(sorted(found))))
+def test_a_list_of_cpus_is_parsed_as_it_was_written(numbers):
+    text = cpulist.render(numbers)
+    assert cpulist.parse(text) == numbers
+    assert re.fullmatch(rb"(\d+(-\d+)?(,\d+(-\d+)?)*)?\n", text)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [((), b"\n"), ((0,), b"0\n"), ((0, 1, 2, 3, 8), b"0-3,8\n"), ((1, 3, 5, 6), b"1,3,5-6\n"), ((7, 8), b"7-8\n")],
+)
+def test_lists_of_cpus_are_written_as_the_kernel_does(numbers, text):
+    assert cpulist.render(numbers) == text
+
+
+@given(st.binary() | st.text("0123456789-,\n ", max_size=30).map(str.encode))
+def test_any_bytes_as_a_list_of_cpus_are_cpus_or_a_value_error(text):
+    try:
+        found = cpulist.parse(text)
+    except ValueError:
+        return
+    assert len(found) <= 65536
+    assert all(cpu >= 0 for cpu in found)
+
+
+@pytest.mark.parametrize(
+    "text", [b"0-99999999999999999999", b"99999999999", b"0-70000", b"0-40000,0-40000", b"x", b"-1"]
+)
+def test_lists_that_no_kernel_writes_are_a_value_error(text):
+    with pytest.raises(ValueError):  # noqa: PT011 - int() says what it likes
+        cpulist.parse(text)
+
+
+# The programs that people run
+
+
+def test_psutil_reads_what_is_rendered(machine, rendered, monkeypatch):
+    def unknown(name):
+        raise ValueError(name)
+
+    count = CPUS[machine.name][0]
+    with monkeypatch.context() as patch:
+        patch.setattr(psutil, "PROCFS_PATH", str(rendered / "proc"))
+        total, *lines = cpu_lines((rendered / "proc/stat").read_bytes()).values()
+        for times, line in zip((psutil.cpu_times(), *psutil.cpu_times(percpu=True)), (total, *lines)):
+            assert [round(seconds * TICKS) for seconds in times] == line
+        assert len(psutil.cpu_times(percpu=True)) == count
+        assert psutil.cpu_stats()[:3] == (0, 0, 0)
+        btime = int(re.search(rb"^btime (\d+)$", (rendered / "proc/stat").read_bytes(), re.MULTILINE)[1])
+        assert psutil.boot_time() == btime
+        disk, read, written = DISK[machine.name]
+        disks = psutil.disk_io_counters(perdisk=True, nowrap=False)
+        assert list(disks) == list(rows(machine.own("proc/diskstats")))
+        assert read <= disks[disk].read_bytes / 2**20 < read + 1
+        assert written <= disks[disk].write_bytes / 2**20 <= written + 1
+        # Where it would ask the C library or /sys, which have the machine's own figures, it is made to read /proc.
+        patch.setattr("psutil._pslinux.os.sysconf", unknown)
+        patch.setattr("psutil._pslinux.glob.glob", lambda path: [])
+        assert psutil.cpu_count() == count
+        assert psutil.cpu_count(logical=False) == len(
+            {
+                (block["physical id"], block["core id"])
+                for block in blocks((rendered / "proc/cpuinfo").read_bytes()).values()
+            }
+        )
+
+
+def test_uptime_and_vmstat_print_what_is_rendered(machine, rendered, sandbox):
+    (rendered / sys_cpu.DIRECTORY).mkdir(parents=True)
+    for name in ("online", "possible", "present"):
+        text = sys_cpu.render(name, machine.container, machine.host, Config())
+        (rendered / sys_cpu.DIRECTORY / name).write_bytes(text)
+    box = sandbox(views=rendered)
+    printed = box.run(["uptime"], check=True).stdout
+    assert re.search(r" up 0 min,  .*load average: 0\.00, 0\.00, 0\.00$", printed.strip())
+    assert box.run(["uptime", "-p"], check=True).stdout == "up 0 minutes\n"
+
+    totals = box.run(["vmstat", "-s"], check=True).stdout
+    figures = {what: int(number) for number, what in re.findall(r"^ *(\d+) (?:K )?(.*)$", totals, re.MULTILINE)}
+    user, nice, system, idle, *_ = cpu_lines((rendered / "proc/stat").read_bytes())["cpu"]
+    assert figures["non-nice user cpu ticks"] == user
+    assert figures["nice user cpu ticks"] == nice
+    assert figures["system cpu ticks"] == system
+    assert figures["idle cpu ticks"] == idle
+    assert figures["interrupts"] == figures["CPU context switches"] == 0
+    running, blocked, *_, waiting, stolen = box.run(["vmstat", "-n"], check=True).stdout.splitlines()[2].split()
+    assert (running, blocked, waiting, stolen) == ("1", "0", "0", "0")
+
+    disks = {
+        line.split()[0]: line.split()[1:] for line in box.run(["vmstat", "-d"], check=True).stdout.splitlines()[2:]
+    }
+    disk, read, written = DISK[machine.name]
+    if disk in disks:  # vmstat leaves loop devices out
+        assert read <= int(disks[disk][2]) * 512 / 2**20 < read + 1
+        assert written <= int(disks[disk][6]) * 512 / 2**20 <= written + 1
+
+
+def test_every_file_is_there_and_none_is_empty(machine):
+    assert set(Files().enabled) == set(NAMES) == {*VIEWS, sys_cpu.DIRECTORY}
+    for name in VIEWS:
+        assert machine.render(name)
+        assert machine.render(name).endswith(b"\n")
