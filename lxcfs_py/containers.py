@@ -47,7 +47,6 @@ class Container:
 
     __slots__ = (
         "_layout",
-        "_paths",
         "_pid",
         "_proc",
         "account",
@@ -68,7 +67,6 @@ class Container:
         self._pid = pid
         self._proc = KernelDirectory(f"/proc/{pid}")
         self._layout = layout
-        self._paths: Paths = {}
         self.cgroup_text = b""
         self.cgroup: Cgroup
         self.refresh()
@@ -85,10 +83,7 @@ class Container:
         """Look again which cgroup init is in. OSError when it has ended."""
         text = self._proc.read("cgroup")
         if text != self.cgroup_text:
-            paths = container_paths(self._pid, text)
-            if paths != self._paths:
-                self.cgroup = open_cgroup(self._layout, paths)
-                self._paths = paths
+            self.cgroup = open_cgroup(self._layout, container_paths(self._pid, text))
             self.cgroup_text = text
         self.checked = time.monotonic()
 

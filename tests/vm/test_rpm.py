@@ -162,7 +162,7 @@ def built(require: Callable[[object, str], None]) -> Iterator[Built]:
 
 @pytest.fixture(scope="module")
 def machine(boot: Callable[..., Machine], built: Built) -> Machine:
-    machine = boot("bookworm", packages=("dnf", "libfuse2", "python3-psutil"))
+    machine = boot("bookworm", packages=("dnf", "libfuse2", "python3-psutil", "rpm"))
     machine.put(built.first / "rpm", "/srv/first")
     machine.put(built.newer / "rpm", "/srv/newer")
     machine.put(built.stubs, "/srv/stubs")

@@ -1,0 +1,66 @@
+"""A daemon whose mount is kept by the test: it may die, and be replaced."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Callable
+
+from lxcfs_py.engine import session
+from tests.conftest import ROOT, Daemon
+
+
+class Kept:
+    """A daemon whose descriptors this process keeps, as systemd would, and gives to each server that it starts."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.server = daemon.process
+        kept = session.take_over(str(daemon.mountpoint))  # and never claimed: the daemon serves on
+        assert kept is not None
+        assert kept.predecessor is not None
+        kept.predecessor.close()
+        self.descriptors = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in (kept.fuse, kept.memory)]
+
+    def start(self, config: str = "") -> None:
+        """Start a server, that takes up what the one before left."""
+
+        def give() -> None:
+            for target, fd in enumerate(self.descriptors, 3):
+                os.dup2(fd, target)
+            os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2", LISTEN_FDNAMES="lxcfs:lxcfs")
+
+        if config:
+            Path(self.daemon.process.args[5]).write_text(config)
+        with self.daemon.log.open("wb") as log:
+            self.server = self.daemon.process = subprocess.Popen(
+                self.daemon.process.args, cwd=ROOT, stderr=log, preexec_fn=give, pass_fds=(3, 4)
+            )
+
+    def kill(self) -> None:
+        """End the server, at whatever it does."""
+        self.server.kill()
+        self.server.wait(10)
+
+    def wait_until_it_serves(self) -> None:
+        """Return when the server answers, the one that was started last."""
+        wait_for(lambda: "INFO: serving" in self.daemon.log.read_text())
+
+    def close(self) -> None:
+        """Stop the daemon, and keep nothing."""
+        if self.server.poll() is not None:
+            self.start()
+            self.wait_until_it_serves()
+        self.daemon.stop()
+        for fd in self.descriptors:
+            os.close(fd)
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not happened():
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.005)
