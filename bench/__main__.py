@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import contenders, measure, report, scale
+from bench import contenders, measure, report, scale, takeover
 from lxcfs_py.sandbox import SandboxError
 
+PARTS = ("reads", "scale", "takeover")
 FILES = ("meminfo", "cpuinfo", "stat", "swaps", "diskstats", "uptime", "loadavg")
 
 
@@ -23,8 +24,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "part",
         nargs="?",
-        choices=("reads", "scale"),
-        help="time of a read, or what 1,000 containers cost (default: both)",
+        choices=PARTS,
+        help="time of a read, what 1,000 containers cost, what a reader notices of a takeover (default: all)",
     )
     parser.add_argument("--seconds", type=float, default=3, help="how long to read each file of each server (3)")
     parser.add_argument(
@@ -49,15 +50,19 @@ def main() -> None:
     ours = [contenders.lxcfs_py(engine) for engine in engines]
     results: dict[str, Any] = {"machine": report.machine(c_program.name)}
     print("\n".join(f"- {key}: {value}" for key, value in results["machine"].items()), end="\n\n")
-    if options.part != "scale":
+    parts = [options.part] if options.part else PARTS
+    if "reads" in parts:
         floors = [contenders.floor(engine) for engine in engines]
         reads = measure.reads([contenders.KERNEL, c_program, *ours, *floors], options.files, options.seconds)
         results["reads"] = report.reads_json(reads)
         print(report.reads_tables(reads))
-    if options.part != "reads":
+    if "scale" in parts:
         scales = [scale.measure(contender, options.files, options.seconds) for contender in (c_program, *ours)]
         results["scale"] = [dataclasses.asdict(one) for one in scales]
         print(report.scale_tables(scales))
+    if "takeover" in parts and "kernel" in engines:
+        results["takeover_ms"] = takeover.measure()
+        print(report.takeover_sentence(results["takeover_ms"]))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -160,3 +161,11 @@ def _ratio(ours: str, other: str) -> str:
 
 def _pair(p50: Mapping[int, float]) -> str:
     return f"{p50[1]:.0f} / {p50[MANY]:.0f} ({p50[MANY] / p50[1]:.2f})"
+
+
+def takeover_sentence(longest: Sequence[float]) -> str:
+    """Return what a reader notices of takeovers, from the longest read in each in ms."""
+    return (
+        f"The longest read while another server took the mount over, {len(longest)} times: "
+        f"median {statistics.median(longest):.1f} ms, worst {max(longest):.1f} ms.\n"
+    )
