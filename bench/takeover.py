@@ -1,4 +1,4 @@
-"""What a reader notices when another server takes the mount over: the longest read from its start to the old one's end."""
+"""What a reader notices of a takeover: the longest read from the new server's start to the old one's end."""
 
 from __future__ import annotations
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import faulthandler
+import json
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
-from lxcfs_py import __version__, control, lastgood, mountpoint, mounts, sandbox, service, systemd, users
+from lxcfs_py import __version__, attach, control, lastgood, mountpoint, mounts, sandbox, service, systemd, users
 from lxcfs_py import config as configuration
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.engine import session
@@ -36,6 +38,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         print(*error.errors, sep="\n", file=sys.stderr)
     except (
         CommandError,
+        attach.AttachError,
         control.ControlError,
         mounts.MountsError,
         sandbox.SandboxError,
@@ -103,7 +106,29 @@ def _parser() -> argparse.ArgumentParser:
     used = commands.add_parser("users", help="print who has files of the mount, or of another like it, mounted")
     used.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
     used.set_defaults(command=_users)
+
+    attached = commands.add_parser("attach", help="put the enabled files into containers that already run")
+    _add_containers(attached, _attach)
+
+    detached = commands.add_parser("detach", help="take the files out of containers that run")
+    _add_containers(detached, _detach)
+
+    status = commands.add_parser("status", help="print which container has which of the enabled files")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    status.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
+    status.set_defaults(command=_status)
     return parser
+
+
+def _add_containers(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--pid", type=int, help="the container that this process is in")
+    which.add_argument("--docker", metavar="NAME", help="a container by Docker's name or id")
+    which.add_argument("--podman", metavar="NAME", help="a container by Podman's name or id")
+    which.add_argument("--all", action="store_true", help="every container on this machine")
+    parser.add_argument("--file", action="append", help="only this file, e.g. meminfo; may be given again")
+    parser.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
+    parser.set_defaults(command=command)
 
 
 def _size(text: str) -> int:
@@ -162,9 +187,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    name = options.file.strip("/")
-    if f"proc/{name}" in NAMES:
-        name = f"proc/{name}"
+    name = _file(options.file)
     if not os.path.exists(f"/proc/{options.pid}"):
         raise CommandError(f"there is no process {options.pid}")
     try:
@@ -174,6 +197,12 @@ def _show(options: argparse.Namespace) -> int:
     sys.stdout.buffer.write(text)
     sys.stdout.flush()
     return 0
+
+
+def _file(given: str) -> str:
+    """Return a file's name as NAMES has it: meminfo and /proc/meminfo are proc/meminfo."""
+    name = given.strip("/")
+    return f"proc/{name}" if f"proc/{name}" in NAMES else name
 
 
 def _try(options: argparse.Namespace) -> int:
@@ -217,7 +246,8 @@ def _unmount(options: argparse.Namespace) -> int:
         print(
             f"lxcfs-py: files of {path} are still mounted in the containers of "
             f"{', '.join(f'process {user.pid} ({user.command})' for user in losing)}: without a server, reading them "
-            "fails with 'Transport endpoint is not connected' until the containers are restarted",
+            "fails with 'Transport endpoint is not connected' until they get them anew from a server that runs "
+            "(lxcfs-py attach --all), or are restarted",
             file=sys.stderr,
         )
     return 0
@@ -235,3 +265,84 @@ def _mountpoint_even_if_broken(path: Optional[str]) -> str:
         return load_config(path).mountpoint
     except ConfigError:
         return (lastgood.recall(os.path.abspath(path or CONFIG_PATH)) or Config()).mountpoint
+
+
+def _attach(options: argparse.Namespace) -> int:
+    config = load_config(options.config)
+    names = _chosen_files(options) or config.files.enabled
+    return _for_containers(options, lambda pid: attach.attach(pid, config.mountpoint, names))
+
+
+def _detach(options: argparse.Namespace) -> int:
+    names = _chosen_files(options) or NAMES
+    return _for_containers(options, lambda pid: attach.detach(pid, names))
+
+
+def _chosen_files(options: argparse.Namespace) -> list[str]:
+    names = [_file(given) for given in options.file or ()]
+    for given, name in zip(options.file or (), names):
+        if name not in NAMES:
+            raise CommandError(f"there is no file {given}; there is: {', '.join(NAMES)}")
+    return names
+
+
+def _for_containers(options: argparse.Namespace, act: Callable[[int], list[attach.Outcome]]) -> int:
+    """Do something with the containers that were named, and say of each what became of its files."""
+    _require_root()
+    failed = False
+    for pid in attach.containers() if options.all else [_named_container(options)]:
+        try:
+            outcomes = act(pid)
+        except attach.EndedError:
+            if not options.all:
+                raise
+            continue
+        except attach.AttachError as error:
+            if not options.all:
+                raise
+            print(f"lxcfs-py: container {pid}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        counts = Counter(outcome.result for outcome in outcomes)
+        print(f"{pid}: {', '.join(f'{count} {result}' for result, count in counts.items())}", flush=True)
+        for outcome in outcomes:
+            if outcome.result == "refused":
+                print(f"lxcfs-py: container {pid}: /{outcome.name}: {outcome.reason}", file=sys.stderr)
+                failed = True
+    return 1 if failed else 0
+
+
+def _named_container(options: argparse.Namespace) -> int:
+    if options.pid is not None:
+        return int(options.pid)
+    if options.docker is not None:
+        return attach.engine_pid("docker", options.docker)
+    return attach.engine_pid("podman", options.podman)
+
+
+def _status(options: argparse.Namespace) -> int:
+    _require_root()
+    config = load_config(options.config)
+    found = list(attach.status(config.mountpoint, config.files.enabled))
+    if options.json:
+        print(json.dumps([container._asdict() for container in found], indent=2))
+        return 0
+    rows = [("PID", "CGROUP", "FILES")]
+    for container in found:
+        states: dict[str, list[str]] = {}
+        for name, state in container.files.items():
+            states.setdefault(state, []).append(name.rpartition("proc/")[2])
+        # Whoever has them all in one state needs no list of them.
+        parts = [
+            f"{state}: {' '.join(names)}" if len(states) > 1 else f"all {state}" for state, names in states.items()
+        ]
+        rows.append((str(container.pid), container.cgroup, container.error or "; ".join(parts)))
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    for pid, cgroup, files in rows:
+        print(f"{pid:<{widths[0]}}  {cgroup:<{widths[1]}}  {files}")
+    return 0
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise CommandError("only root sees and changes the mounts of containers: run this with sudo")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import logging
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Optional
 
@@ -29,7 +32,7 @@ def prepare(mountpoint: str) -> None:
     while is_mounted(mountpoint):
         if not is_dead(mountpoint):
             raise MountError(f"{mountpoint} is served already, by {_servers(mountpoint)}; stop that first")
-        syscalls.umount(mountpoint, syscalls.MNT_DETACH)
+        unmount(mountpoint)
         log.info("cleared away the mount that a dead server had left at %s", mountpoint)
     try:
         Path(mountpoint).mkdir(parents=True, exist_ok=True)
@@ -51,6 +54,20 @@ def is_dead(path: str) -> bool:
     return False
 
 
+def unmount(mountpoint: str) -> None:
+    """Take a mount away; where this process may not, fusermount may. MountError when that fails too."""
+    try:
+        syscalls.umount(mountpoint, syscalls.MNT_DETACH)
+    except PermissionError:
+        fusermount = shutil.which("fusermount") or shutil.which("fusermount3") or "fusermount"
+        done = subprocess.run([fusermount, "-u", "-z", "--", mountpoint], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise MountError(f"{mountpoint} cannot be unmounted: {done.stderr.strip()}") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # nothing is mounted there any more
+            raise MountError(f"{mountpoint} cannot be unmounted: {error.strerror}") from None
+
+
 def uncovered_proc(mountpoint: str) -> str:
     """Return where the host's own /proc can be read: this program must never wait for itself.
 
@@ -69,9 +86,9 @@ def uncovered_proc(mountpoint: str) -> str:
 
 def runtime_file(mountpoint: str, kind: str) -> Optional[str]:
     """Return where something is kept for this mount's next server, None when there is no such place."""
-    try:
+    with contextlib.suppress(OSError):
         Path(RUNTIME_DIRECTORY).mkdir(mode=0o700, exist_ok=True)
-    except OSError:
+    if not os.access(RUNTIME_DIRECTORY, os.W_OK):
         return None
     name = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]
     return f"{RUNTIME_DIRECTORY}/{name}.{kind}"

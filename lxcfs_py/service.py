@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-from lxcfs_py import control, metrics, mountpoint, syscalls, systemd, watchdog
+from lxcfs_py import control, metrics, mountpoint, systemd, watchdog
 from lxcfs_py.accounting import Ledger
 from lxcfs_py.cgroup.layout import find as find_hierarchies
 from lxcfs_py.config import Config, ConfigError
@@ -196,8 +196,7 @@ def _start_fusepy(config: Config) -> tuple[Service, Engine]:
         return reason[0]
 
     def stop() -> None:
-        with contextlib.suppress(OSError):
-            syscalls.umount(config.mountpoint, syscalls.MNT_DETACH)
+        mountpoint.unmount(config.mountpoint)
         # A container that has files of the mount bound keeps it: it ends with this process.
         ended.wait(_STOP_SECONDS)
 

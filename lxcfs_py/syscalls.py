@@ -16,10 +16,13 @@ MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 
 MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
 
 AT_FDCWD = -100
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH = 0x04
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -68,3 +71,9 @@ def prctl(option: int, argument: int) -> None:
 def open_tree(path: str, flags: int) -> int:
     """Return a descriptor as open_tree(2) does, which Linux has since 5.2; the number is the same on all machines."""
     return _check(_libc.syscall(ctypes.c_long(428), AT_FDCWD, os.fsencode(path), ctypes.c_uint(flags)), path)
+
+
+def move_mount(source: int, target: int) -> None:
+    """Mount what `open_tree` has cloned onto what `target` is open at: move_mount(2), which Linux has since 5.2."""
+    flags = ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
+    _check(_libc.syscall(ctypes.c_long(429), source, b"", target, b"", flags))

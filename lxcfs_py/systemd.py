@@ -74,7 +74,7 @@ def watchdog_seconds() -> Optional[float]:
 
 def keeps_a_session() -> bool:
     """Tell whether whoever started this process has kept descriptors of its predecessor's: a mount that is in use."""
-    return os.environ.get("LISTEN_PID") == str(os.getpid())
+    return os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") != "0"
 
 
 def will_be_started_again(unit: str) -> bool:

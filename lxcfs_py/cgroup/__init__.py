@@ -106,7 +106,6 @@ class Cgroup:
 
 def open_cgroup(layout: Layout, paths: Paths, proc: str = "/proc") -> Cgroup:
     """Return the cgroup at `paths`; its files are opened when they are first read."""
-
     own: dict[str, KernelDirectory] = {}
 
     def levels(controller: str, version: int) -> Levels:

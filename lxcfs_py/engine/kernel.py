@@ -13,19 +13,18 @@ import os
 import stat
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from queue import SimpleQueue
-from typing import Any, Callable, Optional, Protocol
+from typing import Any, Callable, Protocol
 
 from lxcfs_py.engine import protocol
 from lxcfs_py.engine.session import ATTEMPTS, OPCODE, RENDERED, Session, create
 
 log = logging.getLogger(__name__)
 
-THREADS = 4
+THREADS = 2
 LASTING = 3600  # seconds for which the kernel may keep a name and its attributes; Server.invalidate ends it earlier
 PER_CALLER = "/sys/devices/system/cpu/"  # what is there depends on who asks: the kernel must keep none of it
 WALK_LIMIT = 100_000  # entries looked at to find a node that a predecessor had numbered
@@ -40,9 +39,11 @@ _REFUSED = {
     **dict.fromkeys(protocol.WRITING, errno.EROFS),
 }  # all else is ENOSYS; of FLUSH, POLL, INTERRUPT and the extended attributes, the kernel remembers that
 
+_SILENT = (protocol.FORGET, protocol.BATCH_FORGET)  # no reply, and nothing to do: nodes follow from the tree
+
 _request = threading.local()
 
-Handler = Callable[[memoryview, int], Optional[bytes]]  # (request, node id) -> the reply's body; None: no reply
+Handler = Callable[[memoryview, int], bytes]  # (request, node id) -> the reply's body
 
 
 class Operations(Protocol):
@@ -66,8 +67,8 @@ def caller() -> int:
     return getattr(_request, "pid", 0)
 
 
-def FUSE(operations: Operations, mountpoint: str, *, threads: int = THREADS) -> None:  # noqa: N802
-    """Mount `operations` at `mountpoint` and serve them until they are unmounted. OSError if mounting fails."""
+def FUSE(operations: Operations, mountpoint: str, threads: int = THREADS) -> None:  # noqa: N802
+    """Mount `operations` at `mountpoint` and serve them until they are unmounted. SessionError if mounting fails."""
     server = Server(operations, create(mountpoint), threads)
     server.start()
     server.wait()
@@ -139,12 +140,34 @@ def child(directory: str, name: str) -> str:
     return f"/{name}" if directory == "/" else f"{directory}/{name}"
 
 
+def inode(node: int) -> int:
+    """The inode number to show: what also the stat(2) of old 32-bit programs has room for."""
+    return node & 0xFFFFFFFF or 1
+
+
+def reply(unique: int, body: bytes) -> bytes:
+    return protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(body), 0, unique) + body
+
+
+def refusal(unique: int, number: int) -> bytes:
+    """A reply with an errno; the kernel takes none that is not below 512."""
+    return protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size, -number if 0 < number < 512 else -errno.EIO, unique)
+
+
+def describe(error: Exception) -> str:
+    """An exception and where it was raised, in one line."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return f"{error!r} at {place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else repr(error)
+
+
 def attributes(node: int, st: Mapping[str, Any]) -> bytes:
     """A fuse_attr from the st_* fields that fusepy's getattr returns; times are seconds since the epoch."""
     size = st.get("st_size", 0)
     times = [st.get(name, 0) for name in ("st_atime", "st_mtime", "st_ctime")]
     return protocol.ATTR.pack(
-        node,
+        inode(node),
         size,
         st.get("st_blocks", (size + 511) // 512),
         *[int(seconds) for seconds in times],
@@ -180,8 +203,6 @@ class Server:
         self._handlers: dict[int, tuple[Handler, int]] = {  # and the least that a request has after its header
             protocol.INIT: (self._init, protocol.INIT_IN.size),
             protocol.LOOKUP: (self._lookup, 2),
-            protocol.FORGET: (self._forget, 0),
-            protocol.BATCH_FORGET: (self._forget, 0),
             protocol.GETATTR: (self._getattr, 0),
             protocol.READLINK: (self._readlink, 0),
             protocol.OPEN: (self._open, protocol.OPEN_IN.size),
@@ -264,59 +285,53 @@ class Server:
         slot[ATTEMPTS] += 1
         if slot[ATTEMPTS] > MAX_ATTEMPTS:
             log.error("request %d (opcode %d) ended %d servers and is refused", unique, opcode, MAX_ATTEMPTS)
-            self._reply(unique, errno.EIO, b"")
-        elif not (slot[RENDERED] and self._reply_again(slot, unique)):
+            self._send(refusal(unique, errno.EIO))
+        elif opcode == protocol.READ:
+            self._take_up_read(slot, length, unique)
+        else:
             self._answer(slot, length)
         slot[OPCODE] = 0
 
-    def _reply_again(self, slot: memoryview, unique: int) -> bool:
-        """Answer a read at offset 0 with the text rendered for it: the reader may have it already, and go on in it."""
-        handle, _, size = protocol.READ_IN.unpack_from(slot, _HEADER)
-        text = self._session.texts.get(handle)
-        if text is None:
-            return False
-        self._reply(unique, 0, text[:size])
-        return True
+    def _take_up_read(self, slot: memoryview, length: int, unique: int) -> None:
+        """Answer a read with the text that was rendered for it: its reader may have a part already, and go on in it."""
+        handle, offset, size = protocol.READ_IN.unpack_from(slot, _HEADER)
+        texts = self._session.texts
+        text = texts.get(handle)
+        if text is not None and (offset or slot[RENDERED]):
+            self._send(reply(unique, text[offset : offset + size]))
+        elif not self._answer(slot, length) and text is None:
+            texts.drop(handle)  # the file is closed, by a release that was taken after this read
 
-    def _answer(self, slot: memoryview, received: int) -> None:
+    def _answer(self, slot: memoryview, received: int) -> bool:
+        """Answer the request in `slot`; False if the kernel no longer waits for it."""
         length, opcode, unique, node, pid = protocol.IN_HEADER.unpack_from(slot)
         if length != received or length < _HEADER:
             log.warning("%d bytes from /dev/fuse that are no request: passed over", received)
-            return
-        _request.pid = pid
+            return False
         handler, least = self._handlers.get(opcode, (None, 0))
         if handler is None:
-            self._reply(unique, _REFUSED.get(opcode, errno.ENOSYS), b"")
-            return
+            return opcode in _SILENT or self._send(refusal(unique, _REFUSED.get(opcode, errno.ENOSYS)))
+        _request.pid = pid
         try:
             if length < _HEADER + least:
                 raise OSError(errno.EINVAL, "truncated request")
-            body = handler(slot, node)
+            message = reply(unique, handler(slot, node))
         except OSError as error:
-            number = error.errno or 0
-            self._reply(unique, number if 0 < number < 512 else errno.EIO, b"")
+            message = refusal(unique, error.errno or errno.EIO)
         except Exception as error:
-            self._log_failure(handler.__name__.strip("_"), node, error)
-            self._reply(unique, errno.EIO, b"")
-        else:
-            if body is not None:
-                self._reply(unique, 0, body)
+            log.error("%s of %s for process %d: %s", handler.__name__[1:], self._nodes.name(node), pid, describe(error))
+            message = refusal(unique, errno.EIO)
+        return self._send(message)
 
-    def _reply(self, unique: int, error: int, body: bytes) -> None:
+    def _send(self, message: bytes) -> bool:
         try:
-            os.write(
-                self._session.fuse,
-                protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(body), -error, unique) + body,
-            )
-        except OSError as failure:
-            # ENOENT: the request is no longer waited for; ENODEV, EPERM, ECONN…: nor is the filesystem
-            if failure.errno == errno.EINVAL:
-                log.error("the kernel refused %d bytes in reply to request %d", len(body), unique)
-
-    def _log_failure(self, operation: str, node: int, error: Exception) -> None:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{where.filename}:{where.lineno}"
-        log.error("%s of %s for process %d: %r at %s", operation, self._nodes.name(node), caller(), error, place)
+            os.write(self._session.fuse, message)
+        except OSError as error:
+            # ENOENT: nobody waits for it any longer; otherwise the filesystem is gone, which the next read tells
+            if error.errno == errno.EINVAL:
+                log.error("the kernel refused a reply of %d bytes: %r", len(message), message[:64])
+            return False
+        return True
 
     # One method for each opcode: (request, node id) -> body of the reply
 
@@ -326,19 +341,8 @@ class Server:
             raise OSError(errno.EPROTO, f"this kernel speaks FUSE {major}.{minor}")
         flags = offered & protocol.WANTED
         self._session.negotiated(min(minor, protocol.KERNEL_MINOR_VERSION), flags)
-        return protocol.INIT_OUT.pack(
-            protocol.KERNEL_VERSION,
-            protocol.KERNEL_MINOR_VERSION,
-            max_readahead,
-            flags,
-            0,
-            0,
-            protocol.MAX_WRITE,
-            1,
-            0,
-            0,
-            0,
-        )
+        version = (protocol.KERNEL_VERSION, protocol.KERNEL_MINOR_VERSION)
+        return protocol.INIT_OUT.pack(*version, max_readahead, flags, 0, 0, protocol.MAX_WRITE, 1)
 
     def _lookup(self, request: memoryview, node: int) -> bytes:
         name = os.fsdecode(bytes(request[_HEADER:]).partition(b"\0")[0])
@@ -353,9 +357,6 @@ class Server:
         node = self._nodes.number(path)
         lasting = 0 if path.startswith(PER_CALLER) else LASTING
         return protocol.ENTRY_OUT.pack(node, 0, lasting, lasting, 0, 0) + attributes(node, st)
-
-    def _forget(self, _request: memoryview, _node: int) -> None:
-        """Nothing to do: what a node id means follows from the tree."""
 
     def _getattr(self, _request: memoryview, node: int) -> bytes:
         path = self._nodes.path(node)
@@ -430,7 +431,7 @@ class Server:
             except OSError:
                 return b""
             looked_up, mode, node = self._entry(path, st), st["st_mode"], self._nodes.number(path)
-        dirent = protocol.DIRENT.pack(node, offset, len(encoded), stat.S_IFMT(mode) >> 12) + encoded
+        dirent = protocol.DIRENT.pack(inode(node), offset, len(encoded), stat.S_IFMT(mode) >> 12) + encoded
         return (looked_up if plus else b"") + dirent + bytes(-len(dirent) % 8)
 
     def _destroy(self, _request: memoryview, _node: int) -> bytes:

@@ -10,8 +10,7 @@ KERNEL_VERSION = 7
 KERNEL_MINOR_VERSION = 31  # Linux 5.4; nothing that came later is used
 ROOT_ID = 1
 MIN_READ_BUFFER = 8192  # bytes; the kernel hands out no request to a smaller read
-
-MAX_WRITE = 4096  # bytes; the least that the kernel takes, and what keeps MIN_READ_BUFFER enough for any request
+MAX_WRITE = 4096  # bytes; the least that the kernel takes, and keeps MIN_READ_BUFFER enough for any request
 
 # opcodes
 LOOKUP = 1
@@ -54,8 +53,8 @@ IN_HEADER = Struct("=IIQQ8xI4x")  # len, opcode, unique, nodeid, (uid, gid), pid
 OUT_HEADER = Struct("=IiQ")  # len, error, unique
 
 INIT_IN = Struct("=IIII")  # major, minor, max_readahead, flags
-INIT_OUT = Struct("=IIIIHHIIHHI28x")  # major, minor, max_readahead, flags, max_background, congestion_threshold,
-#                                       max_write, time_gran, max_pages, map_alignment, flags2
+INIT_OUT = Struct("=IIIIHHII36x")  # major, minor, max_readahead, flags, max_background, congestion_threshold,
+#                                    max_write, time_gran; the rest is for flags that are not WANTED
 ATTR = Struct("=QQQQQQIIIIIIIIII")  # ino, size, blocks, atime, mtime, ctime, atimensec, mtimensec, ctimensec,
 #                                     mode, nlink, uid, gid, rdev, blksize, flags
 ENTRY_OUT = Struct("=QQQQII")  # nodeid, generation, entry_valid, attr_valid, entry_valid_nsec, attr_valid_nsec; ATTR

@@ -53,12 +53,12 @@ PATIENCE = 5.0  # seconds that another server is given to answer, and to leave
 STARTS, PERIOD = 10, 10.0  # how often `keep` starts a server within so many seconds before it gives up
 
 _PAGE = 4096
-_MAGIC, _VERSION = b"lxcfs-py", 1
+_MAGIC, _VERSION = b"lxcfs-py", 1  # what is below is laid out in memory: another layout is another version
 _HEADER = struct.Struct("=8sIIII")  # magic, version, minor and flags that INIT agreed on, length of the mountpoint
 _NEGOTIATED = 12
 _INDEX = struct.Struct("=QI4x")  # of a kept text: handle, length; the byte after them is 1 when all of it is written
 _WHOLE = 12
-_SHELVES = ((4 << 10, 2048), (64 << 10, 256), (2 << 20, 16))  # size and number of the cells that texts are kept in
+_SHELVES = ((4 << 10, 2048), (64 << 10, 512), (2 << 20, 64))  # size and number of the cells that texts are kept in
 _MINE = b"mine"
 _UCRED = struct.Struct("=iII")  # pid, uid, gid
 
@@ -89,12 +89,14 @@ class Texts:
 
     def load(self) -> None:
         """Find what a predecessor kept. Not before it is gone."""
-        self._held.clear()
+        self._held = {}
+        self._free = [[] for _ in _SHELVES]
         for cell in reversed(list(_cells(self._offset))):
             if self._memory[cell.entry + _WHOLE]:
                 self._held[_INDEX.unpack_from(self._memory, cell.entry)[0]] = cell
             else:
                 self._free[cell.shelf].append(cell)
+        self._held = dict(sorted(self._held.items()))  # handles count up: the oldest is again the first
 
     def get(self, handle: int) -> Optional[bytes]:
         """The text that was put for `handle`; None if there is none."""
@@ -181,7 +183,7 @@ class Session:
         struct.pack_into("=II", self._map, _NEGOTIATED, minor, flags)
 
     @property
-    def protocol(self) -> tuple[int, int]:
+    def agreed(self) -> tuple[int, int]:
         """The minor version and flags that INIT agreed on; zeros when the kernel has not asked yet."""
         minor, flags = struct.unpack_from("=II", self._map, _NEGOTIATED)
         return minor, flags
@@ -228,11 +230,7 @@ class Session:
 
 
 def create(mountpoint: str) -> Session:
-    """Mount at `mountpoint`, an absolute path; a mount there whose server is gone is cleared first. SessionError."""
-    with contextlib.suppress(OSError):
-        while _is_dead(mountpoint):
-            log.warning("%s is a mount whose server is gone: unmounting it", mountpoint)
-            unmount(mountpoint)
+    """Mount at `mountpoint`, an absolute path. SessionError if that fails."""
     try:
         fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -244,14 +242,6 @@ def create(mountpoint: str) -> Session:
         os.close(fuse)
         raise SessionError(f"can't mount on {mountpoint}: {error.strerror}") from error
     return Session(fuse, new_memory(mountpoint))
-
-
-def _is_dead(mountpoint: str) -> bool:
-    try:
-        os.stat(mountpoint)
-    except OSError as error:
-        return error.errno == errno.ENOTCONN
-    return False
 
 
 def unmount(mountpoint: str) -> None:
@@ -302,7 +292,7 @@ def inherit() -> Optional[Session]:
     pid, count, names = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
     if pid != str(os.getpid()):
         return None
-    descriptors = [3 + n for n, name in zip(range(int(count)), names.split(":")) if name == NAME]
+    descriptors = [3 + n for n, name in zip(range(int(count or 0)), names.split(":")) if name == NAME]
     for fd in descriptors:
         os.set_inheritable(fd, False)
     session = _session_of(descriptors)
@@ -345,9 +335,10 @@ def offer(session: Session, leave: Callable[[], None]) -> None:
     path = _socket_path(session.mountpoint)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # a predecessor's
-    listener.bind(path)
+        os.unlink(f"{path}.new")
+    listener.bind(f"{path}.new")
     listener.listen()
+    os.rename(f"{path}.new", path)  # over a predecessor's: whoever finds it, finds it answered
     threading.Thread(target=_hand_over, args=(session, listener, leave), name="offer", daemon=True).start()
 
 
@@ -428,14 +419,15 @@ class _Keeper:
             log.warning("the server ended with status %d: starting it again", status)
         else:
             log.error("the server ended %d times within %.0f s: giving up and unmounting", STARTS, PERIOD)
-        if status:
+        if status or self._told_to_stop:
             self._unmount()
         return status if status >= 0 else 128 - status
 
     def _unmount(self) -> None:
         session = _session_of(self._kept)
         if session is not None:
-            unmount(session.mountpoint)
+            with contextlib.suppress(OSError):  # the server has done it, and has failed after that
+                unmount(session.mountpoint)
 
     def _pass_on(self, number: int, _frame: object) -> None:
         self._told_to_stop |= number != signal.SIGHUP

@@ -380,19 +380,6 @@ def test_it_ends_when_it_is_unmounted(mount: Mount) -> None:
     assert server.exitcode == 0
 
 
-def test_a_mount_whose_server_is_gone_is_mounted_over(mount: Mount) -> None:
-    mount.start().kill()
-    mount.end()
-    dead = session.create(mount.path)
-    os.close(dead.fuse)
-    os.close(dead.memory)
-    with pytest.raises(OSError, match="not connected"):
-        os.stat(mount.path)
-    mount.session = session.create(mount.path)
-    mount.start()
-    assert is_whole(read(f"{mount.path}/proc/short"))
-
-
 def test_an_unknown_node_of_a_predecessor_is_found_again_and_a_wrong_one_is_stale(mount: Mount) -> None:
     mount.start()
     deep = os.open(f"{mount.path}/sys/devices/system/cpu/cpu0", os.O_PATH)
@@ -524,6 +511,25 @@ def test_a_text_whose_first_part_was_sent_before_the_death_is_continued(mount: M
         assert is_whole(by_hand.run(lambda: read(f"{mount.path}/proc/long", 300)))
 
 
+def test_a_read_taken_up_after_its_file_was_closed_leaves_no_text(mount: Mount, by_hand: ByHand) -> None:
+    first = []
+
+    def die_and_take_up_the_first_read_at_last() -> None:
+        slot = by_hand.take()
+        if by_hand.opcodes[-1] == protocol.READ and not first:
+            first.append(bytes(slot))
+        by_hand.succeed()
+        if by_hand.opcodes[-1] == protocol.RELEASE:
+            slot[:] = first[0]
+            slot[session.RENDERED] = 1
+            by_hand.succeed()
+
+    by_hand.run(lambda: read(f"{mount.path}/proc/short"), die_and_take_up_the_first_read_at_last)
+    assert by_hand.opcodes[-1] == protocol.RELEASE
+    handle = protocol.READ_IN.unpack_from(first[0], protocol.IN_HEADER.size)[0]
+    assert mount.session.texts.get(handle) is None
+
+
 def test_a_request_that_kills_each_server_is_refused_in_the_end(mount: Mount, by_hand: ByHand) -> None:
     def die_of_reads() -> None:
         slot = by_hand.take()
@@ -567,8 +573,12 @@ def succeed(path: str, ready: Any) -> None:
 
 def start_offered(mount: Mount) -> Any:
     server = mount.start(offered=True)
-    wait_until(lambda: session.RUN.exists() and list(session.RUN.iterdir()))
+    wait_until(is_offered)
     return server
+
+
+def is_offered() -> bool:
+    return session.RUN.exists() and any(not entry.suffix for entry in session.RUN.iterdir())
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 10) -> None:
@@ -604,7 +614,7 @@ def test_a_server_that_makes_way_but_does_not_leave_is_killed(mount: Mount, monk
     stubborn = FORK.Process(target=stay)
     stubborn.start()
     mount.servers.append(stubborn)
-    wait_until(lambda: session.RUN.exists() and list(session.RUN.iterdir()))
+    wait_until(is_offered)
     monkeypatch.setattr(session, "PATIENCE", 0.3)
     ready = FORK.Event()
     successor = FORK.Process(target=succeed, args=(mount.path, ready))
@@ -619,6 +629,7 @@ def test_a_server_that_makes_way_but_does_not_leave_is_killed(mount: Mount, monk
 def test_a_server_that_does_not_answer_is_named_to_the_operator(mount: Mount, monkeypatch: Any) -> None:
     server = start_offered(mount)
     os.kill(server.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, server.pid, os.WSTOPPED)
     monkeypatch.setattr(session, "PATIENCE", 0.2)
     with pytest.raises(session.SessionError, match="stop that server"):
         session.take_over(mount.path)

@@ -188,6 +188,7 @@ def test_the_cpu_directory_is_the_hosts_with_the_visible_cpus(daemon: Daemon, sa
     assert box.run(["getconf", "_NPROCESSORS_ONLN"]).stdout == "1\n"
 
 
+@pytest.mark.slow
 def test_10000_short_lived_containers_leave_nothing_behind(daemon: Daemon, sandbox: MakeSandbox) -> None:
     server = psutil.Process(daemon.process.pid)
     script = textwrap.dedent("""

@@ -328,7 +328,7 @@ numbers = st.lists(whole, max_size=3)
 entries = st.tuples(numbers, numbers, st.booleans(), st.lists(st.lists(whole, min_size=2, max_size=4), max_size=3))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(
     content=st.binary() | entries.map(lambda kept: json.dumps(["container", kept]).encode()) | st.just(b'["container"]')
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 from pathlib import Path
 
@@ -198,7 +199,7 @@ def cfs(quota: int, period: int = 100_000) -> dict[str, int]:
 
 def test_the_smallest_cpu_quota_along_the_parents_wins_whatever_its_period(quota):
     assert quota(1, cfs(-1), cfs(150_000), cfs(75_000, 50_000)) == 1.5
-    assert quota(1, cfs(20_000, 10_000), cfs(150_000)) == 1.5
+    assert quota(1, cfs(20_000, 10_000), cfs(150_000)) == quota(1, cfs(150_000), cfs(20_000, 10_000)) == 1.5
     assert quota(2, {"cpu.max": "max 100000"}, {"cpu.max": "150000 100000"}, {"cpu.max": "800000 400000"}) == 1.5
     assert quota(2, {"cpu.max": "50000 100000"}, {"cpu.max": "150000 100000"}) == 0.5
 
@@ -390,6 +391,15 @@ def test_the_kernel_counts_the_tasks_of_a_real_cgroup_by_state(sandbox):
     (box.cgroup("pids") / "inner" / "cgroup.procs").write_text(f"{busy.pid}")
     wait_for((1, 0, 2))  # a cgroup below counts too
     assert tasks.forked() >= 2
+
+
+def test_who_waits_for_io_is_blocked_whether_or_not_it_may_be_killed(monkeypatch):
+    """The kernel's five figures: sleeping, running, stopped, uninterruptible, waiting for I/O in another state."""
+    answer = bytes(24) + struct.pack("=5Q", 1000, 2, 100, 30, 4)
+    monkeypatch.setattr(taskstats, "_connect", lambda: (None, 27))
+    monkeypatch.setattr(taskstats, "_connection", None)
+    monkeypatch.setattr(taskstats, "_ask", lambda *request: answer)
+    assert taskstats.count(0) == (2, 34)
 
 
 @counted_by_the_kernel

@@ -121,6 +121,16 @@ def test_a_handle_of_a_server_before_gets_a_text_at_any_offset(mounted):
     assert filesystem.release("/proc/meminfo", 12345) == 0
 
 
+def test_a_text_is_dropped_when_its_file_is_closed(mounted):
+    texts = TextsInMemory()
+    filesystem = mounted(texts=texts)
+    handle = filesystem.open("/proc/stat", os.O_RDONLY)
+    assert filesystem.read("/proc/stat", 5, 0, handle) == b"cpu  "
+    assert texts.get(handle).startswith(b"cpu  ")
+    filesystem.release("/proc/stat", handle)
+    assert texts.get(handle) is None
+
+
 def test_many_threads_read_whole_files(mounted):
     filesystem = mounted("v2-64cpu")
     expected = {f"/{name}": read(filesystem, f"/{name}") for name in VIEWS}
@@ -310,7 +320,7 @@ def changing(request, copied, tmp_path_factory):
     return machine, files
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(data=st.data(), content=st.none() | st.binary(max_size=40) | st.sampled_from(NUMBERS) | st.floats(0, 1))
 def test_whatever_a_cgroup_file_holds_a_reader_gets_figures_or_the_machines_text(data, content, changing):
     machine, files = changing

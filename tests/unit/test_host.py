@@ -24,7 +24,7 @@ def test_this_machines_files_are_read_as_they_are():
 def test_what_comes_to_cover_a_file_later_is_never_read(copied, tmp_path):
     """A container's view may be mounted there one day: this program would wait for itself."""
     machine = copied("v1-2cpu", tmp_path)
-    before = {name: machine.host.text(name) for name in VIEWS}
+    before = {name: machine.own(name) for name in VIEWS}
     for name in VIEWS:
         (tmp_path / "other").write_bytes(b"covered\n")
         (tmp_path / "other").replace(machine.root / name)
@@ -44,15 +44,16 @@ def test_a_kernel_without_some_files_has_none(recorded):
         host.text("proc/pressure/cpu")
 
 
-def test_blocks_of_cpuinfo_are_found_by_number_where_some_cpus_are_offline(made):
+@pytest.mark.parametrize("flags", ["fpu apic", "fpu aperfmperf"])  # without and with changing frequencies
+def test_blocks_of_cpuinfo_are_found_by_number_where_some_cpus_are_offline(made, flags):
     numbers = [0, 1, 5, 40]
-    text = "".join(f"processor\t: {n}\nmodel\t\t: {'x' * n}\n\n" for n in numbers)
+    text = "".join(f"processor\t: {n}\nflags\t\t: {flags}\nmodel\t\t: {'x' * n}\n\n" for n in numbers)
     root = made({"proc/cpuinfo": text, f"{sys_cpu.DIRECTORY}/online": "0-1,5,40\n"})
     host = Host(str(root))
     assert sorted(host.cpuinfo(41)) == numbers
     assert {0, 1} <= set(host.cpuinfo(2))
     assert sorted(host.cpuinfo(4)) == numbers  # there is none with number 3: all were looked at
-    assert host.cpuinfo(6)[5] == b"processor\t: 5\nmodel\t\t: xxxxx"
+    assert host.cpuinfo(6)[5] == f"processor\t: 5\nflags\t\t: {flags}\nmodel\t\t: xxxxx".encode()
     assert host.online() == (0, 1, 5, 40)
 
 

@@ -69,7 +69,10 @@ def test_what_the_container_used_shows_in_the_fields_that_count_it(machine):
     assert anonymous * MIB // KIB <= now["AnonPages"] < (anonymous + 20) * MIB // KIB
     assert now["Active"] == now["Active(anon)"] + now["Active(file)"]
     assert now["Inactive"] == now["Inactive(anon)"] + now["Inactive(file)"]
-    assert 24 * MIB // KIB <= now["MemAvailable"] - now["MemFree"] < 27 * MIB // KIB  # the file's pages, and some slab
+    old = machine.name.startswith(("v1", "hybrid"))
+    reclaimable = ["total_active_file", "total_inactive_file"] if old else ["active_file", "inactive_file"]
+    reclaimable += [] if old else ["slab_reclaimable"]
+    assert now["MemAvailable"] - now["MemFree"] == pytest.approx(stat(machine, *reclaimable), abs=1)
 
 
 def test_slabs_and_kernel_stacks_are_counted_where_cgroups_count_them(machine):
@@ -369,7 +372,7 @@ def machines(draw):
     }
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(case=st.tuples(st.just(1), levels1) | st.tuples(st.just(2), levels2), figures=machines(), swap=st.booleans())
 def test_figures_are_in_order_whatever_the_kernel_counts(case, figures, swap, show, changing):
     version, levels = case

@@ -25,7 +25,7 @@ PATHS = ["/", "/proc", "/proc/meminfo", "/proc/strange"]
 class Tree:
     """Operations on PATHS, of which the last one fails in ways that a view should not."""
 
-    failure: BaseException = ValueError("broken")
+    failure: Any = ValueError("broken")
 
     def getattr(self, path: str, handle: int = 0) -> dict[str, Any]:
         if path not in PATHS:
@@ -44,7 +44,9 @@ class Tree:
 
     def read(self, path: str, size: int, offset: int, handle: int) -> bytes:
         if path == PATHS[-1]:
-            raise self.failure
+            if isinstance(self.failure, BaseException):
+                raise self.failure
+            return self.failure
         return b"MemTotal: 1 kB\n"[offset : offset + size]
 
     def readlink(self, path: str) -> str:
@@ -201,7 +203,7 @@ def test_init_agrees_on_what_both_can_and_notes_it(peer: Kernel) -> None:
     offered = protocol.PARALLEL_DIROPS | 1 << 27
     error, body = peer.ask(protocol.INIT, 0, protocol.INIT_IN.pack(7, 45, 131072, offered))
     assert (error, protocol.INIT_OUT.unpack(body)[:4]) == (0, (7, 31, 131072, protocol.PARALLEL_DIROPS))
-    assert session.Session(peer.session.fuse, peer.session.memory).protocol == (31, protocol.PARALLEL_DIROPS)
+    assert session.Session(peer.session.fuse, peer.session.memory).agreed == (31, protocol.PARALLEL_DIROPS)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +214,11 @@ def test_init_agrees_on_what_both_can_and_notes_it(peer: Kernel) -> None:
         (OSError(errno.ENODATA, "none"), errno.ENODATA),
         (OSError("without a number"), errno.EIO),
         (OSError(100_000, "no errno of the kernel's"), errno.EIO),
+        (None, errno.EIO),
+        ("no bytes", errno.EIO),
     ],
 )
-def test_an_operation_that_fails_is_an_errno_for_its_reader(peer: Kernel, failure: Exception, expected: int) -> None:
+def test_an_operation_that_fails_is_an_errno_for_its_reader(peer: Kernel, failure: Any, expected: int) -> None:
     peer.tree.failure = failure
     assert peer.ask(protocol.READ, node("/proc/strange"), protocol.READ_IN.pack(7, 0, 4096)) == (expected, b"")
     error, text = peer.ask(protocol.READ, node("/proc/meminfo"), protocol.READ_IN.pack(7, 4, 4))

@@ -1,0 +1,559 @@
+"""Views put into containers that already run, taken out again and told of; also where the container is hostile."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from lxcfs_py import attach, syscalls
+from lxcfs_py.config import Config
+from lxcfs_py.sandbox import Sandbox
+from tests.conftest import ROOT, Daemon
+
+MIB = 1 << 20
+MEMINFO = ["proc/meminfo"]
+SEEN = "grep MemTotal /proc/meminfo; grep -c ^processor /proc/cpuinfo"
+LIMITED = f"MemTotal: {64 * 1024:14} kB\n1\n"  # what SEEN prints in a box
+HOST = subprocess.run(["sh", "-c", SEEN], capture_output=True, text=True).stdout
+
+NESTED = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+
+
+@pytest.fixture
+def box(sandbox: Callable[..., Sandbox]) -> Sandbox:
+    """A container of 64 MiB and one CPU that was started without any view."""
+    return sandbox(memory=64 * MIB, cpus=1)
+
+
+@pytest.fixture(scope="session")
+def served(start_daemon: Callable[..., Daemon]) -> Daemon:
+    """The daemon that these tests attach to."""
+    return start_daemon("kernel")
+
+
+@pytest.fixture
+def views(served: Daemon) -> str:
+    return str(served.mountpoint)
+
+
+@pytest.fixture
+def nothing_mounted_here() -> Iterator[None]:
+    """The test must change no mount of the machine's, where attach has any to change."""
+    before = mounts_of_host()
+    yield
+    assert mounts_of_host() == before
+
+
+def mounts_of_host() -> list[str]:
+    table = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in table if line.split()[4].startswith(("/proc", "/sys", "/etc", "/usr"))]
+
+
+def cli(*arguments: str, daemon: Daemon) -> subprocess.CompletedProcess[str]:
+    """The command line, with the configuration that the daemon's mountpoint stands in."""
+    config = daemon.mountpoint.parent / "attach.toml"
+    config.write_text(f'mountpoint = "{daemon.mountpoint}"\n')
+    command = [sys.executable, "-m", "lxcfs_py", *arguments, "--config", str(config)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def seen(box: Sandbox) -> str:
+    return str(box.run(["sh", "-c", SEEN]).stdout)
+
+
+def mounts(pid: int) -> list[str]:
+    """What is mounted where in the mount namespace of a process, without what may change between two of the same."""
+    return [" ".join(line.split(" ")[2:6]) for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+
+
+def children() -> list[str]:
+    """The processes that this one has started and not reaped."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+def results(outcomes: list[attach.Outcome]) -> set[str]:
+    return {outcome.result for outcome in outcomes}
+
+
+def states(pid: int, mountpoint: str, names: tuple[str, ...] = Config().files.enabled) -> dict[str, str]:
+    (found,) = [status for status in attach.status(mountpoint, names) if status.pid == pid]
+    assert not found.error
+    return found.files
+
+
+def dead_mount(box: Sandbox, start_daemon: Callable[..., Daemon], engine: str, names: tuple[str, ...]) -> None:
+    """Leave files of a killed daemon in a box."""
+    daemon = start_daemon(engine)
+    assert results(attach.attach(box.init, str(daemon.mountpoint), names)) == {"attached"}
+    daemon.process.kill()
+    daemon.process.wait(10)
+
+
+# What it is for
+
+
+def test_a_running_container_sees_its_own_limits_at_once(box: Sandbox, served: Daemon) -> None:
+    assert seen(box) == HOST
+    done = cli("attach", "--pid", str(box.init), daemon=served)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{box.init}: {len(Config().files.enabled)} attached\n"
+    assert seen(box) == LIMITED
+
+
+def test_the_host_and_other_containers_see_what_they_saw(
+    box: Sandbox, sandbox: Callable[..., Sandbox], views: str, nothing_mounted_here: None
+) -> None:
+    other = sandbox(memory=128 * MIB)
+    attach.attach(box.init, views, Config().files.enabled)
+    assert subprocess.run(["sh", "-c", SEEN], capture_output=True, text=True).stdout == HOST
+    assert seen(other) == HOST
+
+
+def test_a_second_attach_changes_nothing(box: Sandbox, served: Daemon) -> None:
+    cli("attach", "--pid", str(box.init), daemon=served)
+    before = Path(f"/proc/{box.init}/mountinfo").read_text()
+    done = cli("attach", "--pid", str(box.init), daemon=served)
+    assert (done.returncode, done.stdout) == (0, f"{box.init}: {len(Config().files.enabled)} kept\n")
+    assert Path(f"/proc/{box.init}/mountinfo").read_text() == before
+
+
+def test_detach_leaves_the_container_as_it_was(box: Sandbox, served: Daemon) -> None:
+    before = Path(f"/proc/{box.init}/mountinfo").read_text()
+    cli("attach", "--pid", str(box.init), daemon=served)
+    done = cli("detach", "--pid", str(box.init), daemon=served)
+    assert (done.returncode, done.stdout) == (0, f"{box.init}: {len(Config().files.enabled)} detached\n")
+    assert Path(f"/proc/{box.init}/mountinfo").read_text() == before
+    assert seen(box) == HOST
+
+
+def test_only_the_files_that_were_asked_for_are_attached(box: Sandbox, served: Daemon) -> None:
+    done = cli("attach", "--pid", str(box.init), "--file", "meminfo", "--file", "/proc/uptime", daemon=served)
+    assert (done.returncode, done.stdout) == (0, f"{box.init}: 2 attached\n")
+    found = states(box.init, str(served.mountpoint))
+    assert [name for name, state in found.items() if state == "live"] == ["proc/meminfo", "proc/uptime"]
+
+
+def test_a_container_that_had_the_files_from_its_start_keeps_them(sandbox: Callable[..., Sandbox], views: str) -> None:
+    box = sandbox(views=Path(views))
+    assert results(attach.attach(box.init, views, Config().files.enabled)) == {"kept"}
+
+
+def test_all_containers_and_nobody_else(views: str, require: Callable[..., None], nothing_mounted_here: None) -> None:
+    """In a pid namespace of its own, where this test's are all there are."""
+    require(os.geteuid() == 0, "root")
+    script = f"""
+import subprocess, sys
+from lxcfs_py import cli
+from lxcfs_py.sandbox import Sandbox
+with open({f"{views}/../all.toml"!r}, "w") as file:
+    file.write('mountpoint = "{views}"')
+with Sandbox(memory=64 << 20, cpus=1) as one, Sandbox(memory=64 << 20, cpus=1) as other:
+    own_mounts = subprocess.Popen(["unshare", "--mount", "sleep", "60"])  # in no pid namespace of its own
+    own_pids = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "sleep", "60"])  # with our mounts
+    sys.stdout.flush()
+    code = cli.main(["attach", "--all", "--config", {f"{views}/../all.toml"!r}])
+    print(code, [one.init, other.init], flush=True)
+    for box in one, other:
+        print(box.run(["sh", "-c", {SEEN!r}]).stdout, end="", flush=True)
+    for process in own_mounts, own_pids:
+        process.kill()
+        process.wait()
+"""
+    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    first, second, summary, *rest = done.stdout.splitlines(keepends=True)
+    files = len(Config().files.enabled)
+    pids = [int(line.partition(f": {files} attached\n")[0]) for line in (first, second)]
+    assert summary == f"0 {pids}\n", done.stdout + done.stderr
+    assert "".join(rest) == 2 * LIMITED
+
+
+def test_a_process_in_the_containers_own_mount_namespaces_sees_it_where_the_container_shares_its_mounts(
+    box: Sandbox, views: str
+) -> None:
+    """As a systemd in a container does, whose services have mount namespaces."""
+    box.run(["mount", "--make-rshared", "/"])
+    service = box.popen(["unshare", "--mount", "--propagation", "slave", "sh"], stdin=-1, stdout=-1, text=True)
+    assert service.stdin
+    service.stdin.write("echo\n")
+    service.stdin.flush()
+    assert service.stdout
+    service.stdout.readline()
+    assert results(attach.attach(box.init, views, MEMINFO)) == {"attached"}
+    printed, _ = service.communicate("grep MemTotal /proc/meminfo\n", timeout=30)
+    assert printed == LIMITED.splitlines(keepends=True)[0]
+
+
+# Mounts of other servers
+
+
+@pytest.mark.parametrize("engine", ["kernel", "fusepy"])
+def test_a_dead_mount_is_replaced_in_place(
+    box: Sandbox, views: str, start_daemon: Callable[..., Daemon], engine: str
+) -> None:
+    names = ("proc/cpuinfo", "proc/meminfo", "proc/pressure/cpu", "sys/devices/system/cpu")
+    before = len(mounts(box.init))
+    dead_mount(box, start_daemon, engine, names)
+    assert "Transport endpoint is not connected" in box.run(["cat", "/proc/meminfo"]).stderr
+    assert set(states(box.init, views, names).values()) == {"dead"}
+    assert results(attach.attach(box.init, views, names)) == {"replaced"}
+    assert seen(box) == LIMITED
+    assert len(mounts(box.init)) == before + len(names)
+
+
+def test_a_living_servers_mount_is_told_apart_and_replaced(
+    box: Sandbox, views: str, start_daemon: Callable[..., Daemon]
+) -> None:
+    other = str(start_daemon("kernel", '[memory]\nswap = false\n[cpu]\nmode = "cpuset"\n').mountpoint)
+    attach.attach(box.init, other, MEMINFO)
+    assert states(box.init, views, ("proc/meminfo",)) == {"proc/meminfo": "other"}
+    assert results(attach.attach(box.init, views, MEMINFO)) == {"replaced"}
+    assert states(box.init, views, ("proc/meminfo",)) == {"proc/meminfo": "live"}
+
+
+def test_detach_clears_away_a_dead_mount_without_any_server(box: Sandbox, start_daemon: Callable[..., Daemon]) -> None:
+    dead_mount(box, start_daemon, "kernel", tuple(MEMINFO))
+    assert results(attach.detach(box.init, MEMINFO)) == {"detached"}
+    assert "MemTotal" in box.run(["cat", "/proc/meminfo"]).stdout
+
+
+def test_a_server_that_does_not_answer_holds_up_nobody_for_long(
+    box: Sandbox,
+    sandbox: Callable[..., Sandbox],
+    views: str,
+    start_daemon: Callable[..., Daemon],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attach, "HELPER_SECONDS", 1.0)
+    stopped = start_daemon("kernel")
+    attach.attach(box.init, str(stopped.mountpoint), MEMINFO)
+    fine = sandbox(views=Path(views))
+    stopped.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(attach.AttachError, match="did not answer within 1 s"):
+            attach.attach(fine.init, str(stopped.mountpoint), ["proc/stat"])
+        found = {status.pid: status for status in attach.status(views, MEMINFO)}
+        assert "did not answer within 1 s" in found[box.init].error
+        assert found[fine.init].files == {"proc/meminfo": "live"}
+        assert results(attach.attach(box.init, views, MEMINFO)) == {"replaced"}  # which asks it nothing
+    finally:
+        stopped.process.send_signal(signal.SIGCONT)
+
+
+# Containers of all kinds
+
+
+def nested(box: Sandbox, command: list[str]) -> tuple[subprocess.Popen[str], int]:
+    """Start a shell as the init of a container within a box; return it and that init's pid."""
+    shell = box.popen([*command, "sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    ask(shell, "")
+    (init,) = Path(f"/proc/{shell.pid}/task/{shell.pid}/children").read_text().split()
+    return shell, int(init)
+
+
+def ask(shell: subprocess.Popen[str], command: str) -> str:
+    assert shell.stdin
+    assert shell.stdout
+    shell.stdin.write(f"{command}\necho end of it\n")
+    shell.stdin.flush()
+    return "".join(iter(shell.stdout.readline, "end of it\n"))
+
+
+@pytest.mark.parametrize("proc", [["--mount-proc"], []], ids=["own proc", "inherited and locked proc"])
+def test_a_container_in_a_user_namespace_sees_its_own_limits(box: Sandbox, views: str, proc: list[str]) -> None:
+    shell, init = nested(box, [*NESTED, "--user", "--map-root-user", *proc])
+    assert Path(f"/proc/{init}/ns/user").readlink() != Path("/proc/self/ns/user").readlink()
+    assert results(attach.attach(init, views, Config().files.enabled)) == {"attached"}
+    assert ask(shell, SEEN) == LIMITED
+    assert results(attach.detach(init, Config().files.enabled)) == {"detached"}
+    assert ask(shell, SEEN) == HOST
+
+
+def test_a_dead_mount_that_a_user_namespace_has_locked_is_covered(
+    box: Sandbox, views: str, start_daemon: Callable[..., Daemon]
+) -> None:
+    """What was mounted before the user namespace was made cannot be unmounted in it, by nobody."""
+    dead_mount(box, start_daemon, "kernel", tuple(MEMINFO))
+    shell, init = nested(box, [*NESTED, "--user", "--map-root-user"])
+    assert results(attach.attach(init, views, MEMINFO)) == {"replaced"}
+    assert ask(shell, "grep MemTotal /proc/meminfo") == LIMITED.splitlines(keepends=True)[0]
+    before = mounts(init)
+    assert results(attach.attach(init, views, MEMINFO)) == {"kept"}
+    assert mounts(init) == before
+
+
+def test_a_read_only_root_is_no_obstacle(box: Sandbox, views: str) -> None:
+    for path in ("/", "/proc", "/sys"):
+        assert box.run(["mount", "-o", "remount,bind,ro", path]).returncode == 0
+    assert results(attach.attach(box.init, views, Config().files.enabled)) == {"attached"}
+    assert seen(box) == LIMITED
+
+
+def test_a_process_in_a_chroot_gets_them_where_it_sees_them(box: Sandbox, views: str, tmp_path: Path) -> None:
+    script = f"""
+        mount --rbind / {tmp_path} && mount -t proc proc {tmp_path}/proc || exit
+        exec chroot {tmp_path} sh
+    """
+    shell = box.popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert ask(shell, SEEN) == HOST
+    assert results(attach.attach(shell.pid, views, Config().files.enabled)) == {"attached"}
+    assert ask(shell, SEEN) == LIMITED
+
+
+# Containers that mean harm
+
+HOSTILE = {
+    "a bind mount over meminfo": ("mount --bind /etc/hostname /proc/meminfo", "ext4|xfs|btrfs|overlay|tmpfs|mounted"),
+    "a file of proc over meminfo": ("mount --bind /proc/version /proc/meminfo", "has proc mounted over it"),
+    "proc unmounted": ("umount --lazy /proc /proc", "not the kernel's own proc"),
+    "a tmpfs over proc, with a symlink": (
+        "mount -t tmpfs none /proc && ln -s /etc/hostname /proc/meminfo",
+        "not the kernel's own proc",
+    ),
+    "a directory of proc over proc": ("mount --bind /proc/1 /proc", "not the kernel's own proc"),
+    "a sysfs over proc": ("mount -t sysfs none /proc", "not the kernel's own proc"),
+}
+
+
+@pytest.mark.parametrize(("deed", "reason"), HOSTILE.values(), ids=HOSTILE)
+def test_nothing_is_mounted_over_what_a_container_put_in_the_way(
+    box: Sandbox, served: Daemon, nothing_mounted_here: None, deed: str, reason: str
+) -> None:
+    assert box.run(["sh", "-c", deed]).returncode == 0
+    before = mounts(box.init)
+    done = cli("attach", "--pid", str(box.init), "--file", "meminfo", daemon=served)
+    assert (done.returncode, done.stdout) == (1, f"{box.init}: 1 refused\n")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"lxcfs-py: container {box.init}: /proc/meminfo: ")
+    assert any(part in line for part in reason.split("|"))
+    assert mounts(box.init) == before
+    assert states(box.init, str(served.mountpoint), ("proc/meminfo",)) == {"proc/meminfo": "none"}
+
+
+def test_what_a_container_mounted_over_a_directory_between_is_not_entered(box: Sandbox, views: str) -> None:
+    assert box.run(["sh", "-c", "mount -t proc none /proc/fs && mount --bind /proc/fs /proc/pressure"]).returncode == 0
+    (outcome,) = attach.attach(box.init, views, ["proc/pressure/cpu"])
+    assert outcome.result == "refused"
+    assert "mounted over a directory" in outcome.reason
+
+
+@pytest.mark.parametrize("target", ["/elsewhere", "elsewhere", "/real"], ids=["absolute", "relative", "to a real proc"])
+def test_a_symbolic_link_in_place_of_proc_is_not_followed(
+    box: Sandbox, views: str, tmp_path: Path, nothing_mounted_here: None, target: str
+) -> None:
+    script = f"""
+        mount -t tmpfs none {tmp_path} && cd {tmp_path} && mkdir elsewhere real usr && touch elsewhere/meminfo &&
+        mount --rbind /usr usr && ln -s usr/bin usr/lib usr/lib64 . && mount -t proc none real && ln -s {target} proc &&
+        exec chroot . sh
+    """
+    shell = box.popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert ask(shell, "test -h /proc && echo link") == "link\n"
+    before = mounts(shell.pid)
+    (outcome,) = attach.attach(shell.pid, views, MEMINFO)
+    assert outcome.result == "refused"
+    assert "has no /proc" in outcome.reason
+    assert mounts(shell.pid) == before
+
+
+def test_odd_names_of_mountpoints_are_no_obstacle(box: Sandbox, views: str, tmp_path: Path) -> None:
+    """Those that str.splitlines takes for the ends of lines stand in /proc/PID/mountinfo as they are."""
+    name = f"{tmp_path}/a\rb\x0bc\x0cd\x1ce\x85f\u2028g - h\n"
+    assert box.run(["mkdir", name]).returncode == 0
+    assert box.run(["mount", "-t", "tmpfs", "none", name]).returncode == 0
+    assert results(attach.attach(box.init, views, MEMINFO)) == {"attached"}
+    assert states(box.init, views, ("proc/meminfo",)) == {"proc/meminfo": "live"}
+
+
+SHARED_HOST = ["unshare", "--mount", "--propagation", "shared", sys.executable, "-c"]
+
+
+def test_what_a_container_mounts_over_an_attached_file_stays_in_it(views: str, require: Callable[..., None]) -> None:
+    """Also where the host's mounts are shared, as systemd has them."""
+    require(os.geteuid() == 0, "root")
+    script = f"""
+from lxcfs_py import attach
+from lxcfs_py.sandbox import Sandbox
+with Sandbox() as box:
+    print([outcome.result for outcome in attach.attach(box.init, {views!r}, {MEMINFO!r})])
+    print(box.run(["mount", "--bind", "/etc/hostname", "/proc/meminfo"]).returncode)
+    print(box.run(["cat", "/proc/meminfo"]).stdout == open("/etc/hostname").read())
+    print(open("{views}/proc/meminfo").read().split(":")[0])
+"""
+    done = subprocess.run([*SHARED_HOST, script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["['attached']", "0", "True", "MemTotal"], done.stderr
+
+
+def test_a_container_that_shares_its_proc_with_the_host_is_refused(views: str, require: Callable[..., None]) -> None:
+    require(os.geteuid() == 0, "root")
+    script = f"""
+import subprocess
+from pathlib import Path
+from lxcfs_py import attach
+before = Path("/proc/self/mountinfo").read_text()
+container = subprocess.Popen(
+    ["unshare", "--mount", "--propagation", "unchanged", "sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+)
+container.stdin.write(b"echo\\n")
+container.stdin.flush()
+container.stdout.readline()
+print([outcome for outcome in attach.attach(container.pid, {views!r}, {MEMINFO!r})])
+print(Path("/proc/self/mountinfo").read_text() == before)
+container.communicate(timeout=10)
+"""
+    done = subprocess.run([*SHARED_HOST, script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    outcomes, unchanged = done.stdout.splitlines() or [done.stderr, ""]
+    assert "result='refused'" in outcomes
+    assert "shares its mounts with the host" in outcomes
+    assert unchanged == "True"
+
+
+# What goes wrong
+
+
+def test_a_container_that_dies_in_the_middle_has_ended(
+    box: Sandbox, views: str, monkeypatch: pytest.MonkeyPatch, nothing_mounted_here: None
+) -> None:
+    enter = syscalls.setns
+    before = children()
+
+    def kill_and_enter(descriptor: int, kind: int) -> None:
+        os.kill(box.init, signal.SIGKILL)
+        while not Path(f"/proc/{box.init}/stat").read_text().rpartition(") ")[2].startswith("Z"):
+            time.sleep(0.01)
+        enter(descriptor, kind)
+
+    monkeypatch.setattr(syscalls, "setns", kill_and_enter)  # in the helper
+    with pytest.raises(attach.EndedError, match=f"process {box.init} has ended"):
+        attach.attach(box.init, views, Config().files.enabled)
+    assert children() == before
+
+
+def test_a_kernel_before_5_2_is_named_as_the_reason(box: Sandbox, views: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(path: str, flags: int) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(syscalls, "open_tree", missing)
+    with pytest.raises(attach.AttachError, match=r"Linux 5\.2 or later"):
+        attach.attach(box.init, views, MEMINFO)
+
+
+def test_a_mount_without_a_server_is_attached_to_nobody(box: Sandbox, start_daemon: Callable[..., Daemon]) -> None:
+    daemon = start_daemon("kernel")
+    daemon.process.kill()
+    daemon.process.wait(10)
+    with pytest.raises(attach.AttachError, match="has ended: start the daemon again"):
+        attach.attach(box.init, str(daemon.mountpoint), MEMINFO)
+
+
+def test_without_a_mount_there_is_nothing_to_attach(box: Sandbox, tmp_path: Path) -> None:
+    with pytest.raises(attach.AttachError, match=f"nothing is mounted at {tmp_path}; start the daemon"):
+        attach.attach(box.init, str(tmp_path), MEMINFO)
+
+
+def test_a_file_that_is_not_served_is_refused_and_the_others_are_attached(
+    box: Sandbox, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon("kernel", '[files]\nenabled = ["proc/meminfo"]\n')
+    outcomes = attach.attach(box.init, str(daemon.mountpoint), ["proc/meminfo", "proc/stat"])
+    assert [outcome.result for outcome in outcomes] == ["attached", "refused"]
+    assert "does not serve it" in outcomes[1].reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pid", str(os.getpid())], f"process {os.getpid()} is in no container"),
+        (["--pid", "4194305"], "there is no process 4194305"),
+        (["--pid", "1", "--file", "memory"], "there is no file memory; there is: proc/cpuinfo, "),
+    ],
+)
+def test_what_cannot_be_attached_is_refused_in_one_sentence(
+    served: Daemon, nothing_mounted_here: None, arguments: list[str], message: str
+) -> None:
+    done = cli("attach", *arguments, daemon=served)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"lxcfs-py: {message}")
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """engine(script): what the command podman does."""
+
+    def write(script: str) -> None:
+        (tmp_path / "podman").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "podman").chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return write
+
+
+def test_an_engine_is_asked_for_the_pid(box: Sandbox, engine: Callable[[str], None]) -> None:
+    identity = box.cgroup("memory").name
+    engine(f'test "$5 $6" = "-- a name" && test "$4" = "{{{{.State.Pid}}}} {{{{.Id}}}}" && echo {box.init} {identity}')
+    assert attach.engine_pid("podman", "a name") == box.init
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo warning >&2; echo no such container >&2; exit 125", "which process web is: no such container"),
+        ("echo 0 abc", "the container web is not running"),
+        ("echo $$ 0123456789abcdef", "another or none"),
+    ],
+)
+def test_an_engine_that_has_no_such_container_here_is_an_error(
+    engine: Callable[[str], None], script: str, message: str
+) -> None:
+    engine(script)
+    with pytest.raises(attach.AttachError, match=message):
+        attach.engine_pid("podman", "web")
+
+
+def test_an_engine_that_is_not_installed_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(attach.AttachError, match="no command docker here"):
+        attach.engine_pid("docker", "web")
+
+
+# status
+
+
+def test_status_shows_each_container_with_its_cgroup_and_files(
+    box: Sandbox, sandbox: Callable[..., Sandbox], served: Daemon
+) -> None:
+    partly = sandbox(views=Path(served.mountpoint), files=MEMINFO)
+    attach.attach(box.init, str(served.mountpoint), Config().files.enabled)
+    found = {status["pid"]: status for status in json.loads(cli("status", "--json", daemon=served).stdout)}
+    assert found[box.init]["cgroup"] == f"/{box.cgroup('memory').name}"
+    assert found[box.init]["files"] == dict.fromkeys(Config().files.enabled, "live")
+    assert found[partly.init]["files"] == {**dict.fromkeys(Config().files.enabled, "none"), "proc/meminfo": "live"}
+    assert os.getpid() not in found
+
+    rows = {line.split()[0]: line.split(None, 2)[1:] for line in cli("status", daemon=served).stdout.splitlines()}
+    assert rows["PID"] == ["CGROUP", "FILES"]
+    assert rows[str(box.init)] == [f"/{box.cgroup('memory').name}", "all live"]
+    assert "; live: meminfo" in rows[str(partly.init)][1]
+
+
+def test_status_needs_no_daemon(box: Sandbox, tmp_path: Path) -> None:
+    assert states(box.init, str(tmp_path), ("proc/meminfo",)) == {"proc/meminfo": "none"}
+
+
+def test_nothing_is_left_open_and_no_helper_is_left_behind(box: Sandbox, views: str) -> None:
+    before = children(), len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        attach.attach(box.init, views, Config().files.enabled)
+        list(attach.status(views, Config().files.enabled))
+        attach.detach(box.init, Config().files.enabled)
+    assert (children(), len(os.listdir("/proc/self/fd"))) == before

@@ -1,0 +1,34 @@
+"""The manual pages say what the programs do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from lxcfs_py import cli, config
+
+MAN = Path(__file__).parent.parent.parent / "docs/man"
+
+
+def commands():
+    listed = re.findall(r"^    ([a-z][a-z-]*)", cli._parser().format_help(), re.MULTILINE)
+    assert len(listed) > 5
+    return listed
+
+
+def test_every_command_is_in_the_manual():
+    page = (MAN / "lxcfs-py.1").read_text()
+    for command in commands():
+        assert re.search(rf'^\.BR? "?{command}\b', page, re.MULTILINE), command
+
+
+def test_every_key_of_the_configuration_is_in_the_manual_with_its_default():
+    page = (MAN / "lxcfs.toml.5").read_text().replace(r"\(dq", '"')
+    table = ""
+    for line in config.dump(config.Config()).splitlines():
+        if line.startswith("["):
+            table = line.strip("[]") + "."
+        elif re.match(r"\w+ = ", line):
+            key, _, default = line.partition(" = ")
+            shown = default if default != "[" else '["proc/cpuinfo"'
+            assert f'.BR {table}{key} " = {shown}' in page, f"{table}{key} = {default}"
