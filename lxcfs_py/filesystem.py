@@ -29,6 +29,9 @@ _MAX_TEXT_BYTES = 64 << 20
 """What the texts of open files may take together: a container can open as many files as it likes."""
 
 
+_SILENT_SECONDS = 60
+
+
 class Texts(Protocol):
     """The texts of open files by handle: what was read from offset 0 on, so that a later offset continues it."""
 
@@ -80,6 +83,7 @@ class Filesystem:
         self.config = config
         self.reads: Counter[str] = Counter()
         self.failures = 0
+        self._silent_until = 0.0
         self._host = host
         self._containers = containers
         self._caller = caller
@@ -210,9 +214,15 @@ class Filesystem:
         except _UNREADABLE as error:
             if container is None:
                 raise
-            self.failures += 1
-            log.warning("%s of process %d cannot be computed, it sees the host's: %s", name, self._caller(), error)
+            self._count_failure(name, error)
             return self._text(name, None)
+
+    def _count_failure(self, name: str, error: Exception) -> None:
+        """Count it, and log it unless another was logged within the last minute: a container must not fill the log."""
+        self.failures += 1
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + _SILENT_SECONDS
+            log.warning("%s of process %d cannot be computed, it sees the host's: %s", name, self._caller(), error)
 
     def _text(self, name: str, container: Optional[Container]) -> bytes:
         view = VIEWS.get(name)

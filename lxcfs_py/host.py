@@ -76,8 +76,8 @@ class Host:
     def cpuinfo(self, count: int) -> dict[int, bytes]:
         """Return the blocks of /proc/cpuinfo by CPU number, at least those of the CPUs below `count`.
 
-        The file is long on a large machine, and the kernel renders no more of it than is read. Where the kernel does not
-        measure the CPUs' frequency, nothing in it changes as long as the same CPUs are online.
+        The file is long on a large machine, and the kernel renders no more of it than is read. Where the kernel does
+        not measure the CPUs' frequency, nothing in it changes as long as the same CPUs are online.
         """
         if self._measures_frequency:
             text = self._proc.read_records("cpuinfo", count * self._cpuinfo_block)

@@ -135,10 +135,11 @@ def test_with_nobody_asking_the_sampler_sleeps(monkeypatch):
     load.read()
     assert taken.wait(5)
     load.close()
-    time.sleep(0.02)  # a round that has begun ends
-    done = len(rounds)
-    time.sleep(0.05)
-    assert len(rounds) == done
+    deadline, done = time.monotonic() + 10, -1
+    while done != len(rounds):  # a round that has begun ends
+        assert time.monotonic() < deadline, "it goes on"
+        done = len(rounds)
+        time.sleep(0.1)
     taken.clear()
     load.read()
     assert taken.wait(5)
