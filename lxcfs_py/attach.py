@@ -3,9 +3,9 @@
 For each container a helper process is forked. It clones the host's mounts of the files (open_tree(2)), enters the
 container's mount namespace (setns(2)) and moves the clones onto the container's files (move_mount(2)). Nothing is
 executed in the container, and what it arranged there is not trusted: its /proc and /sys are entered one component at a
-time, without following symbolic links, and only as long as the mount table says that they are the kernel's own. No
-filesystem of the container's making is asked anything that it could leave unanswered, except for `status`, which
-wants to know whether a mount answers; therefore the helper has a time limit.
+time, without following symbolic links, and only as long as the mount table says that they are the kernel's own. What
+else may be a FUSE filesystem that never answers: the container's root, asked for its /proc and /sys, and a mount of
+which `status` wants to know whether its server lives. Therefore the helper has a time limit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import contextlib
 import errno
 import json
 import os
-import re
 import select
 import signal
 import subprocess
@@ -34,9 +33,6 @@ ENGINE_SECONDS = 30.0
 
 # What a container's /proc and /sys have to be.
 _KERNEL_FILESYSTEMS = {"proc": "proc", "sys": "sysfs"}
-
-# What str.splitlines takes for the end of a line, and the kernel does not escape in the name of a mountpoint.
-_LINE_ENDS = re.compile("[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 # What the kernel says of a process that has ended, or that only its parent has still to be told of.
 _ENDED = (errno.ESRCH, errno.ENOENT, errno.EINVAL)
@@ -133,11 +129,11 @@ def containers() -> Iterator[int]:
     known = _host_mount_namespaces()
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
         try:
-            status = Path(f"/proc/{pid}/status").read_bytes()
+            text = Path(f"/proc/{pid}/status").read_bytes()
             namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
         except OSError:  # it has ended, or is not for us to see
             continue
-        pids = status.partition(b"\nNSpid:")[2].partition(b"\n")[0].split()
+        pids = text.partition(b"\nNSpid:")[2].partition(b"\n")[0].split()
         if len(pids) > 1 and pids[-1] == b"1" and namespace not in known:
             known.add(namespace)
             yield pid
@@ -446,11 +442,11 @@ def _look(process: int, device: Optional[str], names: Sequence[str]) -> list[tup
 def _mounts(process: int) -> dict[int, _Mounted]:
     """Return the mounts that a process sees, by their ids, from /proc/PID/mountinfo."""
     mounts = {}
-    for line in _read("mountinfo", process).decode(errors="surrogateescape").split("\n"):
-        for mount in mounttable.parse(_LINE_ENDS.sub("?", line)):
-            number, _, _, _, _, _, *optional = line.partition(" - ")[0].split(" ")
-            peers = next((field for field in optional if field.startswith("shared:")), "")
-            mounts[int(number)] = _Mounted(int(number), peers, mount)
+    for line in filter(None, os.fsdecode(_read("mountinfo", process)).split("\n")):
+        (mount,) = mounttable.parse(line)
+        number, _, _, _, _, _, *optional = line.partition(" - ")[0].split(" ")
+        peers = next((field for field in optional if field.startswith("shared:")), "")
+        mounts[int(number)] = _Mounted(int(number), peers, mount)
     return mounts
 
 

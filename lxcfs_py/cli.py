@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,10 @@ from lxcfs_py.mountpoint import is_mounted
 from lxcfs_py.views import NAMES
 
 CONFIG_PATH = "/etc/lxcfs.toml"
+
+_SETTLING_SECONDS = 1.0
+
+_Act = Callable[[int], list[attach.Outcome]]  # what to do with the container that a process is in
 
 
 class CommandError(Exception):
@@ -148,6 +153,8 @@ def load_config(path: Optional[str]) -> Config:
 def _run(options: argparse.Namespace) -> int:
     if options.keep:
         arguments = [*(["--config", options.config] if options.config else []), *filter(None, [options.mountpoint])]
+        # The server finds its modules where this process did, wherever a package has put them.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         return session.keep([sys.executable, "-m", "lxcfs_py", "run", *arguments])
     logging.basicConfig(format="lxcfs-py: %(levelname)s: %(message)s", stream=sys.stderr)
 
@@ -157,7 +164,8 @@ def _run(options: argparse.Namespace) -> int:
 
     def load() -> Config:
         config = load_config(options.config)
-        return dataclasses.replace(config, mountpoint=os.path.abspath(options.mountpoint or config.mountpoint))
+        # As the kernel lists it among the mounts: without symbolic links.
+        return dataclasses.replace(config, mountpoint=os.path.realpath(options.mountpoint or config.mountpoint))
 
     def reload() -> Config:
         config = load()
@@ -286,30 +294,51 @@ def _chosen_files(options: argparse.Namespace) -> list[str]:
     return names
 
 
-def _for_containers(options: argparse.Namespace, act: Callable[[int], list[attach.Outcome]]) -> int:
+def _for_containers(options: argparse.Namespace, act: _Act) -> int:
     """Do something with the containers that were named, and say of each what became of its files."""
     _require_root()
-    failed = False
-    for pid in attach.containers() if options.all else [_named_container(options)]:
-        try:
-            outcomes = act(pid)
-        except attach.EndedError:
-            if not options.all:
-                raise
-            continue
-        except attach.AttachError as error:
-            if not options.all:
-                raise
-            print(f"lxcfs-py: container {pid}: {error}", file=sys.stderr)
-            failed = True
-            continue
+    if options.all:
+        found = _act_on_all(act)
+    else:
+        pid = _named_container(options)
+        found = {pid: act(pid)}
+    for pid, outcomes in found.items():
         counts = Counter(outcome.result for outcome in outcomes)
         print(f"{pid}: {', '.join(f'{count} {result}' for result, count in counts.items())}", flush=True)
-        for outcome in outcomes:
-            if outcome.result == "refused":
-                print(f"lxcfs-py: container {pid}: /{outcome.name}: {outcome.reason}", file=sys.stderr)
-                failed = True
-    return 1 if failed else 0
+        for outcome in filter(_is_refused, outcomes):
+            file = f"/{outcome.name}: " if outcome.name else ""
+            print(f"lxcfs-py: container {pid}: {file}{outcome.reason}", file=sys.stderr)
+    return 1 if any(_is_refused(outcome) for outcomes in found.values() for outcome in outcomes) else 0
+
+
+def _act_on_all(act: _Act) -> dict[int, list[attach.Outcome]]:
+    """Do something with every container that lives; what is refused is tried again.
+
+    A container that is only being made has no /proc of its own yet.
+    """
+
+    def attempt(pid: int) -> list[attach.Outcome]:
+        try:
+            return act(pid)
+        except attach.EndedError:
+            return []
+        except attach.AttachError as error:
+            return [attach.Outcome("", "refused", str(error))]
+
+    found = {pid: attempt(pid) for pid in attach.containers()}
+    unsettled = {pid: outcomes for pid, outcomes in found.items() if any(map(_is_refused, outcomes))}
+    if unsettled:
+        time.sleep(_SETTLING_SECONDS)
+    for pid, before in unsettled.items():
+        after = attempt(pid)
+        if len(after) == len(before):
+            after = [new if _is_refused(old) else old for old, new in zip(before, after)]
+        found[pid] = after
+    return {pid: outcomes for pid, outcomes in found.items() if outcomes}
+
+
+def _is_refused(outcome: attach.Outcome) -> bool:
+    return outcome.result == "refused"
 
 
 def _named_container(options: argparse.Namespace) -> int:

@@ -87,6 +87,12 @@ class Container:
             self.cgroup_text = text
         self.checked = time.monotonic()
 
+    def has_ended(self) -> bool:
+        """Tell whether its init has ended."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
     def states(self) -> tuple[int, int, int]:
         """Return how many of the container's tasks run, are blocked, and exist."""
         return self.cgroup.tasks.states() if self.cgroup.tasks else (0, 0, 0)
@@ -125,7 +131,7 @@ class Containers:
             if container is None:
                 return self._add_namespace(pid, namespace)
             if time.monotonic() - container.checked > _REFRESH_SECONDS:
-                with contextlib.suppress(*_ENDED):  # its last readers still see it
+                with contextlib.suppress(OSError):  # it is ending, or cannot be looked at now: it is known as it was
                     container.refresh()
         except OSError as error:
             self._count_unplaced(pid, error)
@@ -134,17 +140,20 @@ class Containers:
 
     def forget(self, pid: int) -> None:
         """Look the container of a process up anew when it asks next: what was known of it no longer holds."""
-        container = self._by_namespace.get(_inode(f"/proc/{pid}/ns/pid"))
-        if container is not None:
-            self._drop(container)
+        with self._adding:
+            container = self._by_namespace.get(_inode(f"/proc/{pid}/ns/pid"))
+            if container is not None:
+                self._drop(container)
 
     def reap(self) -> None:
         """Drop the containers whose init has ended."""
         for fd, _ in self._exits.poll(0):
-            container = self._watched.get(fd)
-            if container is not None:
-                self._drop(container)
-                container.account.close()
+            with self._adding:
+                container = self._watched.get(fd)
+                # The descriptor's number may be that of another container by now.
+                if container is not None and container.has_ended():
+                    self._drop(container)
+                    container.account.close()
 
     def _of_host_process(self, pid: int) -> Optional[Container]:
         if os.stat(f"/proc/{pid}/ns/mnt").st_ino in self._host_mounts:

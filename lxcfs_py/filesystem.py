@@ -103,7 +103,9 @@ class Filesystem:
         """Return a new handle. EACCES for writing."""
         if flags & os.O_ACCMODE:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
-        self._check_cpu(path)
+        if path.startswith(_SYS_CPU) and not int(self.getattr(path)["st_mode"]) & stat.S_IROTH:
+            # The kernel keeps it for root.
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
         return next(self._handles)
 
     def read(self, path: str, size: int, offset: int, handle: int) -> bytes:
@@ -155,9 +157,10 @@ class Filesystem:
 
     def visible(self, path: str) -> bool:
         """Tell whether a path is there for the caller: enabled, and no CPU that the caller does not see."""
-        if not _is_below(path, _SYS_CPU):
+        if path == _SYS_CPU or not _is_below(path, _SYS_CPU):
             return any(_is_below(f"/{name}", path) for name in self.config.files.enabled)
-        return sys_cpu.DIRECTORY in self.config.files.enabled and self._sees_cpu(path)
+        # Below a directory that is no longer enabled is only who has it mounted, and goes on.
+        return self._sees_cpu(path)
 
     def hidden(self) -> set[str]:
         """Return the paths that there would be if more were enabled."""
@@ -184,7 +187,7 @@ class Filesystem:
     def _sees_cpu(self, path: str) -> bool:
         """Tell whether the caller sees the CPU that a path is of, if it is of one."""
         relative = path[len(_SYS_CPU) + 1 :]
-        if not relative.startswith("cpu"):
+        if not relative.startswith("cpu") or sys_cpu.DIRECTORY not in self.config.files.enabled:
             return True
         try:
             return sys_cpu.visible(relative, self._container(), self._host, self.config)

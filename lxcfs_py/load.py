@@ -20,18 +20,20 @@ States = Callable[[], "tuple[int, int, int]"]
 class Load:
     """One container's load averages, sampled as long as somebody asks for them."""
 
-    __slots__ = ("_sampler", "asked", "averages", "states")
+    __slots__ = ("_sampler", "asked", "averages", "closed", "states")
 
     def __init__(self, sampler: Sampler, states: States) -> None:
         self._sampler = sampler
         self.states = states
         self.averages = (0.0, 0.0, 0.0)
         self.asked = 0.0
+        self.closed = False
 
     def read(self) -> tuple[float, float, float]:
         """Return the averages over 1, 5 and 15 minutes, and go on sampling."""
         self.asked = time.monotonic()
-        self._sampler.add(self)
+        if not self.closed:
+            self._sampler.add(self)
         return self.averages
 
     def sample(self, interval: float) -> None:
@@ -44,6 +46,7 @@ class Load:
 
     def close(self) -> None:
         """Stop sampling: the container has ended."""
+        self.closed = True
         self._sampler.remove(self)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
+import threading
 from collections.abc import Iterator
 from typing import Any, Callable
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from lxcfs_py.containers import Containers
 from lxcfs_py.filesystem import Filesystem
@@ -31,11 +34,13 @@ def listen(address: str, filesystem: Filesystem, containers: Containers) -> Call
     registry.register(_Collector(filesystem, containers))
     host, _, port = address.rpartition(":")
     try:
-        server, _ = prometheus_client.start_http_server(int(port), host.strip("[]"), registry)
+        application = prometheus_client.make_wsgi_app(registry)
+        server = make_server(host.strip("[]"), int(port), application, _HttpServer, _QuietHandler)
     except OSError as error:
         confined = error.errno == errno.EAFNOSUPPORT
         hint = "; the service needs a drop-in for that: lxcfs-py.service(8)" if confined else ""
         raise MetricsError(f"metrics.listen: nothing can listen at {address}: {error.strerror}{hint}") from None
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     log.info("metrics are at http://%s/metrics", address)
 
     def stop() -> None:
@@ -43,6 +48,21 @@ def listen(address: str, filesystem: Filesystem, containers: Containers) -> Call
         server.server_close()
 
     return stop
+
+
+class _HttpServer(WSGIServer):
+    """One that takes IPv6 addresses too."""
+
+    def __init__(self, address: tuple[str, int], handler: Any) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
+
+
+class _QuietHandler(WSGIRequestHandler):
+    """One that does not log each request."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
 
 
 class _Collector:

@@ -58,6 +58,7 @@ def unmount(mountpoint: str) -> None:
     """Take a mount away; where this process may not, fusermount may. MountError when that fails too."""
     try:
         syscalls.umount(mountpoint, syscalls.MNT_DETACH)
+        forget(mountpoint)
     except PermissionError:
         fusermount = shutil.which("fusermount") or shutil.which("fusermount3") or "fusermount"
         done = subprocess.run([fusermount, "-u", "-z", "--", mountpoint], capture_output=True, text=True, check=False)
@@ -66,6 +67,13 @@ def unmount(mountpoint: str) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:  # nothing is mounted there any more
             raise MountError(f"{mountpoint} cannot be unmounted: {error.strerror}") from None
+
+
+def forget(mountpoint: str) -> None:
+    """Throw away what was kept for the next server of a mount that has ended."""
+    kept = runtime_file(mountpoint, "counters")
+    if kept:
+        Path(kept).unlink(missing_ok=True)
 
 
 def uncovered_proc(mountpoint: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,12 +26,12 @@ class Mount(NamedTuple):
 
 def read(root: str = "") -> Iterator[Mount]:
     """Yield the mounts, the upper ones of a mountpoint last. `root` is put before /proc, for a recorded system."""
-    return parse(Path(f"{root}/proc/self/mountinfo").read_text(errors="surrogateescape"))
+    return parse(os.fsdecode(Path(f"{root}/proc/self/mountinfo").read_bytes()))
 
 
 def parse(mountinfo: str) -> Iterator[Mount]:
     """Yield the mounts of a mountinfo file, as proc(5) has it."""
-    for line in mountinfo.splitlines():
+    for line in filter(None, mountinfo.split("\n")):  # not splitlines: a name may hold any other end of line
         before, _, after = line.partition(" - ")
         _, _, device, shown, mountpoint, *_ = before.split(" ")
         fstype, _, options = after.split(" ", 2)

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 _START_SECONDS = 30
 _STOP_SECONDS = 2
 
+_STOPPED, _UNMOUNTED, _TAKEN_OVER = "stopped", "unmounted", "another server has taken over"
+"Why an engine ends in order; any other reason is a failure."
+
 _ENDED = 0
 """The byte that stands among the signals' numbers for the engine's end."""
 
@@ -98,8 +101,12 @@ def serve(
         try:
             service, engine = (_start_kernel if name == "kernel" else _start_fusepy)(config)
             config = service.filesystem.config
+        except (MountError, OSError) as error:
+            raise ServiceError(str(error)) from None
+        try:
             stop_metrics = _listen_for_metrics(service, resumes)
-        except (MountError, metrics.MetricsError) as error:
+        except metrics.MetricsError as error:
+            engine.stop()
             raise ServiceError(str(error)) from None
         ended: list[str] = []
 
@@ -108,7 +115,11 @@ def serve(
             wake(_ENDED)
 
         threading.Thread(target=watch, name="engine", daemon=True).start()
-        _wait_until_it_answers(config.mountpoint, ended)
+        try:
+            _wait_until_it_answers(config.mountpoint, ended)
+        except ServiceError:
+            engine.stop()
+            raise
         log.info("serving %d files at %s", len(config.files.enabled), config.mountpoint)
         ready()
         unit.ready(_status(service, engine.name))
@@ -117,8 +128,12 @@ def serve(
         stop_metrics()
         if not ended:
             engine.stop()
-    log.info("%s: %s", config.mountpoint, ended[0] if ended else "stopped")
-    return 0
+    reason = ended[0] if ended else _STOPPED
+    if reason in (_STOPPED, _UNMOUNTED, _TAKEN_OVER):
+        log.info("%s: %s", config.mountpoint, reason)
+        return 0
+    log.error("%s: %s", config.mountpoint, reason)
+    return 1
 
 
 def choose_engine(wanted: str) -> tuple[str, str]:
@@ -157,16 +172,23 @@ def _start_kernel(config: Config) -> tuple[Service, Engine]:
     except session.SessionError as error:
         raise MountError(str(error)) from None
     kept_for_successor = session.store_with_systemd(kept) and is_started_by_systemd()
-    session.offer(kept, lambda: server.stop("another server has taken over"))
+    handed_over = threading.Event()
+
+    def leave() -> None:
+        handed_over.set()
+        server.stop(_TAKEN_OVER)
+
+    session.offer(kept, leave)
     if resumed:
         log.info("resumed the mount of a server before this one")
         for path in service.filesystem.hidden():
             server.invalidate(path)
 
     def stop() -> None:
-        server.stop("stopped")
-        if not kept_for_successor:
-            session.unmount(config.mountpoint)
+        server.stop(_STOPPED)
+        if not kept_for_successor and not handed_over.is_set():
+            session.withdraw(kept)
+            mountpoint.unmount(config.mountpoint)
 
     return service, Engine("kernel", server.wait, stop, server.invalidate, watchdog.of_workers(kept.slots))
 
@@ -180,7 +202,7 @@ def _start_fusepy(config: Config) -> tuple[Service, Engine]:
     mountpoint.prepare(config.mountpoint)
     service = Service(config, fusepy.caller)
     ended = threading.Event()
-    reason = ["unmounted"]
+    reason = [_UNMOUNTED]
 
     def run() -> None:
         try:

@@ -98,7 +98,9 @@ def find(root: str = "") -> Layout:
 def parse_paths(text: bytes) -> dict[str, str]:
     """Parse /proc/PID/cgroup: the process's cgroup path for each controller, the unified hierarchy's under ""."""
     paths = {}
-    for line in text.decode(errors="surrogateescape").splitlines():
+    for line in text.decode(errors="surrogateescape").split("\n"):  # a name may hold any other end of line
+        if not line:
+            continue
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         for controller in controllers.split(","):

@@ -30,7 +30,7 @@ def subtree(directory: KernelDirectory) -> Iterator[int]:
             seen += 1
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except FileNotFoundError:
+            except OSError:  # it is gone, or so deep that its path is too long
                 continue
             try:
                 yield fd
@@ -43,7 +43,7 @@ def _children(path: str) -> list[str]:
     try:
         with os.scandir(path) as entries:
             return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:
+    except OSError:
         return []
 
 

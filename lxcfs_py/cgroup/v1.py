@@ -162,7 +162,10 @@ class Tasks:
         self._levels = levels
 
     def states(self) -> tuple[int, int, int]:
-        counts = [taskstats.count(directory) for directory in subtree(self._levels[0])]
+        try:
+            counts = [taskstats.count(directory) for directory in subtree(self._levels[0])]
+        except OSError:  # a kernel without CONFIG_TASKSTATS
+            counts = []
         total = int(self._levels[0].read("pids.current"))
         return sum(count.running for count in counts), sum(count.blocked for count in counts), total
 

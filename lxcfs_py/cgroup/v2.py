@@ -6,6 +6,7 @@ A controller that is not enabled for a cgroup has no files there; its ancestors'
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Optional
 
@@ -15,6 +16,7 @@ _MAX = b"max\n"
 
 # A container may have very many threads; what is looked at for one sample is bounded.
 _MAX_THREADS = 4096
+_LOOK_SECONDS = 1.0
 
 
 class Memory:
@@ -147,21 +149,31 @@ class Hugetlb:
         self._levels = levels
 
     def room(self, size: str) -> tuple[Optional[int], int]:
-        limits = _limits(self._levels, f"hugetlb.{size}.max")
-        used = int(self._levels[0].get(f"hugetlb.{size}.current") or 0)
-        return min(limits, default=None), used
+        own = self._levels[0].get(f"hugetlb.{size}.current")
+        if own is None:
+            return 0, 0
+        return min(_limits(self._levels, f"hugetlb.{size}.max"), default=None), int(own)
 
 
 class Tasks:
     """The tasks; their states are read thread by thread, since v2 has no count of them."""
 
-    __slots__ = ("_levels", "_proc")
+    __slots__ = ("_levels", "_looked", "_proc", "_states")
 
     def __init__(self, levels: Levels, proc: str) -> None:
         self._levels = levels
         self._proc = proc
+        self._looked = float("-inf")
+        self._states = (0, 0, 0)
 
     def states(self) -> tuple[int, int, int]:
+        # A look at thousands of threads costs much: one serves all who ask within a second.
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._states = self._look()
+            self._looked = time.monotonic()
+        return self._states
+
+    def _look(self) -> tuple[int, int, int]:
         running = blocked = total = 0
         for directory in subtree(self._levels[0]):
             for thread in _threads(directory):

@@ -106,7 +106,7 @@ class Nodes:
 
     def _find(self, node: int) -> str:
         """Number the whole tree, as the host sees it, until `node` turns up."""
-        pid, _request.pid = caller(), 0
+        pid, _request.pid = caller(), os.getpid()
         try:
             with self._walking:
                 seen, directories = 0, deque(["/"])

@@ -342,6 +342,12 @@ def offer(session: Session, leave: Callable[[], None]) -> None:
     threading.Thread(target=_hand_over, args=(session, listener, leave), name="offer", daemon=True).start()
 
 
+def withdraw(session: Session) -> None:
+    """Offer it no longer: it is about to end."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_socket_path(session.mountpoint))
+
+
 def _hand_over(session: Session, listener: socket.socket, leave: Callable[[], None]) -> None:
     taken = False
     while not taken:
@@ -388,6 +394,8 @@ def keep(command: Sequence[str]) -> int:
     """
     RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
     address = str(RUN / f"keeper-{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(address)  # of a container's first process before this one
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(address)
         notified.setblocking(False)

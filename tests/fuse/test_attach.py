@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Callable
 
 import pytest
 
 from lxcfs_py import attach, syscalls
+from lxcfs_py.cli import main as command_line
 from lxcfs_py.config import Config
 from lxcfs_py.sandbox import Sandbox
 from tests.conftest import ROOT, Daemon
@@ -176,6 +178,19 @@ with Sandbox(memory=64 << 20, cpus=1) as one, Sandbox(memory=64 << 20, cpus=1) a
     pids = [int(line.partition(f": {files} attached\n")[0]) for line in (first, second)]
     assert summary == f"0 {pids}\n", done.stdout + done.stderr
     assert "".join(rest) == 2 * LIMITED
+
+
+def test_all_includes_a_container_that_was_only_being_made(
+    box: Sandbox, views: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lxcfs.toml").write_text(f'mountpoint = "{views}"\n')
+    assert box.run(["mount", "-t", "tmpfs", "none", "/proc"]).returncode == 0
+    finish = SimpleNamespace(sleep=lambda seconds: box.run(["umount", "/proc"]))
+    monkeypatch.setattr("lxcfs_py.cli.time", finish)
+    monkeypatch.setattr(attach, "containers", lambda: [box.init])  # no others of this machine
+    assert command_line(["attach", "--all", "--config", str(tmp_path / "lxcfs.toml")]) == 0
+    assert capsys.readouterr() == (f"{box.init}: {len(Config().files.enabled)} attached\n", "")
+    assert seen(box) == LIMITED
 
 
 def test_a_process_in_the_containers_own_mount_namespaces_sees_it_where_the_container_shares_its_mounts(
@@ -534,7 +549,9 @@ def test_status_shows_each_container_with_its_cgroup_and_files(
 ) -> None:
     partly = sandbox(views=Path(served.mountpoint), files=MEMINFO)
     attach.attach(box.init, str(served.mountpoint), Config().files.enabled)
-    found = {status["pid"]: status for status in json.loads(cli("status", "--json", daemon=served).stdout)}
+    done = cli("status", "--json", daemon=served)
+    assert done.returncode == 0, done.stderr
+    found = {status["pid"]: status for status in json.loads(done.stdout)}
     assert found[box.init]["cgroup"] == f"/{box.cgroup('memory').name}"
     assert found[box.init]["files"] == dict.fromkeys(Config().files.enabled, "live")
     assert found[partly.init]["files"] == {**dict.fromkeys(Config().files.enabled, "none"), "proc/meminfo": "live"}

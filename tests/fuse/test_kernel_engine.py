@@ -47,6 +47,13 @@ def is_whole(text: bytes) -> bool:
     return len(first) == 5 and text == render(int(first[0], 16), int(first[4]))
 
 
+def fault(text: bytes) -> str:
+    """What is wrong with a text: which renderings its lines are of."""
+    lines = [line.split() for line in text.splitlines()]
+    parts = [(serial, len(list(part))) for serial, part in itertools.groupby(lines, lambda line: line[:1])]
+    return f"{len(text)} bytes, {lines[0][-1:]} lines announced, there are {parts[:5]}, the last is {text[-50:]!r}"
+
+
 class Tree:
     """Operations: /proc with FILES and slow, /sys/devices/system/cpu with directories and a link."""
 
@@ -154,7 +161,7 @@ class Readers:
                     size = rng.choice((1 << 17, 4096, 1000)) if path != "/proc/huge" else 50_000
                     text = b"".join(iter(lambda fd=fd, size=size: os.read(fd, size), b""))
                     if not is_whole(text):
-                        wrong = f"{path}: {text!r:.300}"
+                        wrong = f"{path}: {fault(text)}"
                     os.lseek(fd, 0, os.SEEK_SET)
                     reads += 1
                 os.close(fd)

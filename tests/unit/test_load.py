@@ -142,8 +142,11 @@ def test_with_nobody_asking_the_sampler_sleeps(monkeypatch):
         time.sleep(0.1)
     taken.clear()
     load.read()
+    assert not taken.wait(0.1), "a container that has ended is not sampled"
+    other = Load(sampler, lambda: (1, 0, 1))
+    other.read()
     assert taken.wait(5)
-    load.close()
+    other.close()
 
 
 def test_readers_may_come_and_go_while_the_sampler_runs():
