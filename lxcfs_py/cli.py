@@ -164,8 +164,7 @@ def _run(options: argparse.Namespace) -> int:
 
     def load() -> Config:
         config = load_config(options.config)
-        # As the kernel lists it among the mounts: without symbolic links.
-        return dataclasses.replace(config, mountpoint=os.path.realpath(options.mountpoint or config.mountpoint))
+        return dataclasses.replace(config, mountpoint=mountpoint.resolve(options.mountpoint or config.mountpoint))
 
     def reload() -> Config:
         config = load()

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Optional, TextIO
 
-from lxcfs_py import __version__, service
+from lxcfs_py import __version__, mountpoint, service
 from lxcfs_py.config import Config, Cpu, Fuse, Loadavg, Log, Memory
 
 # What callers of the C program pass on to libfuse and mount(8). None of it changes anything here: the files are for all
@@ -76,7 +76,7 @@ def _mount_options(text: str) -> str:
 def _configuration(arguments: argparse.Namespace) -> Config:
     """What the flags set; the rest is as in lxcfs.toml."""
     return Config(
-        mountpoint=str(arguments.mountpoint.absolute()),
+        mountpoint=mountpoint.resolve(str(arguments.mountpoint)),
         cpu=Cpu(mode="quota" if arguments.enable_cfs else "cpuset"),
         memory=Memory(swap=not arguments.disable_swap),
         loadavg=Loadavg(enabled=arguments.enable_loadavg),

@@ -22,9 +22,27 @@ FSTYPE = "fuse.lxcfs"
 
 RUNTIME_DIRECTORY = "/run/lxcfs-py"
 
+_MAX_LINKS = 40  # as many as the kernel follows
+
 
 class MountError(Exception):
     """Why nothing can be mounted: one sentence for the operator."""
+
+
+def resolve(path: str) -> str:
+    """Return a mountpoint as the kernel lists it among the mounts: absolute and without symbolic links.
+
+    The mountpoint itself is not looked at when something is mounted there: while nobody serves a kept mount, who asks
+    for its attributes waits, and would wait for itself.
+    """
+    path = os.path.abspath(path)
+    for _ in range(_MAX_LINKS):
+        directory, name = os.path.split(path)
+        path = os.path.join(os.path.realpath(directory), name)
+        if is_mounted(path) or not os.path.islink(path):
+            break
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
+    return path
 
 
 def prepare(mountpoint: str) -> None:

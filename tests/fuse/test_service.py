@@ -130,6 +130,17 @@ def test_a_mountpoint_with_a_living_server_is_refused_with_its_pid(start_daemon:
     assert (daemon.mountpoint / "proc/uptime").read_text()
 
 
+def test_a_mountpoint_may_be_a_symbolic_link(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    start_daemon("kernel")  # only for what it requires of the machine
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    command = [sys.executable, "-m", "lxcfs_py", "run", str(tmp_path / "link")]
+    daemon = Daemon(command, tmp_path / "real", tmp_path / "log")
+    assert (tmp_path / "link/proc/uptime").read_text()
+    assert daemon.stop() == 0
+    assert str(tmp_path / "real") not in mountpoints()
+
+
 def test_a_server_never_reads_its_own_mount(start_daemon: StartDaemon, tmp_path: Path) -> None:
     # In a mount namespace of its own, a dead server's meminfo and later the daemon's own cover the host's.
     script = """
