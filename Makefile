@@ -12,23 +12,29 @@ endif
 # fuse3/fuse: either will do, and where neither is there the first is installed.
 RUN := python3 python3-venv kmod fuse3/fuse $(LIBFUSE2)
 TEST_FAST := $(RUN) procps
-TEST := $(TEST_FAST) $(DOCKER) mmdebstrap qemu-system-x86 qemu-utils e2fsprogs openssh-client
+DEB := git build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools
+RPM := git rpm rpmlint
+REPO := $(DEB) $(RPM) apt-utils createrepo-c gpg gpg-agent
+TEST := $(TEST_FAST) $(DOCKER) lxcfs mmdebstrap qemu-system-x86 qemu-utils e2fsprogs openssh-client $(DEB) lintian man-db $(REPO)
 BENCH := $(RUN) lxcfs
 
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint demo bench clean apt-run apt-test-fast apt-test apt-bench
+.PHONY: help run test test-fast test-fleet lint demo bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb rpm apt-rpm repo apt-repo wheel release-check
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
 run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl-C ends it
 	.venv/bin/lxcfs-py run --config etc/lxcfs.toml
 
 test: lint apt-test ## lint and all tests: minutes, with Docker and virtual machines
-	$(PYTHON) -m pytest tests
+	$(PYTHON) -m pytest tests --ignore=tests/vm/test_ansible.py
+
+test-fleet: lint apt-test ## the Ansible playbooks against virtual machines: a quarter of an hour of its own
+	$(PYTHON) -m pytest tests/vm/test_ansible.py
 
 test-fast: lint apt-test-fast ## lint and the tests that need neither
 	$(PYTHON) -m pytest tests/unit tests/fuse -m "not slow"
@@ -45,6 +51,23 @@ demo: .venv/.installed apt-test-fast ## what a container sees with and without t
 bench: .venv/.installed apt-bench ## side by side with the C program lxcfs
 	$(PYTHON) -m bench
 
+deb: apt-deb ## the Debian package, in dist/
+	packaging/deb/build dist
+
+rpm: .venv/.installed apt-rpm ## the rpm for RHEL 9 and its kin and for Fedora, in dist/
+	PYTHON=$(abspath $(PYTHON)) packaging/rpm/build dist
+
+wheel: .venv/.installed ## sdist and wheel, in dist/
+	PYTHON=$(abspath $(PYTHON)) packaging/pypi/build dist
+
+repo: apt-repo ## repositories for apt and dnf in dist/repo/, signed with KEY=FINGERPRINT
+	@test -n "$(KEY)" || { echo "make repo: which key signs? make repo KEY=FINGERPRINT, of gpg --list-secret-keys" >&2; exit 1; }
+	$(MAKE) deb rpm
+	packaging/repo/build dist "$(KEY)"
+
+release-check: .venv/.installed apt-repo ## builds the last commit's packages twice, which must give the same bytes
+	PYTHON=$(abspath $(PYTHON)) packaging/release-check
+
 clean: ## removes all that the targets made here
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -59,10 +82,13 @@ clean: ## removes all that the targets made here
 apt-run: PACKAGES := $(RUN)
 apt-test-fast: PACKAGES := $(TEST_FAST)
 apt-test: PACKAGES := $(TEST)
+apt-deb: PACKAGES := $(DEB)
+apt-rpm: PACKAGES := $(RPM)
+apt-repo: PACKAGES := $(REPO)
 apt-bench: PACKAGES := $(BENCH)
 
 # apt-get runs only where a package is missing, so that a machine that has them all starts at once.
-apt-run apt-test-fast apt-test apt-bench:
+apt-run apt-test-fast apt-test apt-bench apt-deb apt-rpm apt-repo:
 	@missing=; for package in $(PACKAGES); do \
 	  dpkg-query --show --showformat='$${db:Status-Status}\n' $$(echo $$package | tr / ' ') 2>/dev/null \
 	    | grep -qx installed || missing="$$missing $${package%%/*}"; \

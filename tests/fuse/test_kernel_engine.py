@@ -654,6 +654,24 @@ def test_where_no_server_runs_there_is_none_to_take_over(mount: Mount) -> None:
 def test_only_root_may_reach_a_server(mount: Mount) -> None:
     start_offered(mount)
     assert stat.S_IMODE(session.RUN.stat().st_mode) == 0o700
+    (path,) = session.RUN.iterdir()
+    answer = FORK.SimpleQueue()
+
+    def connect() -> None:
+        mount.forget()
+        directory = os.open(session.RUN, os.O_PATH)
+        session.RUN.chmod(0o755)
+        path.chmod(0o777)
+        os.setuid(65534)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            connection.connect(f"/proc/self/fd/{directory}/{path.name}")
+            answer.put(socket.recv_fds(connection, 100, 2)[:2])
+
+    somebody = FORK.Process(target=connect)
+    somebody.start()
+    somebody.join(5)
+    assert somebody.exitcode == 0
+    assert answer.get() == (b"", [])
 
 
 # Somebody keeps the session

@@ -292,6 +292,18 @@ def test_the_oldest_text_goes_when_all_cells_are_taken(memory: int) -> None:
     assert [kept.get(handle) for handle in (0, 2, count)] == [b"rewound", b"2", b"one more"]
 
 
+def test_a_successor_too_knows_which_texts_are_the_oldest(memory: int) -> None:
+    count = session._SHELVES[0][1]
+    before = texts(memory)
+    for handle in range(count):
+        before.put(handle, b"%d" % handle)
+    kept = texts(memory)
+    kept.put(count, b"one more")
+    assert kept.get(0) is None
+    assert kept.get(1) == b"1"
+    assert kept.get(count - 1) == b"%d" % (count - 1)
+
+
 def test_a_text_that_was_being_written_is_not_taken_for_a_whole_one(memory: int) -> None:
     class Killed(BaseException):
         pass

@@ -1,0 +1,120 @@
+"""What can be said of the Ansible collection without a host: that it is in order, and that it says what it takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lxcfs_py import config
+
+ROOT = Path(__file__).parent.parent.parent
+COLLECTION = ROOT / "ansible"
+ROLE = COLLECTION / "roles/lxcfs_py"
+BIN = Path(sys.executable).parent
+
+# Of ansible-test's sanity tests, those that have something to say of a collection without modules, and need no network.
+SANITY = ("ansible-doc", "compile", "ignores", "line-endings", "no-illegal-filenames", "no-smart-quotes", "symlinks")
+
+
+def load(path: Path):
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(command, ...) runs one of Ansible's commands in a copy of the collection: they leave files where they run."""
+    copy = shutil.copytree(COLLECTION, tmp_path / "ansible_collections/lxcfs_py/fleet")
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "ANSIBLE_COLLECTIONS_PATH": str(tmp_path),
+        "HOME": str(tmp_path / "home"),
+        "ANSIBLE_NOCOLOR": "1",
+        "LC_ALL": "C.UTF-8",
+    }
+    return lambda *command: subprocess.run(
+        command, cwd=copy, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_ansible_lint_is_content_with_the_production_profile(run):
+    linted = run("ansible-lint", "--nocolor")
+    assert linted.returncode == 0, linted.stdout + linted.stderr
+    assert "Profile 'production' was required, and it passed" in linted.stderr
+
+
+def test_yamllint_is_content(run):
+    linted = run("yamllint", "--strict", ".")
+    assert linted.returncode == 0, linted.stdout
+
+
+def test_ansible_test_finds_it_sane(run):
+    tests = [word for name in SANITY for word in ("--test", name)]
+    found = run("ansible-test", "sanity", "--color", "no", *tests)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("playbook", ["rollout", "report", "remove"])
+def test_a_playbook_is_found_by_its_full_name_and_can_be_read(run, playbook):
+    checked = run("ansible-playbook", "-i", "inventory/example.yml", "--syntax-check", f"lxcfs_py.fleet.{playbook}")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_variable_is_specified_with_the_default_that_it_has():
+    options = load(ROLE / "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    assert {name: option["default"] for name, option in options.items()} == load(ROLE / "defaults/main.yml")
+    assert all(option["description"] for option in options.values())
+
+
+def test_every_variable_has_the_prefix_of_the_role():
+    names = [*load(ROLE / "defaults/main.yml"), *load(ROLE / "vars/main.yml")]
+    for tasks in (ROLE / "tasks").iterdir():
+        names += re.findall(r"^ *register: (\w+)$", tasks.read_text(), re.MULTILINE)
+    assert [name for name in names if not re.match("(__)?lxcfs_py_", name)] == []
+
+
+def test_the_documentation_can_be_read_with_ansible_doc(run):
+    shown = run("ansible-doc", "-t", "role", "--json", "lxcfs_py.fleet.lxcfs_py")
+    assert shown.returncode == 0, shown.stderr
+    assert set(json.loads(shown.stdout)["lxcfs_py.fleet.lxcfs_py"]["entry_points"]["main"]["options"]) == set(
+        load(ROLE / "defaults/main.yml")
+    )
+
+
+def test_nothing_but_builtin_modules_is_used():
+    for file in [*ROLE.glob("*/*.yml"), *COLLECTION.glob("playbooks/*.yml")]:
+        named = re.findall(r"^ *(?:- )?((?:\w+\.){2}\w+):", file.read_text(), re.MULTILINE)
+        assert [name for name in named if not name.startswith("ansible.builtin.")] == [], file
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        {},
+        {"mountpoint": "/run/a b", "files": {"enabled": ["proc/meminfo"]}, "loadavg": {"interval": 2.5}},
+        {"metrics": {"listen": "[::1]:9756"}, "memory": {"swap": False}, "fuse": {"threads": 4, "engine": "kernel"}},
+        {"mountpoint": '/run/"quoted" \\ é 😀'},
+    ],
+)
+def test_a_mapping_becomes_the_configuration_that_it_names(run, mapping, tmp_path):
+    written = tmp_path / "lxcfs.toml"
+    template = f"src={ROLE / 'templates/lxcfs.toml.j2'} dest={written}"
+    variables = json.dumps({"lxcfs_py_config": mapping, "ansible_python_interpreter": sys.executable})
+    made = run("ansible", "localhost", "-c", "local", "-m", "template", "-a", template, "-e", variables)
+    assert made.returncode == 0, made.stdout + made.stderr
+    read = config.load(written)
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            for inner, expected in value.items():
+                found = getattr(getattr(read, key), inner)
+                assert (list(found) if isinstance(found, tuple) else found) == expected
+        else:
+            assert getattr(read, key) == value
