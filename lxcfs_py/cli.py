@@ -248,7 +248,7 @@ def _unmount(options: argparse.Namespace) -> int:
     path = _mountpoint_even_if_broken(options.config)
     losing = [user for user in users.find(path) if user.device == users.device(path)]
     while is_mounted(path):
-        session.unmount(path)
+        mountpoint.unmount(path)
     if losing:
         print(
             f"lxcfs-py: files of {path} are still mounted in the containers of "

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable
 
 import pytest
 
+from tests.vm import debian
 from tests.vm.machine import Machine, missing
 
 
@@ -21,3 +23,29 @@ def boot(require: Callable[[object, str], None]) -> Iterator[Callable[..., Machi
             return stack.enter_context(Machine(suite, **options))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def debs(require: Callable[[object, str], None], tmp_path_factory: pytest.TempPathFactory) -> debian.Debs:
+    """The package twice, built from this tree; the second has the higher version."""
+    require(not debian.missing(), ", ".join(debian.missing()))
+    directory = tmp_path_factory.mktemp("debs")
+    return debian.Debs(debian.build(directory), debian.build(directory, "+1"))
+
+
+@pytest.fixture(scope="session")
+def booted(require: Callable[[object, str], None], debs: debian.Debs) -> Iterator[dict[str, Machine]]:
+    """All Debian machines, by suite, with the package installed; booted once for all tests."""
+    require(not missing(), ", ".join(missing()))
+    # A machine ends with the thread that started it: these threads last as long as the machines are wanted.
+    with ThreadPoolExecutor() as pool, contextlib.ExitStack() as stack:
+        suites = {suite: suite for suite in debian.SUITES}
+        yield debian.concurrently(pool, lambda suite: debian.start(stack, suite, debs), suites)
+
+
+@pytest.fixture
+def machines(booted: dict[str, Machine], debs: debian.Debs) -> dict[str, Machine]:
+    """The Debian machines, each with the package installed and serving, and nothing else."""
+    with ThreadPoolExecutor() as pool:
+        debian.concurrently(pool, lambda machine: debian.reset(machine, debs), booted)
+    return booted

@@ -1,0 +1,56 @@
+"""LXC containers, made with lxc-create on Debian's own configuration, with systemd in them."""
+
+from __future__ import annotations
+
+from tests.vm.debian import on_both
+
+CONFIGURATION = """
+lxc.include = /usr/share/lxc/config/common.conf
+lxc.apparmor.profile = generated
+lxc.apparmor.allow_nesting = 1
+lxc.net.0.type = empty
+lxc.cgroup2.memory.max = 256M
+lxc.cgroup2.cpu.max = 100000 100000
+lxc.init.cmd = /sbin/init --unit=basic.target
+"""
+
+UNPRIVILEGED = """
+lxc.include = /usr/share/lxc/config/userns.conf
+lxc.idmap = u 0 100000 65536
+lxc.idmap = g 0 100000 65536
+"""
+
+
+def sees_its_limits(machine, name, configuration):
+    machine.run(f"cat >/root/{name}.conf <<'EOF'\n{configuration}\nEOF")
+    machine.run(f"lxc-create --name {name} --config /root/{name}.conf --template tree", timeout=120)
+    machine.run(f"lxc-start --name {name} --logfile /root/{name}.log --logpriority INFO")
+    within = f"lxc-attach --name {name} --"
+    machine.run(f"until {within} systemctl is-active basic.target; do sleep 0.5; done", timeout=120)
+    assert machine.run(f"{within} cat /proc/1/comm").stdout == "systemd\n"
+    assert machine.run(f"{within} free --mebi").stdout.splitlines()[1].split()[1] == "256"
+    assert machine.run(f"{within} grep --count ^processor /proc/cpuinfo").stdout == "1\n"
+    assert machine.run(f"{within} cat /sys/devices/system/cpu/online").stdout == "0\n"
+    assert float(machine.run(f"{within} cat /proc/uptime").stdout.split()[0]) < 120
+    return machine.run(f"{within} cat /proc/self/uid_map").stdout.split()
+
+
+@on_both
+def test_a_privileged_container_with_systemd_sees_its_limits(machine):
+    assert sees_its_limits(machine, "privileged", CONFIGURATION)[1] == "0"
+
+
+@on_both
+def test_an_unprivileged_container_with_systemd_sees_its_limits(machine):
+    assert sees_its_limits(machine, "unprivileged", CONFIGURATION + UNPRIVILEGED)[1] == "100000"
+
+
+@on_both
+def test_a_container_starts_on_the_machines_figures_where_the_service_is_stopped(machine):
+    machine.run("systemctl stop lxcfs-py")
+    plain = CONFIGURATION.replace("/sbin/init --unit=basic.target", "/bin/sleep infinity")
+    machine.run(f"cat >/root/plain.conf <<'EOF'\n{plain}\nEOF")
+    machine.run("lxc-create --name plain --config /root/plain.conf --template tree", timeout=120)
+    machine.run("lxc-start --name plain")
+    within = machine.run("lxc-attach --name plain -- grep MemTotal /proc/meminfo").stdout
+    assert within == machine.run("grep MemTotal /proc/meminfo").stdout
