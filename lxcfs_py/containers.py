@@ -46,12 +46,12 @@ class Container:
     """A container, as long as its init lives."""
 
     __slots__ = (
+        "_cgroup_hash",
         "_layout",
         "_pid",
         "_proc",
         "account",
         "cgroup",
-        "cgroup_text",
         "checked",
         "load",
         "namespace",
@@ -67,7 +67,7 @@ class Container:
         self._pid = pid
         self._proc = KernelDirectory(f"/proc/{pid}")
         self._layout = layout
-        self.cgroup_text = b""
+        self._cgroup_hash = 0
         self.cgroup: Cgroup
         self.refresh()
         self.start = _start_time(self._proc.read("stat"))
@@ -82,10 +82,14 @@ class Container:
     def refresh(self) -> None:
         """Look again which cgroup init is in. OSError when it has ended."""
         text = self._proc.read("cgroup")
-        if text != self.cgroup_text:
+        if not self.is_in(text):
             self.cgroup = open_cgroup(self._layout, container_paths(self._pid, text))
-            self.cgroup_text = text
+            self._cgroup_hash = hash(text)  # the text itself is most of what a container would take
         self.checked = time.monotonic()
+
+    def is_in(self, text: bytes) -> bool:
+        """Tell whether its init was in the cgroups of that /proc/PID/cgroup when it was looked at last."""
+        return hash(text) == self._cgroup_hash
 
     def has_ended(self) -> bool:
         """Tell whether its init has ended."""
@@ -163,7 +167,7 @@ class Containers:
         if container is not None and time.monotonic() - container.checked > _REFRESH_SECONDS:
             with contextlib.suppress(*_ENDED):  # others in its cgroup go on
                 container.refresh()
-                if container.cgroup_text == text:
+                if container.is_in(text):
                     return container
             self._drop(container)
             container = None
