@@ -22,7 +22,7 @@ PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-fleet lint demo bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb rpm apt-rpm repo apt-repo wheel release-check
+.PHONY: help run test test-fast test-vm lint demo bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb rpm apt-rpm repo apt-repo wheel release-check
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -31,10 +31,13 @@ run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl
 	.venv/bin/lxcfs-py run --config etc/lxcfs.toml
 
 test: lint apt-test ## lint and all tests: minutes, with Docker and virtual machines
-	$(PYTHON) -m pytest tests --ignore=tests/vm/test_ansible.py
+	$(PYTHON) -m pytest tests $(addprefix --ignore=,$(LONG))
 
-test-fleet: lint apt-test ## the Ansible playbooks against virtual machines: a quarter of an hour of its own
-	$(PYTHON) -m pytest tests/vm/test_ansible.py
+test-vm: lint apt-test ## the Debian package and the Ansible playbooks in virtual machines: half an hour of its own
+	$(PYTHON) -m pytest $(LONG)
+
+# Not part of `make test` as long as they take longer than all the rest together.
+LONG := $(patsubst %,tests/vm/test_%.py,install lxc reboot reload restart uninstall ansible)
 
 test-fast: lint apt-test-fast ## lint and the tests that need neither
 	$(PYTHON) -m pytest tests/unit tests/fuse -m "not slow"

@@ -176,7 +176,8 @@ def _run(options: argparse.Namespace) -> int:
     except ConfigError as error:
         before = lastgood.recall(path) if systemd.keeps_a_session() else None
         if before is None:
-            raise
+            print(*error.errors, sep="\n", file=sys.stderr)
+            return os.EX_CONFIG  # systemd need not try again
         config = before
         logging.error("%s; serving with the configuration of before, because containers use the mount", error)
     return service.serve(

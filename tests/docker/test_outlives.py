@@ -30,7 +30,8 @@ def test_a_container_sees_no_error_while_the_daemon_dies_is_replaced_and_stands_
             before = kept.server
             with kept.daemon.log.open("wb") as log:
                 kept.server = kept.daemon.process = subprocess.Popen(before.args, cwd=ROOT, stderr=log)
-            assert before.wait(20) == 0
+            assert before.wait(60) == 0
+            kept.wait_until_it_serves()
             kept.server.send_signal(signal.SIGSTOP)
             time.sleep(0.2)
             kept.server.send_signal(signal.SIGCONT)

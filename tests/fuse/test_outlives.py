@@ -82,9 +82,11 @@ def test_no_reader_notices_50_takeovers_by_another_daemon(start_daemon: StartDae
     with reading(box):
         for _ in range(50):
             before = daemon.process
-            with daemon.log.open("ab") as log:
+            with daemon.log.open("wb") as log:
                 daemon.process = subprocess.Popen(before.args, cwd=ROOT, stderr=log)
-            assert before.wait(20) == 0
+            assert before.wait(60) == 0
+            # Not before can it be taken over in turn.
+            wait_for(lambda: "INFO: serving" in daemon.log.read_text())
     daemon.stop()
 
 

@@ -42,11 +42,11 @@ if [ -d /etc/systemd/system/lxcfs-py.service.d ]; then
     systemctl restart lxcfs-py
 fi
 if [ "$(dpkg-query --show --showformat='${db:Status-Status} ${Version}' lxcfs-py)" != "installed %(version)s" ]; then
-    apt-get install --quiet --yes --allow-downgrades /root/lxcfs-py.deb >/dev/null
+    dpkg --install /root/lxcfs-py.deb >/dev/null 2>&1
 fi
 if ! cmp --quiet /root/lxcfs.toml /etc/lxcfs.toml; then
     cp /root/lxcfs.toml /etc/
-    systemctl reload lxcfs-py
+    ! systemctl is-active --quiet lxcfs-py || systemctl reload lxcfs-py
 fi
 if ! systemctl is-active --quiet lxcfs-py; then
     systemctl reset-failed lxcfs-py

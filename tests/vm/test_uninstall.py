@@ -14,10 +14,17 @@ grep lxcfs /proc/mounts
 pgrep --list-full --full '[l]xcfs'
 """
 
+C_PROGRAM = """
+dpkg --purge lxcfs-py
+apt-get install --quiet --yes lxcfs
+systemctl start lxcfs
+"""
+
 
 @on_both
 def test_a_purge_leaves_nothing(machine):
-    machine.run("apt-get purge --quiet --yes lxcfs-py")
+    said = machine.run("apt-get purge --quiet --yes lxcfs-py").stdout
+    assert "Transport endpoint" not in said, "nobody used the files"
     assert machine.run(LEFT, check=False).stdout == ""
 
 
@@ -32,15 +39,8 @@ def test_a_removal_says_who_still_uses_the_files(machine):
 
 
 @on_both
-def test_a_removal_that_concerns_nobody_unmounts_and_says_nothing(machine):
-    said = machine.run("apt-get remove --quiet --yes lxcfs-py").stdout
-    assert "Transport endpoint" not in said
-    assert not mount(machine)
-
-
-@on_both
 def test_the_c_program_serves_its_containers_until_the_operator_restarts_the_service(machine):
-    machine.run("apt-get purge --quiet --yes lxcfs-py && apt-get install --quiet --yes lxcfs && systemctl start lxcfs")
+    machine.run(C_PROGRAM)
     bound = "--volume /var/lib/lxcfs/proc/meminfo:/proc/meminfo:rw"
     limits = "--memory 256m --network none --volume /usr:/usr:ro"
     machine.run(f"docker run --detach --name old {limits} {bound} box sleep infinity")
@@ -61,7 +61,7 @@ def test_the_c_program_serves_its_containers_until_the_operator_restarts_the_ser
 
 @on_both
 def test_a_c_program_that_nobody_uses_makes_way_at_once(machine):
-    machine.run("apt-get purge --quiet --yes lxcfs-py && apt-get install --quiet --yes lxcfs && systemctl start lxcfs")
+    machine.run(C_PROGRAM)
     machine.run("apt-get install --quiet --yes /root/lxcfs-py.deb")
     assert "Serving 12 files" in machine.run("systemctl status lxcfs-py").stdout
     assert machine.run("pgrep --exact lxcfs", check=False).stdout == ""
