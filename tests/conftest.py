@@ -24,6 +24,11 @@ START = 20.0  # seconds for a daemon to answer, on a slow and busy machine
 STOP = 10.0
 
 
+def pytest_configure() -> None:
+    """Let SIGTERM end the tests as ctrl-C does: what they started is stopped."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def require() -> Callable[[object, str], None]:
     """require(condition, what): on CI a machine that lacks something fails the test, elsewhere it skips it."""
