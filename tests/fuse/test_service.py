@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -14,6 +13,7 @@ import pytest
 
 from lxcfs_py.sandbox import Sandbox
 from tests.conftest import ENGINES, ROOT, Daemon, mountpoints, unmount_below
+from tests.kept import wait_for
 
 MIB = 1 << 20
 
@@ -25,13 +25,6 @@ def lxcfs_py(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str
     """Run the command line to its end."""
     command = [sys.executable, "-m", "lxcfs_py", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, **options)
-
-
-def wait_for(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not happened():
-        assert time.monotonic() < deadline, "it takes too long"
-        time.sleep(0.01)
 
 
 def reload(daemon: Daemon, config: str) -> str:
