@@ -72,7 +72,7 @@ class Container:
         self.refresh()
         self.start = _start_time(self._proc.read("stat"))
         self.account = Account(ledger, f"{os.fstat(self.namespace).st_ino}:{pid}:{self.start}")
-        self.load = Load(sampler, self.states)
+        self.load = Load(sampler)
 
     def __del__(self) -> None:
         for fd in (self.pidfd, self.namespace):

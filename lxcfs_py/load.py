@@ -14,31 +14,30 @@ _FORGET_AFTER_SECONDS = 15 * 60
 _WINDOWS_SECONDS = (60, 300, 900)
 
 States = Callable[[], "tuple[int, int, int]"]
-"""Gives the running, the blocked and all tasks of a container."""
+"""Gives the running, the blocked and all tasks of a container. OSError when its cgroup is gone."""
 
 
 class Load:
     """One container's load averages, sampled as long as somebody asks for them."""
 
-    __slots__ = ("_sampler", "asked", "averages", "closed", "states")
+    __slots__ = ("_sampler", "asked", "averages", "closed")
 
-    def __init__(self, sampler: Sampler, states: States) -> None:
+    def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
-        self.states = states
         self.averages = (0.0, 0.0, 0.0)
         self.asked = 0.0
         self.closed = False
 
-    def read(self) -> tuple[float, float, float]:
-        """Return the averages over 1, 5 and 15 minutes, and go on sampling."""
+    def read(self, states: States) -> tuple[float, float, float]:
+        """Return the averages over 1, 5 and 15 minutes, and go on sampling by `states` until `close`."""
         self.asked = time.monotonic()
         if not self.closed:
-            self._sampler.add(self)
+            self._sampler.add(self, states)
         return self.averages
 
-    def sample(self, interval: float) -> None:
-        """Take one more sample into account, `interval` seconds after the last. OSError when the cgroup is gone."""
-        running, blocked, _ = self.states()
+    def sample(self, counts: tuple[int, int, int], interval: float) -> None:
+        """Take the container's tasks of now into account, `interval` seconds after the last."""
+        running, blocked, _ = counts
         self.averages = tuple(  # type: ignore[assignment]
             average + (running + blocked - average) * (1 - math.exp(-interval / window))
             for average, window in zip(self.averages, _WINDOWS_SECONDS)
@@ -55,7 +54,9 @@ class Sampler:
 
     def __init__(self, interval: float) -> None:
         self.interval = interval
-        self._loads: set[Load] = set()
+        # What counts a container's tasks holds the container: nobody but the sampler has it, and not for longer than
+        # the container lives.
+        self._loads: dict[Load, States] = {}
         self._any = threading.Event()
         self._lock = threading.Lock()
 
@@ -63,30 +64,30 @@ class Sampler:
         """Sample from now on, in a thread of its own."""
         threading.Thread(target=self._run, name="load", daemon=True).start()
 
-    def add(self, load: Load) -> None:
+    def add(self, load: Load, states: States) -> None:
         """Sample this one too."""
         if load not in self._loads:
             with self._lock:
-                self._loads.add(load)
+                self._loads[load] = states
                 self._any.set()
 
     def remove(self, load: Load) -> None:
         """Sample it no more."""
         with self._lock:
-            self._loads.discard(load)
+            self._loads.pop(load, None)
             if not self._loads:
                 self._any.clear()
 
     def sample(self) -> None:
         """Sample each container once."""
         with self._lock:
-            loads = list(self._loads)
-        for load in loads:
+            loads = list(self._loads.items())
+        for load, states in loads:
             if time.monotonic() - load.asked > _FORGET_AFTER_SECONDS:
                 self.remove(load)
                 continue
             try:
-                load.sample(self.interval)
+                load.sample(states(), self.interval)
             except (OSError, ValueError) as error:
                 log.debug("a load average cannot be sampled: %s", error)
 

@@ -46,7 +46,7 @@ class RecordedContainer:
         self.cgroup = open_cgroup(find(str(machine.root)), paths, str(self.proc))
         self.start = int((init / "stat").read_text().rpartition(") ")[2].split()[19]) * NS_PER_TICK
         self.account = Account(ledger or Ledger(), init.name)
-        self.load = Load(Sampler(5), self.states)
+        self.load = Load(Sampler(5))
 
     def states(self) -> tuple[int, int, int]:
         assert self.cgroup.tasks

@@ -20,6 +20,11 @@ FIXED_1 = 2048
 EXP = (1884, 2014, 2037)
 
 
+def one_runs() -> tuple[int, int, int]:
+    """One task, which runs."""
+    return 1, 0, 1
+
+
 def kernels(counts: list[int]) -> list[float]:
     """What the kernel shows after samples of so many active tasks, in its own whole numbers (calc_load)."""
     averages = [0, 0, 0]
@@ -32,10 +37,9 @@ def kernels(counts: list[int]) -> list[float]:
 
 
 def sampled(counts: list[int], interval: float = INTERVAL) -> list[float]:
-    remaining = iter(counts)
-    load = Load(Sampler(interval), lambda: (next(remaining), 0, 100))
-    for _ in counts:
-        load.sample(interval)
+    load = Load(Sampler(interval))
+    for count in counts:
+        load.sample((count, 0, 100), interval)
     return list(load.averages)
 
 
@@ -54,9 +58,9 @@ def test_a_steady_load_is_approached_at_the_same_pace_whatever_the_interval(inte
 
 
 def test_running_and_blocked_tasks_count_and_sleeping_ones_do_not():
-    load = Load(Sampler(INTERVAL), lambda: (2, 3, 1000))
+    load = Load(Sampler(INTERVAL))
     for _ in range(1000):
-        load.sample(INTERVAL)
+        load.sample((2, 3, 1000), INTERVAL)
     assert load.averages == pytest.approx((5, 5, 5), abs=0.05)
 
 
@@ -70,18 +74,25 @@ def clock(monkeypatch):
 
 def test_only_who_has_asked_is_sampled():
     sampler = Sampler(INTERVAL)
-    asking, silent = Load(sampler, lambda: (1, 0, 1)), Load(sampler, lambda: (1, 0, 1))
-    assert asking.read() == (0.0, 0.0, 0.0)
+    asking, silent = Load(sampler), Load(sampler)
+    assert asking.read(one_runs) == (0.0, 0.0, 0.0)
     sampler.sample()
-    assert asking.read() == pytest.approx([1 - math.exp(-5 / 60), 1 - math.exp(-5 / 300), 1 - math.exp(-5 / 900)])
+    assert asking.read(one_runs) == pytest.approx(
+        [1 - math.exp(-5 / 60), 1 - math.exp(-5 / 300), 1 - math.exp(-5 / 900)]
+    )
     assert silent.averages == (0.0, 0.0, 0.0)
 
 
 def test_who_has_not_asked_for_15_minutes_is_forgotten_and_sampled_again_when_asking(clock):
     sampler = Sampler(INTERVAL)
     looked = []
-    load = Load(sampler, lambda: looked.append(clock[0]) or (1, 0, 1))
-    load.read()
+
+    def states():
+        looked.append(clock[0])
+        return 1, 0, 1
+
+    load = Load(sampler)
+    load.read(states)
     clock[0] += 15 * 60
     sampler.sample()
     assert len(looked) == 1
@@ -89,11 +100,11 @@ def test_who_has_not_asked_for_15_minutes_is_forgotten_and_sampled_again_when_as
     sampler.sample()
     sampler.sample()
     assert len(looked) == 1
-    load.read()
+    load.read(states)
     sampler.sample()
     assert len(looked) == 2
     clock[0] += 600
-    load.read()  # whoever goes on asking goes on being sampled
+    load.read(states)  # whoever goes on asking goes on being sampled
     clock[0] += 600
     sampler.sample()
     assert len(looked) == 3
@@ -102,8 +113,8 @@ def test_who_has_not_asked_for_15_minutes_is_forgotten_and_sampled_again_when_as
 def test_a_container_that_has_ended_is_sampled_no_more():
     sampler = Sampler(INTERVAL)
     looked = []
-    load = Load(sampler, lambda: looked.append(1) or (1, 0, 1))
-    load.read()
+    load = Load(sampler)
+    load.read(lambda: looked.append(1) or (1, 0, 1))
     load.close()
     load.close()
     sampler.sample()
@@ -116,9 +127,10 @@ def test_a_cgroup_that_cannot_be_read_keeps_no_other_from_being_sampled(error):
         raise error
 
     sampler = Sampler(INTERVAL)
-    loads = [Load(sampler, gone), *(Load(sampler, lambda: (1, 0, 1)) for _ in range(5))]
-    for load in loads:
-        load.read()
+    loads = [Load(sampler) for _ in range(6)]
+    loads[0].read(gone)
+    for load in loads[1:]:
+        load.read(one_runs)
     sampler.sample()
     assert [load.averages[0] > 0 for load in loads] == [False] + [True] * 5
 
@@ -131,8 +143,8 @@ def test_with_nobody_asking_the_sampler_sleeps(monkeypatch):
     sampler.start()
     time.sleep(0.05)
     assert not rounds
-    load = Load(sampler, lambda: (1, 0, 1))
-    load.read()
+    load = Load(sampler)
+    load.read(one_runs)
     assert taken.wait(5)
     load.close()
     deadline, done = time.monotonic() + 10, -1
@@ -141,10 +153,10 @@ def test_with_nobody_asking_the_sampler_sleeps(monkeypatch):
         done = len(rounds)
         time.sleep(0.1)
     taken.clear()
-    load.read()
+    load.read(one_runs)
     assert not taken.wait(0.1), "a container that has ended is not sampled"
-    other = Load(sampler, lambda: (1, 0, 1))
-    other.read()
+    other = Load(sampler)
+    other.read(one_runs)
     assert taken.wait(5)
     other.close()
 
@@ -157,8 +169,8 @@ def test_readers_may_come_and_go_while_the_sampler_runs():
     def reader():
         try:
             for _ in range(200):
-                load = Load(sampler, lambda: (1, 0, 1))
-                load.read()
+                load = Load(sampler)
+                load.read(one_runs)
                 load.close()
         except Exception as error:
             failed.append(error)
