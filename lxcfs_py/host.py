@@ -59,6 +59,10 @@ class Host:
         self._cpu.get("online")
         self.meminfo_layout = self._proc.get("meminfo") or b""
         self.memory_total = int((self.meminfo_layout.split(None, 2)[1:2] or [b"0"])[0]) << 10
+        default_size = self.meminfo_layout.partition(b"\nHugepagesize:")[2].split(None, 1)
+        self.huge_page_size = int(default_size[0]) << 10 if default_size else 0
+        kind = f"hugepages-{self.huge_page_size >> 10}kB"
+        self._huge_pages = KernelDirectory(f"{root}/sys/kernel/mm/hugepages/{kind}")
         self.overcommit_ratio = int(self._proc.get("sys/vm/overcommit_ratio") or 50)
         cpuinfo = self._proc.read_records("cpuinfo")
         self._cpuinfo_block = max(map(len, cpuinfo.split(b"\n\n"))) + 32  # they differ by some digits
@@ -98,6 +102,10 @@ class Host:
         """Return the size of all swap areas in bytes, from /proc/swaps, which costs less to read than /proc/meminfo."""
         areas = self._proc.read("swaps").splitlines()[1:]
         return sum(int(area.split()[-3]) << 10 for area in areas)
+
+    def huge_pages(self) -> int:
+        """Return how many huge pages of the default size there are; /proc/meminfo would cost more to read."""
+        return int(self._huge_pages.read("nr_hugepages"))
 
     def online(self) -> tuple[int, ...]:
         """Return the numbers of the CPUs that are online."""

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lxcfs_py.cgroup import Cgroup
+from lxcfs_py.cgroup import Cgroup, Hugetlb
 from lxcfs_py.containers import Container
 from lxcfs_py.host import Host
 
@@ -51,10 +51,10 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     amounts["CommitLimit"] = total * host.overcommit_ratio // 100 + swap_total
     amounts["KReclaimable"] = reclaimable
     amounts["Slab"] = reclaimable + amounts.get("SUnreclaim", 0)
-    figures = {name: amount >> 10 for name, amount in amounts.items()}
-    figures.update(_huge_pages(container.cgroup, host))
-    template, names = _template(host.meminfo_layout, tuple(figures))
-    return template % tuple([figures[name] for name in names])
+    if container.cgroup.hugetlb and host.huge_page_size:
+        amounts.update(_huge_pages(container.cgroup.hugetlb, host))
+    template, fields = _template(host.meminfo_layout, tuple(amounts))
+    return template % tuple([amounts[name] >> shift for name, shift in fields])
 
 
 def swap(cgroup: Cgroup, host: Host, config: Config) -> tuple[int, int]:
@@ -70,18 +70,17 @@ def swap(cgroup: Cgroup, host: Host, config: Config) -> tuple[int, int]:
     return max(limit, used), used
 
 
-def _huge_pages(cgroup: Cgroup, host: Host) -> Iterator[tuple[str, int]]:
-    """Yield the fields of the default size's pages. Without the hugetlb controller there are none."""
-    text = host.text("proc/meminfo") if cgroup.hugetlb else b""
-    pages = _field(text, b"HugePages_Total")
-    if cgroup.hugetlb and pages:
-        size = _field(text, b"Hugepagesize")
-        limit, used = cgroup.hugetlb.room(_size_name(size))
+def _huge_pages(hugetlb: Hugetlb, host: Host) -> Iterator[tuple[str, int]]:
+    """Yield the fields of the default size's pages, where the host has any."""
+    pages = host.huge_pages()
+    if pages:
+        size = host.huge_page_size
+        limit, used = hugetlb.room(_size_name(size))
         used //= size
         total = max(pages if limit is None else min(limit // size, pages), used)
         yield "HugePages_Total", total
         yield "HugePages_Free", total - used
-        yield "Hugetlb", total * size >> 10
+        yield "Hugetlb", total * size
 
 
 def _field(text: bytes, name: bytes) -> int:
@@ -100,18 +99,22 @@ def _size_name(size: int) -> str:
 
 
 @functools.lru_cache(maxsize=16)
-def _template(layout: bytes, figures: tuple[str, ...]) -> tuple[bytes, tuple[str, ...]]:
-    """Return the kernel's layout with room for these figures and 0 for all others, and their names in its order."""
-    lines, names = [], []
+def _template(layout: bytes, figures: tuple[str, ...]) -> tuple[bytes, tuple[tuple[str, int], ...]]:
+    """Return the kernel's layout with room for these figures and 0 for all others, and what goes there in its order.
+
+    That is each figure's name, and by how many bits it is to be shifted: the layout has sizes in KiB.
+    """
+    lines, fields = [], []
     for line in layout.splitlines(keepends=True):
         name, _, rest = line.partition(b":")
         if name not in _CONSTANT:
             # "MemTotal:       24684092 kB", "HardwareCorrupted:     0 kB": the numbers end in the same column
             number = b"%%%dd" % (_NUMBER_END - len(name) - 1)
+            unit, shift = (b" kB\n", 10) if rest.endswith(b"kB\n") else (b"\n", 0)
             if name.decode() in figures:
-                names.append(name.decode())
+                fields.append((name.decode(), shift))
             else:
                 number %= 0
-            line = name + b":" + number + (b" kB\n" if rest.endswith(b"kB\n") else b"\n")
+            line = name + b":" + number + unit
         lines.append(line)
-    return b"".join(lines), tuple(names)
+    return b"".join(lines), tuple(fields)

@@ -84,6 +84,11 @@ def kernel_mounts() -> list[str]:
     return [line for line in lines if re.match(r"/(?:$|(?:proc|sys)(?:$|/))", line.split()[4])]
 
 
+def record_huge_pages(out: Path) -> None:
+    for path in Path("/sys/kernel/mm/hugepages").glob("*/nr_hugepages"):
+        copy(path, out)
+
+
 def record_cpus(out: Path) -> None:
     cpus = Path("/sys/devices/system/cpu")
     for path in regular_files(cpus):
@@ -142,6 +147,7 @@ def record(out: Path, pids: list[int]) -> None:
     """Record into `out`, which must not exist yet: a tree holds one moment of one machine."""
     out.mkdir(parents=True)
     record_proc(out)
+    record_huge_pages(out)
     record_cpus(out)
     for pid in pids:
         record_process(pid, out)

@@ -214,6 +214,9 @@ def make_host(root: Path, pages: int = 0, **figures: int) -> Host:
     (root / "proc/swaps").write_text("Filename Type Size Used Priority\n" + areas)
     (root / "proc/cpuinfo").write_text("processor\t: 0\n\n")
     (root / "sys/devices/system/cpu").mkdir(parents=True, exist_ok=True)
+    huge = root / "sys/kernel/mm/hugepages/hugepages-2048kB"
+    huge.mkdir(parents=True, exist_ok=True)
+    (huge / "nr_hugepages").write_text(f"{pages}\n")
     return Host(str(root))
 
 
