@@ -33,11 +33,11 @@ run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl
 test: lint apt-test ## lint and all tests: minutes, with Docker and virtual machines
 	$(PYTHON) -m pytest tests $(addprefix --ignore=,$(LONG))
 
-test-vm: lint apt-test ## the Debian package and the Ansible playbooks in virtual machines: half an hour of its own
+test-vm: lint apt-test ## the Ansible playbooks in virtual machines
 	$(PYTHON) -m pytest $(LONG)
 
 # Not part of `make test` as long as they take longer than all the rest together.
-LONG := $(patsubst %,tests/vm/test_%.py,install lxc reboot reload restart uninstall ansible)
+LONG := tests/vm/test_ansible.py
 
 test-fast: lint apt-test-fast ## lint and the tests that need neither
 	$(PYTHON) -m pytest tests/unit tests/fuse -m "not slow"

@@ -18,7 +18,7 @@ from typing import Callable, Optional
 from lxcfs_py import __version__, attach, control, lastgood, mountpoint, mounts, sandbox, service, systemd, users
 from lxcfs_py import config as configuration
 from lxcfs_py.config import Config, ConfigError
-from lxcfs_py.engine import session
+from lxcfs_py.engine import keeper
 from lxcfs_py.mountpoint import is_mounted
 from lxcfs_py.views import NAMES
 
@@ -155,7 +155,7 @@ def _run(options: argparse.Namespace) -> int:
         arguments = [*(["--config", options.config] if options.config else []), *filter(None, [options.mountpoint])]
         # The server finds its modules where this process did, wherever a package has put them.
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        return session.keep([sys.executable, "-m", "lxcfs_py", "run", *arguments])
+        return keeper.keep([sys.executable, "-m", "lxcfs_py", "run", *arguments])
     logging.basicConfig(format="lxcfs-py: %(levelname)s: %(message)s", stream=sys.stderr)
 
     faulthandler.enable()  # the watchdog's SIGABRT leaves in the log where every thread was

@@ -5,6 +5,8 @@ All raise OSError with the kernel's errno. Flags carry the kernel's own names an
 
 import ctypes
 import os
+import struct
+import time
 
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -77,3 +79,14 @@ def move_mount(source: int, target: int) -> None:
     """Mount what `open_tree` has cloned onto what `target` is open at: move_mount(2), which Linux has since 5.2."""
     flags = ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
     _check(_libc.syscall(ctypes.c_long(429), source, b"", target, b"", flags))
+
+
+def timerfd_create() -> int:
+    """Return a descriptor from which can be read when its time has come; os.timerfd_create exists since Python 3.13."""
+    return _check(_libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_CLOEXEC))
+
+
+def timerfd_settime(timer: int, seconds: float) -> None:
+    """Let the timer's time come once, so many seconds from now."""
+    whole = int(seconds)
+    _check(_libc.timerfd_settime(timer, 0, struct.pack("@4l", 0, 0, whole, int((seconds - whole) * 1e9)), None))

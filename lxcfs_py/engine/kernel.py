@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from typing import Any, Callable, Protocol
 
 from lxcfs_py.engine import protocol
+from lxcfs_py.engine.relay import Relay
 from lxcfs_py.engine.session import ATTEMPTS, OPCODE, RENDERED, Session, create
 
 log = logging.getLogger(__name__)
@@ -198,7 +199,7 @@ class Server:
             for number in range(min(threads, len(session.slots)))
         ]
         self._nodes = Nodes(operations, known)
-        self._stopping = False
+        self._relay = Relay(session.slots)
         self._reasons: SimpleQueue[str] = SimpleQueue()
         self._handlers: dict[int, tuple[Handler, int]] = {  # and the least that a request has after its header
             protocol.INIT: (self._init, protocol.INIT_IN.size),
@@ -225,7 +226,7 @@ class Server:
 
     def stop(self, reason: str) -> None:
         """Take no more requests and let `wait` return `reason`. Fit for signal handlers."""
-        self._stopping = True
+        self._relay.stop()
         self._reasons.put(reason)
 
     def wait(self) -> str:
@@ -264,8 +265,14 @@ class Server:
                 self._take_up(slot)
         slot = self._session.slots[number]
         slot[OPCODE] = slot[-1] = 0  # both pages are here now: SIGKILL must not cut the kernel's copying short
-        fuse, buffers, answer = self._session.fuse, [slot], self._answer
-        while not self._stopping:
+        while not self._relay.stopped:
+            self._relay.stand_by(number)
+            self._read_requests(number, slot)
+
+    def _read_requests(self, number: int, slot: memoryview) -> None:
+        """Answer requests as long as it is this worker's turn."""
+        fuse, buffers, answer, relay = self._session.fuse, [slot], self._answer, self._relay
+        while relay.reader == number and not relay.stopped:
             try:
                 received = os.readv(fuse, buffers)
             except OSError as error:
@@ -276,6 +283,7 @@ class Server:
             if not received:
                 self.stop(UNMOUNTED)
                 return
+            relay.begin()
             answer(slot, received)
             slot[OPCODE] = 0
 

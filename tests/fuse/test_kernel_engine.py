@@ -29,7 +29,8 @@ from typing import Any, Callable, Optional
 import pytest
 
 from lxcfs_py import syscalls
-from lxcfs_py.engine import kernel, protocol, session
+from lxcfs_py.engine import keeper, kernel, protocol, session
+from lxcfs_py.engine.texts import Texts
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -57,7 +58,7 @@ def fault(text: bytes) -> str:
 class Tree:
     """Operations: /proc with FILES and slow, /sys/devices/system/cpu with directories and a link."""
 
-    def __init__(self, texts: session.Texts) -> None:
+    def __init__(self, texts: Texts) -> None:
         self.texts = texts
         self.handles = itertools.count(time.time_ns())
         self.hidden: set[str] = set()
@@ -235,7 +236,7 @@ class Mount:
             server.join(5)
         abort(self.path)
         with contextlib.suppress(OSError):
-            session.unmount(self.path)
+            syscalls.umount(self.path, syscalls.MNT_DETACH)
         self.forget()
 
 
@@ -382,7 +383,7 @@ def test_a_file_that_is_disabled_goes_and_those_who_have_it_open_read_on(served:
 def test_it_ends_when_it_is_unmounted(mount: Mount) -> None:
     server = mount.start()
     assert is_whole(read(f"{mount.path}/proc/short"))
-    session.unmount(mount.path)
+    syscalls.umount(mount.path, syscalls.MNT_DETACH)
     server.join(5)
     assert server.exitcode == 0
 
@@ -736,7 +737,7 @@ class Kept:
         self.deaths = Path(f"{path}.deaths")
         self.pid_file = Path(f"{path}.pid")
         command = [sys.executable, __file__, path, str(session.RUN)]
-        self.keeper = FORK.Process(target=lambda: os._exit(session.keep(command)))
+        self.keeper = FORK.Process(target=lambda: os._exit(keeper.keep(command)))
         self.keeper.start()
 
     def server(self) -> int:
@@ -757,7 +758,7 @@ class Kept:
                 os.kill(self.server(), signal.SIGKILL)
         abort(self.path)
         with contextlib.suppress(OSError):
-            session.unmount(self.path)
+            syscalls.umount(self.path, syscalls.MNT_DETACH)
 
 
 @pytest.fixture
@@ -787,7 +788,7 @@ def serve_below_a_keeper(mountpoint: str, run: str) -> None:
     Path(f"{mountpoint}.new").write_text(str(os.getpid()))
     Path(f"{mountpoint}.new").rename(f"{mountpoint}.pid")
     if server.wait() == "told to":
-        session.unmount(mountpoint)
+        syscalls.umount(mountpoint, syscalls.MNT_DETACH)
 
 
 def test_a_keeper_starts_a_server_again_that_dies_and_dies_at_its_start(kept: Kept) -> None:
@@ -810,7 +811,7 @@ def test_a_keeper_gives_up_a_server_that_dies_too_often_and_unmounts(kept: Kept)
     kept.kill()
     kept.keeper.join(20)
     assert kept.keeper.exitcode == 128 + signal.SIGKILL
-    assert int(kept.deaths.read_text()) == 100 - (session.STARTS - 1)
+    assert int(kept.deaths.read_text()) == 100 - (keeper.STARTS - 1)
     assert not os.path.ismount(kept.path)
 
 
@@ -839,10 +840,10 @@ def test_a_keeper_ends_when_its_server_was_taken_over(kept: Kept) -> None:
 
 def test_a_keeper_does_not_start_a_server_again_that_never_had_a_session(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(session, "RUN", tmp_path)
-    keeper = FORK.Process(target=lambda: os._exit(session.keep(["sh", "-c", f"echo >> {tmp_path}/starts; exit 3"])))
-    keeper.start()
-    keeper.join(5)
-    assert keeper.exitcode == 3
+    above = FORK.Process(target=lambda: os._exit(keeper.keep(["sh", "-c", f"echo >> {tmp_path}/starts; exit 3"])))
+    above.start()
+    above.join(5)
+    assert above.exitcode == 3
     assert (tmp_path / "starts").read_text() == "\n"
 
 

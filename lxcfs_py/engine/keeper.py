@@ -1,0 +1,131 @@
+"""A process above the server that does nothing else than keep its session, and does for it what systemd would."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import fcntl
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from typing import Optional
+
+from lxcfs_py import mountpoint
+from lxcfs_py.engine import session
+
+log = logging.getLogger(__name__)
+
+STARTS, PERIOD = 10, 10.0  # how often a server is started within so many seconds before it is given up
+
+
+def keep(command: Sequence[str]) -> int:
+    """Run a server and keep its session; start it again when it dies. Returns an exit status.
+
+    SIGTERM, SIGINT and SIGHUP are passed on. It ends with its server when that ends with status 0, was told to stop, or
+    has no session yet. A server that dies too often is given up, and its filesystem unmounted.
+    """
+    session.RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
+    address = str(session.RUN / f"keeper-{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(address)  # of a container's first process before this one
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(address)
+        notified.setblocking(False)
+        try:
+            return _Keeper(command, notified).run()
+        finally:
+            os.unlink(address)
+
+
+class _Keeper:
+    def __init__(self, command: Sequence[str], notified: socket.socket) -> None:
+        self._command, self._notified = command, notified
+        self._kept: list[int] = []
+        self._server = 0
+        self._told_to_stop = False
+
+    def run(self) -> int:
+        woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._pass_on)
+        starts: collections.deque[float] = collections.deque(maxlen=STARTS)
+        while len(starts) < STARTS or time.monotonic() - starts[0] > PERIOD:
+            starts.append(time.monotonic())
+            status = self._serve(woken)
+            if not status or self._told_to_stop or not self._kept:
+                break
+            log.warning("the server ended with status %d: starting it again", status)
+        else:
+            log.error("the server ended %d times within %.0f s: giving up and unmounting", STARTS, PERIOD)
+        if status or self._told_to_stop:
+            self._unmount()
+        return status if status >= 0 else 128 - status
+
+    def _unmount(self) -> None:
+        kept = session.session_of(self._kept)
+        if kept is not None:
+            with contextlib.suppress(mountpoint.MountError):  # it ends with its descriptor all the same
+                mountpoint.unmount(kept.mountpoint)
+
+    def _pass_on(self, number: int, _frame: object) -> None:
+        self._told_to_stop |= number != signal.SIGHUP
+        if self._server:
+            os.kill(self._server, number)
+
+    def _serve(self, woken: int) -> int:
+        """One life of the server; its status, negative for a signal."""
+        self._server = os.fork()
+        if not self._server:
+            self._become_server()
+        status: Optional[int] = None
+        while status is None:
+            select.select([self._notified, woken], [], [])
+            with contextlib.suppress(BlockingIOError):
+                os.read(woken, 64)
+            status = self._reap()
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    self._take(*session.receive(self._notified))
+        self._server = 0
+        return status
+
+    def _become_server(self) -> None:
+        try:
+            os.setpgid(0, 0)  # a terminal's signals are the keeper's to pass on
+            address = self._notified.getsockname()  # now: one of the descriptors may take this one's number
+            spare = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in self._kept]
+            for target, fd in enumerate(spare, 3):
+                os.dup2(fd, target)
+            listen = {"PID": os.getpid(), "FDS": len(spare), "FDNAMES": ":".join([session.NAME] * len(spare))}
+            environment = {f"LISTEN_{name}": str(value) for name, value in listen.items()}
+            os.execvpe(self._command[0], list(self._command), {**os.environ, **environment, "NOTIFY_SOCKET": address})
+        finally:
+            os._exit(127)
+
+    def _reap(self) -> Optional[int]:
+        """The server's status if it has ended; reaps orphans too, as it may be a container's first process."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == self._server:
+                    return os.waitstatus_to_exitcode(status)
+                if not pid:
+                    break
+        return None
+
+    def _take(self, message: bytes, descriptors: list[int]) -> None:
+        lines = message.split(b"\n")
+        if b"FDSTOREREMOVE=1" in lines:
+            discarded, self._kept = self._kept, []
+        elif b"FDSTORE=1" in lines:
+            discarded, self._kept = self._kept, descriptors
+        else:
+            discarded = descriptors
+        for fd in discarded:
+            os.close(fd)

@@ -1,0 +1,111 @@
+"""What the kernel engine's session keeps in its memory file for a successor."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from lxcfs_py.engine import session
+from lxcfs_py.engine.texts import _SHELVES, VERSION, Texts
+
+
+@pytest.fixture
+def memory() -> Iterator[int]:
+    memory = session.new_memory("/var/lib/lxcfs")
+    yield memory
+    os.close(memory)
+
+
+def texts(memory: int) -> Texts:
+    kept = session.Session(-1, memory).texts
+    kept.load()
+    return kept
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 4097, 400_000, 2 << 20])
+def test_a_text_is_found_by_a_successor_until_it_is_dropped(memory: int, size: int) -> None:
+    text = os.urandom(size)
+    texts(memory).put(2**63, b"an older one")
+    texts(memory).put(2**63, text)
+    texts(memory).put(5, b"another")
+    assert texts(memory).get(2**63) == text
+    texts(memory).drop(2**63)
+    assert texts(memory).get(2**63) is None
+    assert texts(memory).get(5) == b"another"
+
+
+def test_a_text_that_is_too_big_is_not_kept_nor_is_its_older_one(memory: int) -> None:
+    texts(memory).put(1, b"older")
+    texts(memory).put(1, bytes((2 << 20) + 1))
+    assert texts(memory).get(1) is None
+
+
+def test_the_oldest_text_goes_when_all_cells_are_taken(memory: int) -> None:
+    kept = texts(memory)
+    count = _SHELVES[0][1]
+    for handle in range(count):
+        kept.put(handle, b"%d" % handle)
+    kept.put(0, b"rewound")
+    kept.put(count, b"one more")
+    assert kept.get(1) is None
+    assert [kept.get(handle) for handle in (0, 2, count)] == [b"rewound", b"2", b"one more"]
+
+
+def test_a_successor_too_knows_which_texts_are_the_oldest(memory: int) -> None:
+    count = _SHELVES[0][1]
+    before = texts(memory)
+    for handle in range(count):
+        before.put(handle, b"%d" % handle)
+    kept = texts(memory)
+    kept.put(count, b"one more")
+    assert kept.get(0) is None
+    assert kept.get(1) == b"1"
+    assert kept.get(count - 1) == b"%d" % (count - 1)
+
+
+def test_a_text_that_was_being_written_is_not_taken_for_a_whole_one(memory: int) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Text(bytes):
+        def __len__(self) -> int:
+            raise Killed
+
+    kept = texts(memory)
+    kept.put(1, b"whole")
+    with pytest.raises(Killed):
+        kept.put(1, Text(b"half"))
+    assert texts(memory).get(1) is None
+
+
+def test_a_memory_file_of_something_else_is_refused_in_a_sentence(memory: int) -> None:
+    os.pwrite(memory, b"LXCFS-PY", 0)
+    with pytest.raises(session.SessionError, match="no session's"):
+        session.Session(-1, memory)
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1 << 30])
+def test_a_session_of_another_version_goes_on_without_its_texts(memory: int, size: int) -> None:
+    """Above the texts, all versions agree. What another version kept of these may be less or more, or look like any."""
+    before = session.Session(-1, memory)
+    before.claim()
+    before.texts.put(1, b"of another version")
+    before.slots[3][:8] = b"request."
+    before.negotiated(31, 7)
+    os.ftruncate(memory, session._TEXTS + size)
+    os.pwrite(memory, struct.pack("=I", VERSION + 1), 8)
+    after = session.Session(-1, memory)
+    after.claim()
+    assert (after.mountpoint, after.agreed, after.slots[3][:8]) == ("/var/lib/lxcfs", (31, 7), b"request.")
+    assert after.texts.get(1) is None
+    after.texts.put(1, b"of this one")
+    again = session.Session(-1, memory)
+    again.claim()
+    assert again.texts.get(1) == b"of this one"
+
+
+def test_a_session_knows_its_mountpoint(memory: int) -> None:
+    assert session.Session(-1, memory).mountpoint == "/var/lib/lxcfs"
