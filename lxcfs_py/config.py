@@ -141,7 +141,7 @@ class Loadavg:
 @dataclass(frozen=True)
 class Fuse:
     engine: Annotated[str, _one_of("auto", "kernel", "fusepy")] = "auto"
-    threads: Annotated[int, _whole(1, 64)] = 2
+    threads: Annotated[int, _whole(1, 64)] = 4
 
 
 @dataclass(frozen=True)

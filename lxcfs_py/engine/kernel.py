@@ -25,7 +25,7 @@ from lxcfs_py.engine.session import ATTEMPTS, OPCODE, RENDERED, Session, create
 
 log = logging.getLogger(__name__)
 
-THREADS = 2
+THREADS = 4
 LASTING = 3600  # seconds for which the kernel may keep a name and its attributes; Server.invalidate ends it earlier
 PER_CALLER = "/sys/devices/system/cpu/"  # what is there depends on who asks: the kernel must keep none of it
 WALK_LIMIT = 100_000  # entries looked at to find a node that a predecessor had numbered

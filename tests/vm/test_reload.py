@@ -49,7 +49,7 @@ def test_a_file_that_is_disabled_goes_and_shows_the_machines_figures_to_who_has_
 
 @on_both
 def test_what_cannot_be_reloaded_is_said(machine):
-    configure(machine, ("threads = 2", "threads = 3"))
+    configure(machine, ("threads = 4", "threads = 3"))
     reload = machine.run("lxcfs-py reload")
     assert "fuse.threads" in reload.stderr
     assert "restarted" in reload.stderr
