@@ -152,8 +152,8 @@ def no_ioctl(monkeypatch):
     monkeypatch.setattr("lxcfs_py.containers.fcntl.ioctl", ioctl)
 
 
-def namespace(pid: int) -> int:
-    return os.stat(f"/proc/{pid}/ns/pid").st_ino
+def namespace(pid: int) -> str:
+    return os.readlink(f"/proc/{pid}/ns/pid")
 
 
 def test_init_is_found_whoever_asks(sandbox):
@@ -191,7 +191,7 @@ def test_before_linux_6_11_a_container_in_a_container_has_its_own_init(sandbox, 
 
 def test_an_init_that_has_ended_is_an_error(no_ioctl):
     with pytest.raises(ProcessLookupError, match=f"namespace of process {os.getpid()} cannot be found"):
-        find_init(os.getpid(), 12345)
+        find_init(os.getpid(), "pid:[12345]")
 
 
 def test_a_process_may_call_itself_anything(sandbox):
