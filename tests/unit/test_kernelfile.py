@@ -69,6 +69,21 @@ def test_a_long_file_is_read_whole(tmp_path, size):
 def test_a_file_in_records_is_read_whole():
     directory = KernelDirectory("/proc")
     assert directory.read_records("cpuinfo") == Path("/proc/cpuinfo").read_bytes() != b""
+    devices, all_devices = (
+        [line.split()[2] for line in text.splitlines()]
+        for text in (directory.read_records("diskstats"), Path("/proc/diskstats").read_bytes())
+    )
+    assert devices == all_devices
+
+
+def test_records_that_come_page_by_page_are_read_to_the_end(monkeypatch):
+    """As the kernel gives them: whole records, as many as fit into a page."""
+    records = [b"%04d".ljust(size, b".") % number for number, size in enumerate([900, 3000, 1100, 3000, 200])]
+    pages = [b"".join(records[:2]), records[2], records[3] + records[4], b""]
+    text = b"".join(records)
+    starts = {sum(map(len, pages[:n])): page for n, page in enumerate(pages)}
+    monkeypatch.setattr("lxcfs_py.kernelfile.os.pread", lambda _fd, _size, offset: starts[offset])
+    assert KernelDirectory("/proc").read_records("diskstats") == text
 
 
 def test_a_missing_file_is_looked_for_again_after_a_second(tmp_path, monkeypatch):
