@@ -140,6 +140,11 @@ class Host:
         """Return the time since boot in nanoseconds, with the time spent in suspend, as start times are counted."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
+    @staticmethod
+    def booted() -> int:
+        """Return when the machine was booted by the clock of now, in nanoseconds since 1970."""
+        return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
 
 def _cpuinfo_blocks(text: bytes) -> dict[int, bytes]:
     """Split /proc/cpuinfo; a last block that was cut off is left out."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from lxcfs_py import cpus
@@ -20,8 +19,7 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     interrupt, which are most of the file on a large host.
     """
     visible = cpus.visible(container.cgroup, host, config.cpu.mode)
-    now = host.now()
-    times = container.account.read(container.cgroup, visible, max(now - container.start, 0))
+    times = container.account.read(container.cgroup, visible, max(host.now() - container.start, 0))
     lines = [b"cpu  %d 0 %d %d 0 0 0 0 0 0\n" % tuple(map(sum, zip(*times)))]
     lines += [
         b"cpu%d %d 0 %d %d 0 0 0 0 0 0\n" % (number, *cpu_times) for number, cpu_times in zip(visible.numbers, times)
@@ -31,8 +29,7 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     lines.append(
         b"intr 0\nctxt 0\nbtime %d\nprocesses %d\nprocs_running %d\nprocs_blocked %d\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n"
         % (
-            # The seconds of boot, and the container's age at boot: what the kernel itself does for its btime.
-            (time.time_ns() - now + container.start) // 1_000_000_000,
+            (host.booted() + container.start) // 1_000_000_000,
             tasks.forked() if tasks else 0,
             max(running, 1),
             blocked,

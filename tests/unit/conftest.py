@@ -31,10 +31,14 @@ class RecordedHost(Host):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root=str(root))
+        self.btime = int((root / "proc/stat").read_text().partition("\nbtime ")[2].split()[0])
         self.clock = round(float((root / "proc/uptime").read_text().split()[0]) * TICKS) * NS_PER_TICK
 
     def now(self) -> int:  # type: ignore[override]
         return self.clock
+
+    def booted(self) -> int:  # type: ignore[override]
+        return self.btime * 10**9
 
 
 class RecordedContainer:

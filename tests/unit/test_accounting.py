@@ -54,6 +54,9 @@ class World:
             self.run(self.late.pop(), (1.0, 1.0, 1.0, 1.0), over=True)
         return now
 
+    def booted(self) -> int:
+        return 0
+
     def online(self) -> tuple[int, ...]:
         return self.cpus
 
