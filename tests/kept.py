@@ -19,6 +19,7 @@ class Kept:
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
         self.server = daemon.process
+        self.wait_until_it_serves()  # before, it answers, and nobody can take it over
         kept = session.take_over(str(daemon.mountpoint))  # and never claimed: the daemon serves on
         assert kept is not None
         assert kept.predecessor is not None
