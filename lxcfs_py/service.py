@@ -49,6 +49,9 @@ class Engine:
 
     name: str
 
+    answers: Callable[[], bool]
+    """Tells whether it has begun to answer the kernel. Asking the mount itself could make this process unkillable."""
+
     wait: Callable[[], str]
     """Blocks until the engine has ended; returns the reason."""
 
@@ -116,7 +119,7 @@ def serve(
 
         threading.Thread(target=watch, name="engine", daemon=True).start()
         try:
-            _wait_until_it_answers(config.mountpoint, ended)
+            _wait_until_it_answers(engine, config.mountpoint, ended)
         except ServiceError:
             engine.stop()
             raise
@@ -190,7 +193,14 @@ def _start_kernel(config: Config) -> tuple[Service, Engine]:
             session.withdraw(kept)
             mountpoint.unmount(config.mountpoint)
 
-    return service, Engine("kernel", server.wait, stop, server.invalidate, watchdog.of_workers(kept.slots))
+    return service, Engine(
+        name="kernel",
+        answers=lambda: kept.agreed != (0, 0),
+        wait=server.wait,
+        stop=stop,
+        invalidate=server.invalidate,
+        stuck=watchdog.of_workers(kept.slots),
+    )
 
 
 def _start_fusepy(config: Config) -> tuple[Service, Engine]:
@@ -201,12 +211,13 @@ def _start_fusepy(config: Config) -> tuple[Service, Engine]:
 
     mountpoint.prepare(config.mountpoint)
     service = Service(config, fusepy.caller)
+    operations = fusepy.Observed(service.filesystem)
     ended = threading.Event()
     reason = [_UNMOUNTED]
 
     def run() -> None:
         try:
-            fusepy.FUSE(service.filesystem, config.mountpoint)
+            fusepy.FUSE(operations, config.mountpoint)
         except RuntimeError as error:
             reason[0] = f"libfuse ended with {error}"
         ended.set()
@@ -222,7 +233,14 @@ def _start_fusepy(config: Config) -> tuple[Service, Engine]:
         # A container that has files of the mount bound keeps it: it ends with this process.
         ended.wait(_STOP_SECONDS)
 
-    return service, Engine("fusepy", wait, stop, lambda _: None, watchdog.of_mount(config.mountpoint))
+    return service, Engine(
+        name="fusepy",
+        answers=operations.answers.is_set,
+        wait=wait,
+        stop=stop,
+        invalidate=lambda _: None,
+        stuck=operations.stuck,
+    )
 
 
 def _run(
@@ -344,15 +362,13 @@ def _signals(*numbers: signal.Signals) -> Iterator[tuple[socket.socket, Callable
             signal.signal(number, handler)
 
 
-def _wait_until_it_answers(path: str, ended: list[str]) -> None:
+def _wait_until_it_answers(engine: Engine, path: str, ended: list[str]) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if ended:
             raise ServiceError(f"nothing could be mounted at {path}: {ended[0]}")
-        with contextlib.suppress(OSError):
-            if mountpoint.is_mounted(path):
-                os.stat(f"{path}/proc")
-                return
+        if engine.answers():
+            return
         time.sleep(0.005)
     raise ServiceError(f"the mount at {path} does not answer after {_START_SECONDS} seconds")
 

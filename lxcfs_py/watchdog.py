@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import threading
 import time
 from collections.abc import Sequence
 from typing import Callable, Optional
@@ -33,30 +30,6 @@ def of_workers(slots: Sequence[memoryview]) -> Check:
                 return (
                     f"worker {worker} has been at one request (opcode {opcode}) of process {pid} for over {limit:g} s"
                 )
-        return None
-
-    return check
-
-
-def of_mount(mountpoint: str) -> Check:
-    """Ask the mount itself, in another thread: libfuse does not show what its workers are at."""
-    asked = 0.0
-    answered = threading.Event()
-    answered.set()
-
-    def ask() -> None:
-        with contextlib.suppress(OSError):  # an error is an answer
-            os.statvfs(mountpoint)
-        answered.set()
-
-    def check(limit: float) -> Optional[str]:
-        nonlocal asked
-        if answered.is_set():
-            answered.clear()
-            asked = time.monotonic()
-            threading.Thread(target=ask, name="probe", daemon=True).start()
-        elif time.monotonic() - asked > limit:
-            return f"the mount at {mountpoint} has not answered for over {limit:g} s"
         return None
 
     return check

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -96,6 +97,20 @@ def test_what_a_reload_cannot_change_is_said(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("kernel")
     log = reload(daemon, '[fuse]\nengine = "fusepy"\n')
     assert "fuse.engine stay what they are" in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_daemon_can_be_killed_at_any_moment_of_its_start(start_daemon: StartDaemon, engine: str) -> None:
+    """One that asks its own mount whether it answers would wait for itself for ever, and nobody could end it."""
+    daemon = start_daemon(engine)
+    daemon.process.kill()
+    daemon.process.wait(10)
+    for moment in range(60):
+        daemon.process = subprocess.Popen(daemon.process.args, cwd=ROOT, stderr=subprocess.DEVNULL)
+        time.sleep(0.1 + moment * 0.003)  # Python itself takes the first of it
+        daemon.process.kill()
+        daemon.process.wait(10)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -12,7 +12,7 @@ import pytest
 
 from lxcfs_py import control, lastgood, mountpoint, mounttable, systemd, watchdog
 from lxcfs_py.config import Config, Cpu
-from lxcfs_py.engine import protocol
+from lxcfs_py.engine import fusepy, protocol
 
 
 @pytest.fixture
@@ -136,13 +136,26 @@ def test_a_worker_that_is_always_at_another_request_is_not_stuck(monkeypatch):
         slots[0][:] = slot(protocol.READ, unique)
 
 
-def test_a_mount_that_does_not_answer_is_found(monkeypatch):
-    answers = threading.Event()
-    monkeypatch.setattr(watchdog.os, "statvfs", lambda _: answers.wait(10))
-    check = watchdog.of_mount("/var/lib/lxcfs")
-    assert check(0) is None
-    assert "/var/lib/lxcfs has not answered" in check(0)
-    answers.set()
+def test_an_operation_of_fusepys_that_takes_too_long_is_found(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(fusepy.time, "monotonic", lambda: now[0])
+
+    class Operations:
+        def __call__(self, operation, *arguments):
+            return getattr(self, operation)(*arguments)
+
+        def read(self, path, seconds):
+            now[0] += seconds
+            return path, observed.stuck(5)
+
+    observed = fusepy.Observed(Operations())
+    for call in (lambda *arguments: observed("read", *arguments), observed.read):
+        assert call("/proc/stat", 4) == ("/proc/stat", None)
+        path, stuck = call("/proc/stat", 6)
+        assert path == "/proc/stat"
+        assert "at one operation for over 5 s" in stuck
+        assert observed.stuck(5) is None
+    assert not hasattr(observed, "write")
 
 
 def test_who_asks_for_a_reload_gets_its_errors_and_remarks(tmp_path):
