@@ -263,7 +263,9 @@ def _unmount(options: argparse.Namespace) -> int:
 
 def _users(options: argparse.Namespace) -> int:
     for user in users.find(_mountpoint_even_if_broken(options.config)):
-        print(user.pid, user.command, user.path, "unserved" if users.is_unserved(user) else "served", sep="\t")
+        # Both names are the container's to choose: neither may end the line, or be none that can be printed.
+        names = (name.encode("unicode_escape").decode() for name in (user.command, user.path))
+        print(user.pid, *names, "unserved" if users.is_unserved(user) else "served", sep="\t")
     return 0
 
 
