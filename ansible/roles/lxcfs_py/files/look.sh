@@ -1,19 +1,28 @@
-# What is on the host, each part ended by a line of "--": the installed version, the configuration in base64, the effective
-# configuration, the users of the mount, the unit's drop-in. Arguments: apt or dnf, the paths of configuration and drop-in.
-if [ "$1" = apt ]; then
+# What is on the host, a line for each thing: its package manager, the installed version, the configuration in base64, the
+# unit's drop-in, the age of the mount, what of the effective configuration the role asks for, and last the users of the
+# mount. Arguments: the paths of configuration and drop-in.
+. /etc/os-release
+case " $ID ${ID_LIKE-} " in
+*" debian "*)
+    echo packages apt
     dpkg-query --show --showformat='${db:Status-Status} ${Version}\n' lxcfs-py 2>/dev/null
-else
+    ;;
+*" fedora "*)
+    echo packages dnf
     rpm --query --queryformat='installed %{VERSION}-%{RELEASE}\n' lxcfs-py
-fi
-echo --
-[ ! -f "$2" ] || base64 --wrap=0 "$2"
-echo && echo --
+    ;;
+*)
+    echo "packages what $ID has"
+    ;;
+esac
+[ ! -d /run/systemd/system ] || echo systemd
+[ ! -f "$1" ] || echo "config $(base64 --wrap=0 "$1")"
+[ ! -e "$2" ] || echo listens
+# The kernel makes the directory of a connection when it is mounted. The mountpoint itself is not for asking: that waits
+# for its server.
+connection=$(sed -n 's/^[0-9]* [0-9]* 0:\([0-9]*\) .* - fuse\.lxcfs .*/\1/p' /proc/self/mountinfo | tail -n1)
+[ -z "$connection" ] || echo "mounted $(($(date +%s) - $(stat --format=%Z "/sys/fs/fuse/connections/$connection")))"
 if command -v lxcfs-py >/dev/null; then
-    lxcfs-py check 2>/dev/null
-    echo --
-    timeout 60 lxcfs-py users || exit
-else
-    echo --
+    lxcfs-py check 2>/dev/null | grep -e '^mountpoint = ' -e '^engine = ' -e '"proc/meminfo"'
+    timeout 60 lxcfs-py users
 fi
-echo --
-[ ! -e "$3" ] || echo "$3"
