@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable
@@ -37,10 +38,8 @@ def debs(require: Callable[[object, str], None], tmp_path_factory: pytest.TempPa
 def booted(require: Callable[[object, str], None], debs: debian.Debs) -> Iterator[dict[str, Machine]]:
     """All Debian machines, by suite, with the package installed; booted once for all tests."""
     require(not missing(), ", ".join(missing()))
-    # A machine ends with the thread that started it: these threads last as long as the machines are wanted.
-    with ThreadPoolExecutor() as pool, contextlib.ExitStack() as stack:
-        suites = {suite: suite for suite in debian.SUITES}
-        yield debian.concurrently(pool, lambda suite: debian.start(stack, suite, debs), suites)
+    with debian.one_of_each(functools.partial(debian.start, debs=debs)) as machines:
+        yield machines
 
 
 @pytest.fixture

@@ -19,8 +19,10 @@ ROOT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
 
 SUITES = {"bookworm": ("docker.io",), "trixie": ("docker.io", "docker-cli")}
-PACKAGES = ("apparmor", "lxc")
+PACKAGES = ("apparmor", "lxc", "python3-apt")  # the last is what Ansible needs to look at packages
 DOWNLOADS = ("lxcfs", "python3-fusepy", "python3-psutil", "python3-sdnotify")
+
+READER = "python3 /root/tests/reader.py"
 
 # All programs of a container are the machine's own: an image for Docker that is made in a second.
 PREPARE = """
@@ -81,18 +83,32 @@ def missing() -> list[str]:
     return [package for command, package in packages.items() if not shutil.which(command)]
 
 
-def start(stack: contextlib.ExitStack, suite: str, debs: Debs) -> Machine:
-    """A machine on which an operator has just said `apt install ./lxcfs-py.deb`; apt said /root/installed."""
+def boot(stack: contextlib.ExitStack, suite: str) -> Machine:
+    """A machine with Docker and LXC; /root/tests has what runs in containers."""
     machine = stack.enter_context(Machine(suite, packages=(*SUITES[suite], *PACKAGES), downloads=DOWNLOADS))
-    machine.put(debs.old, "/root/lxcfs-py.deb")
-    machine.put(debs.new, "/root/newer.deb")
     machine.run("mkdir /root/tests")
     for name in ("reader.py", "burner.py", "lxc-tree"):
         machine.put(HERE / name, "/root/tests/")
-    machine.run("apt-get install --yes /root/lxcfs-py.deb >/root/installed 2>&1", timeout=300)
-    machine.run("systemctl is-active lxcfs-py >/root/active; cp /etc/lxcfs.toml /root/")
     machine.run(PREPARE)
     return machine
+
+
+def start(stack: contextlib.ExitStack, suite: str, debs: Debs) -> Machine:
+    """A machine on which an operator has just said `apt install ./lxcfs-py.deb`; apt said /root/installed."""
+    machine = boot(stack, suite)
+    machine.put(debs.old, "/root/lxcfs-py.deb")
+    machine.put(debs.new, "/root/newer.deb")
+    machine.run("apt-get install --yes /root/lxcfs-py.deb >/root/installed 2>&1", timeout=300)
+    machine.run("systemctl is-active lxcfs-py >/root/active; cp /etc/lxcfs.toml /root/")
+    return machine
+
+
+@contextlib.contextmanager
+def one_of_each(start: Callable[[contextlib.ExitStack, str], Machine]) -> Iterator[dict[str, Machine]]:
+    """A machine of every suite, by suite, each started by start(stack, suite)."""
+    # A machine ends with the thread that started it: these threads last as long as the machines are wanted.
+    with ThreadPoolExecutor() as pool, contextlib.ExitStack() as stack:
+        yield concurrently(pool, lambda suite: start(stack, suite), {suite: suite for suite in SUITES})
 
 
 def reset(machine: Machine, debs: Debs) -> None:
@@ -121,36 +137,46 @@ def on_both(test: Callable[[Machine], None]) -> Callable[[dict[str, Machine]], N
     return on_each
 
 
-@contextlib.contextmanager
-def container(machine: Machine, command: str = "sleep infinity", options: str = "") -> Iterator[str]:
-    """A Docker container of 256 MiB and one CPU, with the views and /root/tests; gives what runs a command in it."""
+def start_container(machine: Machine, command: str = "sleep infinity", options: str = "") -> None:
+    """A Docker container, box, of 256 MiB and one CPU, with the views and /root/tests."""
     limits = "--memory 256m --cpus 1 --network none --volume /usr:/usr:ro --volume /root/tests:/root/tests:ro"
     machine.run(f"docker run --detach --name box {limits} {options} $(lxcfs-py mounts docker) box {command}")
+
+
+@contextlib.contextmanager
+def container(machine: Machine, command: str = "sleep infinity", options: str = "") -> Iterator[str]:
+    """Such a container meanwhile; gives what runs a command in it."""
+    start_container(machine, command, options)
     try:
         yield "docker exec box"
     finally:
         machine.run("docker rm --force box", check=False)
 
 
+def stop_reader(machine: Machine, reads: int) -> None:
+    """Stop the container with the reader: no read has failed, and there were at least so many."""
+    machine.run("docker stop --time 60 box")
+    seen = json.loads(machine.run("docker logs box").stdout)
+    print(f"{machine.image.disk.parent.name}: {seen}")
+    assert not seen["failed"], seen
+    assert seen["reads"] >= reads, seen
+
+
 @contextlib.contextmanager
 def under_load(machine: Machine, reads: int) -> Iterator[None]:
     """A container reads its files meanwhile: no read fails, and there are at least so many."""
-    with container(machine, "python3 /root/tests/reader.py"):
+    with container(machine, READER):
         yield
-        machine.run("docker stop --time 60 box")
-        seen = json.loads(machine.run("docker logs box").stdout)
-        print(f"{machine.image.disk.parent.name}: {seen}")
-        assert not seen["failed"], seen
-        assert seen["reads"] >= reads, seen
+        stop_reader(machine, reads)
 
 
 def main_pid(machine: Machine) -> str:
     return machine.run("systemctl show --property MainPID --value lxcfs-py").stdout.strip()
 
 
-def mount(machine: Machine) -> str:
+def mount(machine: Machine, mountpoint: str = "/var/lib/lxcfs") -> str:
     """The line of the mount in mountinfo; another mount has another one."""
-    return machine.run("grep ' /var/lib/lxcfs ' /proc/self/mountinfo", check=False).stdout
+    return machine.run(f"grep ' {mountpoint} ' /proc/self/mountinfo", check=False).stdout
 
 
 def configure(machine: Machine, *edits: tuple[str, str]) -> None:

@@ -176,7 +176,10 @@ def apt_options() -> list[str]:
 
 
 class Machine:
-    """A running virtual machine; use it as a context manager. Memory is in MiB."""
+    """A running virtual machine; use it as a context manager. Memory is in MiB.
+
+    Its sshd, where root has `image.key`, answers at `port` of 127.0.0.1; 10.0.2.2 is 127.0.0.1 to it.
+    """
 
     def __init__(
         self,
@@ -197,7 +200,7 @@ class Machine:
         # The path of the ssh control socket must be short, and /tmp, where the overlay would grow, is often in memory.
         self._directory = Path(tempfile.mkdtemp(prefix="lxcfs-py-", dir="/var/tmp"))
         self._console = self._directory / "console.log"
-        self._port = free_port()
+        self.port = free_port()
         try:
             self._qemu = self._start()
             try:
@@ -266,7 +269,7 @@ class Machine:
         command += ["-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd)]
         command += ["-append", " ".join(kernel_args)]
         command += ["-drive", f"file={overlay},if=virtio,format=qcow2,cache=unsafe"]
-        command += ["-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self._port}-:22"]
+        command += ["-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self.port}-:22"]
         command += ["-device", "virtio-net-pci,netdev=net"]
         command += ["-device", "virtio-rng-pci", "-display", "none", "-serial", f"file:{self._console}"]
         with (self._directory / "qemu.log").open("wb") as log:
@@ -295,7 +298,7 @@ class Machine:
 
     def _sshd_answers(self) -> bool:
         """Ask cheaply: qemu accepts a connection at once, and ssh would wait long for a machine that is not up yet."""
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=5) as probe:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5) as probe:
             return probe.recv(4) == b"SSH-"
         return False
 
@@ -318,10 +321,10 @@ class Machine:
         return ["-F", "none", "-i", str(self.image.key), *settings]
 
     def _ssh(self) -> list[str]:
-        return ["ssh", *self._ssh_options(), "-p", str(self._port), "root@localhost"]
+        return ["ssh", *self._ssh_options(), "-p", str(self.port), "root@localhost"]
 
     def _copy(self, source: str, target: str) -> None:
-        command = ["scp", "-q", "-r", *self._ssh_options(), "-P", str(self._port), source, target]
+        command = ["scp", "-q", "-r", *self._ssh_options(), "-P", str(self.port), source, target]
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
         if ended.returncode:
             raise MachineError(f"can't copy {source} to {target}: {ended.stderr.strip()}")

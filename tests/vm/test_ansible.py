@@ -1,11 +1,14 @@
-"""The Ansible collection, as an operator runs it: ansible-playbook over ssh, while a container reads all the time.
+"""The Ansible collection, as an operator runs it: ansible-playbook over ssh, while containers read all the time.
 
-The tests are a fleet's life in order, each goes on where the one before has left it. The fleet is a machine, and after
-it in the inventory a host that nobody answers for: where a rollout must stop before it, it is not even tried.
+The fleet is a Debian 12 and, after it in the inventory, a Debian 13. The tests are its life in order, each goes on
+where the one before has left it: installed from a file, upgraded from a repository, which it then knows, and removed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import http.server
 import json
 import os
 import re
@@ -13,49 +16,29 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-import psutil
 import pytest
 
-from tests.vm import debian
-from tests.vm.machine import Machine, free_port
+from tests.vm import debian, machine
+from tests.vm.machine import Machine
 
 ANSIBLE = Path(sys.executable).parent
-# The package's dependencies, as these machines have no repository to get them from, and what Ansible needs for apt.
-PACKAGES = ("python3-apt", "python3-fusepy", "python3-psutil", "python3-sdnotify")
-SECOND_RUN_WITHIN = 30  # seconds
+FIRST, SECOND = debian.SUITES
+SECOND_RUN_WITHIN = 30  # seconds a host
 
-# A service is a container of its own to lxcfs-py, with what is bound over its files.
-READER = """
-systemctl reset-failed reader 2>/dev/null
-files=$(lxcfs-py mounts systemd | grep ^Bind | sed 's/^/--property=/')
-systemd-run --unit=reader --property=MemoryMax=256M --property=MemorySwapMax=0 $files python3 /root/reader.py
-"""
-READER_PROGRAM = """
-import json, signal, time
-seen = {"reads": 0, "failed": [], "longest": 0.0}
-stopping = []
-signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
-while not stopping:
-    for name, expected in (("meminfo", ["MemTotal:", "262144"]), ("uptime", [])):
-        began = time.monotonic()
-        try:
-            with open(f"/proc/{name}") as file:
-                words = file.read().split()
-            if words[: len(expected)] != expected:
-                seen["failed"].append(words[:3])
-        except OSError as error:
-            seen["failed"].append(str(error))
-        seen["reads"] += 1
-        seen["longest"] = max(seen["longest"], time.monotonic() - began)
-    time.sleep(0.1)
-print(json.dumps(seen))
-"""
+# Not one host after the other, where it makes no difference to what is tested.
+AT_ONCE = {"lxcfs_py_serial": ["100%"]}
+
+# Only the tenth part of a CPU is for reading, so that the rest is for what is tested.
+READS = "--cpus 0.1"
+
 # A release that is wrong for containers of 64 MiB, and for no others.
 BAD_VIEW = """
 
@@ -72,25 +55,26 @@ class Run:
     code: int
     output: str
     seconds: float
-    busy: float
-    """Seconds of CPU that the machine and ansible-playbook took meanwhile."""
 
     def recap(self, host: str) -> dict[str, int]:
         """{"ok": 12, "changed": 0, ...}; nothing for a host that was not tried."""
         line = re.search(rf"^{host} +: (.*)$", self.output, re.MULTILINE)
         return {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", line[1])} if line else {}
 
+    def changed(self) -> dict[str, int]:
+        return {host: self.recap(host)["changed"] for host in (FIRST, SECOND)}
+
 
 @dataclass(frozen=True)
 class Fleet:
-    """A machine called first, a host called second that is not there, and a control machine's directory."""
+    """The machines by their name in the inventory, and the control machine's directory."""
 
-    first: Machine
+    machines: dict[str, Machine]
     directory: Path
 
     def play(self, playbook: str, *options: str, **variables: object) -> Run:
-        """Run a playbook of the collection on all hosts; with --limit among the options, on fewer."""
-        began, busy = time.monotonic(), self.busy()
+        """Run a playbook of the collection."""
+        began = time.monotonic()
         command = [ANSIBLE / "ansible-playbook", "-i", "inventory.json", f"lxcfs_py.fleet.{playbook}"]
         command += ["-e", json.dumps(variables), *options]
         ended = subprocess.run(
@@ -101,15 +85,11 @@ class Fleet:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=600,
         )
-        print(ended.stdout)
-        return Run(ended.returncode, ended.stdout, time.monotonic() - began, self.busy() - busy)
-
-    def busy(self) -> float:
-        """Seconds of CPU that the machine, and all that this process has waited for, have taken so far."""
-        machine, children = psutil.Process(self.first._qemu.pid).cpu_times(), os.times()
-        return machine.user + machine.system + children.children_user + children.children_system
+        seconds = time.monotonic() - began
+        print(ended.stdout, f"{playbook}: {seconds:.1f} s\n", sep="\n")
+        return Run(ended.returncode, ended.stdout, seconds)
 
     def environment(self) -> dict[str, str]:
         return {
@@ -126,47 +106,61 @@ class Fleet:
             "PWD": str(self.directory),  # as a shell has it
         }
 
-    def version(self) -> str:
-        query = "dpkg-query --show --showformat='${db:Status-Status} ${Version}' lxcfs-py"
-        return self.first.run(query, check=False).stdout
+    def each(self, function: Callable[[Machine], Any]) -> dict[str, Any]:
+        """Call function(machine) for both at once; the results by host."""
+        with ThreadPoolExecutor() as pool:
+            return debian.concurrently(pool, function, self.machines)
 
-    def config(self) -> str:
-        return self.first.run("cat /etc/lxcfs.toml", check=False).stdout
+    def say(self, command: str) -> dict[str, str]:
+        """What a command prints, by host; it may fail."""
+        return self.each(lambda machine: machine.run(command, check=False).stdout)
+
+    def versions(self) -> dict[str, str]:
+        return self.say("dpkg-query --show --showformat='${db:Status-Status} ${Version}' lxcfs-py")
+
+    def configs(self) -> dict[str, str]:
+        return self.say("cat /etc/lxcfs.toml")
 
 
-def version_of(deb: Path) -> str:
-    return f"installed {deb.name.split('_')[1]}"
+def both(value: Any) -> dict[str, Any]:
+    return {FIRST: value, SECOND: value}
 
 
-def from_file(deb: Path) -> Mapping[str, Any]:
+def version(deb: Path) -> str:
+    return deb.name.split("_")[1]
+
+
+def from_file(deb: Path) -> dict[str, str]:
     return {"lxcfs_py_source": "file", "lxcfs_py_package_file": str(deb)}
 
 
 @pytest.fixture(scope="module")
-def fleet(boot: Callable[..., Machine]) -> Iterator[Fleet]:
+def fleet(require: Callable[[object, str], None]) -> Iterator[Fleet]:
+    require(not machine.missing(), ", ".join(machine.missing()))
     # Not pytest's own directory: the path of ssh's control socket must be short.
     directory = Path(tempfile.mkdtemp(prefix="lxcfs-py-fleet-"))
     try:
-        machine = boot("bookworm", packages=PACKAGES)
-        machine.run("cat > /root/reader.py <<'END'\n" + READER_PROGRAM + "END")
-        fleet = Fleet(machine, directory)
-        hosts = {"first": {"ansible_port": machine._port}, "second": {"ansible_port": free_port()}}
-        variables = {
-            "ansible_host": "127.0.0.1",
-            "ansible_user": "root",
-            "ansible_become": False,
-            "ansible_ssh_private_key_file": str(machine.image.key),
-            "ansible_python_interpreter": "/usr/bin/python3",
-        }
-        (directory / "inventory.json").write_text(json.dumps({"lxcfs_py": {"hosts": hosts, "vars": variables}}))
-        subprocess.run(
-            [ANSIBLE / "ansible-galaxy", "collection", "install", "-p", directory / "collections", "./ansible/"],
-            cwd=debian.ROOT,
-            env=fleet.environment(),
-            check=True,
-            timeout=60,
-        )
-        yield fleet
+        with debian.one_of_each(debian.boot) as machines:
+            hosts = {
+                name: {"ansible_port": host.port, "ansible_ssh_private_key_file": str(host.image.key)}
+                for name, host in machines.items()
+            }
+            variables = {
+                "ansible_host": "127.0.0.1",
+                "ansible_user": "root",
+                "ansible_become": False,
+                "ansible_python_interpreter": "/usr/bin/python3",
+            }
+            (directory / "inventory.json").write_text(json.dumps({"lxcfs_py": {"hosts": hosts, "vars": variables}}))
+            fleet = Fleet(machines, directory)
+            subprocess.run(
+                [ANSIBLE / "ansible-galaxy", "collection", "install", "-p", directory / "collections", "./ansible/"],
+                cwd=debian.ROOT,
+                env=fleet.environment(),
+                check=True,
+                timeout=60,
+            )
+            yield fleet
     finally:
         shutil.rmtree(directory)
 
@@ -177,143 +171,204 @@ def bad(debs: debian.Debs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("bad")
     subprocess.run(["dpkg-deb", "--raw-extract", debs.new, directory / "root"], check=True, timeout=60)
     control = directory / "root/DEBIAN/control"
-    (version,) = re.findall(r"^Version: (.+)$", control.read_text(), re.MULTILINE)
-    control.write_text(control.read_text().replace(f"Version: {version}", f"Version: {version}.bad"))
+    newer = f"{version(debs.new)}.bad"
+    control.write_text(re.sub("(?m)^Version: .+$", f"Version: {newer}", control.read_text()))
     (view,) = (directory / "root").rglob("views/meminfo.py")
     view.write_text(view.read_text() + BAD_VIEW)
-    deb = directory / f"lxcfs-py_{version}.bad_all.deb"
+    deb = directory / f"lxcfs-py_{newer}_all.deb"
     subprocess.run(["dpkg-deb", "--root-owner-group", "--build", directory / "root", deb], check=True, timeout=60)
     return deb
 
 
-def test_check_mode_on_a_fresh_host_says_what_would_come_and_brings_nothing(fleet, debs):
-    run = fleet.play("rollout", "--check", "--diff", "--limit", "first", **from_file(debs.old))
+@pytest.fixture(scope="module")
+def repository(require: Callable[[object, str], None], debs: debian.Debs) -> Iterator[dict[str, str]]:
+    """What `make repo` makes, on a web server: the variables that name it."""
+    for command, package in {"gpg": "gpg", "apt-ftparchive": "apt-utils", "createrepo_c": "createrepo-c"}.items():
+        require(shutil.which(command), f"{command} (package {package})")
+    # Not pytest's own directory: the path of the key agent's socket must be short.
+    with tempfile.TemporaryDirectory(prefix="lxcfs-py-repo-") as name, contextlib.ExitStack() as stack:
+        directory = Path(name)
+        dist, keys = directory / "dist", directory / "keys"
+        dist.mkdir()
+        keys.mkdir(mode=0o700)
+        run = functools.partial(subprocess.run, check=True, timeout=300, stdin=subprocess.DEVNULL)
+        environment = {**os.environ, "GNUPGHOME": str(keys), "PYTHON": sys.executable}
+        stack.callback(run, ["gpgconf", "--kill", "all"], env=environment)
+        key = "Tests <tests@tests.invalid>"
+        generate = ["gpg", "--batch", "--passphrase", "", "--quick-generate-key", key, "rsa3072", "sign", "never"]
+        run(generate, env=environment)
+        for deb in (debs.old, debs.new):
+            shutil.copy(deb, dist)
+        run([debian.ROOT / "packaging/rpm/build", dist], env=environment)
+        run([debian.ROOT / "packaging/repo/build", dist, key], env=environment)
+
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(dist / "repo"))
+        server = stack.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        stack.callback(server.shutdown)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield {
+            "lxcfs_py_source": "repository",
+            "lxcfs_py_repository_url": f"http://10.0.2.2:{server.server_port}/",
+            "lxcfs_py_repository_key": str(dist / "repo/deb/lxcfs-py.asc"),
+        }
+
+
+def test_check_mode_on_fresh_hosts_says_what_would_come_and_brings_nothing(fleet, debs):
+    run = fleet.play("rollout", "--check", "--diff", **from_file(debs.old), **AT_ONCE)
     assert run.code == 0
-    assert run.recap("first")["changed"] > 0
+    assert all(run.changed().values())
+    assert f"lxcfs-py (none) is to become {version(debs.old)}." in run.output
     assert "+# The Ansible role lxcfs_py writes this file" in run.output
-    assert fleet.version() == ""
-    assert fleet.first.run("ls -d /etc/lxcfs.toml /var/cache/lxcfs-py", check=False).stdout == ""
+    assert fleet.versions() == both("")
+    assert fleet.say("ls -d /etc/lxcfs.toml /var/cache/lxcfs-py") == both("")
 
 
 def test_a_fresh_rollout_installs_configures_and_serves(fleet, debs):
-    run = fleet.play("rollout", "--limit", "first", **from_file(debs.old))
+    run = fleet.play("rollout", **from_file(debs.old), **AT_ONCE)
     assert run.code == 0
-    assert fleet.version() == version_of(debs.old)
-    assert fleet.first.run("systemctl is-active lxcfs-py; systemctl is-enabled lxcfs-py").stdout == "active\nenabled\n"
-    assert fleet.first.run("lxcfs-py check /dev/null").stdout == fleet.first.run("lxcfs-py check").stdout
-    fleet.first.run(READER)
+    assert fleet.versions() == both(f"installed {version(debs.old)}")
+    assert fleet.say("systemctl is-active lxcfs-py; systemctl is-enabled lxcfs-py") == both("active\nenabled\n")
+    assert fleet.say("lxcfs-py check") == fleet.say("lxcfs-py check /dev/null") != both("")
+    fleet.each(lambda machine: debian.start_container(machine, debian.READER, READS))
 
 
 def test_a_second_run_changes_nothing_and_is_quick(fleet, debs):
-    run = fleet.play("rollout", "--limit", "first", **from_file(debs.old))
+    run = fleet.play("rollout", **from_file(debs.old))
     assert run.code == 0
-    assert run.recap("first")["changed"] == 0
-    print(run.seconds, run.busy)
-    # Not the time it took, which says as much about what else is running here.
-    assert run.busy < SECOND_RUN_WITHIN
+    assert run.changed() == both(0)
+    assert run.seconds < SECOND_RUN_WITHIN * len(fleet.machines)
 
 
-def test_check_mode_shows_a_changed_configuration_and_leaves_it(fleet, debs):
-    before = fleet.config()
-    config = {"memory": {"swap": False}}
-    run = fleet.play("rollout", "--check", "--diff", "--limit", "first", **from_file(debs.old), lxcfs_py_config=config)
+def test_check_mode_shows_a_configuration_that_is_to_change_and_leaves_it(fleet, debs):
+    before = fleet.configs()
+    config = f"{{{{ {{'memory': {{'swap': false}}}} if inventory_hostname == '{SECOND}' else {{}} }}}}"
+    run = fleet.play("rollout", "--check", "--diff", **from_file(debs.old), **AT_ONCE, lxcfs_py_config=config)
     assert run.code == 0
-    assert run.recap("first")["changed"] > 0
+    assert run.changed() == {FIRST: 0, SECOND: 2}  # the file, and the reload
     assert "+swap = false\n" in run.output
-    assert fleet.config() == before
+    assert fleet.configs() == before
 
 
 def test_a_changed_configuration_is_reloaded_by_the_same_process(fleet, debs):
-    process, mount = debian.main_pid(fleet.first), debian.mount(fleet.first)
+    before = fleet.each(debian.main_pid), fleet.each(debian.mount)
     config = {"memory": {"swap": False}, "loadavg": {"interval": 10}, "log": {"level": "debug"}}
-    run = fleet.play("rollout", "--limit", "first", **from_file(debs.old), lxcfs_py_config=config)
+    run = fleet.play("rollout", **from_file(debs.old), **AT_ONCE, lxcfs_py_config=config)
     assert run.code == 0
-    assert "swap = false\n" in fleet.config()
-    assert "SwapTotal:             0 kB" in fleet.first.run("lxcfs-py try --memory 64M -- cat /proc/meminfo").stdout
-    assert (debian.main_pid(fleet.first), debian.mount(fleet.first)) == (process, mount)
+    assert fleet.say("lxcfs-py try --memory 64M -- grep SwapTotal /proc/meminfo") == both(
+        "SwapTotal:             0 kB\n"
+    )
+    assert (fleet.each(debian.main_pid), fleet.each(debian.mount)) == before
 
 
 def test_a_bad_value_stops_at_the_first_host_before_anything_has_changed(fleet, debs):
-    before = fleet.config()
-    config = {"cpu": {"mode": "quotas"}}
-    run = fleet.play("rollout", **from_file(debs.old), lxcfs_py_config=config)
+    before = fleet.configs()
+    run = fleet.play("rollout", **from_file(debs.old), lxcfs_py_config={"cpu": {"mode": "quotas"}})
     assert run.code == 2
     assert 'cpu.mode is \\"quotas\\"; allowed: \\"quota\\", \\"cpuset\\"' in run.output
     assert "Nothing was changed." in run.output
-    assert run.recap("first")["changed"] == 0
-    assert run.recap("second") == {}
-    assert fleet.config() == before
-    assert fleet.version() == version_of(debs.old)
+    assert run.recap(FIRST)["changed"] == 0
+    assert run.recap(SECOND) == {}
+    assert fleet.configs() == before
 
 
-def test_a_moved_mountpoint_is_refused_while_containers_use_it(fleet, debs):
+def test_another_mountpoint_is_refused_while_containers_use_this_one(fleet, debs):
+    init = fleet.machines[FIRST].run("docker inspect --format '{{.State.Pid}}' box").stdout.strip()
     run = fleet.play("rollout", **from_file(debs.old), lxcfs_py_config={"mountpoint": "/run/views"})
     assert run.code == 2
-    reader = fleet.first.run("systemctl show --value --property=MainPID reader").stdout.strip()
-    assert f"those of the processes {reader}" in run.output
-    assert run.recap("second") == {}
+    assert f"those of the processes {init}, " in run.output
+    assert run.recap(FIRST)["changed"] == 0
+    assert run.recap(SECOND) == {}
 
 
-def test_an_upgrade_changes_the_version_and_leaves_the_mount(fleet, debs):
-    mount = debian.mount(fleet.first)
-    run = fleet.play("rollout", "--limit", "first", **from_file(debs.new))
+def test_an_upgrade_from_a_signed_repository_leaves_the_mount(fleet, debs, repository):
+    # They cannot reach Debian's, which apt would have to ask as well.
+    fleet.say("rm --recursive /etc/apt/sources.list /etc/apt/sources.list.d/*")
+    mounts = fleet.each(debian.mount)
+    run = fleet.play("rollout", **repository, **AT_ONCE, lxcfs_py_version=version(debs.new))
     assert run.code == 0
-    assert fleet.version() == version_of(debs.new)
-    assert debian.mount(fleet.first) == mount
+    assert fleet.versions() == both(f"installed {version(debs.new)}")
+    assert fleet.each(debian.mount) == mounts
 
 
 def test_a_host_that_fails_its_verification_is_rolled_back_and_ends_the_rollout(fleet, debs, bad):
-    before = fleet.config()
-    run = fleet.play("rollout", **from_file(bad), lxcfs_py_config={"cpu": {"mode": "cpuset"}})
+    config, mount = fleet.configs(), fleet.each(debian.mount)
+    run = fleet.play("rollout", **from_file(bad), lxcfs_py_config={"loadavg": {"enabled": False}})
     assert run.code == 2
     assert "A sandbox of 64 MiB should read MemTotal: 65536 kB, and reads MemTotal:          65535 kB" in run.output
-    assert f"The host was rolled back to {version_of(debs.new).split()[1]}." in run.output
-    assert run.recap("second") == {}
-    assert fleet.version() == version_of(debs.new)
-    assert fleet.config() == before
+    assert f"The host was rolled back to {version(debs.new)}." in run.output
+    assert run.recap(SECOND) == {}
+    assert fleet.versions() == both(f"installed {version(debs.new)}")
+    assert fleet.configs() == config
+    assert fleet.each(debian.mount) == mount
 
 
-def test_a_downgrade_goes_back(fleet, debs):
-    mount = debian.mount(fleet.first)
-    run = fleet.play("rollout", "--limit", "first", **from_file(debs.old))
+def test_a_downgrade_from_a_repository_that_the_hosts_know(fleet, debs):
+    mounts = fleet.each(debian.mount)
+    run = fleet.play("rollout", **AT_ONCE, lxcfs_py_version=version(debs.old))
     assert run.code == 0
-    assert fleet.version() == version_of(debs.old)
-    assert debian.mount(fleet.first) == mount
+    assert fleet.versions() == both(f"installed {version(debs.old)}")
+    assert fleet.each(debian.mount) == mounts
 
 
 def test_the_report_has_every_host_as_text_and_as_json(fleet, debs):
-    run = fleet.play("report", **from_file(debs.new))
+    run = fleet.play("report", lxcfs_py_version=version(debs.new))
     assert run.code == 0
     reports = fleet.directory / "lxcfs-py-report"
-    first, second = json.loads((reports / "report.json").read_text())
-    assert first["version"] == version_of(debs.old).split()[1]
-    assert int(first["mounted_seconds"]) > 0
-    assert (first["containers_served"], first["containers_unserved"]) == (1, 0)
-    assert first["drift"] == ["version"]
-    assert second == {"host": "second", "error": "unreachable"}
+    rows = json.loads((reports / "report.json").read_text())
+    for row in rows:
+        assert row["version"] == version(debs.old)
+        assert int(row["mounted_seconds"]) > 0
+        assert (row["containers_served"], row["containers_unserved"]) == (1, 0)
+        assert row["drift"] == ["version"]
     lines = (reports / "report.txt").read_text().splitlines()
-    assert [line.split()[0] for line in lines] == ["HOST", "first", "second"]
+    assert [line.split()[0] for line in lines] == ["HOST", FIRST, SECOND]
+    assert [row["host"] for row in rows] == [FIRST, SECOND]
     assert all(line in run.output for line in lines)
 
 
-def test_removal_is_refused_while_a_container_reads_none_of_whose_reads_has_failed(fleet):
+def test_removal_is_refused_while_a_container_uses_the_mount(fleet):
     run = fleet.play("remove")
     assert run.code == 2
     assert "Removal takes the views from containers that run" in run.output
-    assert run.recap("second") == {}
-    assert fleet.version().startswith("installed ")
-
-    fleet.first.run("systemctl stop reader")
-    seen = json.loads(fleet.first.run("journalctl --unit=reader --output=cat | grep '^{' | tail -n1").stdout)
-    print(seen)
-    assert seen["failed"] == [], seen
-    assert seen["reads"] > 1000
+    assert run.recap(FIRST)["changed"] == 0
+    assert run.recap(SECOND) == {}
 
 
-def test_removal_leaves_nothing(fleet):
-    run = fleet.play("remove", "--limit", "first")
+def test_another_engine_and_another_mountpoint_are_a_restart(fleet):
+    first, second = fleet.machines[FIRST], fleet.machines[SECOND]
+    debian.stop_reader(first, reads=1000)
+    pids, mount = fleet.each(debian.main_pid), debian.mount(second)
+    config = {FIRST: {"mountpoint": "/run/views"}, SECOND: {"fuse": {"engine": "kernel"}}}
+    run = fleet.play("rollout", **AT_ONCE, configs=config, lxcfs_py_config="{{ configs[inventory_hostname] }}")
     assert run.code == 0
-    assert fleet.version() in ("", "not-installed ")
-    assert debian.mount(fleet.first) == ""
-    assert fleet.first.run("find /etc /usr /run /var/lib /var/cache -xdev -iname '*lxcfs*'").stdout == ""
-    assert fleet.play("remove", "--limit", "first").recap("first")["changed"] == 0
+    assert all(pid != pids[host] for host, pid in fleet.each(debian.main_pid).items())
+    assert debian.mount(first) == "" != debian.mount(first, "/run/views")
+    assert debian.mount(second) == mount
+
+
+def test_no_read_has_failed_in_all_that(fleet):
+    # The other one's were counted when it was stopped.
+    debian.stop_reader(fleet.machines[SECOND], reads=1000)
+    fleet.machines[SECOND].run("docker rm box")
+
+
+def test_removal_takes_the_views_from_a_container_when_told(fleet):
+    second = fleet.machines[SECOND]
+    with debian.container(second) as within:
+        run = fleet.play("remove", **AT_ONCE, lxcfs_py_break_containers=True)
+        assert run.code == 0
+        assert "not connected" in second.run(f"{within} cat /proc/meminfo 2>&1", check=False).stdout
+    assert set(fleet.versions().values()) <= {"", "not-installed "}
+
+
+def test_a_fresh_install_that_fails_its_verification_is_taken_off(fleet, bad):
+    run = fleet.play("rollout", **from_file(bad))
+    assert run.code == 2
+    assert "The host was rolled back to no lxcfs-py, as before." in run.output
+    assert run.recap(SECOND) == {}
+
+
+def test_removal_leaves_nothing_and_there_is_nothing_to_do_for_another(fleet):
+    assert fleet.say("grep lxcfs /proc/self/mounts; systemctl is-active lxcfs-py") == both("inactive\n")
+    assert fleet.say("find /etc /usr /run /var/lib /var/cache -xdev -iname '*lxcfs*'") == both("")
+    assert fleet.play("remove", **AT_ONCE).changed() == both(0)
