@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, NoReturn, Optional
 
 from lxcfs_py import mounttable, syscalls, users
-from lxcfs_py.containers import container_paths
 from lxcfs_py.mountpoint import FSTYPE, is_dead
 from lxcfs_py.mounttable import Mount
 
@@ -188,6 +187,8 @@ def _host_mount_namespaces() -> set[int]:
 
 def _cgroup(pid: int) -> str:
     """Return a container's cgroup: that of memory on v1, else the unified one. OSError."""
+    from lxcfs_py.containers import container_paths  # here, as the processes that enter containers are to be small
+
     paths = container_paths(pid, Path(f"/proc/{pid}/cgroup").read_bytes())
     return paths.get("memory") or paths.get("", "/")
 

@@ -117,6 +117,48 @@ def _are_files(value: Any) -> Iterator[str]:
             yield f"has {_found(name)} twice; allowed: each file once"
 
 
+def _are_cgroups(value: Any) -> Iterator[str]:
+    allowed = f'a list of up to {_MAX_PATTERNS} patterns of cgroup paths such as "/docker/*"'
+    if not isinstance(value, (list, tuple)):
+        yield f"is {_found(value)}; allowed: {allowed}"
+        return
+    if len(value) > _MAX_PATTERNS:
+        yield f"has {len(value)} patterns; allowed: {allowed}"
+    for pattern in value:
+        if not (isinstance(pattern, str) and _CGROUP_PATTERN.fullmatch(pattern) and pattern.isprintable()):
+            yield (
+                f"has {_found(pattern)}; allowed: a cgroup's path, up to {_MAX_LEVELS} names with a / before each, "
+                "where * stands for any part of a name"
+            )
+
+
+_MAX_PATTERNS = 64
+_MAX_LEVELS = 16
+_CGROUP_PATTERN = re.compile(rf"(?:/[^/]{{1,255}}){{1,{_MAX_LEVELS}}}")
+
+
+# Where container engines make the cgroups of their containers, with the cgroupfs driver and with systemd's. An id is
+# hexadecimal, which leaves out libpod-conmon-ID and crio-conmon-ID.
+_CGROUPS = (
+    "/docker/*",
+    "/system.slice/docker-*.scope",
+    "/default/*",
+    "/system.slice/nerdctl-*.scope",
+    "/kubepods/pod*/*",
+    "/kubepods/*/pod*/*",
+    "/kubepods.slice/kubepods-pod*.slice/*-[0-9a-f][0-9a-f]*.scope",
+    "/kubepods.slice/kubepods-*.slice/kubepods-*-pod*.slice/*-[0-9a-f][0-9a-f]*.scope",
+    "/system.slice/crio-[0-9a-f][0-9a-f]*.scope",
+    "/machine.slice/libpod-[0-9a-f][0-9a-f]*.scope",
+    "/machine.slice/machine-libpod_pod_*.slice/libpod-[0-9a-f][0-9a-f]*.scope",
+    "/system.slice/*.service/libpod-payload-*",
+    "/libpod_parent/libpod-[0-9a-f][0-9a-f]*",
+    "/libpod_parent/*/libpod-[0-9a-f][0-9a-f]*",
+    "/lxc.payload.*",
+    "/lxc/*",
+)
+
+
 @dataclass(frozen=True)
 class Files:
     enabled: Annotated[tuple[str, ...], _are_files] = NAMES
@@ -136,6 +178,12 @@ class Memory:
 class Loadavg:
     enabled: Annotated[bool, _switch] = True
     interval: Annotated[float, _seconds(1, 60)] = 5
+
+
+@dataclass(frozen=True)
+class Attach:
+    auto: Annotated[bool, _switch] = False
+    cgroups: Annotated[tuple[str, ...], _are_cgroups] = _CGROUPS
 
 
 @dataclass(frozen=True)
@@ -163,6 +211,7 @@ class Config:
     cpu: Cpu = Cpu()
     memory: Memory = Memory()
     loadavg: Loadavg = Loadavg()
+    attach: Attach = Attach()
     fuse: Fuse = Fuse()
     log: Log = Log()
     metrics: Metrics = Metrics()

@@ -12,8 +12,6 @@ import subprocess
 from pathlib import Path
 from typing import Optional
 
-import psutil
-
 from lxcfs_py import mounttable, syscalls
 
 log = logging.getLogger(__name__)
@@ -122,6 +120,8 @@ def runtime_file(mountpoint: str, kind: str) -> Optional[str]:
 
 def _servers(mountpoint: str) -> str:
     """Say which processes serve a mount: those with /dev/fuse open that name the mountpoint, else all such."""
+    import psutil  # here, as the processes that enter containers are to be small
+
     holders = [process for process in psutil.process_iter(["pid", "cmdline"]) if _holds_fuse(process.pid)]
     named = [process for process in holders if mountpoint in (process.info["cmdline"] or [])] or holders
     return " or ".join(f"process {process.pid}" for process in named) or "a process that cannot be seen from here"

@@ -18,6 +18,7 @@ from typing import Callable, Optional
 
 from lxcfs_py import control, metrics, mountpoint, systemd, watchdog
 from lxcfs_py.accounting import Ledger
+from lxcfs_py.attacher import Attacher
 from lxcfs_py.cgroup.layout import find as find_hierarchies
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.containers import Containers
@@ -76,6 +77,7 @@ class Service:
         host = Host(proc=mountpoint.uncovered_proc(config.mountpoint))
         self.filesystem = Filesystem(host, self.containers, config, _may_hang(caller), texts)
         self.sampler.start()
+        self.attacher = Attacher()
 
 
 def serve(
@@ -125,9 +127,11 @@ def serve(
             raise
         log.info("serving %d files at %s", len(config.files.enabled), config.mountpoint)
         ready()
+        service.attacher.apply(config)
         unit.ready(_status(service, engine.name))
         _run(service, engine, unit, signals, reload, control_path)
         unit.stopping()
+        service.attacher.stop()
         stop_metrics()
         if not ended:
             engine.stop()
@@ -340,6 +344,7 @@ def _reload(service: Service, engine: Engine, reload: Callable[[], Config]) -> t
     hidden = filesystem.hidden()
     filesystem.config = dataclasses.replace(new, mountpoint=old.mountpoint, fuse=old.fuse, metrics=old.metrics)
     service.sampler.interval = new.loadavg.interval
+    service.attacher.apply(filesystem.config)
     logging.getLogger().setLevel(new.log.level.upper())
     for path in filesystem.hidden() - hidden:
         engine.invalidate(path)

@@ -32,6 +32,12 @@ CLONE_NEWPID = 0x20000000
 
 PR_SET_PDEATHSIG = 1
 
+IN_CREATE = 0x0100
+IN_Q_OVERFLOW = 0x4000
+IN_IGNORED = 0x8000
+IN_ONLYDIR = 0x0100_0000
+IN_DONT_FOLLOW = 0x0200_0000
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -90,3 +96,13 @@ def timerfd_settime(timer: int, seconds: float) -> None:
     """Let the timer's time come once, so many seconds from now."""
     whole = int(seconds)
     _check(_libc.timerfd_settime(timer, 0, struct.pack("@4l", 0, 0, whole, int((seconds - whole) * 1e9)), None))
+
+
+def inotify_init1(flags: int) -> int:
+    """Return a descriptor of inotify(7)."""
+    return _check(_libc.inotify_init1(flags))
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    """Return the number of the watch, which is the old one where the path is watched already."""
+    return _check(_libc.inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint32(mask)), path)

@@ -1,0 +1,100 @@
+"""The process that attaches to new containers, kept running beside the daemon as long as the configuration wants it.
+
+It is started by exec, since the daemon has threads, and ends with its standard input: also when the daemon is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import Optional
+
+from lxcfs_py.autoattach import Settings
+from lxcfs_py.config import Config
+
+log = logging.getLogger(__name__)
+
+# From the end of one to the start of the next; longer and longer while they end early.
+_PAUSE_SECONDS = (1.0, 300.0)
+_EARLY_SECONDS = 60.0
+
+_STOP_SECONDS = 2.0
+
+
+class Attacher:
+    """At most one such process."""
+
+    def __init__(self) -> None:
+        self._settings: Optional[Settings] = None
+        self._keeper: Optional[_Keeper] = None
+
+    def apply(self, config: Config) -> None:
+        """Start, stop or replace it, as a configuration has it."""
+        attach = config.attach
+        settings = Settings(config.mountpoint, config.files.enabled, attach.cgroups, config.log.level)
+        wanted = settings if attach.auto else None
+        if wanted != self._settings:
+            self.stop()
+            self._settings = wanted
+            self._keeper = _Keeper(wanted) if wanted else None
+
+    def stop(self) -> None:
+        """End it; what a container has stays."""
+        if self._keeper:
+            self._keeper.stop()
+        self._settings = self._keeper = None
+
+
+class _Keeper:
+    """A thread that starts the process again when it ends."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._arguments = [sys.executable, "-m", "lxcfs_py.autoattach", json.dumps(settings)]
+        # It finds its modules where this process did, wherever a package has put them.
+        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._stopping = threading.Event()
+        self._starting = threading.Lock()
+        self._thread = threading.Thread(target=self._keep, name="attacher", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        with self._starting:
+            self._stopping.set()
+            if self._process and self._process.stdin:
+                self._process.stdin.close()
+        self._thread.join(_STOP_SECONDS)
+        if self._process:
+            self._process.kill()
+
+    def _keep(self) -> None:
+        pause = least = _PAUSE_SECONDS[0]
+        while self._start():
+            assert self._process
+            started = time.monotonic()
+            code = self._process.wait()
+            if self._stopping.is_set():
+                return
+            lived = time.monotonic() - started
+            pause = least if lived > _EARLY_SECONDS else pause
+            log.error("the process that attaches to new containers has ended (%d): next one in %g s", code, pause)
+            self._stopping.wait(pause)
+            pause = min(pause * 2, _PAUSE_SECONDS[1])
+
+    def _start(self) -> bool:
+        with self._starting:
+            if self._stopping.is_set():
+                return False
+            if self._process and self._process.stdin:
+                self._process.stdin.close()
+            # In a session of its own, as a terminal's Ctrl-C is meant for the daemon; in /, since -m looks for modules
+            # in the working directory first.
+            self._process = subprocess.Popen(
+                self._arguments, env=self._environment, stdin=subprocess.PIPE, cwd="/", start_new_session=True
+            )
+            return True

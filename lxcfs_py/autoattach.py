@@ -1,0 +1,342 @@
+"""Put the views into containers as they start: `python -m lxcfs_py.autoattach SETTINGS`, a process beside the daemon.
+
+It has one thread, so that it may fork what enters a container, and ends when its standard input does, which the daemon
+holds. inotify tells of new cgroups where containers have theirs. A new one is looked at every few milliseconds until
+it has a process whose root and /proc are no longer the host's: the engine has made the container's mounts by then, and
+mostly not started its program yet. Then a forked process attaches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fnmatch
+import heapq
+import json
+import logging
+import os
+import re
+import select
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, NoReturn
+
+from lxcfs_py import attach, syscalls, users
+from lxcfs_py.cgroup import layout
+
+log = logging.getLogger("lxcfs_py.autoattach")
+
+MAX_WATCHES = 8192
+MAX_BACKLOG = 4096
+MAX_LOOKED_AT = 256
+MAX_ATTACHING = 16
+
+# A look comes after a tenth of the time for which the cgroup has been looked at, within these.
+_LOOK_SECONDS = (0.002, 0.05)
+_GIVE_UP_SECONDS = 30.0
+
+_MAX_PROCESSES = 64
+_MAX_CHILDREN = 16
+_MAX_MOUNTINFO = 1 << 18  # bytes
+
+_ROOTS = re.compile(rb"^\d+ \d+ (\S+) (\S+) (/|/proc) ", re.MULTILINE)
+
+_EVENT = struct.Struct("iIII")  # of inotify(7), before the name
+
+
+class Settings(NamedTuple):
+    """What the daemon says, as JSON."""
+
+    mountpoint: str
+    names: Sequence[str]
+    """As in views.NAMES."""
+
+    cgroups: Sequence[str]
+    """As config.Attach has it."""
+
+    level: str
+    """Of the log."""
+
+
+class Patterns:
+    """Patterns of cgroup paths, whose names are matched one by one."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._patterns = [pattern.split("/")[1:] for pattern in patterns]
+
+    def match(self, path: str) -> bool:
+        """Tell whether that is the cgroup of a container."""
+        names = path.split("/")[1:]
+        return any(len(pattern) == len(names) and _match(names, pattern) for pattern in self._patterns)
+
+    def may_match_below(self, path: str) -> bool:
+        """Tell whether there may be such a cgroup below this one; "" is the root."""
+        names = path.split("/")[1:]
+        return any(len(pattern) > len(names) and _match(names, pattern) for pattern in self._patterns)
+
+
+def _match(names: list[str], pattern: list[str]) -> bool:
+    return all(map(fnmatch.fnmatchcase, names, pattern))
+
+
+class Cgroups:
+    """The cgroups of containers in one hierarchy, those that are there and those that come."""
+
+    def __init__(self, hierarchy: layout.Hierarchy, patterns: Patterns) -> None:
+        """OSError when inotify cannot be had."""
+        self._hierarchy = hierarchy
+        self._patterns = patterns
+        self._watched: dict[int, str] = {}
+        self._is_complete = True
+        try:
+            self._inotify = syscalls.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            text = "no inotify instance is left for this user; fs.inotify.max_user_instances (sysctl) says how many"
+            raise OSError(error.errno, text) from None
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `new` has some."""
+        return self._inotify
+
+    def all(self) -> Iterator[str]:
+        """Yield the paths of those that are there, and watch for others from now on."""
+        return self._enter(self._hierarchy.root.rstrip("/"))
+
+    def new(self) -> Iterator[str]:
+        """Yield the paths of those that have come; some of them may come again."""
+        with contextlib.suppress(BlockingIOError):
+            events = os.read(self._inotify, 1 << 16)
+            while events:
+                watch, mask, _, length = _EVENT.unpack_from(events)
+                name = os.fsdecode(events[_EVENT.size : _EVENT.size + length].rstrip(b"\0"))
+                events = events[_EVENT.size + length :]
+                if mask & syscalls.IN_Q_OVERFLOW:
+                    yield from self.all()
+                elif mask & syscalls.IN_IGNORED:
+                    self._watched.pop(watch, None)
+                elif watch in self._watched:
+                    yield from self._enter(f"{self._watched[watch]}/{name}")
+
+    def _enter(self, path: str) -> Iterator[str]:
+        if self._patterns.match(path):
+            yield path
+            return
+        if not self._patterns.may_match_below(path):
+            return
+        directory = self._hierarchy.directory(path)
+        try:
+            self._watch(path, directory)
+            # What is made from here on is an event, what was made before is listed: nothing is missed.
+            with os.scandir(directory) as entries:
+                names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except (FileNotFoundError, NotADirectoryError):  # it has gone, or is a file
+            return
+        for name in names:
+            yield from self._enter(f"{path}/{name}")
+
+    def _watch(self, path: str, directory: str) -> None:
+        try:
+            if len(self._watched) >= MAX_WATCHES:
+                raise OSError(errno.ENOSPC, f"{MAX_WATCHES} cgroups are watched already, and not more are")
+            mask = syscalls.IN_CREATE | syscalls.IN_ONLYDIR | syscalls.IN_DONT_FOLLOW
+            self._watched[syscalls.inotify_add_watch(self._inotify, directory, mask)] = path
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            if self._is_complete:
+                self._is_complete = False
+                limit = "" if len(self._watched) >= MAX_WATCHES else ": fs.inotify.max_user_watches (sysctl) is reached"
+                log.error("new containers in %s and other new cgroups are not attached%s", path or "/", limit)
+
+
+class Candidate(NamedTuple):
+    """A cgroup in which a container may be about to start, to be ordered by when to look next."""
+
+    due: float
+    path: str
+    since: float
+
+
+class Attacher:
+    """The loop around it all."""
+
+    def __init__(self, settings: Settings) -> None:
+        """OSError when there are no cgroups or no inotify."""
+        hierarchies = layout.find().hierarchies
+        hierarchy = hierarchies.get("memory") or hierarchies.get("")
+        if hierarchy is None:
+            raise OSError(errno.ENOENT, "neither cgroup v2 nor v1's memory controller is mounted")
+        self._settings = settings
+        self._hierarchy = hierarchy
+        self._cgroups = Cgroups(hierarchy, Patterns(settings.cgroups))
+        self._backlog: deque[str] = deque()
+        self._candidates: list[Candidate] = []
+        self._attaching: dict[int, int] = {}  # pidfd: pid
+        self._host_namespaces = set()
+        self._host_roots = []
+        for pid in ("self", "1"):
+            with contextlib.suppress(PermissionError):
+                self._host_namespaces.add(_mount_namespace(pid))
+                self._host_roots.append(_roots(_mountinfo(pid)))
+        # What is in the mountinfo of a container that has all files; this process does not outlive the daemon's mount.
+        device = users.device(settings.mountpoint)
+        names = [name for name in settings.names if os.path.lexists(f"/{name}")]
+        self._mounted = [f" {device} /{name} /{name} ".encode() for name in names]
+        self._poll = select.poll()
+        self._poll.register(0, 0)  # its hangup is always told
+        self._poll.register(self._cgroups, select.POLLIN)
+
+    def run(self) -> None:
+        """Attach until the standard input ends."""
+        self._add(self._cgroups.all())
+        while True:
+            pause = max(self._candidates[0].due - time.monotonic(), 0) * 1000 if self._candidates else None
+            for descriptor, _ in self._poll.poll(pause):
+                if descriptor == 0:
+                    return
+                if descriptor == self._cgroups.fileno():
+                    self._add(self._cgroups.new())
+                else:
+                    self._reap(descriptor)
+            self._look()
+
+    def _add(self, paths: Iterator[str]) -> None:
+        for path in paths:
+            if len(self._backlog) == MAX_BACKLOG:
+                log.error("%s and others are not attached: too many new cgroups at once", _shown(path))
+                break
+            self._backlog.append(path)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        while self._backlog and len(self._candidates) < MAX_LOOKED_AT:
+            heapq.heappush(self._candidates, Candidate(now, self._backlog.popleft(), now))
+        while self._candidates and self._candidates[0].due <= now:
+            candidate = heapq.heappop(self._candidates)
+            if now - candidate.since > _GIVE_UP_SECONDS:
+                log.debug("%s: no container has started there", _shown(candidate.path))
+            elif not self._is_settled(candidate.path):
+                pause = min(max((now - candidate.since) / 10, _LOOK_SECONDS[0]), _LOOK_SECONDS[1])
+                heapq.heappush(self._candidates, candidate._replace(due=now + pause))
+
+    def _is_settled(self, path: str) -> bool:
+        """Attach to the container in a cgroup if it is ready for that; tell whether there is no need to look again."""
+        try:
+            pids = _processes(self._hierarchy.directory(path))
+        except OSError:  # it has gone
+            return True
+        for pid in pids:
+            try:
+                if _mount_namespace(str(pid)) in self._host_namespaces:
+                    continue
+                mountinfo = _mountinfo(str(pid))
+            except OSError:  # it has ended
+                continue
+            roots = _roots(mountinfo)
+            if len(roots) < 2 or roots in self._host_roots:
+                continue
+            if not all(mounted in mountinfo for mounted in self._mounted):
+                if len(self._attaching) == MAX_ATTACHING:
+                    return False
+                self._attach(pid, path)
+            return True
+        return False
+
+    def _attach(self, pid: int, path: str) -> None:
+        child = os.fork()
+        if not child:
+            _attach_and_end(pid, path, self._settings)
+        pidfd = os.pidfd_open(child)
+        self._attaching[pidfd] = child
+        self._poll.register(pidfd, select.POLLIN)
+
+    def _reap(self, pidfd: int) -> None:
+        os.waitpid(self._attaching.pop(pidfd), 0)
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+
+
+def _attach_and_end(pid: int, path: str, settings: Settings) -> NoReturn:
+    """Attach and log what came of it, in a process of its own, since a container may keep a helper from answering."""
+    try:
+        outcomes = attach.attach(pid, settings.mountpoint, settings.names)
+        refused: dict[str, list[str]] = {}
+        for name, result, reason in outcomes:
+            if result == "refused":
+                refused.setdefault(reason, []).append(f"/{name}")
+        done = sum(result in ("attached", "replaced") for _, result, _ in outcomes)
+        if done:
+            log.info("container %d (%s): %d files attached", pid, _shown(path), done)
+        for reason, names in refused.items():
+            log.warning("container %d (%s): %s: %s", pid, _shown(path), " ".join(names), reason)
+    except attach.EndedError:
+        log.debug("container %d (%s) has ended", pid, _shown(path))
+    except attach.AttachError as error:
+        log.warning("container %d (%s): %s", pid, _shown(path), error)
+    except Exception:
+        log.exception("container %d (%s)", pid, _shown(path))
+    finally:
+        os._exit(0)
+
+
+def _mountinfo(pid: str) -> bytes:
+    """Return /proc/PID/mountinfo, as far as a bounded look goes. OSError when the process has ended."""
+    descriptor = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        return file.read(_MAX_MOUNTINFO)
+
+
+def _roots(mountinfo: bytes) -> dict[bytes, tuple[bytes, bytes]]:
+    """Return what is mounted at / and at /proc: device and root of each."""
+    return {place: (device, root) for device, root, place in _ROOTS.findall(mountinfo)}
+
+
+def _mount_namespace(pid: str) -> int:
+    return os.stat(f"/proc/{pid}/ns/mnt").st_ino
+
+
+def _processes(directory: str) -> list[int]:
+    """Return some of the pids in a cgroup, or in its children where it has none of its own: the lowest comes first."""
+    pids = _members(directory)
+    if not pids:
+        with os.scandir(directory) as entries:
+            children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for child in children[:_MAX_CHILDREN]:
+            with contextlib.suppress(OSError):
+                pids += _members(child)
+    return sorted(pids)[:_MAX_PROCESSES]
+
+
+def _members(directory: str) -> list[int]:
+    descriptor = os.open(f"{directory}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return [int(pid) for pid in os.read(descriptor, 4096).split(b"\n")[:-1]]
+    finally:
+        os.close(descriptor)
+
+
+def _shown(path: str) -> str:
+    """Return a path as the log may have it, whatever somebody named a cgroup."""
+    return path if path.isprintable() else repr(path)
+
+
+def main() -> int:
+    """Attach until the standard input ends; return the exit code."""
+    settings = Settings(*json.loads(sys.argv[1]))
+    logging.basicConfig(format="lxcfs-py: %(levelname)s: %(message)s", level=settings.level.upper(), stream=sys.stderr)
+    try:
+        Attacher(settings).run()
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        log.error("new containers cannot be attached: %s%s", what, error.strerror)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
