@@ -110,6 +110,15 @@ def detach(pid: int, names: Sequence[str]) -> list[Outcome]:
     return [Outcome(*each) for each in _for_process(pid, lambda process: _detach(process, names))]
 
 
+def bind(root: str, mountpoint: str, names: Sequence[str]) -> list[Outcome]:
+    """Do what `attach` does, in this mount namespace, for a container whose root is a directory yet. AttachError."""
+    device = _device(mountpoint)
+    try:
+        return [Outcome(*each) for each in _in_helper(lambda: _bind(root, mountpoint, device, names))]
+    except OSError as error:
+        raise AttachError(f"the mounts of a container at {root} cannot be made: {error}") from None
+
+
 def status(mountpoint: str, names: Sequence[str]) -> Iterator[Status]:
     """Yield for each container which of the files it has. What the kernel does not have is left out."""
     device = users.device(mountpoint)
@@ -288,15 +297,15 @@ def _end(helper: int) -> None:
 
 
 class _Tree:
-    """A process's /proc and /sys."""
+    """The /proc and /sys below a root that a process sees."""
 
-    def __init__(self, process: int) -> None:
+    def __init__(self, process: int, root: int, hosts: Sequence[str] = ("self", "1")) -> None:
         self.peers_of_host = set()
-        for pid in ("self", "1"):
+        for pid in hosts:
             with contextlib.suppress(OSError):
                 self.peers_of_host |= {mount.peers for mount in _mounts(os.open(f"/proc/{pid}", os.O_PATH)).values()}
         self._process = process
-        self._root = os.open("root", os.O_PATH | os.O_DIRECTORY, dir_fd=process)
+        self._root = root
         self._descriptors = os.open("/proc/self/fdinfo", os.O_PATH | os.O_DIRECTORY)
 
     def find(self, name: str) -> Optional[_Place]:
@@ -329,16 +338,27 @@ class _Tree:
         return int(text.partition(b"mnt_id:")[2].split()[0])
 
 
+def _tree_of(process: int) -> _Tree:
+    return _Tree(process, os.open("root", os.O_PATH | os.O_DIRECTORY, dir_fd=process))
+
+
 def _attach(process: int, mountpoint: str, device: str, names: Sequence[str]) -> list[Outcome]:
     if is_dead(mountpoint):  # the kernel may know its files nevertheless
         raise AttachError(f"the server of the mount at {mountpoint} has ended: start the daemon again")
-    tree = _Tree(process)
+    tree = _tree_of(process)
     namespace = os.open("ns/mnt", os.O_RDONLY, dir_fd=process)
     # A clone of a shared mount would be shared too: what the container mounts over it would come over all containers.
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
     clones = {name: _clone(mountpoint, name) for name in names}
     syscalls.setns(namespace, syscalls.CLONE_NEWNS)
+    return [_attempt(name, lambda name: _attach_file(tree, device, clones[name], name)) for name in names]
+
+
+def _bind(root: str, mountpoint: str, device: str, names: Sequence[str]) -> list[Outcome]:
+    # This mount namespace is the container's already: the host's is that of process 1.
+    tree = _Tree(os.open("/proc/self", os.O_PATH), os.open(root, os.O_PATH | os.O_DIRECTORY), hosts=["1"])
+    clones = {name: _clone(mountpoint, name) for name in names}
     return [_attempt(name, lambda name: _attach_file(tree, device, clones[name], name)) for name in names]
 
 
@@ -365,7 +385,7 @@ def _attach_file(tree: _Tree, device: str, clone: Optional[int], name: str) -> s
 
 
 def _detach(process: int, names: Sequence[str]) -> list[Outcome]:
-    tree = _Tree(process)
+    tree = _tree_of(process)
     syscalls.setns(os.open("ns/mnt", os.O_RDONLY, dir_fd=process), syscalls.CLONE_NEWNS)
     return [_attempt(name, lambda name: _detach_file(tree, name)) for name in names]
 
@@ -419,7 +439,7 @@ def _unmount(place: _Place, name: str) -> bool:
 
 def _look(process: int, device: Optional[str], names: Sequence[str]) -> list[tuple[str, str]]:
     """Return the states of files, as Status has them."""
-    tree = _Tree(process)
+    tree = _tree_of(process)
     dead: dict[str, bool] = {}
     states = []
     for name in names:

@@ -195,6 +195,7 @@ class Attacher:
         """Attach until the standard input ends."""
         self._add(self._cgroups.all())
         while True:
+            self._look()
             pause = max(self._candidates[0].due - time.monotonic(), 0) * 1000 if self._candidates else None
             for descriptor, _ in self._poll.poll(pause):
                 if descriptor == 0:
@@ -203,14 +204,16 @@ class Attacher:
                     self._add(self._cgroups.new())
                 else:
                     self._reap(descriptor)
-            self._look()
 
     def _add(self, paths: Iterator[str]) -> None:
-        for path in paths:
-            if len(self._backlog) == MAX_BACKLOG:
-                log.error("%s and others are not attached: too many new cgroups at once", _shown(path))
-                break
-            self._backlog.append(path)
+        dropped = 0
+        for path in paths:  # to the end: they are watched meanwhile
+            if len(self._backlog) < MAX_BACKLOG:
+                self._backlog.append(path)
+            else:
+                dropped += 1
+        if dropped:
+            log.error("%d containers are too many at once, and not attached: lxcfs-py attach --all does it", dropped)
 
     def _look(self) -> None:
         now = time.monotonic()

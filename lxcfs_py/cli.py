@@ -15,7 +15,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable, Optional
 
-from lxcfs_py import __version__, attach, control, lastgood, mountpoint, mounts, sandbox, service, systemd, users
+from lxcfs_py import (
+    __version__,
+    attach,
+    cdi,
+    control,
+    hook,
+    lastgood,
+    mountpoint,
+    mounts,
+    sandbox,
+    service,
+    systemd,
+    users,
+)
 from lxcfs_py import config as configuration
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.engine import keeper
@@ -122,6 +135,17 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="as JSON")
     status.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
     status.set_defaults(command=_status)
+
+    hooked = commands.add_parser("hook", help="be an OCI createContainer hook: bind the enabled files for a container")
+    hooked.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
+    hooked.set_defaults(command=_hook)
+
+    specified = commands.add_parser("cdi", help=f"write a CDI specification, for --device {cdi.KIND}=all")
+    specified.add_argument("--output", metavar="FILE", default=cdi.PATH, help=f"where (default: {cdi.PATH})")
+    specified.add_argument(
+        "--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)"
+    )
+    specified.set_defaults(command=_cdi)
     return parser
 
 
@@ -371,6 +395,29 @@ def _status(options: argparse.Namespace) -> int:
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for pid, cgroup, files in rows:
         print(f"{pid:<{widths[0]}}  {cgroup:<{widths[1]}}  {files}")
+    return 0
+
+
+def _hook(options: argparse.Namespace) -> int:
+    """Bind the files, and return 0 whatever goes wrong: the runtime would start no container otherwise."""
+    try:
+        for outcome in filter(_is_refused, hook.run(sys.stdin.buffer, load_config(options.config))):
+            print(f"lxcfs-py: /{outcome.name} of this container is the machine's: {outcome.reason}", file=sys.stderr)
+    except Exception as error:
+        print(f"lxcfs-py: this container starts with the machine's files: {error}", file=sys.stderr)
+    return 0
+
+
+def _cdi(options: argparse.Namespace) -> int:
+    config = load_config(options.config)
+    if not config.files.enabled:
+        raise CommandError("a CDI specification cannot be empty: enable a file in the configuration")
+    path = Path(options.output)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(cdi.specification(config), indent=2) + "\n")
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written: {error.strerror}") from None
     return 0
 
 

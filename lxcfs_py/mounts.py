@@ -35,7 +35,7 @@ def _is_directory(target: str) -> bool:
     return target == "/sys/devices/system/cpu"
 
 
-def _runc_takes(target: str) -> bool:
+def runc_takes(target: str) -> bool:
     """Whether runc binds over a file of the container's.
 
     Below /proc it has a list of those that it lets in. All of ours are on it but /proc/pressure/*, for which runc 1.1.5
@@ -46,23 +46,23 @@ def _runc_takes(target: str) -> bool:
 
 
 def _why_some_are_left_out(binds: list[_Bind]) -> str:
-    if all(_runc_takes(target) for _, target in binds):
+    if all(runc_takes(target) for _, target in binds):
         return ""
     return "# /proc/pressure/* is left out: runc refuses to mount over it.\n"
 
 
 def _flags(binds: list[_Bind]) -> str:
-    return " ".join(f"-v {source}:{target}:rw" for source, target in binds if _runc_takes(target)) + "\n"
+    return " ".join(f"-v {source}:{target}:rw" for source, target in binds if runc_takes(target)) + "\n"
 
 
 def _compose(binds: list[_Bind]) -> str:
-    lines = (f'  - "{source}:{target}:rw"\n' for source, target in binds if _runc_takes(target))
+    lines = (f'  - "{source}:{target}:rw"\n' for source, target in binds if runc_takes(target))
     return _why_some_are_left_out(binds) + "volumes:\n" + "".join(lines)
 
 
 def _kubernetes(binds: list[_Bind]) -> str:
     # A name there is a DNS label: "proc/cpuinfo" becomes "lxcfs-proc-cpuinfo".
-    taken = [(f"lxcfs{target.replace('/', '-')}", source, target) for source, target in binds if _runc_takes(target)]
+    taken = [(f"lxcfs{target.replace('/', '-')}", source, target) for source, target in binds if runc_takes(target)]
     # HostToContainer: what the host mounts over a view later is seen in the container too.
     mounts = (
         f"  - name: {name}\n    mountPath: {target}\n    mountPropagation: HostToContainer\n"

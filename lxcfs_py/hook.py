@@ -1,0 +1,49 @@
+"""An OCI createContainer hook: binds the views over a container's files before its root becomes its root.
+
+The runtime calls it in the container's namespaces, with the container's state as JSON on standard input. What it sees
+is still the host's file tree, and the container's below the bundle's root, with its mounts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, BinaryIO
+
+from lxcfs_py import attach
+from lxcfs_py.config import Config
+
+_MAX_STATE = 1 << 20  # bytes
+_MAX_CONFIG = 1 << 24
+
+
+class HookError(Exception):
+    """Why the container starts without views: one sentence for the operator."""
+
+
+def run(state: BinaryIO, config: Config) -> list[attach.Outcome]:
+    """Bind the enabled files for a container of which `state` tells. HookError, AttachError."""
+    bundle = _parse(state.read(_MAX_STATE + 1), _MAX_STATE, "the container's state on standard input").get("bundle")
+    if not isinstance(bundle, str) or not bundle.startswith("/"):
+        raise HookError("the container's state on standard input does not name its bundle: is this an OCI hook?")
+    path = f"{bundle}/config.json"
+    try:
+        with open(path, "rb") as file:
+            root = _parse(file.read(_MAX_CONFIG + 1), _MAX_CONFIG, path).get("root")
+    except OSError as error:
+        raise HookError(f"{path} cannot be read: {error.strerror}") from None
+    if not isinstance(root, dict) or not isinstance(root.get("path"), str):
+        raise HookError(f"{path} does not say where the container's root is")
+    return attach.bind(os.path.join(bundle, root["path"]), config.mountpoint, config.files.enabled)
+
+
+def _parse(text: bytes, limit: int, name: str) -> dict[str, Any]:
+    if len(text) > limit:
+        raise HookError(f"{name} has more than {limit} bytes")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise HookError(f"{name} is not JSON") from None
+    if not isinstance(value, dict):
+        raise HookError(f"{name} is not a JSON object")
+    return value
