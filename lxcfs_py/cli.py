@@ -409,13 +409,13 @@ def _hook(options: argparse.Namespace) -> int:
 
 
 def _cdi(options: argparse.Namespace) -> int:
-    config = load_config(options.config)
-    if not config.files.enabled:
-        raise CommandError("a CDI specification cannot be empty: enable a file in the configuration")
+    specification = cdi.specification(load_config(options.config))
+    if len(specification["devices"]) == 1:
+        raise CommandError("a CDI specification of no files cannot be: enable some in the configuration")
     path = Path(options.output)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(cdi.specification(config), indent=2) + "\n")
+        path.write_text(json.dumps(specification, indent=2) + "\n")
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}") from None
     return 0
