@@ -7,8 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lxcfs_py import config
-from lxcfs_py.config import Config, ConfigError, Cpu, Files, Fuse, Loadavg, Log, Memory, Metrics
+from lxcfs_py.config import Attach, Config, ConfigError, Cpu, Files, Fuse, Loadavg, Log, Memory, Metrics
 from lxcfs_py.views import NAMES
+
+PATTERNS = 'allowed: a list of up to 64 patterns of cgroup paths such as "/docker/*"'
+PATTERN = "allowed: a cgroup's path, up to 16 names with a / before each, where * stands for any part of a name"
 
 SHIPPED = Path(__file__).parents[2] / "etc" / "lxcfs.toml"
 
@@ -57,6 +60,9 @@ def test_every_key_is_read():
         [loadavg]
         enabled = false
         interval = 1.5
+        [attach]
+        auto = true
+        cgroups = ["/a/*", "/b[0-9]?.slice"]
         [fuse]
         engine = "fusepy"
         threads = 64
@@ -71,6 +77,7 @@ def test_every_key_is_read():
         cpu=Cpu(mode="cpuset"),
         memory=Memory(swap=False),
         loadavg=Loadavg(enabled=False, interval=1.5),
+        attach=Attach(auto=True, cgroups=("/a/*", "/b[0-9]?.slice")),
         fuse=Fuse(engine="fusepy", threads=64),
         log=Log(level="error"),
         metrics=Metrics(listen="[::1]:9756"),
@@ -93,6 +100,14 @@ def test_every_key_is_read():
         ("[cpu.mode]", 'lxcfs.toml:1: cpu.mode is a table; allowed: "quota", "cpuset"'),
         ("cpu = 2", "lxcfs.toml:1: cpu is 2; allowed: a table, [cpu]"),
         ("[[cpu]]\nmode = 'quota'", "lxcfs.toml:1: cpu is a list; allowed: a table, [cpu]"),
+        ("[attach]\nauto = 1", "lxcfs.toml:2: attach.auto is 1; allowed: true, false"),
+        ('[attach]\ncgroups = "/docker/*"', f'lxcfs.toml:2: attach.cgroups is "/docker/*"; {PATTERNS}'),
+        (f"[attach]\ncgroups = {['/a'] * 65}", f"lxcfs.toml:2: attach.cgroups has 65 patterns; {PATTERNS}"),
+        ("[attach]\ncgroups = [1]", f"lxcfs.toml:2: attach.cgroups has 1; {PATTERN}"),
+        *(
+            (f"[attach]\ncgroups = ['{pattern}']", f'lxcfs.toml:2: attach.cgroups has "{pattern}"; {PATTERN}')
+            for pattern in ("", "/", "docker/*", "/docker/", "/a//b", "/a" * 17)
+        ),
         ("[memory]\nswap = 1", "lxcfs.toml:2: memory.swap is 1; allowed: true, false"),
         ("[memory]\nswap = 'true'", 'lxcfs.toml:2: memory.swap is "true"; allowed: true, false'),
         ("[loadavg]\nenabled = 1.0", "lxcfs.toml:2: loadavg.enabled is 1.0; allowed: true, false"),

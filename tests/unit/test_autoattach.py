@@ -1,0 +1,183 @@
+"""Which cgroups are containers, and what is done where inotify has no more to give."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from lxcfs_py import autoattach, syscalls
+from lxcfs_py.autoattach import Cgroups, Patterns
+from lxcfs_py.cgroup.layout import Hierarchy
+from lxcfs_py.config import Config
+
+ID = "8a6f0c1d" * 8
+CONMON = "c07d0c1d" * 8  # begins as "conmon" does
+POD = "pod1b2c-3d"
+
+CONTAINERS = {
+    "docker, cgroupfs": f"/docker/{ID}",
+    "docker, systemd": f"/system.slice/docker-{ID}.scope",
+    "containerd's ctr, and nerdctl, cgroupfs": "/default/web",
+    "nerdctl, systemd": f"/system.slice/nerdctl-{ID}.scope",
+    "kubernetes, cgroupfs, guaranteed": f"/kubepods/{POD}/{ID}",
+    "kubernetes, cgroupfs, burstable": f"/kubepods/burstable/{POD}/{ID}",
+    "kubernetes, systemd, guaranteed": f"/kubepods.slice/kubepods-{POD}.slice/cri-containerd-{ID}.scope",
+    "kubernetes, systemd, best effort": (
+        f"/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-{POD}.slice/cri-containerd-{ID}.scope"
+    ),
+    "cri-o, systemd": f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-{POD}.slice/crio-{ID}.scope",
+    "cri-o, cgroupfs": f"/kubepods/burstable/{POD}/crio-{ID}",
+    "cri-o without kubelet": f"/system.slice/crio-{CONMON}.scope",
+    "podman, systemd": f"/machine.slice/libpod-{CONMON}.scope",
+    "podman, systemd, in a pod": f"/machine.slice/machine-libpod_pod_{ID}.slice/libpod-{ID}.scope",
+    "podman, cgroupfs": f"/libpod_parent/libpod-{ID}",
+    "podman, cgroupfs, in a pod": f"/libpod_parent/{ID}/libpod-{CONMON}",
+    "podman, quadlet": f"/system.slice/web.service/libpod-payload-{ID}",
+    "lxc and incus": "/lxc.payload.web",
+    "lxc before 4.0": "/lxc/web",
+}
+
+OTHERS = [
+    "",
+    "/docker",
+    "/init.scope",
+    "/system.slice/docker.service",
+    "/system.slice/ssh.service",
+    "/lxc.monitor.web",
+    f"/docker/{ID}/docker/{ID}",
+    f"/machine.slice/libpod-conmon-{ID}.scope",
+    f"/libpod_parent/libpod-conmon-{ID}",
+    f"/kubepods/burstable/{POD}",
+    f"/kubepods.slice/kubepods-{POD}.slice",
+    f"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope",
+]
+
+KNOWN = Patterns(Config().attach.cgroups)
+
+
+@pytest.mark.parametrize("path", CONTAINERS.values(), ids=CONTAINERS)
+def test_a_container_is_known_by_its_cgroup_and_found_from_the_root(path):
+    assert KNOWN.match(path)
+    parts = path.split("/")
+    assert all(KNOWN.may_match_below("/".join(parts[:end])) for end in range(1, len(parts)))
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_other_cgroups_are_no_containers(path):
+    assert not KNOWN.match(path)
+
+
+@pytest.mark.parametrize("path", ["/user.slice", f"/docker/{ID}", "/init.scope", "/system.slice/a.mount"])
+def test_cgroups_that_cannot_hold_a_container_are_not_watched(path):
+    assert not KNOWN.may_match_below(path)
+
+
+def test_a_star_stands_for_a_part_of_one_name_only():
+    patterns = Patterns(["/a/*-b"])
+    assert patterns.match("/a/x-b")
+    assert not patterns.match("/a/x/y-b")
+    assert not patterns.match("/a/x-c")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """tree(*paths): the cgroups of a hierarchy that has these directories."""
+
+    def make(*paths, patterns=("/docker/*",), root="/"):
+        for path in paths:
+            (tmp_path / path).mkdir(parents=True)
+        return Cgroups(Hierarchy(2, str(tmp_path), root), Patterns(patterns))
+
+    return make
+
+
+def test_cgroups_that_are_there_and_that_come_are_told(tree, tmp_path):
+    cgroups = tree("docker/one/inner", "system.slice/ssh.service")
+    assert list(cgroups.all()) == ["/docker/one"]
+    (tmp_path / "docker/two/inner").mkdir(parents=True)
+    (tmp_path / "system.slice/three").mkdir()
+    (tmp_path / "docker/file").touch()
+    assert "/docker/two" in list(cgroups.new())
+    assert not list(cgroups.new())
+
+
+def test_a_parent_that_comes_and_goes_is_watched_anew(tree, tmp_path):
+    cgroups = tree()
+    assert not list(cgroups.all())
+    for name in ("one", "two"):
+        (tmp_path / "docker").mkdir()
+        assert not list(cgroups.new())
+        (tmp_path / "docker" / name).mkdir()
+        assert list(cgroups.new()) == [f"/docker/{name}"]
+        (tmp_path / "docker" / name).rmdir()
+        (tmp_path / "docker").rmdir()
+
+
+def test_a_parent_that_comes_with_a_container_in_it_is_not_missed(tree, tmp_path):
+    cgroups = tree()
+    list(cgroups.all())
+    (tmp_path / "docker/one").mkdir(parents=True)
+    assert list(cgroups.new()) == ["/docker/one"]
+
+
+def test_of_a_hierarchy_that_is_mounted_in_part_the_rest_is_known(tree, tmp_path):
+    cgroups = tree("one", patterns=["/docker/*"], root="/docker")
+    assert list(cgroups.all()) == ["/docker/one"]
+
+
+def test_after_an_overflow_all_are_told_again(tree, monkeypatch):
+    cgroups = tree("docker/one")
+    list(cgroups.all())
+    overflow = autoattach._EVENT.pack(-1, syscalls.IN_Q_OVERFLOW, 0, 0)
+    monkeypatch.setattr(os, "read", lambda *_: overflow)
+    assert list(cgroups.new()) == ["/docker/one"]
+
+
+def test_without_watches_one_error_names_the_limit_and_what_is_there_is_told(tree, monkeypatch, caplog):
+    cgroups = tree("docker/one", "lxc/two", patterns=["/docker/*", "/lxc/*"])
+
+    def none_left(descriptor, path, mask):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(syscalls, "inotify_add_watch", none_left)
+    assert sorted(cgroups.all()) == ["/docker/one", "/lxc/two"]
+    (record,) = caplog.records
+    assert "new containers in / and other new cgroups are not attached: fs.inotify.max_user_watches" in record.message
+
+
+def test_no_more_cgroups_are_watched_than_the_bound(tree, monkeypatch, caplog, tmp_path):
+    monkeypatch.setattr(autoattach, "MAX_WATCHES", 3)
+    cgroups = tree(*(f"docker/{number}" for number in range(5)), patterns=["/docker/*/*"])
+    list(cgroups.all())
+    assert len(cgroups._watched) == 3
+    assert len(caplog.records) == 1
+
+
+def test_without_inotify_the_error_names_the_limit(tree, monkeypatch):
+    def none_left(flags):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(syscalls, "inotify_init1", none_left)
+    with pytest.raises(OSError, match=r"no inotify instance is left for this user; fs\.inotify\.max_user_instances"):
+        tree()
+
+
+def test_the_lowest_pid_of_a_cgroup_comes_first_and_children_are_looked_into_where_it_has_none(tmp_path):
+    (tmp_path / "cgroup.procs").write_text("")
+    (tmp_path / "container").mkdir()
+    (tmp_path / "container/cgroup.procs").write_text("4711\n12\n")
+    assert autoattach._processes(str(tmp_path)) == [12, 4711]
+    (tmp_path / "cgroup.procs").write_text("9\n7\n")
+    assert autoattach._processes(str(tmp_path)) == [7, 9]
+
+
+def test_what_is_mounted_at_the_root_and_at_proc_is_read_the_upper_mount_last():
+    mountinfo = (
+        b"22 1 0:20 / / rw - overlay overlay rw\n"
+        b"23 22 0:21 / /proc rw shared:7 - proc proc rw\n"
+        b"24 23 0:22 / /proc/meminfo rw - fuse.lxcfs lxcfs rw\n"
+        b"25 22 0:23 /a\\040/\\040b /proc rw - proc proc rw\n"
+    )
+    assert autoattach._roots(mountinfo) == {b"/": (b"0:20", b"/"), b"/proc": (b"0:23", b"/a\\040/\\040b")}

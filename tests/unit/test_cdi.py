@@ -1,0 +1,90 @@
+"""The CDI specification keeps the rules of https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from lxcfs_py import cdi, cli
+from lxcfs_py.config import Config, Files
+
+LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+VENDOR = re.compile(rf"{LABEL}(?:\.{LABEL})*")
+CLASS = re.compile(r"[A-Za-z](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
+DEVICE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?")
+
+
+def check(specification):
+    """Every rule of SPEC.md and of its schema that concerns what is used here."""
+    assert set(specification) == {"cdiVersion", "kind", "devices"}
+    assert specification["cdiVersion"] in ("0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0")
+    vendor, _, kind = specification["kind"].partition("/")
+    assert VENDOR.fullmatch(vendor)
+    assert len(vendor) <= 253
+    assert CLASS.fullmatch(kind)
+    assert len(kind) <= 63
+    names = [device["name"] for device in specification["devices"]]
+    assert names
+    assert len(set(names)) == len(names)
+    for device in specification["devices"]:
+        assert set(device) == {"name", "containerEdits"}
+        assert DEVICE.fullmatch(device["name"])
+        assert set(device["containerEdits"]) == {"mounts"}
+        assert device["containerEdits"]["mounts"]
+        for mount in device["containerEdits"]["mounts"]:
+            assert set(mount) == {"hostPath", "containerPath", "options"}
+            assert mount["hostPath"].startswith("/")
+            assert mount["containerPath"].startswith("/")
+            assert all(isinstance(option, str) for option in mount["options"])
+            assert "bind" in mount["options"]  # else the OCI runtime takes it for a file system of no type
+
+
+def test_the_specification_keeps_the_rules():
+    check(cdi.specification(Config()))
+
+
+def test_all_is_every_file_that_every_runtime_takes_and_each_of_them_is_a_device():
+    devices = {device["name"]: device["containerEdits"]["mounts"] for device in cdi.specification(Config())["devices"]}
+    everything = devices.pop("all")
+    assert everything == [mount for mounts in devices.values() for mount in mounts]
+    assert set(devices) == {
+        *("cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime"),
+        "sys-devices-system-cpu",
+    }
+    assert devices["meminfo"] == [
+        {"hostPath": "/var/lib/lxcfs/proc/meminfo", "containerPath": "/proc/meminfo", "options": ["bind", "rw"]}
+    ]
+
+
+def test_only_what_is_enabled_is_in_it_from_where_it_is_mounted():
+    config = Config(mountpoint='/run/a "b"', files=Files(("proc/stat",)))
+    specification = cdi.specification(config)
+    check(specification)
+    assert [device["name"] for device in specification["devices"]] == ["all", "stat"]
+    assert '/run/a \\"b\\"/proc/stat' in json.dumps(specification)
+
+
+def test_the_command_writes_the_file_and_its_directory(tmp_path):
+    (tmp_path / "lxcfs.toml").write_text("")
+    arguments = ["cdi", "--output", str(tmp_path / "cdi/lxcfs-py.json"), "--config", str(tmp_path / "lxcfs.toml")]
+    assert cli.main(arguments) == cli.main(arguments) == 0
+    written = tmp_path / "cdi/lxcfs-py.json"
+    assert json.loads(written.read_text()) == cdi.specification(Config())
+
+
+@pytest.mark.parametrize("enabled", ["[]", '["proc/pressure/cpu"]'])
+def test_a_specification_of_nothing_is_refused(tmp_path, capsys, enabled):
+    (tmp_path / "lxcfs.toml").write_text(f"[files]\nenabled = {enabled}\n")
+    arguments = ["cdi", "--output", str(tmp_path / "cdi.json"), "--config", str(tmp_path / "lxcfs.toml")]
+    assert cli.main(arguments) == 1
+    assert capsys.readouterr().err.startswith("lxcfs-py: a CDI specification of no files cannot be: enable some")
+    assert not (tmp_path / "cdi.json").exists()
+
+
+def test_where_it_cannot_be_written_one_sentence_says_so(tmp_path, capsys):
+    (tmp_path / "lxcfs.toml").write_text("")
+    output = tmp_path / "lxcfs.toml/cdi.json"
+    assert cli.main(["cdi", "--output", str(output), "--config", str(tmp_path / "lxcfs.toml")]) == 1
+    assert re.fullmatch(rf"lxcfs-py: {output} cannot be written: .*\n", capsys.readouterr().err)

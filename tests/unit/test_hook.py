@@ -1,0 +1,95 @@
+"""The OCI hook never stops a container from starting: whatever it is told, it says one sentence and ends with 0."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lxcfs_py import attach, hook
+from lxcfs_py.config import Config
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(state: bytes, *options: str) -> str:
+    """What the command says of a state."""
+    command = [sys.executable, "-m", "lxcfs_py", "hook", *options]
+    done = subprocess.run(command, cwd=ROOT, env={}, input=state, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"")
+    return done.stderr.decode()
+
+
+BEGINNING = "lxcfs-py: this container starts with the machine's files: "
+
+STATES = {
+    "nothing": (b"", "the container's state on standard input is not JSON"),
+    "garbage": (b"\xff\xfe\0", "the container's state on standard input is not JSON"),
+    "brackets": (b"[" * 100_000, "the container's state on standard input is not JSON"),
+    "a list": (b"[]", "the container's state on standard input is not a JSON object"),
+    "no bundle": (b"{}", "the container's state on standard input does not name its bundle: is this an OCI hook?"),
+    "a relative bundle": (b'{"bundle": "a"}', "the container's state on standard input does not name its bundle"),
+    "a bundle of another type": (b'{"bundle": 1}', "the container's state on standard input does not name its bundle"),
+    "no such bundle": (b'{"bundle": "/no"}', "/no/config.json cannot be read: No such file or directory"),
+    "an odd bundle": (b'{"bundle": "/no\\u0000"}', "embedded null byte"),
+    "two MiB": (b" " * (2 << 20), "the container's state on standard input has more than 1048576 bytes"),
+}
+
+
+@pytest.mark.parametrize(("state", "reason"), STATES.values(), ids=STATES)
+def test_a_state_that_cannot_be_used_is_one_sentence(state, reason):
+    said = run(state)
+    assert said.startswith(BEGINNING + reason)
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is not JSON"),
+        ("{}", "does not say where the container's root is"),
+        ('{"root": "/"}', "does not say where the container's root is"),
+        ('{"root": {"path": 1}}', "does not say where the container's root is"),
+        (" " * ((1 << 24) + 1), "has more than 16777216 bytes"),
+    ],
+)
+def test_a_bundle_that_cannot_be_used_is_one_sentence(tmp_path, text, reason):
+    (tmp_path / "config.json").write_text(text)
+    said = run(json.dumps({"bundle": str(tmp_path)}).encode())
+    assert said == f"{BEGINNING}{tmp_path}/config.json {reason}\n"
+
+
+def test_a_broken_configuration_is_one_sentence(tmp_path):
+    (tmp_path / "lxcfs.toml").write_text("mountpoint = 1\n")
+    said = run(b"{}", "--config", str(tmp_path / "lxcfs.toml"))
+    assert said.startswith(f"{BEGINNING}{tmp_path}/lxcfs.toml:1: mountpoint is 1; allowed: ")
+
+
+def test_without_a_daemon_one_sentence_says_so(tmp_path):
+    (tmp_path / "lxcfs.toml").write_text(f'mountpoint = "{tmp_path}"\n')
+    (tmp_path / "config.json").write_text('{"root": {"path": "rootfs"}}')
+    said = run(json.dumps({"bundle": str(tmp_path)}).encode(), "--config", str(tmp_path / "lxcfs.toml"))
+    assert said.startswith(f"{BEGINNING}nothing is mounted at {tmp_path}; start the daemon")
+
+
+@pytest.mark.parametrize(("path", "root"), [("rootfs", "/bundle/rootfs"), ("/root/of/it", "/root/of/it")])
+def test_a_root_is_below_the_bundle_or_absolute(tmp_path, monkeypatch, path, root):
+    (tmp_path / "config.json").write_text(json.dumps({"root": {"path": path}}))
+    monkeypatch.setattr(attach, "bind", lambda root, mountpoint, names: (root, mountpoint, names))
+    config = Config()
+    assert hook.run(io.BytesIO(json.dumps({"bundle": str(tmp_path)}).encode()), config) == (
+        root.replace("/bundle", str(tmp_path)),
+        config.mountpoint,
+        config.files.enabled,
+    )
+
+
+def test_the_packages_hook_is_for_containers_that_ask_for_it():
+    shipped = json.loads((ROOT / "packaging/oci/lxcfs-py.json").read_text())
+    assert set(shipped) == {"version", "hook", "when", "stages"}  # of version 1.0.0, oci-hooks(5)
+    assert shipped["stages"] == ["createContainer"]
+    assert shipped["when"] == {"annotations": {r"^lxcfs\.py/views$": "^true$"}}
