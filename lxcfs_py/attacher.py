@@ -5,6 +5,7 @@ It is started by exec, since the daemon has threads, and ends with its standard 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -54,7 +55,7 @@ class _Keeper:
     """A thread that starts the process again when it ends."""
 
     def __init__(self, settings: Settings) -> None:
-        self._arguments = [sys.executable, "-m", "lxcfs_py.autoattach", json.dumps(settings)]
+        self._settings = json.dumps(settings).encode() + b"\n"
         # It finds its modules where this process did, wherever a package has put them.
         self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process: Optional[subprocess.Popen[bytes]] = None
@@ -66,35 +67,44 @@ class _Keeper:
     def stop(self) -> None:
         with self._starting:
             self._stopping.set()
-            if self._process and self._process.stdin:
-                self._process.stdin.close()
+            self._let_go()
         self._thread.join(_STOP_SECONDS)
         if self._process:
             self._process.kill()
 
     def _keep(self) -> None:
         pause = least = _PAUSE_SECONDS[0]
-        while self._start():
-            assert self._process
+        while not self._stopping.is_set():
             started = time.monotonic()
-            code = self._process.wait()
+            try:
+                how = f"has ended ({self._start().wait()})"
+            except OSError as error:
+                how = f"cannot be started: {error.strerror}"
             if self._stopping.is_set():
                 return
-            lived = time.monotonic() - started
-            pause = least if lived > _EARLY_SECONDS else pause
-            log.error("the process that attaches to new containers has ended (%d): next one in %g s", code, pause)
+            pause = least if time.monotonic() - started > _EARLY_SECONDS else pause
+            log.error("the process that attaches to new containers %s: next one in %g s", how, pause)
             self._stopping.wait(pause)
             pause = min(pause * 2, _PAUSE_SECONDS[1])
 
-    def _start(self) -> bool:
+    def _start(self) -> subprocess.Popen[bytes]:
         with self._starting:
-            if self._stopping.is_set():
-                return False
-            if self._process and self._process.stdin:
-                self._process.stdin.close()
-            # In a session of its own, as a terminal's Ctrl-C is meant for the daemon; in /, since -m looks for modules
-            # in the working directory first.
-            self._process = subprocess.Popen(
-                self._arguments, env=self._environment, stdin=subprocess.PIPE, cwd="/", start_new_session=True
+            self._let_go()
+            self._process = process = subprocess.Popen(
+                [sys.executable, "-m", "lxcfs_py.autoattach"],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                env=self._environment,
+                cwd="/",  # -m looks for modules in the working directory first
+                start_new_session=True,  # a terminal's Ctrl-C is meant for the daemon
             )
-            return True
+            assert process.stdin
+            with contextlib.suppress(BrokenPipeError):  # it has ended already
+                process.stdin.write(self._settings)
+            if self._stopping.is_set():
+                self._let_go()
+            return process
+
+    def _let_go(self) -> None:
+        if self._process and self._process.stdin:
+            self._process.stdin.close()

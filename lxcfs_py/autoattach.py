@@ -1,9 +1,9 @@
-"""Put the views into containers as they start: `python -m lxcfs_py.autoattach SETTINGS`, a process beside the daemon.
+"""Put the views into containers as they start: `python -m lxcfs_py.autoattach`, a process beside the daemon.
 
-It has one thread, so that it may fork what enters a container, and ends when its standard input does, which the daemon
-holds. inotify tells of new cgroups where containers have theirs. A new one is looked at every few milliseconds until
-it has a process whose root and /proc are no longer the host's: the engine has made the container's mounts by then, and
-mostly not started its program yet. Then a forked process attaches.
+It has one thread, so that it may fork what enters a container. The daemon holds its standard input: the settings come
+there, and when it ends, so does this. inotify tells of new cgroups where containers have theirs. A new one is looked at
+every few milliseconds until it has a process whose root and /proc are no longer the host's: the engine has made the
+container's mounts by then, and mostly not started its program yet. Then a forked process attaches.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _EVENT = struct.Struct("iIII")  # of inotify(7), before the name
 
 
 class Settings(NamedTuple):
-    """What the daemon says, as JSON."""
+    """What the daemon says, as a line of JSON."""
 
     mountpoint: str
     names: Sequence[str]
@@ -330,7 +330,7 @@ def _shown(path: str) -> str:
 
 def main() -> int:
     """Attach until the standard input ends; return the exit code."""
-    settings = Settings(*json.loads(sys.argv[1]))
+    settings = Settings(*json.loads(sys.stdin.readline()))
     logging.basicConfig(format="lxcfs-py: %(levelname)s: %(message)s", level=settings.level.upper(), stream=sys.stderr)
     try:
         Attacher(settings).run()

@@ -68,17 +68,23 @@ def limited(mib: int) -> str:
 
 
 def attachers(daemon: Daemon) -> list[int]:
-    """The processes that attach for a daemon, of this test's, but not those that they have forked."""
-    found = {}
-    for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (directory / "cmdline").read_text().split("\0")
-            parent = int((directory / "stat").read_text().rpartition(") ")[2].split()[1])
-        except OSError:
-            continue
-        if "lxcfs_py.autoattach" in arguments and str(daemon.mountpoint) in arguments[-2]:
-            found[int(directory.name)] = parent
-    return [pid for pid, parent in found.items() if parent not in found]
+    """The processes that attach for a daemon, but not those that they have forked."""
+    started = [daemon.process.pid, *children(daemon.process.pid)]
+    servers = [pid for pid in started if b"lxcfs_py" in arguments(pid)]
+    found = [child for server in servers for child in children(server)]
+    return [pid for pid in found if b"lxcfs_py.autoattach" in arguments(pid)]
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+
+
+def arguments(pid: int) -> list[bytes]:
+    """The command line of a process, of none where it has ended, whether or not its parent was told."""
+    try:
+        return [argument for argument in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") if argument]
+    except OSError:
+        return []
 
 
 def reload(daemon: Daemon, old: str, new: str) -> None:
@@ -180,10 +186,10 @@ def test_by_default_there_is_no_such_process(automatic) -> None:
 def test_the_process_ends_with_the_daemon(automatic, engine, sandbox, number) -> None:
     daemon = automatic()
     settled(daemon, engine, sandbox)
-    assert attachers(daemon)
+    (process,) = attachers(daemon)
     daemon.process.send_signal(number)
     daemon.process.wait(PATIENCE)
-    within(PATIENCE, lambda: not attachers(daemon))
+    within(PATIENCE, lambda: not arguments(process))
 
 
 def test_when_the_process_is_killed_another_attaches(automatic, engine, sandbox) -> None:
@@ -201,17 +207,13 @@ def test_the_successor_of_a_killed_daemon_attaches(automatic, engine, sandbox) -
     daemon = automatic(keep=True)
     settled(daemon, engine, sandbox)
     (before,) = attachers(daemon)
-    (server,) = (int(pid) for pid in children(daemon.process.pid))
+    (server,) = children(daemon.process.pid)
     os.kill(server, signal.SIGKILL)
     box = sandbox(memory=64 * MIB, parent=engine)
     within(PATIENCE, lambda: has(box))
     assert seen(box) == limited(64)
-    within(PATIENCE, lambda: len(attachers(daemon)) == 1)
     assert attachers(daemon) != [before]
-
-
-def children(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    within(PATIENCE, lambda: not arguments(before))
 
 
 # Containers that mean harm
