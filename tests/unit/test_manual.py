@@ -30,5 +30,6 @@ def test_every_key_of_the_configuration_is_in_the_manual_with_its_default():
             table = line.strip("[]") + "."
         elif re.match(r"\w+ = ", line):
             key, _, default = line.partition(" = ")
-            shown = default if default != "[" else '["proc/cpuinfo"'
+            first = {"files.enabled": "proc/cpuinfo", "attach.cgroups": "/docker/*"}
+            shown = default if default != "[" else f'["{first[table + key]}"'
             assert f'.BR {table}{key} " = {shown}' in page, f"{table}{key} = {default}"
