@@ -1,0 +1,175 @@
+"""Podman and Docker on a Debian 13: the confined service attaches to new containers; the OCI hook; CDI; Incus beside.
+
+One machine for all, since booting it takes longer than the tests.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.vm.machine import MachineError
+
+PACKAGES = ("apparmor", "crun", "docker-cli", "docker-compose", "docker.io", "incus-base", "lxc", "podman")
+DEPENDENCIES = ("python3-fusepy", "python3-psutil", "python3-sdnotify")
+
+FLAGS = "--memory 256m --cpus 1 --network none --volume /usr:/usr:ro"
+SEEN = "grep MemTotal /proc/meminfo; grep -c ^processor /proc/cpuinfo; cat /sys/devices/system/cpu/online"
+LIMITED = f"MemTotal: {256 * 1024:14} kB\n1\n0\n"
+FILES = "grep -c fuse.lxcfs /proc/self/mountinfo"
+
+# All programs of a container are the machine's own.
+PREPARE = """
+set -e
+apt-get install --yes /root/lxcfs-py.deb >/root/installed 2>&1
+mkdir -p /root/image && cd /root/image
+mkdir -p usr etc tmp proc sys dev var run
+for link in bin sbin lib lib64; do ln -s usr/$link $link; done
+tar -c . | docker import - box >/dev/null
+tar -c . | podman import - box >/dev/null 2>&1
+"""
+
+
+@pytest.fixture(scope="module")
+def machine(boot, debs):
+    machine = boot("trixie", packages=(*PACKAGES, *DEPENDENCIES), memory=2048)
+    machine.put(debs.old, "/root/lxcfs-py.deb")
+    machine.run(PREPARE, timeout=300)
+    return machine
+
+
+@pytest.fixture(scope="module")
+def host(machine):
+    """What SEEN prints on the machine."""
+    return machine.run(SEEN).stdout
+
+
+@pytest.fixture
+def automatic(machine):
+    """The service attaches to new containers while the test lasts."""
+    machine.run("sed --in-place 's/^auto = .*/auto = true/' /etc/lxcfs.toml && systemctl reload lxcfs-py")
+    yield
+    machine.run("sed --in-place 's/^auto = .*/auto = false/' /etc/lxcfs.toml && systemctl reload lxcfs-py")
+
+
+def run(machine, engine, options="", command=SEEN):
+    """What a shell command prints in a new container."""
+    return machine.run(f"{engine} run --rm {FLAGS} {options} box sh -c '{command}'").stdout
+
+
+def test_the_package_takes_lxcfs_place_and_incus_stays(machine):
+    said = machine.run("cat /root/installed").stdout
+    assert "lxcfs" in said
+    assert machine.run("dpkg-query --show --showformat='${db:Status-Status}' incus-base").stdout == "installed"
+    assert machine.run("dpkg-query --show --showformat='${db:Status-Status}' lxcfs", check=False).stdout != "installed"
+
+
+# The hook
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_the_hook_gives_a_container_that_asks_for_it_its_own_limits(machine, runtime):
+    engine = f"podman --runtime {runtime}"
+    seen = run(machine, engine, "--annotation lxcfs.py/views=true", f"{SEEN}; {FILES}")
+    assert seen == f"{LIMITED}12\n"
+
+
+def test_a_container_that_does_not_ask_for_it_sees_the_machine(machine, host):
+    assert run(machine, "podman") == run(machine, "podman", "--annotation lxcfs.py/views=false") == host
+
+
+def test_all_containers_can_be_made_to_ask_for_it(machine):
+    machine.run("mkdir -p /etc/containers/containers.conf.d")
+    file = "/etc/containers/containers.conf.d/lxcfs-py.conf"
+    machine.run(f"""printf '[containers]\\nannotations = ["lxcfs.py/views=true"]\\n' >{file}""")
+    try:
+        assert run(machine, "podman") == LIMITED
+    finally:
+        machine.run(f"rm {file}")
+
+
+def test_with_the_hook_a_container_starts_while_the_service_is_stopped(machine, host):
+    machine.run("systemctl stop lxcfs-py")
+    try:
+        assert run(machine, "podman", "--annotation lxcfs.py/views=true") == host
+    finally:
+        machine.run("systemctl start lxcfs-py")
+
+
+# CDI
+
+
+@pytest.fixture(scope="module")
+def cdi(machine):
+    machine.run("lxcfs-py cdi")
+    features = json.dumps({"features": {"cdi": True}})
+    machine.run(f"echo '{features}' >/etc/docker/daemon.json && systemctl restart docker")
+
+
+@pytest.mark.parametrize("engine", ["podman", "docker", "podman --runtime runc"])
+def test_a_cdi_device_gives_a_container_its_own_limits(machine, cdi, engine):
+    assert run(machine, engine, "--device lxcfs.py/views=all", f"{SEEN}; {FILES}") == f"{LIMITED}9\n"
+
+
+def test_a_cdi_device_may_be_a_single_file(machine, cdi):
+    devices = "--device lxcfs.py/views=meminfo --device lxcfs.py/views=stat"
+    seen = run(machine, "podman", devices, f"grep MemTotal /proc/meminfo; {FILES}")
+    assert seen == f"{LIMITED.splitlines()[0]}\n2\n"
+
+
+# Containers that run
+
+
+def test_attach_finds_a_container_by_podmans_name_for_it(machine, host):
+    machine.run(f"podman run --detach --name box {FLAGS} box sleep infinity")
+    try:
+        assert machine.run(f"podman exec box sh -c '{SEEN}'").stdout == host
+        said = machine.run("lxcfs-py attach --podman box").stdout
+        assert said.endswith(": 12 attached\n")
+        assert machine.run(f"podman exec box sh -c '{SEEN}'").stdout == LIMITED
+    finally:
+        machine.run("podman rm --force --time 0 box")
+
+
+WAIT = f"until [ $({FILES}) = 12 ]; do sleep 0.1; done; {SEEN}"
+
+STARTS = {
+    "docker": f"docker run --rm {FLAGS} box sh -c '{WAIT}'",
+    "podman": f"podman run --rm {FLAGS} box sh -c '{WAIT}'",
+    "podman, cgroupfs": f"podman --cgroup-manager cgroupfs run --rm {FLAGS} box sh -c '{WAIT}'",
+    "podman, in a pod": (
+        "podman pod create --infra=false pod >/dev/null && "
+        f"podman run --rm --pod pod {FLAGS} box sh -c '{WAIT}'; podman pod rm pod >/dev/null"
+    ),
+    "podman, as quadlets run it": (
+        "systemd-run --wait --quiet --pipe --property Delegate=yes "
+        f"podman run --rm --cgroups=split {FLAGS} box sh -c '{WAIT}'"
+    ),
+    "podman, in a user namespace": (
+        f"podman run --rm --uidmap 0:100000:65536 --gidmap 0:100000:65536 {FLAGS} box sh -c '{WAIT}'"
+    ),
+}
+
+
+@pytest.mark.parametrize("command", STARTS.values(), ids=STARTS)
+def test_the_service_attaches_to_a_new_container_within_its_confines(machine, automatic, command):
+    assert machine.run(command).stdout == LIMITED
+
+
+def test_the_service_is_still_confined(machine, automatic):
+    pid = machine.run("systemctl show --property MainPID --value lxcfs-py").stdout.strip()
+    (attacher,) = machine.run("pgrep -f lxcfs_py.autoattach").stdout.split()
+    for process in (pid, attacher):
+        status = machine.run(f"grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/{process}/status").stdout.split()
+        sys_admin, sys_ptrace, sys_chroot = (1 << number for number in (21, 19, 18))
+        assert int(status[1], 16) == sys_admin | sys_ptrace | sys_chroot
+        assert (status[3], status[5]) == ("1", "2")
+
+
+def test_when_the_service_is_killed_its_successor_attaches(machine, automatic):
+    before = machine.run("pgrep -f lxcfs_py.autoattach").stdout.split()
+    machine.run("systemctl kill --signal KILL --kill-whom main lxcfs-py")
+    assert machine.run(STARTS["podman"]).stdout == LIMITED
+    with pytest.raises(MachineError):
+        machine.run(f"kill -0 {before[0]}")
