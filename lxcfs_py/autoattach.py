@@ -111,16 +111,18 @@ class Cgroups:
         """Yield the paths of those that have come; some of them may come again."""
         with contextlib.suppress(BlockingIOError):
             events = os.read(self._inotify, 1 << 16)
-            while events:
-                watch, mask, _, length = _EVENT.unpack_from(events)
-                name = os.fsdecode(events[_EVENT.size : _EVENT.size + length].rstrip(b"\0"))
-                events = events[_EVENT.size + length :]
+            end = 0
+            while end < len(events):
+                watch, mask, _, length = _EVENT.unpack_from(events, end)
+                start = end + _EVENT.size
+                end = start + length
                 if mask & syscalls.IN_Q_OVERFLOW:
                     yield from self.all()
                 elif mask & syscalls.IN_IGNORED:
                     self._watched.pop(watch, None)
                 elif watch in self._watched:
-                    yield from self._enter(f"{self._watched[watch]}/{name}")
+                    name = events[start:end].rstrip(b"\0")
+                    yield from self._enter(f"{self._watched[watch]}/{os.fsdecode(name)}")
 
     def _enter(self, path: str) -> Iterator[str]:
         if self._patterns.match(path):
