@@ -76,6 +76,16 @@ def prctl(option: int, argument: int) -> None:
     _check(_libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0))
 
 
+def inotify_init1(flags: int) -> int:
+    """Return a descriptor of inotify(7)."""
+    return _check(_libc.inotify_init1(flags))
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    """Return the number of the watch, which is the old one where the path is watched already."""
+    return _check(_libc.inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint32(mask)), path)
+
+
 def open_tree(path: str, flags: int) -> int:
     """Return a descriptor as open_tree(2) does, which Linux has since 5.2; the number is the same on all machines."""
     return _check(_libc.syscall(ctypes.c_long(428), AT_FDCWD, os.fsencode(path), ctypes.c_uint(flags)), path)
@@ -96,13 +106,3 @@ def timerfd_settime(timer: int, seconds: float) -> None:
     """Let the timer's time come once, so many seconds from now."""
     whole = int(seconds)
     _check(_libc.timerfd_settime(timer, 0, struct.pack("@4l", 0, 0, whole, int((seconds - whole) * 1e9)), None))
-
-
-def inotify_init1(flags: int) -> int:
-    """Return a descriptor of inotify(7)."""
-    return _check(_libc.inotify_init1(flags))
-
-
-def inotify_add_watch(fd: int, path: str, mask: int) -> int:
-    """Return the number of the watch, which is the old one where the path is watched already."""
-    return _check(_libc.inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint32(mask)), path)
