@@ -1,0 +1,88 @@
+"""The OCI hook at a root that a container's image has arranged, as a runtime would call it before pivot_root(2)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lxcfs_py.config import Config
+from tests.conftest import ROOT
+
+PROC = "mkdir proc sys && mount -t proc none proc && mount -t sysfs none sys"
+
+
+@pytest.fixture(scope="session")
+def served(start_daemon):
+    return start_daemon("kernel")
+
+
+@pytest.fixture
+def hook(served, tmp_path, require):
+    """hook(arrange, after): the output of the hook and of `after`, in a mount namespace with the root of `arrange`."""
+    require(os.geteuid() == 0, "root")
+    (tmp_path / "rootfs").mkdir()
+    (tmp_path / "config.json").write_text('{"root": {"path": "rootfs"}}')
+    (tmp_path / "lxcfs.toml").write_text(f'mountpoint = "{served.mountpoint}"\n')
+    command = f"{sys.executable} -m lxcfs_py hook --config {tmp_path}/lxcfs.toml"
+
+    def run(arrange, after):
+        state = json.dumps({"ociVersion": "1.0.2", "id": "a", "status": "creating", "bundle": str(tmp_path)})
+        script = f"cd {tmp_path}/rootfs && {arrange} && (cd {ROOT} && {command}) && {after}"
+        done = subprocess.run(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
+            input=state,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+def mounted_here():
+    """What is mounted on the machine where a hook that is led astray would mount."""
+    table = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in table if line.split()[4].startswith(("/proc", "/sys", "/etc", "/usr"))]
+
+
+def test_the_files_are_bound_below_the_root(hook, tmp_path):
+    seen = hook(PROC, "grep fuse.lxcfs /proc/self/mountinfo | grep -o '[^ ]* [^ ]*/rootfs/[^ ]*'")
+    assert seen.stderr == ""
+    bound = dict(line.split() for line in seen.stdout.splitlines())
+    expected = [name for name in Config().files.enabled if os.path.exists(f"/{name}")]
+    assert bound == {f"/{name}": f"{tmp_path}/rootfs/{name}" for name in expected}
+
+
+HOSTILE = {
+    "proc is a link to the machine's": ("ln -s /proc proc && mkdir sys", "has no /proc"),
+    "proc is a link within": ("mkdir real && mount -t proc none real && ln -s real proc && mkdir sys", "has no /proc"),
+    "there is no proc": ("mkdir sys", "has no /proc"),
+    "proc is a directory of the image": ("mkdir proc sys && touch proc/meminfo", "not the kernel's own proc"),
+    "proc is the image's, with links": (
+        "mkdir proc sys && ln -s /etc/hostname proc/meminfo",
+        "not the kernel's own proc",
+    ),
+    "something is mounted over the file": (
+        "mkdir proc sys && mount -t proc none proc && mount --bind /etc/hostname proc/meminfo",
+        "mounted over it",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arrange", "reason"), HOSTILE.values(), ids=HOSTILE)
+def test_what_an_image_arranges_leads_nowhere(hook, arrange, reason):
+    before = mounted_here()
+    seen = hook(arrange, "awk '/fuse.lxcfs/ { print $5 }' /proc/self/mountinfo")
+    (line,) = [line for line in seen.stderr.splitlines() if "/proc/meminfo" in line]
+    assert line.startswith("lxcfs-py: /proc/meminfo of this container is the machine's: the container")
+    assert reason in line
+    assert not re.search(r"^/(proc|sys|etc|usr)|/meminfo$", seen.stdout, re.MULTILINE)
+    assert mounted_here() == before
