@@ -65,6 +65,37 @@ def test_the_package_takes_lxcfs_place_and_incus_stays(machine):
     assert machine.run("dpkg-query --show --showformat='${db:Status-Status}' lxcfs", check=False).stdout != "installed"
 
 
+# Mounts in the definition
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_podmans_flags_give_a_container_its_own_limits(machine, runtime):
+    assert run(machine, f"podman --runtime {runtime}", "$(lxcfs-py mounts podman)") == LIMITED
+
+
+QUADLET = """
+[Container]
+Image=localhost/box
+Exec=grep MemTotal /proc/meminfo
+Network=none
+PodmanArgs=--memory 256m
+Volume=/usr:/usr:ro
+Volume=/var/lib/lxcfs/proc/meminfo:/proc/meminfo:rw
+[Service]
+Type=oneshot
+"""
+
+
+def test_a_quadlets_volume_gives_it_its_own_limits(machine):
+    file = "/etc/containers/systemd/web.container"
+    machine.run(f"mkdir -p /etc/containers/systemd && cat >{file} <<'EOF'\n{QUADLET}EOF\nsystemctl daemon-reload")
+    try:
+        machine.run("systemctl start web")
+        assert LIMITED.splitlines()[0] in machine.run("journalctl --unit web --output cat").stdout
+    finally:
+        machine.run(f"rm {file}; systemctl daemon-reload")
+
+
 # The hook
 
 
@@ -116,6 +147,15 @@ def test_a_cdi_device_may_be_a_single_file(machine, cdi):
     devices = "--device lxcfs.py/views=meminfo --device lxcfs.py/views=stat"
     seen = run(machine, "podman", devices, f"grep MemTotal /proc/meminfo; {FILES}")
     assert seen == f"{LIMITED.splitlines()[0]}\n2\n"
+
+
+def test_a_container_with_the_device_does_not_start_while_the_service_is_stopped(machine, cdi):
+    machine.run("systemctl stop lxcfs-py")
+    try:
+        with pytest.raises(MachineError, match="/var/lib/lxcfs/proc/"):
+            run(machine, "podman", "--device lxcfs.py/views=all")
+    finally:
+        machine.run("systemctl start lxcfs-py")
 
 
 # Containers that run
