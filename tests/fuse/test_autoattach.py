@@ -178,6 +178,17 @@ def test_a_reload_that_changes_nothing_of_it_leaves_the_process(automatic, engin
     assert attachers(daemon) == before
 
 
+def test_a_daemon_that_starts_heals_what_a_dead_one_has_left(automatic, engine, sandbox) -> None:
+    dead = automatic()
+    box = sandbox(memory=64 * MIB, parent=engine)
+    within(PATIENCE, lambda: has(box))
+    assert dead.stop() == 0
+    assert "Transport endpoint is not connected" in box.run(["cat", "/proc/meminfo"]).stderr
+    daemon = automatic()
+    within(PATIENCE, lambda: seen(box) == limited(64))
+    assert f"container {box.init} " in daemon.log.read_text()
+
+
 def test_by_default_there_is_no_such_process(automatic) -> None:
     assert not attachers(automatic(auto="false"))
 
