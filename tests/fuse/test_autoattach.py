@@ -186,7 +186,7 @@ def test_a_daemon_that_starts_heals_what_a_dead_one_has_left(automatic, engine, 
     assert "Transport endpoint is not connected" in box.run(["cat", "/proc/meminfo"]).stderr
     daemon = automatic()
     within(PATIENCE, lambda: seen(box) == limited(64))
-    assert f"container {box.init} " in daemon.log.read_text()
+    within(PATIENCE, lambda: f"container {box.init} " in daemon.log.read_text())
 
 
 def test_by_default_there_is_no_such_process(automatic) -> None:
