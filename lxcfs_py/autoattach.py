@@ -142,18 +142,19 @@ class Cgroups:
             yield from self._enter(f"{path}/{name}")
 
     def _watch(self, path: str, directory: str) -> None:
-        try:
-            if len(self._watched) >= MAX_WATCHES:
-                raise OSError(errno.ENOSPC, f"{MAX_WATCHES} cgroups are watched already, and not more are")
+        reason = f"{MAX_WATCHES} cgroups are watched already"
+        if len(self._watched) < MAX_WATCHES:
             mask = syscalls.IN_CREATE | syscalls.IN_ONLYDIR | syscalls.IN_DONT_FOLLOW
-            self._watched[syscalls.inotify_add_watch(self._inotify, directory, mask)] = path
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            if self._is_complete:
-                self._is_complete = False
-                limit = "" if len(self._watched) >= MAX_WATCHES else ": fs.inotify.max_user_watches (sysctl) is reached"
-                log.error("new containers in %s and other new cgroups are not attached%s", path or "/", limit)
+            try:
+                self._watched[syscalls.inotify_add_watch(self._inotify, directory, mask)] = path
+                return
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+            reason = "fs.inotify.max_user_watches (sysctl) is reached"
+        if self._is_complete:
+            self._is_complete = False
+            log.error("new containers in %s and other new cgroups are not attached: %s", path or "/", reason)
 
 
 class Candidate(NamedTuple):
@@ -168,7 +169,7 @@ class Attacher:
     """The loop around it all."""
 
     def __init__(self, settings: Settings) -> None:
-        """OSError when there are no cgroups or no inotify."""
+        """OSError when there are no cgroups, no inotify, no pidfds."""
         hierarchies = layout.find().hierarchies
         hierarchy = hierarchies.get("memory") or hierarchies.get("")
         if hierarchy is None:
@@ -179,6 +180,10 @@ class Attacher:
         self._backlog: deque[str] = deque()
         self._candidates: list[Candidate] = []
         self._attaching: dict[int, int] = {}  # pidfd: pid
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except OSError:
+            raise OSError(errno.ENOSYS, f"this kernel is {os.uname().release}; Linux 5.3 or later is needed") from None
         self._host_namespaces = set()
         self._host_roots = []
         for pid in ("self", "1"):
@@ -332,7 +337,10 @@ def _shown(path: str) -> str:
 
 def main() -> int:
     """Attach until the standard input ends; return the exit code."""
-    settings = Settings(*json.loads(sys.stdin.readline()))
+    line = sys.stdin.readline()
+    if not line:  # the daemon has ended
+        return 0
+    settings = Settings(*json.loads(line))
     logging.basicConfig(format="lxcfs-py: %(levelname)s: %(message)s", level=settings.level.upper(), stream=sys.stderr)
     try:
         Attacher(settings).run()

@@ -181,3 +181,12 @@ def test_what_is_mounted_at_the_root_and_at_proc_is_read_the_upper_mount_last():
         b"25 22 0:23 /a\\040/\\040b /proc rw - proc proc rw\n"
     )
     assert autoattach._roots(mountinfo) == {b"/": (b"0:20", b"/"), b"/proc": (b"0:23", b"/a\\040/\\040b")}
+
+
+def test_on_a_kernel_without_pidfds_the_error_names_the_version(monkeypatch):
+    def missing(pid):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "pidfd_open", missing)
+    with pytest.raises(OSError, match=r"Linux 5\.3 or later is needed"):
+        autoattach.Attacher(autoattach.Settings("/var/lib/lxcfs", [], [], "info"))
