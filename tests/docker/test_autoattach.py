@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from lxcfs_py.config import Config
-from tests.conftest import ROOT
+from tests.conftest import ROOT, mountpoints
 from tests.docker.conftest import Container
+from tests.docker.test_attach import MAY_MOUNT
 
 PATIENCE = 30.0
 WITHIN = 0.1  # seconds, what is promised
@@ -162,6 +163,28 @@ def test_containers_of_other_kinds_are_attached_too(automatic, start, options):
     container = start("-m", "256m", *options)
     attached(daemon, 1)
     assert container.run(MEMORY) == seen(256)
+
+
+def test_a_container_that_works_against_it_harms_nobody(automatic, start, docker):
+    """It mounts and unmounts over the file, and all of /proc, from its first moment on."""
+    daemon = automatic()
+    before = [path for path in mountpoints() if path.startswith(("/proc", "/sys", "/etc"))]
+    fights = [
+        "while :; do mount --bind /etc/hostname /proc/meminfo; umount /proc/meminfo; done",
+        "while :; do mount -t tmpfs none /proc; umount -l /proc; done",
+        "umount -l /proc/asound /proc/acpi; umount -l /proc; ln -s /etc /tmp/proc; exec sleep 60",
+        "i=0; while [ $((i += 1)) -lt 3000 ]; do mount -t tmpfs none /mnt; done; exec sleep 60",
+    ]
+    for number in range(3):
+        for fight in fights:
+            start(*MAY_MOUNT, command=fight)
+        container = start("-m", f"{64 + number}m")
+        deadline = time.monotonic() + PATIENCE
+        while container.run(MEMORY) != seen(64 + number):
+            assert time.monotonic() < deadline, daemon.log.read_text()
+    assert [path for path in mountpoints() if path.startswith(("/proc", "/sys", "/etc"))] == before
+    assert "Traceback" not in daemon.log.read_text()
+    assert "ERROR" not in daemon.log.read_text()
 
 
 # The hook
