@@ -9,6 +9,7 @@ import json
 
 import pytest
 
+from tests.vm.debian import HERE
 from tests.vm.machine import MachineError
 
 PACKAGES = ("apparmor", "crun", "docker-cli", "docker-compose", "docker.io", "incus-base", "lxc", "podman")
@@ -186,6 +187,12 @@ STARTS = {
         "systemd-run --wait --quiet --pipe --property Delegate=yes "
         f"podman run --rm --cgroups=split {FLAGS} box sh -c '{WAIT}'"
     ),
+    "containerd": (
+        "cp -r /root/image /root/rootfs && "
+        "ctr run --rm --env PATH=/usr/bin --memory-limit 268435456 --cpus 1 "
+        "--mount type=bind,src=/usr,dst=/usr,options=rbind "
+        f"--rootfs /root/rootfs box /bin/sh -c '{WAIT}'"
+    ),
     "podman, in a user namespace": (
         f"podman run --rm --uidmap 0:100000:65536 --gidmap 0:100000:65536 {FLAGS} box sh -c '{WAIT}'"
     ),
@@ -195,6 +202,28 @@ STARTS = {
 @pytest.mark.parametrize("command", STARTS.values(), ids=STARTS)
 def test_the_service_attaches_to_a_new_container_within_its_confines(machine, automatic, command):
     assert machine.run(command).stdout == LIMITED
+
+
+LXC = """
+lxc.include = /usr/share/lxc/config/common.conf
+lxc.hook.mount =
+lxc.apparmor.profile = unconfined
+lxc.net.0.type = empty
+lxc.cgroup2.memory.max = 256M
+lxc.cgroup2.cpu.max = 100000 100000
+lxc.init.cmd = /bin/sleep infinity
+"""
+
+
+def test_the_service_attaches_to_an_lxc_container_that_has_no_hook(machine, automatic):
+    machine.put(HERE / "lxc-tree", "/usr/share/lxc/templates/lxc-tree")
+    machine.run(f"chmod 755 /usr/share/lxc/templates/lxc-tree; cat >/root/lxc.conf <<'EOF'\n{LXC}EOF")
+    machine.run("lxc-create --name box --config /root/lxc.conf --template tree", timeout=120)
+    try:
+        machine.run("lxc-start --name box")
+        assert machine.run(f"lxc-attach --name box -- sh -c '{WAIT}'").stdout == LIMITED
+    finally:
+        machine.run("lxc-destroy --force --name box")
 
 
 def test_the_service_is_still_confined(machine, automatic):
