@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 import pytest
 
 from lxcfs_py import autoattach, syscalls
 from lxcfs_py.autoattach import Cgroups, Patterns
-from lxcfs_py.cgroup.layout import Hierarchy
+from lxcfs_py.cgroup import layout
+from lxcfs_py.cgroup.layout import Hierarchy, Layout
 from lxcfs_py.config import Config
 
 ID = "8a6f0c1d" * 8
@@ -190,3 +192,122 @@ def test_on_a_kernel_without_pidfds_the_error_names_the_version(monkeypatch):
     monkeypatch.setattr(os, "pidfd_open", missing)
     with pytest.raises(OSError, match=r"Linux 5\.3 or later is needed"):
         autoattach.Attacher(autoattach.Settings("/var/lib/lxcfs", [], [], "info"))
+
+
+# Looking at candidates
+
+
+@pytest.fixture
+def attacher(tmp_path, monkeypatch):
+    """attacher(*names): one that has been told of these cgroups below /docker; whom it attaches to is in `attached`."""
+
+    def make(*names):
+        (tmp_path / "docker").mkdir()
+        for name in names:
+            (tmp_path / "docker" / name).mkdir()
+            (tmp_path / "docker" / name / "cgroup.procs").write_text("4711\n")
+        found = Layout({"memory": Hierarchy(2, str(tmp_path), "/")})
+        monkeypatch.setattr(layout, "find", lambda: found)
+        made = autoattach.Attacher(autoattach.Settings("/var/lib/lxcfs", ["proc/meminfo"], ["/docker/*"], "info"))
+        made.attached = []
+        monkeypatch.setattr(made, "_attach", lambda pid, path: made.attached.append((pid, path)))
+        made._add(made._cgroups.all())
+        return made
+
+    return make
+
+
+@pytest.fixture
+def process(monkeypatch):
+    """process(mountinfo): the process 4711 has a mount namespace of its own with these mounts."""
+
+    def make(mountinfo):
+        monkeypatch.setattr(autoattach, "_mount_namespace", lambda pid: 1)
+        monkeypatch.setattr(autoattach, "_mountinfo", lambda pid: mountinfo)
+
+    return make
+
+
+ROOT = b"100 99 0:100 / / rw - overlay overlay rw\n"
+PROC = b"101 100 0:101 / /proc rw - proc proc rw\n"
+
+
+def test_a_process_with_a_root_and_a_proc_of_its_own_is_attached_to_once(attacher, process):
+    made = attacher("one")
+    process(ROOT + PROC)
+    made._look()
+    made._look()
+    assert made.attached == [(4711, "/docker/one")]
+    assert not made._candidates
+
+
+def test_a_process_without_a_proc_is_waited_for(attacher, process):
+    made = attacher("one")
+    process(ROOT)
+    made._look()
+    assert not made.attached
+    assert [candidate.path for candidate in made._candidates] == ["/docker/one"]
+
+
+def test_a_process_that_still_has_the_hosts_root_and_proc_is_waited_for(attacher, process):
+    made = attacher("one")
+    process(autoattach._mountinfo("self"))
+    made._look()
+    assert not made.attached
+    assert made._candidates
+
+
+def test_a_container_that_has_all_files_is_left_alone(attacher, process):
+    made = attacher("one")
+    made._mounted = [b" 0:47 /proc/meminfo /proc/meminfo "]
+    process(ROOT + PROC + b"102 101 0:47 /proc/meminfo /proc/meminfo rw - fuse.lxcfs lxcfs rw\n")
+    made._look()
+    assert not made.attached
+    assert not made._candidates
+
+
+def test_a_cgroup_that_goes_is_forgotten(attacher, tmp_path):
+    made = attacher("one")
+    (tmp_path / "docker/one/cgroup.procs").unlink()
+    (tmp_path / "docker/one").rmdir()
+    made._look()
+    assert not made._candidates
+
+
+def test_looks_come_less_and_less_often_and_end(attacher, process, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    made = attacher("one")
+    process(b"")
+    pauses = []
+    while True:
+        made._look()
+        if not made._candidates:
+            break
+        pauses.append(made._candidates[0].due - now)
+        now = made._candidates[0].due
+    assert pauses == sorted(pauses)
+    assert pauses[0] == pytest.approx(0.002)
+    assert pauses[-1] == pytest.approx(0.05)
+    assert now - 1000 == pytest.approx(30, abs=0.1)
+
+
+def test_what_is_too_much_at_once_waits_and_what_is_too_much_for_that_is_told(attacher, process, monkeypatch, caplog):
+    monkeypatch.setattr(autoattach, "MAX_BACKLOG", 3)
+    monkeypatch.setattr(autoattach, "MAX_LOOKED_AT", 2)
+    process(b"")
+    made = attacher(*map(str, range(6)))
+    (record,) = caplog.records
+    assert record.message == "3 containers are too many at once, and not attached: lxcfs-py attach --all does it"
+    made._look()
+    assert (len(made._candidates), len(made._backlog)) == (2, 1)
+
+
+def test_no_more_are_attached_to_at_a_time_than_the_bound(attacher, process, monkeypatch):
+    monkeypatch.setattr(autoattach, "MAX_ATTACHING", 1)
+    made = attacher("one")
+    process(ROOT + PROC)
+    made._attaching = {99: 4712}
+    made._look()
+    assert not made.attached
+    assert made._candidates
