@@ -146,6 +146,19 @@ def _parser() -> argparse.ArgumentParser:
         "--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)"
     )
     specified.set_defaults(command=_cdi)
+
+    webhook = commands.add_parser("webhook", help="add the enabled files to the pods of a Kubernetes cluster")
+    pair = webhook.add_mutually_exclusive_group(required=True)
+    pair.add_argument(
+        "--certificate", nargs=2, metavar=("FILE", "KEY"), help="serve with this, read anew when it changes"
+    )
+    pair.add_argument(
+        "--self-signed", metavar="NAME", help="make one for the Service of that name, and tell the cluster"
+    )
+    webhook.add_argument("--listen", metavar="HOST:PORT", default=":8443", help="default: port 8443 of all addresses")
+    webhook.add_argument("--dry-run", action="store_true", help="change no pod, and log what would be changed")
+    webhook.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
+    webhook.set_defaults(command=_webhook)
     return parser
 
 
@@ -419,6 +432,20 @@ def _cdi(options: argparse.Namespace) -> int:
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}") from None
     return 0
+
+
+def _webhook(options: argparse.Namespace) -> int:
+    try:
+        from lxcfs_py.webhook import command
+    except ImportError as error:
+        raise CommandError(
+            "webhook needs the Python packages aiohttp, cryptography and prometheus-client (Debian: python3-aiohttp, "
+            f"python3-cryptography, python3-prometheus-client): {error}"
+        ) from None
+    try:
+        return command.run(options, load_config(options.config))
+    except command.WebhookError as error:
+        raise CommandError(str(error)) from None
 
 
 def _require_root() -> None:

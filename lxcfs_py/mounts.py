@@ -2,11 +2,20 @@
 
 import re
 from pathlib import PurePosixPath
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from lxcfs_py.config import Config
 
 _Bind = tuple[str, str]  # source on the host, target in the container
+
+
+class HostPath(NamedTuple):
+    """A file or directory of the mount as a volume of a Kubernetes pod."""
+
+    name: str
+    source: str  # on the host
+    target: str  # in the container
+    type: str  # what has to be at the source before the pod starts: "File" or "Directory"
 
 
 class MountsError(Exception):
@@ -27,8 +36,12 @@ def snippet(runtime: str, config: Config) -> str:
             f'mounts cannot be written for the mountpoint "{config.mountpoint}", as it has "{misfit[0]}" in it; '
             "allowed: letters, digits and /._-@+=,"
         )
-    mountpoint = PurePosixPath(config.mountpoint)
-    return RUNTIMES[runtime]([(str(mountpoint / name), f"/{name}") for name in config.files.enabled])
+    return RUNTIMES[runtime](binds_of(config))
+
+
+def binds_of(config: Config) -> list[_Bind]:
+    """Return a bind for every file that is enabled."""
+    return [(str(PurePosixPath(config.mountpoint, name)), f"/{name}") for name in config.files.enabled]
 
 
 def _is_directory(target: str) -> bool:
@@ -60,18 +73,26 @@ def _compose(binds: list[_Bind]) -> str:
     return _why_some_are_left_out(binds) + "volumes:\n" + "".join(lines)
 
 
-def _kubernetes(binds: list[_Bind]) -> str:
+def kubernetes_volumes(binds: list[_Bind]) -> list[HostPath]:
+    """Return the volumes of a pod whose containers mount all of the binds that runc lets in."""
     # A name there is a DNS label: "proc/cpuinfo" becomes "lxcfs-proc-cpuinfo".
-    taken = [(f"lxcfs{target.replace('/', '-')}", source, target) for source, target in binds if runc_takes(target)]
+    return [
+        HostPath(f"lxcfs{target.replace('/', '-')}", source, target, "Directory" if _is_directory(target) else "File")
+        for source, target in binds
+        if runc_takes(target)
+    ]
+
+
+def _kubernetes(binds: list[_Bind]) -> str:
+    taken = kubernetes_volumes(binds)
     # HostToContainer: what the host mounts over a view later is seen in the container too.
     mounts = (
-        f"  - name: {name}\n    mountPath: {target}\n    mountPropagation: HostToContainer\n"
-        for name, _, target in taken
+        f"  - name: {volume.name}\n    mountPath: {volume.target}\n    mountPropagation: HostToContainer\n"
+        for volume in taken
     )
     volumes = (
-        f"  - name: {name}\n    hostPath:\n      path: {source}\n"
-        f"      type: {'Directory' if _is_directory(target) else 'File'}\n"
-        for name, source, target in taken
+        f"  - name: {volume.name}\n    hostPath:\n      path: {volume.source}\n      type: {volume.type}\n"
+        for volume in taken
     )
     return (
         _why_some_are_left_out(binds)

@@ -1,0 +1,41 @@
+"""`lxcfs-py webhook`: from its options to a server that runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from typing import Optional
+
+from lxcfs_py import mounts
+from lxcfs_py.config import Config
+from lxcfs_py.webhook import certificates, cluster, server
+from lxcfs_py.webhook.rotation import Rotation
+
+
+class WebhookError(Exception):
+    """Why there is no webhook: one sentence for the operator."""
+
+
+def run(options: argparse.Namespace, config: Config) -> int:
+    """Serve until told to stop; return the exit code. WebhookError."""
+    logging.basicConfig(format="lxcfs-py: %(levelname)s: %(message)s", level=config.log.level.upper())
+    host, port = _address(options.listen)
+    served = certificates.Served()
+    volumes = mounts.kubernetes_volumes(mounts.binds_of(config))
+    try:
+        if options.self_signed:
+            follow = Rotation(cluster.in_pod(), options.self_signed, served).follow()
+        else:
+            follow = certificates.follow_files(served, *options.certificate)
+        server.serve(host, port, served, follow, volumes, options.dry_run)
+    except (certificates.CertificateError, cluster.ClusterError, server.ServerError) as error:
+        raise WebhookError(str(error)) from None
+    return 0
+
+
+def _address(listen: str) -> tuple[Optional[str], int]:
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([a-zA-Z0-9.-]*)):([0-9]{1,5})", listen)
+    if not match or not 1 <= int(match[3]) <= 65535:
+        raise WebhookError(f"--listen {listen}: nothing can listen there; allowed: :PORT, HOST:PORT, [IPV6]:PORT")
+    return match[1] or match[2] or None, int(match[3])

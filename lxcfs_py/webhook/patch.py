@@ -1,0 +1,182 @@
+"""What is added to a pod so that its containers see the views: a JSON Patch (RFC 6902), or why there is none."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from lxcfs_py.mounts import HostPath
+
+KEY = "lxcfs.py/views"
+"""The label or annotation of a pod with which it opts in ("all") or out ("none")."""
+
+_ALL, _NONE = "all", "none"
+_MIRROR = "kubernetes.io/config.mirror"
+_KINDS = ("initContainers", "containers", "ephemeralContainers")
+
+Object = dict[str, Any]
+"""A JSON object of the API's."""
+
+
+class ShapeError(Exception):
+    """A pod that does not look like one: a sentence that names the field."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Operations of a JSON Patch; without any, the reason. `warnings` are for the user who made the pod."""
+
+    operations: list[Object] = field(default_factory=list)
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def of_pod(pod: Object, volumes: Sequence[HostPath], opt_in: bool) -> Patch:
+    """Return what mounts `volumes` in every container of a new pod. ShapeError.
+
+    With `opt_in`, only a pod that asks for it gets them, else each that does not decline.
+    """
+    reason, warnings = _refusal(pod, opt_in)
+    if reason:
+        return Patch(reason=reason, warnings=warnings)
+    spec = _object(pod, "spec", "pod")
+    present = _objects(spec, "volumes", "pod.spec")
+    named = _names_by_source(present)
+    taken = {str(volume.get("name")) for volume in present}
+    mounts = [(named.get(volume.source, volume.name), volume) for volume in volumes]
+    mounts = [(name, volume) for name, volume in mounts if volume.source in named or name not in taken]
+    operations = [
+        operation
+        for kind in _KINDS
+        for index, container in enumerate(_objects(spec, kind, "pod.spec"))
+        for operation in _container(f"/spec/{kind}/{index}", container, mounts)
+    ]
+    if not operations:
+        return Patch(reason="its containers mount something at each of these files already", warnings=warnings)
+    used = {mount["name"] for operation in operations for mount in _values(operation)}
+    added = [
+        {"name": name, "hostPath": {"path": volume.source, "type": volume.type}}
+        for name, volume in mounts
+        if name in used and volume.source not in named
+    ]
+    return Patch([*_append("/spec/volumes", present, added), *operations], warnings=warnings)
+
+
+def of_ephemeral_containers(pod: Object, before: Object, volumes: Sequence[HostPath]) -> Patch:
+    """Return what mounts in the ephemeral containers that are new since `before` what the pod's volumes have.
+
+    Volumes cannot be added to a pod that exists, nor its older ephemeral containers be changed. ShapeError.
+    """
+    reason, warnings = _refusal(pod, opt_in=False)
+    if reason:
+        return Patch(reason=reason, warnings=warnings)
+    spec = _object(pod, "spec", "pod")
+    named = _names_by_source(_objects(spec, "volumes", "pod.spec"))
+    mounts = [(named[volume.source], volume) for volume in volumes if volume.source in named]
+    if not mounts:
+        return Patch(reason="the pod has no volumes of these files", warnings=warnings)
+    older = {
+        str(container.get("name"))
+        for container in _objects(_object(before, "spec", "the pod before"), "ephemeralContainers", "pod.spec")
+    }
+    operations = [
+        operation
+        for index, container in enumerate(_objects(spec, "ephemeralContainers", "pod.spec"))
+        if str(container.get("name")) not in older
+        for operation in _container(f"/spec/ephemeralContainers/{index}", container, mounts)
+    ]
+    return Patch(operations, "" if operations else "there is no new container that lacks them", warnings)
+
+
+def _refusal(pod: Object, opt_in: bool) -> tuple[str, tuple[str, ...]]:
+    """Return why a pod gets nothing, "" if it gets its files, and what its user should be told."""
+    metadata = _object(pod, "metadata", "pod")
+    spec = _object(pod, "spec", "pod")
+    annotations = _optional_object(metadata, "annotations", "pod.metadata")
+    labels = _optional_object(metadata, "labels", "pod.metadata")
+    wishes = [place[KEY] for place in (labels, annotations) if KEY in place]
+    warnings = tuple(
+        f"{KEY} is {str(wish)[:40]!r}, which says nothing; allowed: {_ALL}, {_NONE}"
+        for wish in wishes
+        if wish not in (_ALL, _NONE)
+    )
+    if _NONE in wishes:
+        return "it opted out", warnings
+    if opt_in and _ALL not in wishes:
+        return "it did not opt in", warnings
+    if _MIRROR in annotations:
+        return "it is a static pod, which only its node can change", warnings
+    system = _optional_object(spec, "nodeSelector", "pod.spec").get("kubernetes.io/os")
+    if "windows" in (system, _optional_object(spec, "os", "pod.spec").get("name")):
+        return "it is for Windows", warnings
+    if spec.get("hostUsers") is False:
+        return "it has a user namespace, in which Kubernetes can mount no FUSE files", warnings
+    return "", warnings
+
+
+def _container(path: str, container: Object, mounts: Sequence[tuple[str, HostPath]]) -> Iterator[Object]:
+    """Yield what mounts the files in a container, but for those where it mounts something itself."""
+    present = _objects(container, "volumeMounts", path)
+    own = [_normal(mount.get("mountPath")) for mount in present]
+    added = [
+        {"name": name, "mountPath": volume.target, "readOnly": True, "mountPropagation": "HostToContainer"}
+        for name, volume in mounts
+        if not any(_meet(volume.target, target) for target in own)
+    ]
+    yield from _append(f"{path}/volumeMounts", present, added)
+
+
+def _append(path: str, present: Sequence[Object], added: Sequence[Object]) -> Iterator[Object]:
+    """Yield the operations that append to a list, which the API leaves out when it is empty."""
+    if added and not present:
+        yield {"op": "add", "path": path, "value": list(added)}
+    else:
+        yield from ({"op": "add", "path": f"{path}/-", "value": item} for item in added)
+
+
+def _values(operation: Object) -> list[Object]:
+    value = operation["value"]
+    return value if isinstance(value, list) else [value]
+
+
+def _meet(view: str, own: Optional[str]) -> bool:
+    """Tell whether one path is the other's, or above or below it. Nothing is mounted over a container's root."""
+    if own is None or own == "/":
+        return False
+    return f"{view}/".startswith(f"{own}/") or own.startswith(f"{view}/")
+
+
+def _normal(path: Any) -> Optional[str]:
+    return posixpath.normpath("/" + path.lstrip("/")) if isinstance(path, str) else None
+
+
+def _names_by_source(volumes: Sequence[Object]) -> dict[str, str]:
+    """Return the names of a pod's volumes by the path on the host that they have."""
+    found: dict[str, str] = {}
+    for volume in volumes:
+        path = _normal(_optional_object(volume, "hostPath", "pod.spec.volumes").get("path"))
+        if path and isinstance(volume.get("name"), str):
+            found.setdefault(path, volume["name"])
+    return found
+
+
+def _object(parent: Object, key: str, where: str) -> Object:
+    value = parent.get(key)
+    if not isinstance(value, dict):
+        raise ShapeError(f"{where}.{key} is not an object")
+    return value
+
+
+def _optional_object(parent: Object, key: str, where: str) -> Object:
+    return {} if parent.get(key) is None else _object(parent, key, where)
+
+
+def _objects(parent: Object, key: str, where: str) -> list[Object]:
+    value = parent.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ShapeError(f"{where}.{key} is not a list of objects")
+    return value

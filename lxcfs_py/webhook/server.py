@@ -1,0 +1,119 @@
+"""The webhook's server: reviews, health and metrics over HTTPS."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Coroutine, Sequence
+from typing import Any, Callable, Optional
+
+import prometheus_client
+from aiohttp import web
+
+from lxcfs_py.mounts import HostPath
+from lxcfs_py.webhook import review
+from lxcfs_py.webhook.certificates import Served
+
+log = logging.getLogger(__name__)
+
+# Two pods as large as an API server takes them, the new one and the one of before, and what is around them.
+_LARGEST_BODY = 6 << 20
+_BODY_SECONDS = 10.0
+
+Handler = Callable[[web.Request], Coroutine[Any, Any, web.Response]]
+
+
+class ServerError(Exception):
+    """Why the webhook cannot serve: one sentence for the operator."""
+
+
+def serve(
+    host: Optional[str],
+    port: int,
+    served: Served,
+    follow: Coroutine[Any, Any, None],
+    volumes: Sequence[HostPath],
+    dry_run: bool,
+) -> None:
+    """Serve until SIGTERM or SIGINT; no host is all addresses. ServerError when nobody can listen there.
+
+    `follow` keeps `served` up to date; until there is a certificate, handshakes fail.
+    """
+    asyncio.run(_serve(host, port, served, follow, application(served, volumes, dry_run)))
+
+
+def application(served: Served, volumes: Sequence[HostPath], dry_run: bool) -> web.Application:
+    """Return what answers at /all and /opt-in, which differ in the pods that are patched, /healthz and /metrics."""
+    metrics = prometheus_client.CollectorRegistry(auto_describe=False)
+    reviews = prometheus_client.Counter(
+        "lxcfs_webhook_reviews", "Requests, by what came of them.", ["outcome"], registry=metrics
+    )
+    for outcome in ("patched", "unchanged", "failed", "refused"):
+        reviews.labels(outcome)
+    expiry = prometheus_client.Gauge(
+        "lxcfs_webhook_certificate_expiry_timestamp_seconds", "When the certificate ends.", registry=metrics
+    )
+    expiry.set_function(lambda: served.expiry)
+
+    def reviewer(opt_in: bool) -> Handler:
+        async def handle(request: web.Request) -> web.Response:
+            try:
+                body = await asyncio.wait_for(request.read(), _BODY_SECONDS)
+                answer = review.answer(body, volumes, opt_in, dry_run)
+            except review.ReviewError as error:
+                reviews.labels("refused").inc()
+                return web.Response(status=400, text=f"{error}\n")
+            except web.HTTPRequestEntityTooLarge:
+                reviews.labels("refused").inc()
+                return web.Response(status=413, text=f"allowed: {_LARGEST_BODY} bytes\n")
+            except asyncio.TimeoutError:
+                reviews.labels("refused").inc()
+                return web.Response(status=408, text=f"allowed: {_BODY_SECONDS:.0f} seconds\n")
+            reviews.labels(answer.outcome).inc()
+            return web.json_response(answer.review)
+
+        return handle
+
+    async def healthz(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def exposition(_request: web.Request) -> web.Response:
+        headers = {"Content-Type": prometheus_client.CONTENT_TYPE_LATEST}
+        return web.Response(body=prometheus_client.generate_latest(metrics), headers=headers)
+
+    app = web.Application(client_max_size=_LARGEST_BODY)
+    app.router.add_post("/all", reviewer(opt_in=False))
+    app.router.add_post("/opt-in", reviewer(opt_in=True))
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/metrics", exposition)
+    return app
+
+
+async def _serve(
+    host: Optional[str], port: int, served: Served, follow: Coroutine[Any, Any, None], app: web.Application
+) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    following = asyncio.ensure_future(follow)
+    following.add_done_callback(lambda _: stop.set())
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await _listen(web.TCPSite(runner, host, port, ssl_context=served.context))
+        log.info("listening at port %d", port)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+        following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
+
+
+async def _listen(site: web.TCPSite) -> None:
+    try:
+        await site.start()
+    except OSError as error:
+        raise ServerError(f"nothing can listen at {site.name}: {error.strerror}") from None
