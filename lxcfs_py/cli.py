@@ -81,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         "mountpoint", metavar="MOUNTPOINT", nargs="?", help="where to mount, instead of the configured one"
     )
     run.add_argument("--keep", action="store_true", help="run it under a process that starts it again when it dies")
+    run.add_argument(
+        "--stay", action="store_true", help="with --keep: end when told to, not when another server has taken over"
+    )
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="print the effective configuration, or all errors in it")
@@ -192,7 +195,7 @@ def _run(options: argparse.Namespace) -> int:
         arguments = [*(["--config", options.config] if options.config else []), *filter(None, [options.mountpoint])]
         # The server finds its modules where this process did, wherever a package has put them.
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        return keeper.keep([sys.executable, "-m", "lxcfs_py", "run", *arguments])
+        return keeper.keep([sys.executable, "-m", "lxcfs_py", "run", *arguments], options.stay)
     logging.basicConfig(format="lxcfs-py: %(levelname)s: %(message)s", stream=sys.stderr)
 
     faulthandler.enable()  # the watchdog's SIGABRT leaves in the log where every thread was

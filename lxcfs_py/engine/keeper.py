@@ -22,11 +22,12 @@ log = logging.getLogger(__name__)
 STARTS, PERIOD = 10, 10.0  # how often a server is started within so many seconds before it is given up
 
 
-def keep(command: Sequence[str]) -> int:
+def keep(command: Sequence[str], stay: bool = False) -> int:
     """Run a server and keep its session; start it again when it dies. Returns an exit status.
 
     SIGTERM, SIGINT and SIGHUP are passed on. It ends with its server when that ends with status 0, was told to stop, or
-    has no session yet. A server that dies too often is given up, and its filesystem unmounted.
+    has no session yet. With `stay`, it waits to be told where another server has taken the session over. A server that
+    dies too often is given up, and its filesystem unmounted.
     """
     session.RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
     address = str(session.RUN / f"keeper-{os.getpid()}")
@@ -36,15 +37,16 @@ def keep(command: Sequence[str]) -> int:
         notified.bind(address)
         notified.setblocking(False)
         try:
-            return _Keeper(command, notified).run()
+            return _Keeper(command, notified, stay).run()
         finally:
             os.unlink(address)
 
 
 class _Keeper:
-    def __init__(self, command: Sequence[str], notified: socket.socket) -> None:
-        self._command, self._notified = command, notified
+    def __init__(self, command: Sequence[str], notified: socket.socket, stay: bool) -> None:
+        self._command, self._notified, self._stay = command, notified, stay
         self._kept: list[int] = []
+        self._handed_over = False
         self._server = 0
         self._told_to_stop = False
 
@@ -65,6 +67,12 @@ class _Keeper:
             log.error("the server ended %d times within %.0f s: giving up and unmounting", STARTS, PERIOD)
         if status or self._told_to_stop:
             self._unmount()
+        elif self._stay and self._handed_over:
+            while not self._told_to_stop:
+                select.select([woken], [], [])
+                with contextlib.suppress(BlockingIOError):
+                    os.read(woken, 64)
+                self._reap()
         return status if status >= 0 else 128 - status
 
     def _unmount(self) -> None:
@@ -123,8 +131,10 @@ class _Keeper:
         lines = message.split(b"\n")
         if b"FDSTOREREMOVE=1" in lines:
             discarded, self._kept = self._kept, []
+            self._handed_over = bool(discarded)
         elif b"FDSTORE=1" in lines:
             discarded, self._kept = self._kept, descriptors
+            self._handed_over = False
         else:
             discarded = descriptors
         for fd in discarded:

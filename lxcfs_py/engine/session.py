@@ -218,9 +218,15 @@ def store_with_systemd(session: Session) -> bool:
     """
     if "NOTIFY_SOCKET" not in os.environ:
         return False
-    _notify(f"FDSTOREREMOVE=1\nFDNAME={NAME}", [])
+    remove_from_store()
     _notify(f"FDSTORE=1\nFDNAME={NAME}\nFDPOLL=0", [session.fuse, session.memory])
     return True
+
+
+def remove_from_store() -> None:
+    """Let whoever started this process keep no session any longer."""
+    if "NOTIFY_SOCKET" in os.environ:
+        _notify(f"FDSTOREREMOVE=1\nFDNAME={NAME}", [])
 
 
 def _notify(message: str, descriptors: list[int]) -> None:

@@ -1,7 +1,8 @@
 """The webhook's own certificate: made, kept in a Secret, told to the API server, and renewed in time.
 
 Several replicas do the same thing side by side. Who finds that the certificate has to be renewed writes a new one; of
-two who do, the API server takes the first, by the object's resourceVersion, and the other reads that.
+two who do, the API server takes the first, by the object's resourceVersion, and the other reads that. A Secret that
+somebody else made, such as cert-manager, is served and never written.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _RETRY_SECONDS = 2.0
 _SETTLING_SECONDS = 10.0  # for all API servers to know of a new authority
 _ATTEMPTS = 5
 
+_OURS = {"app.kubernetes.io/managed-by": "lxcfs-py"}  # the label of a Secret that is ours to write
+_CERT_MANAGERS = "cert-manager.io/certificate-name"  # the annotation of one that cert-manager has made its own
 _CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 
 
@@ -77,13 +80,15 @@ class Rotation:
         for _ in range(_ATTEMPTS):
             secret = await self._cluster.get(path)
             pair = _pair_of(secret)
+            if secret is not None and not _is_ours(secret):
+                if pair is None:
+                    raise ClusterError(f"the Secret {self._name} is not ours, and has no tls.crt, tls.key and ca.crt")
+                return pair
             if pair and self._is_good(pair):
                 return pair
             new = certificates.make(self._names, self._now())
-            if pair:  # replicas that have not looked yet serve with the one of before
-                new = new._replace(authorities=new.authorities + certificates.first_of(pair.authorities))
             if secret is None:
-                metadata = {"name": self._name, "namespace": self._cluster.namespace}
+                metadata = {"name": self._name, "namespace": self._cluster.namespace, "labels": _OURS}
                 made = await self._cluster.create(self._secrets, _secret({"metadata": metadata}, new))
             else:
                 made = await self._cluster.replace(path, _secret(secret, new))
@@ -100,8 +105,10 @@ class Rotation:
             return False
 
     async def _publish(self, authorities: bytes) -> tuple[bool, bool]:
-        """Let the API server trust these; tell whether it does, and whether that is new."""
-        bundle = base64.b64encode(authorities).decode()
+        """Let the API server trust these; tell whether it does, and whether that is new.
+
+        The authority of before is trusted too: replicas that have not looked yet serve with its certificate.
+        """
         path = f"{_CONFIGURATIONS}/{self._name}"
         for _ in range(_ATTEMPTS):
             configuration = await self._cluster.get(path)
@@ -109,13 +116,21 @@ class Rotation:
                 log.warning("there is no MutatingWebhookConfiguration %s yet", self._name)
                 return False, False
             clients = [webhook["clientConfig"] for webhook in configuration.get("webhooks") or ()]
-            if all(client.get("caBundle") == bundle for client in clients):
+            bundles = [base64.b64decode(client.get("caBundle") or "") for client in clients]
+            if all(bundle.startswith(authorities) for bundle in bundles):
                 return True, False
-            for client in clients:
-                client["caBundle"] = bundle
+            for client, bundle in zip(clients, bundles):
+                trusted = authorities + certificates.first_of(bundle)
+                client["caBundle"] = base64.b64encode(trusted).decode()
             if await self._cluster.replace(path, configuration) is not None:
                 return True, True
         raise ClusterError(f"the MutatingWebhookConfiguration {self._name} is changed by others all the time")
+
+
+def _is_ours(secret: Object) -> bool:
+    metadata = secret.get("metadata") or {}
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    return _OURS.items() <= labels.items() and _CERT_MANAGERS not in annotations
 
 
 def _pair_of(secret: Optional[Object]) -> Optional[Pair]:
