@@ -1,0 +1,137 @@
+"""The manifests: they render, Kubernetes takes them, and what they say of each other and of the program is true."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from lxcfs_py import __version__, cli, config
+from lxcfs_py.mounts import binds_of, kubernetes_volumes
+from tests.conftest import ROOT
+
+VERSIONS = ("1.27", kubernetes_validate.latest_version())
+MANIFESTS = ROOT / "kubernetes"
+EXAMPLES = sorted((MANIFESTS / "examples").glob("*.yaml"))
+DAEMON = ("DaemonSet", "lxcfs-py")
+WEBHOOK = ("Deployment", "lxcfs-py-webhook")
+
+
+@pytest.fixture(scope="module")
+def rendered(require):
+    """What `kubectl apply --kustomize` would send, by kind and name."""
+    kubectl = shutil.which("kubectl")
+    require(kubectl, "kubectl: apt-get install kubernetes-client")
+    done = subprocess.run([kubectl, "kustomize", MANIFESTS], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    objects = list(yaml.safe_load_all(done.stdout))
+    named = {(item["kind"], item["metadata"]["name"]): item for item in objects}
+    assert len(named) == len(objects)
+    return named
+
+
+def container(workload):
+    (found,) = workload["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_takes_what_is_rendered(rendered, version):
+    assert len(rendered) > 8
+    for item in rendered.values():
+        kubernetes_validate.validate(item, version, strict=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_kubernetes_takes_the_examples(file, version):
+    for item in yaml.safe_load_all(file.read_text()):
+        if not item["apiVersion"].startswith("cert-manager.io/"):
+            kubernetes_validate.validate(item, version, strict=True)
+        assert {"apiVersion", "kind", "metadata", "spec"} >= item.keys()
+
+
+def test_the_daemons_options_are_the_programs(rendered):
+    options = cli._parser().parse_args(container(rendered[DAEMON])["args"])
+    assert options.keep
+    assert options.stay
+
+
+def test_the_webhooks_options_name_its_service_and_its_configuration(rendered):
+    options = cli._parser().parse_args(container(rendered[WEBHOOK])["args"])
+    name = options.self_signed
+    hooks = rendered["MutatingWebhookConfiguration", name]["webhooks"]
+    assert {hook["clientConfig"]["service"]["path"] for hook in hooks} == {"/all", "/opt-in"}
+    for hook in hooks:
+        service = hook["clientConfig"]["service"]
+        assert rendered["Service", service["name"]]["metadata"]["namespace"] == service["namespace"]
+        assert service["name"] == name
+    assert rendered["Service", name]["spec"]["selector"].items() <= (
+        rendered[WEBHOOK]["spec"]["template"]["metadata"]["labels"].items()
+    )
+    for role in ("Role", "ClusterRole"):
+        named = [rule["resourceNames"] for rule in rendered[role, name]["rules"] if "resourceNames" in rule]
+        assert named == [[name]]
+
+
+def test_the_webhook_can_never_stop_a_cluster(rendered):
+    for hook in rendered["MutatingWebhookConfiguration", "lxcfs-py-webhook"]["webhooks"]:
+        assert hook["failurePolicy"] == "Ignore"
+        assert hook["timeoutSeconds"] <= 5
+        assert hook["sideEffects"] == "None"
+        expressions = {item["key"]: item for item in hook["namespaceSelector"]["matchExpressions"]}
+        assert expressions["lxcfs.py/views"]["operator"] == "In"
+        assert expressions["kubernetes.io/metadata.name"]["values"] == ["kube-system", "lxcfs-py"]
+
+
+def test_the_new_pod_comes_before_the_old_one_goes(rendered):
+    strategy = rendered[DAEMON]["spec"]["updateStrategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
+def test_the_pods_go_by_the_configuration_and_it_is_right(rendered):
+    (name,) = [name for kind, name in rendered if kind == "ConfigMap"]
+    text = rendered["ConfigMap", name]["data"]["lxcfs.toml"]
+    parsed = config.parse(text.encode(), "lxcfs.toml")
+    for workload in (rendered[DAEMON], rendered[WEBHOOK]):
+        volumes = {volume["name"]: volume for volume in workload["spec"]["template"]["spec"]["volumes"]}
+        mounts = {mount["name"]: mount for mount in container(workload)["volumeMounts"]}
+        assert volumes["config"]["configMap"]["name"] == name
+        options = cli._parser().parse_args(container(workload)["args"])
+        assert options.config == f"{mounts['config']['mountPath']}/lxcfs.toml"
+    daemon = container(rendered[DAEMON])
+    assert {port["name"]: port["containerPort"] for port in daemon["ports"]} == {
+        "metrics": int(parsed.metrics.listen.rpartition(":")[2])
+    }
+    assert daemon["livenessProbe"]["exec"]["command"] == ["cat", f"{parsed.mountpoint}/proc/uptime"]
+
+
+def test_the_image_is_the_one_that_is_built(rendered):
+    images = {container(rendered[workload])["image"] for workload in (DAEMON, WEBHOOK)}
+    assert images == {f"lxcfs-py:{__version__}"}
+
+
+def test_the_mounts_by_hand_are_what_the_program_prints():
+    (deployment,) = yaml.safe_load_all((MANIFESTS / "examples/by-hand.yaml").read_text())
+    spec = deployment["spec"]["template"]["spec"]
+    volumes = kubernetes_volumes(binds_of(config.Config()))
+    assert spec["volumes"] == [
+        {"name": volume.name, "hostPath": {"path": volume.source, "type": volume.type}} for volume in volumes
+    ]
+    assert [(mount["name"], mount["mountPath"]) for mount in spec["containers"][0]["volumeMounts"]] == [
+        (volume.name, volume.target) for volume in volumes
+    ]
+
+
+def test_cert_managers_certificate_is_the_webhooks(rendered):
+    items = list(yaml.safe_load_all((MANIFESTS / "examples/cert-manager.yaml").read_text()))
+    (certificate,) = [item for item in items if item["metadata"]["name"] == "lxcfs-py-webhook"]
+    service = rendered["Service", "lxcfs-py-webhook"]["metadata"]
+    assert certificate["spec"]["secretName"] == service["name"]
+    assert f"{service['name']}.{service['namespace']}.svc" in certificate["spec"]["dnsNames"]
+    issuers = {item["metadata"]["name"] for item in items if item["kind"] == "Issuer"}
+    assert {item["spec"]["issuerRef"]["name"] for item in items if item["kind"] == "Certificate"} == issuers

@@ -1,0 +1,308 @@
+"""The webhook's own certificate, with an API server that keeps what Kubernetes says of objects and their versions."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import datetime
+import json
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from cryptography import x509
+
+from lxcfs_py.webhook import certificates
+from lxcfs_py.webhook.certificates import LIFETIME, Served
+from lxcfs_py.webhook.cluster import Cluster, ClusterError
+from lxcfs_py.webhook.rotation import RENEWAL, Rotation
+
+NAME = "lxcfs-py-webhook"
+SECRET = f"/api/v1/namespaces/views/secrets/{NAME}"
+CONFIGURATION = f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{NAME}"
+TODAY = datetime.datetime.now(datetime.timezone.utc)
+DAY = datetime.timedelta(days=1)
+OVERDUE = TODAY - LIFETIME + RENEWAL - DAY  # a certificate of then is to be renewed since yesterday
+
+
+class ApiServer:
+    """Objects by their path: 404 for what is not there, 409 for what is there or has changed since it was read."""
+
+    def __init__(self, directory: Path) -> None:
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.writes: list[tuple[str, str, int]] = []
+        self.refuses = False
+        self._version = 0
+        self._directory = directory
+        self.put(CONFIGURATION, {"webhooks": [{"name": name, "clientConfig": {}} for name in ("a", "b")]})
+
+    def put(self, path: str, item: dict[str, Any]) -> None:
+        self._version += 1
+        metadata = {**item.get("metadata", {}), "name": NAME, "resourceVersion": str(self._version)}
+        self.objects[path] = {**item, "metadata": metadata}
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        """Serve while the block runs; gives a Cluster for it."""
+        pair = certificates.make(["localhost"], TODAY)
+        (self._directory / "ca.crt").write_bytes(pair.authorities)
+        (self._directory / "namespace").write_text("views")
+        (self._directory / "token").write_text("first\n")
+        served = Served()
+        served.load_pair(pair)
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=served.context)
+        await site.start()
+        try:
+            yield Cluster(f"https://localhost:{runner.addresses[0][1]}", self._directory)
+        finally:
+            await runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        content = await request.json() if request.can_read_body else None
+        await asyncio.sleep(0)  # others may come in between
+        status, item = self._answer(request, content)
+        if request.method != "GET":
+            self.writes.append((request.method, request.path, status))
+        return web.json_response(item, status=status)
+
+    def _answer(self, request: web.Request, content: Any) -> tuple[int, dict[str, Any]]:
+        if request.headers["Authorization"] != f"Bearer {(self._directory / 'token').read_text().strip()}":
+            return failure(401, "Unauthorized")
+        if self.refuses:
+            return failure(403, "secrets is forbidden")
+        path = request.path
+        if request.method == "POST":
+            path = f"{path}/{content['metadata']['name']}"
+            if path in self.objects:
+                return failure(409, "AlreadyExists")
+        elif path not in self.objects:
+            return failure(404, "NotFound")
+        if request.method == "GET":
+            return 200, self.objects[path]
+        if request.method == "PUT":
+            version = content["metadata"]["resourceVersion"]
+            if version != self.objects[path]["metadata"]["resourceVersion"]:
+                return failure(409, "Conflict: the object has been modified")
+        self.put(path, content)
+        return 201 if request.method == "POST" else 200, self.objects[path]
+
+    def pair(self) -> tuple[bytes, bytes]:
+        """Certificate and key in the Secret."""
+        content = self.objects[SECRET]["data"]
+        return base64.b64decode(content["tls.crt"]), base64.b64decode(content["tls.key"])
+
+    def trusted(self) -> bytes:
+        """What all webhooks of the configuration are trusted by."""
+        (bundle,) = {hook["clientConfig"]["caBundle"] for hook in self.objects[CONFIGURATION]["webhooks"]}
+        return base64.b64decode(bundle)
+
+
+def failure(status: int, message: str) -> tuple[int, dict[str, Any]]:
+    return status, {"kind": "Status", "status": "Failure", "message": message, "code": status}
+
+
+class Replica:
+    """A webhook's certificate, and a clock that can be set."""
+
+    def __init__(self, cluster: Cluster, today: datetime.datetime = TODAY) -> None:
+        self.served = Served()
+        self.today = today
+        self.rotation = Rotation(cluster, NAME, self.served, lambda: self.today)
+
+    async def step(self) -> bool:
+        return await self.rotation.step(settling=0.01)
+
+    async def certificate(self, trusted: bytes) -> bytes:
+        """What it serves to who trusts these authorities, as the API server connects to a Service; DER."""
+        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=self.served.context)
+        async with server:
+            host, port = server.sockets[0].getsockname()
+            trusting = ssl.create_default_context(cadata=trusted.decode())
+            name = f"{NAME}.views.svc"
+            _, writer = await asyncio.open_connection(host, port, ssl=trusting, server_hostname=name)
+            found = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            writer.close()
+            return found
+
+
+@pytest.fixture
+def api(tmp_path):
+    return ApiServer(tmp_path)
+
+
+def der(pem: bytes) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(certificates.first_of(pem).decode())
+
+
+def test_the_first_replica_makes_a_certificate_and_the_api_server_trusts_it(api):
+    async def scenario():
+        async with api.running() as cluster:
+            replica = Replica(cluster)
+            assert await replica.step()
+            assert await replica.certificate(api.trusted()) == der(api.pair()[0])
+            assert api.objects[SECRET]["type"] == "kubernetes.io/tls"
+            writes = len(api.writes)
+            assert await replica.step()
+            assert len(api.writes) == writes, "there is nothing to do"
+
+    asyncio.run(scenario())
+
+
+def test_replicas_that_start_at_once_agree_on_one_certificate(api):
+    async def scenario():
+        async with api.running() as cluster:
+            replicas = [Replica(cluster) for _ in range(4)]
+            assert await asyncio.gather(*(replica.step() for replica in replicas)) == [True] * 4
+            served = {await replica.certificate(api.trusted()) for replica in replicas}
+            assert served == {der(api.pair()[0])}
+            assert [status for method, path, status in api.writes if method == "POST"].count(201) == 1
+            assert 409 in [status for _, _, status in api.writes]
+
+    asyncio.run(scenario())
+
+
+def test_it_is_renewed_before_it_ends_and_replicas_with_the_old_one_are_trusted_meanwhile(api):
+    async def scenario():
+        async with api.running() as cluster:
+            first, second = Replica(cluster, OVERDUE), Replica(cluster, OVERDUE)
+            await first.step()
+            await second.step()
+            old = api.pair()[0]
+            first.today = TODAY - 2 * DAY
+            await first.step()
+            assert api.pair()[0] == old
+            first.today = second.today = TODAY
+            await first.step()
+            new = api.pair()[0]
+            assert new != old
+            assert await first.certificate(api.trusted()) == der(new)
+            assert await second.certificate(api.trusted()) == der(old)
+            await second.step()
+            assert await second.certificate(api.trusted()) == der(new)
+            assert api.trusted().count(b"BEGIN CERTIFICATE") == 2
+            left = certificates.expires(new) - first.today
+            assert left > RENEWAL
+
+    asyncio.run(scenario())
+
+
+def test_two_that_renew_at_once_write_one_certificate(api):
+    async def scenario():
+        async with api.running() as cluster:
+            replicas = [Replica(cluster, OVERDUE) for _ in range(2)]
+            for replica in replicas:
+                await replica.step()
+                replica.today = TODAY
+            api.writes.clear()
+            await asyncio.gather(*(replica.step() for replica in replicas))
+            assert sorted(status for _, path, status in api.writes if path == SECRET) in ([200], [200, 409])
+            for replica in replicas:
+                assert await replica.certificate(api.trusted()) == der(api.pair()[0])
+
+    asyncio.run(scenario())
+
+
+def test_what_somebody_spoils_is_mended(api):
+    async def scenario():
+        async with api.running() as cluster:
+            replica = Replica(cluster)
+            await replica.step()
+            for hook in api.objects[CONFIGURATION]["webhooks"]:
+                hook["clientConfig"]["caBundle"] = ""
+            assert await replica.step()
+            assert await replica.certificate(api.trusted()) == der(api.pair()[0])
+            old = api.pair()
+            api.put(SECRET, {**api.objects[SECRET], "data": {"tls.crt": "!!!"}})
+            assert await replica.step()
+            assert api.pair() != old
+            del api.objects[SECRET]
+            assert await replica.step()
+            assert await replica.certificate(api.trusted()) == der(api.pair()[0])
+
+    asyncio.run(scenario())
+
+
+def test_a_secret_of_somebody_elses_is_served_and_never_written(api):
+    async def scenario():
+        async with api.running() as cluster:
+            service = f"{NAME}.views.svc"
+            almost_over = certificates.make([service], TODAY - LIFETIME + DAY)
+            content = dict(zip(("tls.crt", "tls.key", "ca.crt"), almost_over))
+            encoded = {key: base64.b64encode(value).decode() for key, value in content.items()}
+            api.put(SECRET, {"data": encoded})
+            replica = Replica(cluster)
+            assert await replica.step()
+            assert await replica.certificate(api.trusted()) == der(almost_over.certificate)
+            assert [path for _, path, _ in api.writes] == [CONFIGURATION]
+            api.put(SECRET, {"data": {}})
+            with pytest.raises(ClusterError, match="not ours"):
+                await replica.step()
+
+    asyncio.run(scenario())
+
+
+def test_one_that_cert_manager_has_taken_over_is_not_written(api):
+    async def scenario():
+        async with api.running() as cluster:
+            replica = Replica(cluster)
+            await replica.step()
+            annotations = {"cert-manager.io/certificate-name": NAME}
+            metadata = {**api.objects[SECRET]["metadata"], "annotations": annotations}
+            api.put(SECRET, {**api.objects[SECRET], "metadata": metadata})
+            before = api.pair()
+            replica.today += LIFETIME
+            await replica.step()
+            assert api.pair() == before
+
+    asyncio.run(scenario())
+
+
+def test_there_is_a_certificate_before_there_is_a_webhook_configuration(api):
+    async def scenario():
+        async with api.running() as cluster:
+            configuration = api.objects.pop(CONFIGURATION)
+            replica = Replica(cluster)
+            assert not await replica.step()
+            api.put(CONFIGURATION, configuration)
+            assert await replica.step()
+            assert await replica.certificate(api.trusted()) == der(api.pair()[0])
+
+    asyncio.run(scenario())
+
+
+def test_the_token_is_read_anew_and_a_refusal_is_one_sentence(api, tmp_path):
+    async def scenario():
+        async with api.running() as cluster:
+            replica = Replica(cluster)
+            await replica.step()
+            (tmp_path / "token").write_text("second\n")
+            assert await replica.step()
+            api.refuses = True
+            with pytest.raises(ClusterError, match=f"refuses GET {SECRET}: 403 secrets is forbidden"):
+                await replica.step()
+        with pytest.raises(ClusterError, match="cannot be asked"):
+            await replica.step()
+
+    asyncio.run(scenario())
+
+
+def test_where_there_is_no_account_that_is_said(tmp_path):
+    with pytest.raises(ClusterError, match="no service account at"):
+        Cluster("https://localhost:1", tmp_path / "nothing")
+
+
+def test_the_authority_has_signed_the_certificate_for_the_service_and_signs_nothing_else():
+    pair = certificates.make(["a.b.svc"], TODAY)
+    authority, certificate = (x509.load_pem_x509_certificate(pem) for pem in (pair.authorities, pair.certificate))
+    assert authority.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
+    assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert certificates.names_of(pair.certificate) == ["a.b.svc"]
+    assert b"PRIVATE KEY" not in pair.certificate + pair.authorities
+    assert json.dumps(pair.key.decode()).count("PRIVATE KEY") == 2

@@ -1,0 +1,230 @@
+"""The webhook is asked over TLS, as a kube-apiserver asks it, and its patches make pods that Kubernetes takes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import copy
+import http.client
+import json
+import time
+
+import aiohttp
+import jsonpatch
+import kubernetes_validate
+import pytest
+
+from lxcfs_py.config import Config
+from lxcfs_py.mounts import binds_of, kubernetes_volumes
+from tests.kept import wait_for
+from tests.kubernetes.conftest import recorded
+from tests.kubernetes.test_manifests import VERSIONS
+
+FILES = {volume.target for volume in kubernetes_volumes(binds_of(Config()))}
+
+
+def patched(webhook, review, path="/all"):
+    """The pod as the API server has it after the webhook's answer."""
+    response = webhook.ask(review, path)
+    pod = review["request"]["object"]
+    if "patch" not in response:
+        return pod
+    assert response["patchType"] == "JSONPatch"
+    result = jsonpatch.apply_patch(pod, json.loads(base64.b64decode(response["patch"])))
+    for version in VERSIONS:
+        kubernetes_validate.validate(without_nulls(result), version, strict=True)
+    return result
+
+
+def without_nulls(value):
+    """As the API server stores it: creationTimestamp is null in what it sends, and in no object."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def targets(container):
+    return {mount["mountPath"] for mount in container.get("volumeMounts", ())}
+
+
+def test_a_deployments_pod_gets_the_files_in_all_its_containers(webhook):
+    review = recorded("deployment")
+    spec = patched(webhook, review)["spec"]
+    for container in spec["initContainers"] + spec["containers"]:
+        assert targets(container) >= FILES
+    assert len(spec["volumes"]) == len(FILES) + 1
+    # Nothing else has changed.
+    for container in spec["initContainers"] + spec["containers"]:
+        container["volumeMounts"] = [mount for mount in container["volumeMounts"] if mount["mountPath"] not in FILES]
+        if not container["volumeMounts"]:
+            del container["volumeMounts"]
+    spec["volumes"] = spec["volumes"][:1]
+    assert spec == review["request"]["object"]["spec"]
+
+
+def test_a_cronjobs_pod_without_any_volume_gets_the_files(webhook):
+    spec = patched(webhook, recorded("cronjob"))["spec"]
+    assert targets(spec["containers"][0]) == FILES
+    assert len(spec["volumes"]) == len(FILES)
+
+
+def test_a_pods_own_meminfo_stays(webhook):
+    review = recorded("own-meminfo")
+    (container,) = patched(webhook, review)["spec"]["containers"]
+    mounts = [mount for mount in container["volumeMounts"] if mount["mountPath"] == "/proc/meminfo"]
+    assert mounts == [{"name": "lxcfs-meminfo", "mountPath": "/proc/meminfo"}]
+    assert targets(container) >= FILES
+
+
+def test_an_ephemeral_container_gets_what_its_pod_has(webhook):
+    review = recorded("ephemeral")
+    before = review["request"]["object"]["spec"]
+    spec = patched(webhook, review)["spec"]
+    older, new = spec["ephemeralContainers"]
+    assert targets(new) == {"/proc/meminfo", "/proc/cpuinfo"}
+    assert older == before["ephemeralContainers"][0]
+    assert {**spec, "ephemeralContainers": 0} == {**before, "ephemeralContainers": 0}
+
+
+def test_a_pod_with_200_volumes_gets_the_files(webhook):
+    review = recorded("deployment")
+    spec = review["request"]["object"]["spec"]
+    spec["volumes"] += [{"name": f"v{number}", "configMap": {"name": f"c{number}"}} for number in range(200)]
+    spec["containers"][0]["volumeMounts"] += [
+        {"name": f"v{number}", "mountPath": f"/etc/c{number}"} for number in range(200)
+    ]
+    result = patched(webhook, review)["spec"]
+    assert len(result["volumes"]) == 201 + len(FILES)
+    assert targets(result["containers"][0]) >= FILES
+
+
+def test_the_api_server_asks_again_and_nothing_is_added_twice(webhook):
+    review = recorded("deployment")
+    review["request"]["object"] = patched(webhook, review)
+    assert "patch" not in webhook.ask(review)
+
+
+def test_the_path_tells_whether_pods_have_to_ask(webhook):
+    review = recorded("deployment")
+    assert "patch" not in webhook.ask(review, "/opt-in")
+    review["request"]["object"]["metadata"]["annotations"] = {"lxcfs.py/views": "all"}
+    assert "patch" in webhook.ask(review, "/opt-in")
+    review["request"]["object"]["metadata"]["annotations"] = {"lxcfs.py/views": "none"}
+    assert "patch" not in webhook.ask(review, "/all")
+
+
+def test_a_dry_run_changes_nothing_and_logs_what_it_would_change(start_webhook):
+    webhook = start_webhook("--dry-run")
+    assert "patch" not in webhook.ask(recorded("deployment"))
+    assert "pod 'shop'/'shop-6c9f7d5b8-' would be patched: [{" in webhook.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "body", [b"garbage", b"\0\xff" * 1000, b"{}", b"[" * 1_000_000], ids=["text", "bytes", "empty", "deep"]
+)
+def test_garbage_is_refused_and_the_webhook_goes_on(webhook, body):
+    assert webhook.request("POST", "/all", body)[0] == 400
+    assert "patch" in webhook.ask(recorded("deployment"))
+
+
+def test_ten_megabytes_are_refused_and_the_largest_pod_is_not(webhook):
+    review = recorded("deployment")
+    review["request"]["object"]["metadata"]["annotations"] = {"padding": "x" * 3_200_000}
+    review["request"]["oldObject"] = copy.deepcopy(review["request"]["object"])
+    # The pod is let in as well as patched: it is for the API server to say that it is too large.
+    assert "patch" in webhook.ask({**review, "request": {**review["request"], "oldObject": None}})
+    assert webhook.request("POST", "/all", json.dumps(review).encode())[0] == 413
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it need not read all of it
+        assert webhook.request("POST", "/all", json.dumps({"x": "y" * 10_000_000}).encode())[0] == 413
+    assert "patch" in webhook.ask(recorded("deployment"))
+
+
+def test_health_and_metrics(webhook):
+    assert webhook.request("GET", "/healthz") == (200, b"ok\n")
+    webhook.ask(recorded("deployment"))
+    webhook.ask(recorded("deployment"), "/opt-in")
+    webhook.request("POST", "/all", b"garbage")
+    _, text = webhook.request("GET", "/metrics")
+    samples = dict(line.rsplit(" ", 1) for line in text.decode().splitlines() if not line.startswith("#"))
+    counts = {name: float(samples[f'lxcfs_webhook_reviews_total{{outcome="{name}"}}']) for name in OUTCOMES}
+    assert counts == {"patched": 1, "unchanged": 1, "refused": 1, "failed": 0}
+    assert float(samples["lxcfs_webhook_certificate_expiry_timestamp_seconds"]) > time.time() + 86400
+
+
+OUTCOMES = ("patched", "unchanged", "refused", "failed")
+
+
+def test_connections_that_are_open_live_through_another_certificate(webhook):
+    with contextlib.closing(webhook.connect()) as connection:
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read() == b"ok\n"
+        first = connection.sock.getpeercert(binary_form=True)
+        webhook.pair.swap()
+        wait_for(lambda: served(webhook) != first)
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read() == b"ok\n"
+        assert connection.sock.getpeercert(binary_form=True) == first
+
+
+def served(webhook):
+    """The certificate that a new connection gets."""
+    with contextlib.closing(webhook.connect()) as connection:
+        connection.connect()
+        return connection.sock.getpeercert(binary_form=True)
+
+
+def test_a_certificate_that_does_not_fit_its_key_is_not_taken(webhook):
+    before = served(webhook)
+    certificate = webhook.pair.certificate.read_bytes()
+    webhook.pair.swap()
+    good = webhook.pair.key.read_bytes()
+    wait_for(lambda: served(webhook) != before)
+    before = served(webhook)
+    webhook.pair.put(certificate, good)
+    wait_for(lambda: "the one of before stays" in webhook.log.read_text())
+    assert served(webhook) == before
+
+
+def test_500_requests_a_second_are_all_answered_while_certificates_change(webhook):
+    rate, seconds = 500, 5
+    body = json.dumps(recorded("deployment")).encode()
+
+    async def ask(session):
+        url = f"https://localhost:{webhook.port}/all"
+        async with session.post(url, data=body, ssl=webhook.pair.trusting) as response:
+            answer = await response.json()
+            return response.status == 200 and "patch" in answer["response"]
+
+    async def load():
+        start = time.monotonic()
+        requests = []
+        # Some connections are kept, as an API server keeps them, and some are new.
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=32)) as kept,
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=4, force_close=True)) as new,
+        ):
+            for number in range(rate * seconds):
+                await asyncio.sleep(max(0, start + number / rate - time.monotonic()))
+                if number % (rate * 2) == rate:
+                    webhook.pair.swap()
+                requests.append(asyncio.ensure_future(ask(new if number % 25 == 0 else kept)))
+            answers = await asyncio.gather(*requests)
+        return answers, time.monotonic() - start
+
+    answers, took = asyncio.run(load())
+    assert len(answers) == rate * seconds
+    assert all(answers)
+    assert took < seconds + 1, "it does not keep up"
+
+
+def test_without_tls_there_is_no_answer(webhook):
+    with contextlib.closing(http.client.HTTPConnection("localhost", webhook.port, timeout=10)) as connection:
+        connection.request("GET", "/healthz")
+        with pytest.raises((ConnectionError, http.client.HTTPException)):
+            connection.getresponse()
+
+
+def test_it_ends_in_order_when_told_to(webhook):
+    webhook.ask(recorded("deployment"))
+    assert webhook.stop() == 0

@@ -1,0 +1,289 @@
+"""What the webhook adds to a pod."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import jsonpatch
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lxcfs_py.config import Config, Files
+from lxcfs_py.mounts import binds_of, kubernetes_volumes
+from lxcfs_py.webhook import review
+from lxcfs_py.webhook.patch import KEY, ShapeError, of_ephemeral_containers, of_pod
+
+TWO = kubernetes_volumes(binds_of(Config(files=Files(enabled=("proc/meminfo", "sys/devices/system/cpu")))))
+ALL = kubernetes_volumes(binds_of(Config()))
+MEMINFO = {"name": "lxcfs-proc-meminfo", "hostPath": {"path": "/var/lib/lxcfs/proc/meminfo", "type": "File"}}
+CPU = {
+    "name": "lxcfs-sys-devices-system-cpu",
+    "hostPath": {"path": "/var/lib/lxcfs/sys/devices/system/cpu", "type": "Directory"},
+}
+
+
+def mount(name, path):
+    return {"name": name, "mountPath": path, "readOnly": True, "mountPropagation": "HostToContainer"}
+
+
+BOTH = [
+    mount("lxcfs-proc-meminfo", "/proc/meminfo"),
+    mount("lxcfs-sys-devices-system-cpu", "/sys/devices/system/cpu"),
+]
+
+
+def a_pod(*mounts, metadata=None, **spec):
+    container = {"name": "main", "image": "x", **({"volumeMounts": list(mounts)} if mounts else {})}
+    return {"metadata": {"name": "a", **(metadata or {})}, "spec": {"containers": [container], **spec}}
+
+
+def patched(pod, volumes=TWO, opt_in=False):
+    """The pod as it becomes; the patch leaves its argument alone."""
+    before = copy.deepcopy(pod)
+    patch = of_pod(pod, volumes, opt_in)
+    assert pod == before
+    return jsonpatch.apply_patch(pod, patch.operations)
+
+
+def own(name, **volume):
+    return {"name": name, **volume}
+
+
+def test_a_pod_gets_the_volumes_and_each_container_the_mounts():
+    pod = a_pod(initContainers=[{"name": "first"}, {"name": "second", "volumeMounts": None}])
+    result = patched(pod)
+    assert result["spec"]["volumes"] == [MEMINFO, CPU]
+    for container in result["spec"]["initContainers"] + result["spec"]["containers"]:
+        assert container["volumeMounts"] == BOTH
+
+
+def test_what_a_pod_has_is_kept_and_comes_first():
+    data = own("data", emptyDir={})
+    result = patched(a_pod({"name": "data", "mountPath": "/data"}, volumes=[data]))
+    assert result["spec"]["volumes"] == [data, MEMINFO, CPU]
+    assert result["spec"]["containers"][0]["volumeMounts"] == [{"name": "data", "mountPath": "/data"}, *BOTH]
+
+
+def test_a_pod_that_was_patched_is_not_patched_again():
+    result = patched(a_pod(initContainers=[{"name": "first"}]), ALL)
+    assert not of_pod(result, ALL, opt_in=False).operations
+
+
+def test_a_container_that_came_after_the_patch_gets_the_mounts_of_the_volumes_that_are_there():
+    pod = patched(a_pod())
+    pod["spec"]["containers"].append({"name": "sidecar"})
+    result = patched(pod)
+    assert result["spec"]["volumes"] == [MEMINFO, CPU]
+    assert result["spec"]["containers"][1]["volumeMounts"] == BOTH
+
+
+@pytest.mark.parametrize("path", ["/proc/meminfo", "/proc/meminfo/", "//proc/./meminfo", "/proc", "/proc/"])
+def test_nothing_is_mounted_where_a_container_mounts_something_itself(path):
+    result = patched(a_pod({"name": "mine", "mountPath": path}, volumes=[own("mine", emptyDir={})]))
+    assert [mount["mountPath"] for mount in result["spec"]["containers"][0]["volumeMounts"]] == [
+        path,
+        BOTH[1]["mountPath"],
+    ]
+    assert [volume["name"] for volume in result["spec"]["volumes"]] == ["mine", CPU["name"]]
+
+
+def test_nothing_is_mounted_over_what_a_container_mounts_below():
+    below = {"name": "mine", "mountPath": "/sys/devices/system/cpu/cpufreq"}
+    result = patched(a_pod(below, volumes=[own("mine", emptyDir={})]))
+    assert result["spec"]["containers"][0]["volumeMounts"] == [below, BOTH[0]]
+
+
+def test_only_the_container_that_mounts_something_itself_is_left_alone():
+    pod = a_pod({"name": "mine", "mountPath": "/proc/meminfo"}, volumes=[own("mine", emptyDir={})])
+    pod["spec"]["containers"].append({"name": "other"})
+    result = patched(pod)
+    assert result["spec"]["containers"][1]["volumeMounts"] == BOTH
+
+
+@pytest.mark.parametrize("path", ["/", "/proc/meminfo2", "/procedures", "/sys/devices/system/cpu2"])
+def test_a_mount_elsewhere_changes_nothing(path):
+    result = patched(a_pod({"name": "mine", "mountPath": path}))
+    assert result["spec"]["containers"][0]["volumeMounts"][1:] == BOTH
+
+
+def test_a_volume_of_the_same_file_is_used_whatever_its_name():
+    mine = own("mem", hostPath={"path": "/var/lib/lxcfs/proc/meminfo"})
+    result = patched(a_pod(volumes=[mine]))
+    assert result["spec"]["volumes"] == [mine, CPU]
+    assert result["spec"]["containers"][0]["volumeMounts"] == [mount("mem", "/proc/meminfo"), BOTH[1]]
+
+
+def test_a_name_that_the_pod_uses_for_something_else_is_not_touched():
+    mine = own("lxcfs-proc-meminfo", emptyDir={})
+    result = patched(a_pod(volumes=[mine]))
+    assert result["spec"]["volumes"] == [mine, CPU]
+    assert result["spec"]["containers"][0]["volumeMounts"] == [BOTH[1]]
+
+
+@pytest.mark.parametrize("place", ["labels", "annotations"])
+@pytest.mark.parametrize(
+    ("wish", "everybody", "who_asks"), [("none", False, False), ("all", True, True), (None, True, False)]
+)
+def test_a_pod_opts_in_and_out(place, wish, everybody, who_asks):
+    pod = a_pod(metadata={place: {KEY: wish} if wish else None})
+    assert bool(of_pod(pod, TWO, opt_in=False).operations) == everybody
+    assert bool(of_pod(pod, TWO, opt_in=True).operations) == who_asks
+
+
+def test_opting_out_is_stronger_than_opting_in():
+    assert not of_pod(a_pod(metadata={"labels": {KEY: "all"}, "annotations": {KEY: "none"}}), TWO, True).operations
+
+
+def test_a_wish_that_says_nothing_is_answered_with_a_warning():
+    patch = of_pod(a_pod(metadata={"labels": {KEY: "true"}}), TWO, opt_in=False)
+    assert patch.operations
+    assert patch.warnings == ("lxcfs.py/views is 'true', which says nothing; allowed: all, none",)
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason"),
+    [
+        (a_pod(os={"name": "windows"}), "it is for Windows"),
+        (a_pod(nodeSelector={"kubernetes.io/os": "windows"}), "it is for Windows"),
+        (a_pod(hostUsers=False), "it has a user namespace, in which Kubernetes can mount no FUSE files"),
+        (
+            a_pod(metadata={"annotations": {"kubernetes.io/config.mirror": "0123"}}),
+            "it is a static pod, which only its node can change",
+        ),
+    ],
+)
+def test_pods_that_could_not_start_with_the_files_do_not_get_them(pod, reason):
+    patch = of_pod(pod, TWO, opt_in=False)
+    assert (patch.operations, patch.reason) == ([], reason)
+
+
+def test_a_new_ephemeral_container_gets_the_mounts_and_an_older_one_is_not_changed():
+    before = patched(a_pod())
+    before["spec"]["ephemeralContainers"] = [{"name": "older"}]
+    pod = copy.deepcopy(before)
+    pod["spec"]["ephemeralContainers"].append({"name": "new"})
+    result = jsonpatch.apply_patch(pod, of_ephemeral_containers(pod, before, TWO).operations)
+    pod["spec"]["ephemeralContainers"][1]["volumeMounts"] = BOTH
+    assert result == pod
+
+
+def test_an_ephemeral_container_gets_only_files_that_the_pod_has_volumes_of():
+    before = patched(a_pod())
+    del before["spec"]["volumes"][1]
+    pod = copy.deepcopy(before)
+    pod["spec"]["ephemeralContainers"] = [{"name": "new"}]
+    result = jsonpatch.apply_patch(pod, of_ephemeral_containers(pod, before, TWO).operations)
+    assert result["spec"]["ephemeralContainers"] == [{"name": "new", "volumeMounts": BOTH[:1]}]
+    assert result["spec"]["volumes"] == before["spec"]["volumes"]
+
+
+def test_an_ephemeral_container_of_a_pod_that_opted_out_gets_nothing():
+    before = patched(a_pod())
+    before["metadata"]["annotations"] = {KEY: "none"}
+    pod = copy.deepcopy(before)
+    pod["spec"]["ephemeralContainers"] = [{"name": "new"}]
+    assert not of_ephemeral_containers(pod, before, TWO).operations
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        {},
+        {"metadata": [], "spec": {}},
+        {"metadata": {}, "spec": None},
+        {"metadata": {"labels": 3}, "spec": {}},
+        {"metadata": {}, "spec": {"containers": {}}},
+        {"metadata": {}, "spec": {"containers": [None]}},
+        {"metadata": {}, "spec": {"containers": [{"volumeMounts": "x"}]}},
+        {"metadata": {}, "spec": {"volumes": [[]]}},
+        {"metadata": {}, "spec": {"volumes": [{"hostPath": 7}]}},
+    ],
+)
+def test_what_is_not_shaped_like_a_pod_is_named(pod):
+    with pytest.raises(ShapeError, match="is not a"):
+        of_pod(pod, TWO, opt_in=False)
+
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.sampled_from(["/proc", "/proc/meminfo", KEY, "all"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def sometimes(**fields):
+    """An object that has some of these fields, mostly of the right kind."""
+    return st.fixed_dictionaries({}, optional={name: value | anything for name, value in fields.items()})
+
+
+volume_mounts = st.lists(sometimes(name=st.text(max_size=3), mountPath=st.sampled_from(["/proc", "/x"])), max_size=3)
+containers = st.lists(sometimes(name=st.just("c"), volumeMounts=volume_mounts), max_size=3)
+volumes = st.lists(
+    sometimes(name=st.just("v"), hostPath=sometimes(path=st.just("/var/lib/lxcfs/proc/meminfo"))), max_size=3
+)
+pods = sometimes(
+    metadata=sometimes(name=st.just("p"), labels=sometimes(**{KEY: st.just("all")}), annotations=sometimes()),
+    spec=sometimes(containers=containers, initContainers=containers, ephemeralContainers=containers, volumes=volumes),
+)
+requests = sometimes(
+    resource=st.just({"group": "", "version": "v1", "resource": "pods"}),
+    operation=st.sampled_from(["CREATE", "UPDATE"]),
+    subResource=st.sampled_from(["", "ephemeralcontainers"]),
+    object=pods,
+    oldObject=pods,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(requests, st.booleans())
+def test_whatever_is_asked_the_pod_is_let_in_and_a_patch_applies(request, opt_in):
+    request["uid"] = "0"
+    body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}).encode()
+    answer = review.answer(body, ALL, opt_in, dry_run=False)
+    response = answer.review["response"]
+    assert response["allowed"] is True
+    assert answer.outcome != "failed"
+    if "patch" in response:
+        patch = jsonpatch.JsonPatch.from_string(review.base64.b64decode(response["patch"]).decode())
+        assert jsonpatch.apply_patch(request["object"], patch) != request["object"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff\xfe",
+        b"{",
+        b"[" * 100_000,
+        b"1" * 10_000,
+        b"null",
+        b"[]",
+        b'{"kind": "Pod"}',
+        b'{"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1beta1", "request": {"uid": "1"}}',
+        b'{"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1"}',
+        b'{"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": {"uid": 1}}',
+    ],
+)
+def test_what_is_no_admission_review_is_refused(body):
+    with pytest.raises(review.ReviewError):
+        review.answer(body, TWO, opt_in=False, dry_run=False)
+
+
+def test_a_fault_in_the_program_lets_the_pod_in(monkeypatch):
+    monkeypatch.setattr(review, "of_pod", lambda *_: 1 / 0)
+    request = {
+        "uid": "4711",
+        "resource": {"group": "", "version": "v1", "resource": "pods"},
+        "operation": "CREATE",
+        "object": a_pod(),
+    }
+    body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}).encode()
+    answer = review.answer(body, TWO, opt_in=False, dry_run=False)
+    assert answer.review["response"] == {"uid": "4711", "allowed": True}
+    assert answer.outcome == "failed"
