@@ -15,14 +15,16 @@ TEST_FAST := $(RUN) procps
 DEB := git build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools
 RPM := git rpm rpmlint
 REPO := $(DEB) $(RPM) apt-utils createrepo-c gpg gpg-agent
-TEST := $(TEST_FAST) $(DOCKER) lxcfs mmdebstrap qemu-system-x86 qemu-utils e2fsprogs openssh-client $(DEB) lintian man-db $(REPO)
+IMAGE := $(DEB) mmdebstrap
+TEST := $(TEST_FAST) $(DOCKER) lxcfs mmdebstrap qemu-system-x86 qemu-utils e2fsprogs openssh-client $(DEB) lintian man-db $(REPO) \
+	kubernetes-client/kubectl
 BENCH := $(RUN) lxcfs
 
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-vm lint demo bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb rpm apt-rpm repo apt-repo wheel release-check
+.PHONY: help run test test-fast test-vm lint demo bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -57,6 +59,9 @@ bench: .venv/.installed apt-bench ## side by side with the C program lxcfs
 deb: apt-deb ## the Debian package, in dist/
 	packaging/deb/build dist
 
+image: apt-image ## the container image for Kubernetes and its bill of materials, in dist/
+	packaging/image/build dist
+
 rpm: .venv/.installed apt-rpm ## the rpm for RHEL 9 and its kin and for Fedora, in dist/
 	PYTHON=$(abspath $(PYTHON)) packaging/rpm/build dist
 
@@ -86,12 +91,13 @@ apt-run: PACKAGES := $(RUN)
 apt-test-fast: PACKAGES := $(TEST_FAST)
 apt-test: PACKAGES := $(TEST)
 apt-deb: PACKAGES := $(DEB)
+apt-image: PACKAGES := $(IMAGE)
 apt-rpm: PACKAGES := $(RPM)
 apt-repo: PACKAGES := $(REPO)
 apt-bench: PACKAGES := $(BENCH)
 
 # apt-get runs only where a package is missing, so that a machine that has them all starts at once.
-apt-run apt-test-fast apt-test apt-bench apt-deb apt-rpm apt-repo:
+apt-run apt-test-fast apt-test apt-bench apt-deb apt-image apt-rpm apt-repo:
 	@missing=; for package in $(PACKAGES); do \
 	  dpkg-query --show --showformat='$${db:Status-Status}\n' $$(echo $$package | tr / ' ') 2>/dev/null \
 	    | grep -qx installed || missing="$$missing $${package%%/*}"; \
