@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import secrets
+import socket
 import subprocess
 import tempfile
 import time
@@ -23,6 +25,7 @@ from lxcfs_py import __version__
 from tests.conftest import ROOT, mountpoints, unmount_below
 from tests.docker.conftest import ARTICLE, Docker, mounts
 from tests.kept import wait_for
+from tests.kubernetes.conftest import Pair, recorded
 
 IMAGE = f"lxcfs-py:{__version__}"
 
@@ -69,6 +72,9 @@ class Node:
     def __init__(self, docker: Docker, image: str, directory: Path) -> None:
         self.docker, self.image, self.directory = docker, image, directory
         self.views = directory / "lib/lxcfs"
+        (directory / "lib").mkdir()
+        (directory / "run").mkdir()
+        (directory / "lxcfs.toml").write_text(f'mountpoint = "{self.views}"\n')
 
     def start_daemon(self, rights: tuple[str, ...] = PRIVILEGED) -> str:
         """A container as the DaemonSet's pod has it, and its first answer; its id."""
@@ -76,10 +82,10 @@ class Node:
             *("--volume", f"{self.views.parent}:{self.views.parent}:rshared"),
             *("--volume", f"{self.directory / 'run'}:/run/lxcfs-py"),
             *("--volume", "/sys/fs/cgroup:/sys/fs/cgroup:ro"),
+            *("--volume", f"{self.directory / 'lxcfs.toml'}:/etc/lxcfs.toml:ro"),
         )
         options = ("--detach", "--pid", "host", "--network", "none", "--read-only", *rights, *binds)
-        command = ("run", "--keep", "--stay", str(self.views))
-        container = self.docker("run", *options, self.image, *command).strip()
+        container = self.docker("run", *options, self.image, "run", "--keep", "--stay").strip()
         try:
             wait_for(lambda: "serving" in self.log(container) or not self.is_running(container))
             assert self.is_running(container), self.log(container)
@@ -118,8 +124,6 @@ class Node:
 def node(docker: Docker, image: str) -> Iterator[Node]:
     with tempfile.TemporaryDirectory(prefix="lxcfs-py-node-") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
-        (directory / "lib").mkdir()
-        (directory / "run").mkdir()
         subprocess.run(["mount", "--bind", name, name], check=True)
         stack.callback(unmount_below, directory)
         subprocess.run(["mount", "--make-rshared", name], check=True)
@@ -181,6 +185,35 @@ def test_the_bill_of_materials_is_valid_and_names_the_packages(built):
     assert libc.qualifiers["upstream"] == f"glibc@{libc.version}"
 
 
+def test_the_webhook_in_the_image_answers(docker, image, tmp_path):
+    tmp_path.chmod(0o755)
+    pair = Pair(tmp_path)
+    for file in (pair.certificate, pair.key):
+        file.chmod(0o644)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    rights = ("--read-only", "--user", "65534:65534", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+    options = ("--detach", "--network", "host", *rights, "--volume", f"{tmp_path}:{tmp_path}:ro")
+    files = ("--certificate", str(pair.certificate), str(pair.key))
+    container = docker("run", *options, image, "webhook", *files, "--listen", f"127.0.0.1:{port}").strip()
+
+    def is_up():
+        log = docker.attempt("logs", container).stderr
+        return "listening" in log or "lxcfs-py: " in log.replace("lxcfs-py: INFO", "")
+
+    try:
+        wait_for(is_up)
+        connection = http.client.HTTPSConnection("localhost", port, context=pair.trusting, timeout=10)
+        for path, body in (("/all", json.dumps(recorded("deployment"))), ("/healthz", None), ("/metrics", None)):
+            connection.request("POST" if body else "GET", path, body)
+            response = connection.getresponse()
+            text = response.read()
+            assert response.status == 200, text
+            assert not body or "patch" in json.loads(text)["response"]
+    finally:
+        docker("rm", "--force", container)
+
+
 @pytest.mark.parametrize("rights", [PRIVILEGED, LEAST], ids=["privileged", "least"])
 def test_the_host_sees_the_mount_and_containers_see_themselves(docker, node, rights):
     daemon = node.start_daemon(rights)
@@ -222,6 +255,31 @@ def test_a_server_that_dies_inside_of_its_container_is_replaced(docker, node):
         node.server(second).kill()
         time.sleep(1)
     assert node.stop(second) == 0
+
+
+def test_a_configuration_with_errors_does_not_take_over(docker, node):
+    daemon = node.start_daemon()
+    good = (node.directory / "lxcfs.toml").read_text()
+    (node.directory / "lxcfs.toml").write_text(f"{good}\nnothing = 1\n")
+    with reader(docker, node.views), pytest.raises(AssertionError, match='unknown key "nothing"'):
+        node.start_daemon()
+    assert node.stop(daemon) == 0
+
+
+def test_a_container_whose_files_died_with_a_pod_is_healed_by_the_next(docker, node):
+    first = node.start_daemon()
+    options = ("--detach", "--network", "none", "-m", "256m", *mounts(node.views, ("proc/meminfo",)))
+    container = docker("run", *options, docker.image, "sleep", "infinity").strip()
+    try:
+        docker("kill", first)
+        assert "endpoint is not connected" in docker.attempt("exec", container, "cat", "/proc/meminfo").stderr
+        second = node.start_daemon()
+        pid = docker("inspect", "--format", "{{.State.Pid}}", container).strip()
+        docker("exec", second, "lxcfs-py", "attach", "--pid", pid, "--file", "meminfo")
+        assert docker("exec", container, "head", "-n", "1", "/proc/meminfo").split()[1] == "262144"
+        assert node.stop(second) == 0
+    finally:
+        docker("rm", "--force", container)
 
 
 def test_a_mount_whose_pod_was_killed_is_cleared_away_by_the_next(docker, node):

@@ -160,3 +160,30 @@ def test_a_keeper_starts_the_daemon_again(start_daemon: StartDaemon, sandbox: Ma
         time.sleep(0.5)
     assert daemon.stop() == 0
     assert str(daemon.mountpoint) not in mountpoints()
+
+
+def test_a_keeper_that_is_to_stay_waits_to_be_told_when_another_has_taken_over(
+    start_daemon: StartDaemon, sandbox: MakeSandbox
+) -> None:
+    first = start_daemon("kernel", keep=True)
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, *options: str) -> Daemon:
+            daemon = Daemon([*first.process.args, *options], first.mountpoint, first.log.with_name(name))
+            stack.callback(lambda: daemon.process.poll() is None and daemon.stop())
+            return daemon
+
+        with reading(sandbox(memory=256 * MIB, views=first.mountpoint)):
+            second = start("second", "--stay")
+            assert first.process.wait(20) == 0, "one that is not to stay ends"
+            wait_for(lambda: "resumed" in second.log.read_text())
+            third = start("third")
+            wait_for(lambda: f"takes {first.mountpoint} over" in second.log.read_text())
+            wait_for(lambda: not psutil.Process(second.process.pid).children())
+            time.sleep(0.5)
+            assert second.process.poll() is None
+            second.process.send_signal(signal.SIGTERM)
+            assert second.process.wait(20) == 0
+            assert str(first.mountpoint) in mountpoints()
+        assert third.stop() == 0
+        assert str(first.mountpoint) not in mountpoints()

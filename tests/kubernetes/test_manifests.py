@@ -101,8 +101,7 @@ def test_the_pods_go_by_the_configuration_and_it_is_right(rendered):
         volumes = {volume["name"]: volume for volume in workload["spec"]["template"]["spec"]["volumes"]}
         mounts = {mount["name"]: mount for mount in container(workload)["volumeMounts"]}
         assert volumes["config"]["configMap"]["name"] == name
-        options = cli._parser().parse_args(container(workload)["args"])
-        assert options.config == f"{mounts['config']['mountPath']}/lxcfs.toml"
+        assert (mounts["config"]["mountPath"], mounts["config"]["subPath"]) == (cli.CONFIG_PATH, "lxcfs.toml")
     daemon = container(rendered[DAEMON])
     assert {port["name"]: port["containerPort"] for port in daemon["ports"]} == {
         "metrics": int(parsed.metrics.listen.rpartition(":")[2])
