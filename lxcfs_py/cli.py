@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "mountpoint", metavar="MOUNTPOINT", nargs="?", help="where to mount, instead of the configured one"
     )
-    run.add_argument("--keep", action="store_true", help="run it under a process that starts it again when it dies")
+    run.add_argument(
+        "--keep", action="store_true", help="run it under a process that starts it again when it dies or hangs"
+    )
     run.add_argument(
         "--stay", action="store_true", help="with --keep: end when told to, not when another server has taken over"
     )

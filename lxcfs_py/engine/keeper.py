@@ -20,6 +20,7 @@ from lxcfs_py.engine import session
 log = logging.getLogger(__name__)
 
 STARTS, PERIOD = 10, 10.0  # how often a server is started within so many seconds before it is given up
+WATCHDOG = 20.0  # seconds without a sign of life after which a server that has a session is killed
 
 
 def keep(command: Sequence[str], stay: bool = False) -> int:
@@ -27,7 +28,7 @@ def keep(command: Sequence[str], stay: bool = False) -> int:
 
     SIGTERM, SIGINT and SIGHUP are passed on. It ends with its server when that ends with status 0, was told to stop, or
     has no session yet. With `stay`, it waits to be told where another server has taken the session over. A server that
-    dies too often is given up, and its filesystem unmounted.
+    gives no sign of life is killed. One that dies too often is given up, and its filesystem unmounted.
     """
     session.RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
     address = str(session.RUN / f"keeper-{os.getpid()}")
@@ -47,6 +48,7 @@ class _Keeper:
         self._command, self._notified, self._stay = command, notified, stay
         self._kept: list[int] = []
         self._handed_over = False
+        self._heard: Optional[float] = None  # when the server gave a sign of life; not before it serves
         self._server = 0
         self._told_to_stop = False
 
@@ -92,8 +94,15 @@ class _Keeper:
         if not self._server:
             self._become_server()
         status: Optional[int] = None
+        self._heard = None
+        silenced = False
         while status is None:
-            select.select([self._notified, woken], [], [])
+            if self._kept and self._heard and time.monotonic() - self._heard > WATCHDOG:
+                log.warning("the server gives no sign of life: killing it")
+                # SIGABRT lets it say where it was, unless it stands still.
+                os.kill(self._server, signal.SIGKILL if silenced else signal.SIGABRT)
+                self._heard, silenced = time.monotonic(), True
+            select.select([self._notified, woken], [], [], WATCHDOG / 4)
             with contextlib.suppress(BlockingIOError):
                 os.read(woken, 64)
             status = self._reap()
@@ -110,9 +119,15 @@ class _Keeper:
             spare = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in self._kept]
             for target, fd in enumerate(spare, 3):
                 os.dup2(fd, target)
-            listen = {"PID": os.getpid(), "FDS": len(spare), "FDNAMES": ":".join([session.NAME] * len(spare))}
-            environment = {f"LISTEN_{name}": str(value) for name, value in listen.items()}
-            os.execvpe(self._command[0], list(self._command), {**os.environ, **environment, "NOTIFY_SOCKET": address})
+            environment = {
+                "LISTEN_PID": str(os.getpid()),
+                "LISTEN_FDS": str(len(spare)),
+                "LISTEN_FDNAMES": ":".join([session.NAME] * len(spare)),
+                "NOTIFY_SOCKET": address,
+                "WATCHDOG_PID": str(os.getpid()),
+                "WATCHDOG_USEC": str(round(WATCHDOG * 1e6)),
+            }
+            os.execvpe(self._command[0], list(self._command), {**os.environ, **environment})
         finally:
             os._exit(127)
 
@@ -129,6 +144,8 @@ class _Keeper:
 
     def _take(self, message: bytes, descriptors: list[int]) -> None:
         lines = message.split(b"\n")
+        if b"READY=1" in lines or b"WATCHDOG=1" in lines:
+            self._heard = time.monotonic()
         if b"FDSTOREREMOVE=1" in lines:
             discarded, self._kept = self._kept, []
             self._handed_over = bool(discarded)

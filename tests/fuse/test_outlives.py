@@ -187,3 +187,37 @@ def test_a_keeper_that_is_to_stay_waits_to_be_told_when_another_has_taken_over(
             assert str(first.mountpoint) in mountpoints()
         assert third.stop() == 0
         assert str(first.mountpoint) not in mountpoints()
+
+
+KEEPER = """
+import sys
+from lxcfs_py.engine import session
+session.WATCHDOG = 2.0
+sys.exit(session.keep([sys.executable, "-m", "lxcfs_py", "run", *sys.argv[1:]]))
+"""
+
+
+def test_a_keeper_replaces_a_server_that_hangs_or_stands_still(tmp_path: Path, sandbox: MakeSandbox) -> None:
+    mountpoint, flag = tmp_path / "mount", tmp_path / "hang"
+    mountpoint.mkdir()
+    (tmp_path / "lxcfs.toml").write_text('[fuse]\nengine = "kernel"\n')
+    command = [sys.executable, "-c", KEEPER, "--config", str(tmp_path / "lxcfs.toml"), str(mountpoint)]
+    daemon = Daemon(["env", f"LXCFS_PY_TEST_HANG={flag}", *command], mountpoint, tmp_path / "log")
+    try:
+
+        def server() -> int:
+            (child,) = psutil.Process(daemon.process.pid).children()
+            return child.pid
+
+        first = server()
+        with reading(sandbox(memory=256 * MIB, views=mountpoint)):
+            flag.touch()
+            wait_for(lambda: "starting it again" in daemon.log.read_text())
+            wait_for(lambda: daemon.log.read_text().count("INFO: serving") == 2)
+            second = server()
+            os.kill(second, signal.SIGSTOP)
+            wait_for(lambda: daemon.log.read_text().count("INFO: serving") == 3)
+        assert len({first, second, server()}) == 3
+        assert daemon.log.read_text().count("no sign of life") == 3, "one that stands still takes two signals"
+    finally:
+        assert daemon.stop() == 0
