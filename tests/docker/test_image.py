@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import http.client
 import json
 import os
 import secrets
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import psutil
 import pytest
 from cyclonedx.schema import SchemaVersion
@@ -25,7 +27,8 @@ from lxcfs_py import __version__
 from tests.conftest import ROOT, mountpoints, unmount_below
 from tests.docker.conftest import ARTICLE, Docker, mounts
 from tests.kept import wait_for
-from tests.kubernetes.conftest import Pair, recorded
+from tests.kubernetes.apiserver import NAME, ApiServer
+from tests.kubernetes.conftest import recorded
 
 IMAGE = f"lxcfs-py:{__version__}"
 
@@ -184,33 +187,36 @@ def test_the_bill_of_materials_is_valid_and_names_the_packages(built):
     assert libc.qualifiers["upstream"] == f"glibc@{libc.version}"
 
 
-def test_the_webhook_in_the_image_answers(docker, image, tmp_path):
-    tmp_path.chmod(0o755)
-    pair = Pair(tmp_path)
-    for file in (pair.certificate, pair.key):
-        file.chmod(0o644)
+def test_the_webhook_in_the_image_makes_its_own_certificate_and_answers(docker, image, tmp_path):
+    api = ApiServer(tmp_path)
+    body = json.dumps(recorded("deployment"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    # As the Deployment has it, but for the network.
     rights = ("--read-only", "--user", "65534:65534", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-    options = ("--detach", "--network", "host", *rights, "--volume", f"{tmp_path}:{tmp_path}:ro")
-    files = ("--certificate", str(pair.certificate), str(pair.key))
-    container = docker("run", *options, image, "webhook", *files, "--listen", f"127.0.0.1:{port}").strip()
 
-    def is_up():
-        log = docker.attempt("logs", container).stderr
-        return "listening" in log or "lxcfs-py: " in log.replace("lxcfs-py: INFO", "")
+    async def scenario():
+        async with api.running():
+            tmp_path.chmod(0o755)
+            account = ("--volume", f"{tmp_path}:/var/run/secrets/kubernetes.io/serviceaccount:ro")
+            cluster = ("--env", "KUBERNETES_SERVICE_HOST=localhost", "--env", f"KUBERNETES_SERVICE_PORT={api.port}")
+            options = ("--detach", "--network", "host", *rights, *account, *cluster)
+            command = ("webhook", "--self-signed", NAME, "--listen", f"127.0.0.1:{port}")
+            container = (await asyncio.to_thread(docker, "run", *options, image, *command)).strip()
+            try:
+                await asyncio.to_thread(wait_for, lambda: "serving with" in docker.attempt("logs", container).stderr)
+                trusting = ssl.create_default_context(cadata=api.trusted().decode())
+                known = {"ssl": trusting, "server_hostname": f"{NAME}.views.svc"}
+                async with aiohttp.ClientSession(f"https://127.0.0.1:{port}") as session:
+                    async with session.post("/all", data=body, **known) as response:
+                        assert "patch" in (await response.json())["response"]
+                    for path in ("/healthz", "/metrics"):
+                        async with session.get(path, **known) as response:
+                            assert response.status == 200
+            finally:
+                await asyncio.to_thread(docker, "rm", "--force", container)
 
-    try:
-        wait_for(is_up)
-        connection = http.client.HTTPSConnection("localhost", port, context=pair.trusting, timeout=10)
-        for path, body in (("/all", json.dumps(recorded("deployment"))), ("/healthz", None), ("/metrics", None)):
-            connection.request("POST" if body else "GET", path, body)
-            response = connection.getresponse()
-            text = response.read()
-            assert response.status == 200, text
-            assert not body or "patch" in json.loads(text)["response"]
-    finally:
-        docker("rm", "--force", container)
+    asyncio.run(scenario())
 
 
 def test_the_host_sees_the_mount_and_containers_see_themselves(docker, node):
