@@ -8,6 +8,8 @@ import contextlib
 import copy
 import http.client
 import json
+import subprocess
+import sys
 import time
 
 import aiohttp
@@ -17,6 +19,7 @@ import pytest
 
 from lxcfs_py.config import Config
 from lxcfs_py.mounts import binds_of, kubernetes_volumes
+from tests.conftest import ROOT
 from tests.kept import wait_for
 from tests.kubernetes.conftest import recorded
 from tests.kubernetes.test_manifests import VERSIONS
@@ -228,3 +231,40 @@ def test_without_tls_there_is_no_answer(webhook):
 def test_it_ends_in_order_when_told_to(webhook):
     webhook.ask(recorded("deployment"))
     assert webhook.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--listen", "8443"], "--listen 8443: nothing can listen there; allowed: :PORT, HOST:PORT, [IPV6]:PORT"),
+        (["--listen", "localhost:99999"], "--listen localhost:99999: nothing can listen there"),
+        (
+            ["--listen", "192.0.2.1:8443"],
+            "nothing can listen at https://192.0.2.1:8443: ",
+        ),
+        (
+            ["--certificate", "/dev/null", "/dev/null"],
+            "the certificate /dev/null with the key /dev/null cannot be served",
+        ),
+        (["--certificate", "/none", "/none"], "the certificate /none with the key /none cannot be served"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_sentence(webhook, options, said):
+    files = ["--certificate", str(webhook.pair.certificate), str(webhook.pair.key)]
+    listen = [] if "--listen" in options else ["--listen", "127.0.0.1:1"]
+    command = [sys.executable, "-m", "lxcfs_py", "webhook", *files, *listen, *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"lxcfs-py: {said}")
+    assert "Traceback" not in done.stderr
+
+
+def test_without_its_packages_that_is_said():
+    program = "import sys; sys.modules['aiohttp'] = None; from lxcfs_py.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "webhook", "--self-signed", "x"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "lxcfs-py: webhook needs the Python packages aiohttp, cryptography and prometheus-client"
+    )
+    assert done.stderr.count("\n") == 1
