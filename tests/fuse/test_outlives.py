@@ -191,9 +191,9 @@ def test_a_keeper_that_is_to_stay_waits_to_be_told_when_another_has_taken_over(
 
 KEEPER = """
 import sys
-from lxcfs_py.engine import session
-session.WATCHDOG = 2.0
-sys.exit(session.keep([sys.executable, "-m", "lxcfs_py", "run", *sys.argv[1:]]))
+from lxcfs_py.engine import keeper
+keeper.WATCHDOG = 2.0
+sys.exit(keeper.keep([sys.executable, "-m", "lxcfs_py", "run", *sys.argv[1:]]))
 """
 
 
