@@ -189,6 +189,7 @@ def test_a_certificate_that_does_not_fit_its_key_is_not_taken(webhook):
     assert served(webhook) == before
 
 
+@pytest.mark.slow
 def test_500_requests_a_second_are_all_answered_while_certificates_change(webhook):
     rate, seconds = 500, 5
     body = json.dumps(recorded("deployment")).encode()
