@@ -40,4 +40,6 @@ def parse(mountinfo: str) -> Iterator[Mount]:
 
 def _unescape(word: str) -> str:
     """Put back the blanks, tabs, newlines and backslashes that the kernel writes as octal numbers."""
+    if "\\" not in word:  # mostly; the search takes longer than all the rest
+        return word
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), word)
