@@ -24,7 +24,7 @@ PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-vm lint demo bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
+.PHONY: help run test test-fast lint demo bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -32,14 +32,8 @@ help: ## this list
 run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl-C ends it
 	.venv/bin/lxcfs-py run --config etc/lxcfs.toml
 
-test: lint apt-test ## lint and all tests: minutes, with Docker and virtual machines
-	$(PYTHON) -m pytest tests $(addprefix --ignore=,$(LONG))
-
-test-vm: lint apt-test ## the Ansible playbooks in virtual machines
-	$(PYTHON) -m pytest $(LONG)
-
-# Not part of `make test` as long as they take longer than all the rest together.
-LONG := tests/vm/test_ansible.py
+test: lint apt-test ## lint and all tests: half an hour, with Docker and virtual machines
+	$(PYTHON) -m pytest tests
 
 test-fast: lint apt-test-fast ## lint and the tests that need neither
 	$(PYTHON) -m pytest tests/unit tests/fuse -m "not slow"
