@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 
@@ -250,7 +251,7 @@ def test_whatever_is_asked_the_pod_is_let_in_and_a_patch_applies(request, opt_in
     assert response["allowed"] is True
     assert answer.outcome != "failed"
     if "patch" in response:
-        patch = jsonpatch.JsonPatch.from_string(review.base64.b64decode(response["patch"]).decode())
+        patch = jsonpatch.JsonPatch.from_string(base64.b64decode(response["patch"]).decode())
         assert jsonpatch.apply_patch(request["object"], patch) != request["object"]
 
 
