@@ -13,7 +13,6 @@ import threading
 import time
 
 _CHUNK = 16384
-_QUARTER_PAGE = 1024
 _RETRY_MISSING_MS = 1000
 
 _opening = threading.Lock()
@@ -58,7 +57,6 @@ class KernelDirectory:
         """Return the text, or `enough` bytes of it, of a file that the kernel renders record by record.
 
         Such are /proc/cpuinfo and /proc/diskstats: one read gives a page of them at the most, and costs what it gives.
-        It gives less than a quarter of a page only at the end, as records take less than three quarters.
         """
         fd = self._fds.get(name, -1)
         if fd < 0:
@@ -71,8 +69,6 @@ class KernelDirectory:
                 break
             parts.append(part)
             offset += len(part)
-            if len(part) < _QUARTER_PAGE:
-                break
         return b"".join(parts)
 
     def get(self, name: str) -> bytes | None:

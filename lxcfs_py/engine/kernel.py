@@ -272,7 +272,7 @@ class Server:
     def _read_requests(self, number: int, slot: memoryview) -> None:
         """Answer requests as long as it is this worker's turn."""
         fuse, buffers, answer, relay = self._session.fuse, [slot], self._answer, self._relay
-        while relay.reader == number and not relay.stopped:
+        while relay.reads(number):
             try:
                 received = os.readv(fuse, buffers)
             except OSError as error:
@@ -283,7 +283,7 @@ class Server:
             if not received:
                 self.stop(UNMOUNTED)
                 return
-            relay.begin()
+            relay.begin(number)
             answer(slot, received)
             slot[OPCODE] = 0
 

@@ -1,9 +1,15 @@
-"""Whose turn it is to read requests: one worker's, and the next one's when a request takes the first too long.
+"""Whose turn it is to read requests: two workers' while requests come one at a time, one's while there are many.
 
-Python runs one thread at a time. Workers that all read at once get in each other's way at every call of the kernel,
-and serve fewer requests than one alone; but one alone keeps everybody waiting for the slowest file. So the others stand
-by. The reader sets a timer when it has a request and none is set. Whoever stands by is woken by it, and sees in the
-reader's slot whether that is still the same request. Nothing runs when nobody reads.
+One reader: Python runs one thread at a time, and workers that read at once get in each other's way at every call of the
+kernel. With eight readers of files they serve fewer requests than one alone.
+
+Two: a request that comes while the first worker is on its way back to sleep is answered by the second, which the kernel
+wakes on the core of whoever asks, and nothing has to wake another core. So the reader has a companion, until that finds
+the reader at a request many times in a row.
+
+Another one: a reader that is at one request for long is followed by one of those that stand by. The reader sets a timer
+when it has a request and none is set. Whoever stands by is woken by it, and sees in the reader's slot how that stands.
+Nothing runs when nobody reads.
 """
 
 from __future__ import annotations
@@ -20,6 +26,9 @@ from lxcfs_py.engine.session import OPCODE
 PATIENCE = 0.01
 """Seconds between two looks at the reader: at the second that finds the same request, another takes its turn."""
 
+CROWD = 16
+"""In a row, requests that the companion gets while the reader is at one: so many mean that there are many readers."""
+
 _AT_ONCE = 1e-9
 
 
@@ -28,27 +37,37 @@ class Relay:
 
     def __init__(self, slots: Sequence[memoryview]) -> None:
         self.reader: Optional[int] = None
+        self.companion: Optional[int] = None
         self.stopped = False
         self._first = threading.Lock()
         self._slots = slots
         self._timer = syscalls.timerfd_create()
         self._is_set = False
+        self._met = 0  # how often in a row the companion began while the reader was at a request
         self._held = 0  # the request that the last look found at hand
 
     def __del__(self) -> None:
         os.close(self._timer)
 
-    def begin(self) -> None:
-        """Say that the reader has a request in its slot."""
+    def begin(self, worker: int) -> None:
+        """Say that a worker has a request in its slot."""
         if not self._is_set:
             self._is_set = True
             syscalls.timerfd_settime(self._timer, PATIENCE)
+        if worker == self.companion:
+            self._met = self._met + 1 if self._slots[self.reader or 0][OPCODE] else 0
+            if self._met == CROWD:
+                self.companion = None
+
+    def reads(self, worker: int) -> bool:
+        """Tell whether it is this worker's turn."""
+        return worker in (self.reader, self.companion) and not self.stopped
 
     def stand_by(self, worker: int) -> None:
         """Block until it is this worker's turn to read, which is the first one's that comes, or all is over."""
         if self._first.acquire(blocking=False):
             self.reader = worker
-        while self.reader != worker and not self.stopped:
+        while not (self.reads(worker) or self.stopped):
             os.read(self._timer, 8)
             self._look(worker)
         if self.stopped:
@@ -64,6 +83,8 @@ class Relay:
         if not slot[OPCODE]:
             self._is_set = False
             if not slot[OPCODE]:  # it may have got one before that, and have seen the timer set
+                if self.companion is None:
+                    self.companion, self._met = worker, 0
                 return
             self._is_set = True
         _, _, request, _, _ = protocol.IN_HEADER.unpack_from(slot)

@@ -77,9 +77,9 @@ def test_a_file_in_records_is_read_whole():
 
 
 def test_records_that_come_page_by_page_are_read_to_the_end(monkeypatch):
-    """As the kernel gives them: whole records, as many as fit into a page."""
-    records = [b"%04d".ljust(size, b".") % number for number, size in enumerate([900, 3000, 1100, 3000, 200])]
-    pages = [b"".join(records[:2]), records[2], records[3] + records[4], b""]
+    """As the kernel gives them: as many as fit into a page, or one that does not, as a disk with many partitions."""
+    records = [b"%04d".ljust(size, b".") % number for number, size in enumerate([900, 3000, 68, 5596, 200])]
+    pages = [b"".join(records[:2]), records[2], records[3], records[4], b""]
     text = b"".join(records)
     starts = {sum(map(len, pages[:n])): page for n, page in enumerate(pages)}
     monkeypatch.setattr("lxcfs_py.kernelfile.os.pread", lambda _fd, _size, offset: starts[offset])

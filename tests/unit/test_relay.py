@@ -11,7 +11,7 @@ from typing import Any, Callable
 import pytest
 
 from lxcfs_py.engine import protocol
-from lxcfs_py.engine.relay import Relay
+from lxcfs_py.engine.relay import CROWD, Relay
 from lxcfs_py.engine.session import OPCODE
 
 MANY = 5
@@ -33,13 +33,13 @@ class Workers:
                 return
             self.turns.append(number)
             # It reads, or is at the request in its slot.
-            while (self.slots[number][OPCODE] or self.relay.reader == number) and not self.relay.stopped:
+            while (self.slots[number][OPCODE] or self.relay.reads(number)) and not self.relay.stopped:
                 time.sleep(0.001)
 
     def take(self, worker: int, request: int) -> None:
         """Put a request into a worker's slot, as the kernel does."""
         protocol.IN_HEADER.pack_into(self.slots[worker], 0, protocol.IN_HEADER.size, protocol.READ, request, 0, 0)
-        self.relay.begin()
+        self.relay.begin(worker)
 
     def turn(self, count: int) -> int:
         """Wait until there were so many turns; return whose the last one is."""
@@ -101,7 +101,45 @@ def test_a_reader_that_answers_one_request_after_the_other_stays_it(workers: Wor
         time.sleep(0.001)
         workers.answer(reader)
         request += 1
-    assert workers.turns == [reader]
+    assert workers.relay.reader == reader
+
+
+def test_while_requests_come_one_at_a_time_two_read(workers: Workers) -> None:
+    reader = workers.turn(1)
+    for request in range(1, 4):
+        workers.take(reader, request)
+        workers.answer(reader)
+        wait(lambda: not workers.relay._is_set)
+    assert workers.turns == [reader, workers.relay.companion]
+
+
+def test_the_companion_steps_back_when_there_are_many_requests(workers: Workers) -> None:
+    reader = workers.turn(1)
+    workers.take(reader, 1)
+    workers.answer(reader)
+    companion = workers.turn(2)
+    for request in range(2, CROWD + 2):
+        assert workers.relay.companion == companion
+        workers.take(reader, 2 * request)
+        workers.take(companion, 2 * request + 1)
+        workers.answer(companion)
+        workers.answer(reader)
+    assert workers.relay.companion is None
+    assert workers.relay.reader == reader
+
+
+def test_a_companion_that_meets_the_reader_now_and_then_stays(workers: Workers) -> None:
+    reader = workers.turn(1)
+    workers.take(reader, 1)
+    workers.answer(reader)
+    companion = workers.turn(2)
+    for request in range(2, 3 * CROWD):
+        if request % CROWD:
+            workers.take(reader, 2 * request)
+        workers.take(companion, 2 * request + 1)
+        workers.answer(companion)
+        workers.answer(reader)
+    assert workers.relay.companion == companion
 
 
 def test_with_nothing_at_hand_the_timer_is_set_no_more(workers: Workers) -> None:
@@ -124,7 +162,7 @@ def test_a_request_that_comes_while_the_timer_is_put_away_is_watched() -> None:
     slot = Slot(protocol.IN_HEADER.pack(protocol.IN_HEADER.size, protocol.READ, 7, 0, 0))
     relay = Relay([slot])  # type: ignore[list-item]
     relay.reader = 0
-    relay.begin()
+    relay.begin(0)
     relay._look(1)
     assert slot.looks == 2
     assert relay.reader == 0
