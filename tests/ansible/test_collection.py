@@ -118,3 +118,14 @@ def test_a_mapping_becomes_the_configuration_that_it_names(run, mapping, tmp_pat
                 assert (list(found) if isinstance(found, tuple) else found) == expected
         else:
             assert getattr(read, key) == value
+
+
+def test_a_host_whose_mount_has_no_connection_to_be_seen_is_looked_at_to_the_end(tmp_path):
+    for name, line in {"sed": "echo 4294967295", "lxcfs-py": "echo $1"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    command = ["sh", str(ROLE / "files/look.sh"), str(tmp_path / "lxcfs.toml"), str(tmp_path / "drop-in")]
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    looked = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, timeout=60)
+    assert looked.stdout.endswith("users\n"), looked.stderr
+    assert "mounted" not in looked.stdout

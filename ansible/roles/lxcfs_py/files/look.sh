@@ -21,7 +21,9 @@ esac
 # The kernel makes the directory of a connection when it is mounted. The mountpoint itself is not for asking: that waits
 # for its server.
 connection=$(sed -n 's/^[0-9]* [0-9]* 0:\([0-9]*\) .* - fuse\.lxcfs .*/\1/p' /proc/self/mountinfo | tail -n1)
-[ -z "$connection" ] || echo "mounted $(($(date +%s) - $(stat --format=%Z "/sys/fs/fuse/connections/$connection")))"
+if [ -n "$connection" ] && since=$(stat --format=%Z "/sys/fs/fuse/connections/$connection" 2>/dev/null); then
+    echo "mounted $(($(date +%s) - since))"
+fi
 if command -v lxcfs-py >/dev/null; then
     lxcfs-py check 2>/dev/null | grep -e '^mountpoint = ' -e '^engine = ' -e '"proc/meminfo"'
     timeout 60 lxcfs-py users
