@@ -294,6 +294,7 @@ def test_an_upgrade_restarts_the_service_and_no_read_fails(machine: Machine) -> 
 
 def test_removal_says_who_loses_files_and_leaves_only_the_edited_configuration(machine: Machine) -> None:
     process = show(machine, "lxcfs-py", "MainPID")
+    machine.run("lxcfs-py cdi")
     with reading(machine) as reader:
         said = dnf(machine, "remove lxcfs-py")
     assert "Transport endpoint is not connected" in said
