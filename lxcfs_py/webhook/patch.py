@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ KEY = "lxcfs.py/views"
 _ALL, _NONE = "all", "none"
 _MIRROR = "kubernetes.io/config.mirror"
 _KINDS = ("initContainers", "containers", "ephemeralContainers")
+# What is added takes memory for each container, and time for each mount that is there.
+_MOST_CONTAINERS, _MOST_VOLUMES, _MOST_MOUNTS = 200, 1000, 5000
 
 Object = dict[str, Any]
 """A JSON object of the API's."""
@@ -113,6 +116,12 @@ def _refusal(pod: Object, opt_in: bool) -> tuple[str, tuple[str, ...]]:
         return "it is for Windows", warnings
     if spec.get("hostUsers") is False:
         return "it has a user namespace, in which Kubernetes can mount no FUSE files", warnings
+    containers = [container for kind in _KINDS for container in _objects(spec, kind, "pod.spec")]
+    mounts = sum(len(_objects(container, "volumeMounts", "pod.spec.containers")) for container in containers)
+    sizes = (len(containers), len(_objects(spec, "volumes", "pod.spec")), mounts)
+    most = (_MOST_CONTAINERS, _MOST_VOLUMES, _MOST_MOUNTS)
+    if any(map(operator.gt, sizes, most)):
+        return "it has more than {} containers, {} volumes or {} mounts".format(*most), warnings
     return "", warnings
 
 

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 # Two pods as large as an API server takes them, the new one and the one of before, and what is around them.
 _LARGEST_BODY = 6 << 20
 _BODY_SECONDS = 10.0
+# Whoever can connect can send bodies: of those that are larger than pods mostly are, only some are read at a time.
+_SMALL_BODY = 64 << 10
+_LARGE_BODIES = 4
 
 Handler = Callable[[web.Request], Coroutine[Any, Any, web.Response]]
 
@@ -41,11 +44,14 @@ def serve(
 
     `follow` keeps `served` up to date; until there is a certificate, handshakes fail.
     """
-    asyncio.run(_serve(host, port, served, follow, application(served, volumes, dry_run)))
+    asyncio.run(_serve(host, port, served, follow, volumes, dry_run))
 
 
 def application(served: Served, volumes: Sequence[HostPath], dry_run: bool) -> web.Application:
-    """Return what answers at /all and /opt-in, which differ in the pods that are patched, /healthz and /metrics."""
+    """Return what answers at /all and /opt-in, which differ in the pods that are patched, /healthz and /metrics.
+
+    To be called in the loop that serves it.
+    """
     metrics = prometheus_client.CollectorRegistry(auto_describe=False)
     reviews = prometheus_client.Counter(
         "lxcfs_webhook_reviews", "Requests, by what came of them.", ["outcome"], registry=metrics
@@ -57,10 +63,18 @@ def application(served: Served, volumes: Sequence[HostPath], dry_run: bool) -> w
     )
     expiry.set_function(lambda: served.expiry)
 
+    large_bodies = asyncio.Semaphore(_LARGE_BODIES)
+
+    async def read(request: web.Request) -> bytes:
+        if request.content_length is not None and request.content_length <= _SMALL_BODY:
+            return await request.read()
+        async with large_bodies:
+            return await request.read()
+
     def reviewer(opt_in: bool) -> Handler:
         async def handle(request: web.Request) -> web.Response:
             try:
-                body = await asyncio.wait_for(request.read(), _BODY_SECONDS)
+                body = await asyncio.wait_for(read(request), _BODY_SECONDS)
                 answer = review.answer(body, volumes, opt_in, dry_run)
             except review.ReviewError as error:
                 reviews.labels("refused").inc()
@@ -92,14 +106,21 @@ def application(served: Served, volumes: Sequence[HostPath], dry_run: bool) -> w
 
 
 async def _serve(
-    host: Optional[str], port: int, served: Served, follow: Coroutine[Any, Any, None], app: web.Application
+    host: Optional[str],
+    port: int,
+    served: Served,
+    follow: Coroutine[Any, Any, None],
+    volumes: Sequence[HostPath],
+    dry_run: bool,
 ) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     following = asyncio.ensure_future(follow)
     following.add_done_callback(lambda _: stop.set())
-    runner = web.AppRunner(app, access_log=None)
+    # An API server compresses nothing, and what is compressed may be of any size.
+    app = application(served, volumes, dry_run)
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False)
     await runner.setup()
     try:
         await _listen(web.TCPSite(runner, host, port, ssl_context=served.context))

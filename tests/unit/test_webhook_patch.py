@@ -48,6 +48,16 @@ def patched(pod, volumes=TWO, opt_in=False):
     return jsonpatch.apply_patch(pod, patch.operations)
 
 
+def a_review(pod, **more):
+    request = {
+        "uid": "4711",
+        "resource": {"group": "", "version": "v1", "resource": "pods"},
+        "operation": "CREATE",
+        "object": pod,
+    }
+    return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request, **more}
+
+
 def own(name, **volume):
     return {"name": name, **volume}
 
@@ -158,6 +168,23 @@ def test_a_wish_that_says_nothing_is_answered_with_a_warning():
 def test_pods_that_could_not_start_with_the_files_do_not_get_them(pod, reason):
     patch = of_pod(pod, TWO, opt_in=False)
     assert (patch.operations, patch.reason) == ([], reason)
+
+
+@pytest.mark.parametrize(
+    ("spec", "fits"),
+    [
+        ({"containers": [{}] * 200}, True),
+        ({"containers": [{}] * 101, "initContainers": [{}] * 100}, False),
+        ({"volumes": [{}] * 1000}, True),
+        ({"volumes": [{}] * 1001}, False),
+        ({"containers": [{"volumeMounts": [{}] * 1000}] * 5}, True),
+        ({"containers": [{"volumeMounts": [{}] * 1000}] * 5 + [{"volumeMounts": [{}]}]}, False),
+    ],
+)
+def test_a_pod_so_large_that_its_patch_would_take_much_memory_or_time_is_left_as_it_is(spec, fits):
+    patch = of_pod(a_pod(**spec), TWO, opt_in=False)
+    assert bool(patch.operations) == fits
+    assert patch.reason == ("" if fits else "it has more than 200 containers, 1000 volumes or 5000 mounts")
 
 
 def test_a_new_ephemeral_container_gets_the_mounts_and_an_older_one_is_not_changed():
@@ -276,15 +303,14 @@ def test_what_is_no_admission_review_is_refused(body):
         review.answer(body, TWO, opt_in=False, dry_run=False)
 
 
+def test_a_body_of_so_many_values_that_they_would_take_much_memory_is_refused():
+    body = json.dumps(a_review(a_pod(), padding=[0] * 250_000)).encode()
+    with pytest.raises(review.ReviewError, match="too many values; allowed: 250000"):
+        review.answer(body, TWO, opt_in=False, dry_run=False)
+
+
 def test_a_fault_in_the_program_lets_the_pod_in(monkeypatch):
     monkeypatch.setattr(review, "of_pod", lambda *_: 1 / 0)
-    request = {
-        "uid": "4711",
-        "resource": {"group": "", "version": "v1", "resource": "pods"},
-        "operation": "CREATE",
-        "object": a_pod(),
-    }
-    body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}).encode()
-    answer = review.answer(body, TWO, opt_in=False, dry_run=False)
+    answer = review.answer(json.dumps(a_review(a_pod())).encode(), TWO, opt_in=False, dry_run=False)
     assert answer.review["response"] == {"uid": "4711", "allowed": True}
     assert answer.outcome == "failed"
