@@ -66,9 +66,9 @@ class Rotation:
         ClusterError, CertificateError.
         """
         pair = await self._pair()
-        published, changed = await self._publish(pair.authorities)
+        published = await self._publish(pair.authorities)
         if pair != self._loaded:
-            if changed and self._loaded:  # it still takes the one that is served
+            if self._loaded:  # whichever replica told it: it still takes the one that is served
                 await asyncio.sleep(settling)
             self._served.load_pair(pair)
             self._loaded = pair
@@ -104,8 +104,8 @@ class Rotation:
         except ValueError:
             return False
 
-    async def _publish(self, authorities: bytes) -> tuple[bool, bool]:
-        """Let the API server trust these; tell whether it does, and whether that is new.
+    async def _publish(self, authorities: bytes) -> bool:
+        """Let the API server trust these; tell whether it does.
 
         The authority of before is trusted too: replicas that have not looked yet serve with its certificate.
         """
@@ -114,16 +114,16 @@ class Rotation:
             configuration = await self._cluster.get(path)
             if configuration is None:
                 log.warning("there is no MutatingWebhookConfiguration %s yet", self._name)
-                return False, False
+                return False
             clients = [webhook["clientConfig"] for webhook in configuration.get("webhooks") or ()]
             bundles = [base64.b64decode(client.get("caBundle") or "") for client in clients]
             if all(bundle.startswith(authorities) for bundle in bundles):
-                return True, False
+                return True
             for client, bundle in zip(clients, bundles):
                 trusted = authorities + certificates.first_of(bundle)
                 client["caBundle"] = base64.b64encode(trusted).decode()
             if await self._cluster.replace(path, configuration) is not None:
-                return True, True
+                return True
         raise ClusterError(f"the MutatingWebhookConfiguration {self._name} is changed by others all the time")
 
 

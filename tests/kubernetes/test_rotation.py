@@ -107,6 +107,23 @@ def test_it_is_renewed_before_it_ends_and_replicas_with_the_old_one_are_trusted_
     asyncio.run(scenario())
 
 
+def test_a_certificate_that_another_replica_made_is_served_when_all_api_servers_know_of_it(api):
+    async def scenario():
+        async with api.running() as cluster:
+            first, second = Replica(cluster, OVERDUE), Replica(cluster, OVERDUE)
+            await first.step()
+            await second.step()
+            old = api.pair()[0]
+            first.today = second.today = TODAY
+            await first.step()
+            settling = asyncio.ensure_future(second.rotation.step(settling=60))
+            await asyncio.wait({settling}, timeout=1)
+            assert await second.certificate(api.trusted()) == der(old)
+            settling.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_two_that_renew_at_once_write_one_certificate(api):
     async def scenario():
         async with api.running() as cluster:
