@@ -110,6 +110,7 @@ class Rotation:
         The authority of before is trusted too: replicas that have not looked yet serve with its certificate.
         """
         path = f"{_CONFIGURATIONS}/{self._name}"
+        authorities = authorities.rstrip() + b"\n"  # another certificate comes after it
         for _ in range(_ATTEMPTS):
             configuration = await self._cluster.get(path)
             if configuration is None:

@@ -179,6 +179,25 @@ def test_a_secret_of_somebody_elses_is_served_and_never_written(api):
     asyncio.run(scenario())
 
 
+def test_authorities_whose_last_line_has_no_end_are_trusted_with_those_of_before(api):
+    async def scenario():
+        async with api.running() as cluster:
+            replica = Replica(cluster)
+            await replica.step()
+            old = api.trusted()
+            new = certificates.make([f"{NAME}.views.svc"], TODAY)
+            content = {"tls.crt": new.certificate, "tls.key": new.key, "ca.crt": new.authorities.rstrip()}
+            api.put(SECRET, {"data": {key: base64.b64encode(value).decode() for key, value in content.items()}})
+            assert await replica.step()
+            assert api.trusted() == new.authorities + old
+            assert await replica.certificate(api.trusted()) == der(new.certificate)
+            writes = len(api.writes)
+            assert await replica.step()
+            assert len(api.writes) == writes
+
+    asyncio.run(scenario())
+
+
 def test_one_that_cert_manager_has_taken_over_is_not_written(api):
     async def scenario():
         async with api.running() as cluster:
