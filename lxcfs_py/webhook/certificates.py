@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import logging
 import os
 import re
 import ssl
+from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 from cryptography import x509
@@ -48,27 +50,14 @@ class Served:
 
     def load(self, certificate: str, key: str) -> None:
         """Serve with the pair in these files from now on. CertificateError, and what was served stays."""
-        context = _context()
-        try:
-            context.load_cert_chain(certificate, key)
-            with open(certificate, "rb") as file:
-                expiry = expires(file.read())
-        except (OSError, ValueError) as error:
-            raise CertificateError(
-                f"the certificate {certificate} with the key {key} cannot be served: {error}"
-            ) from None
-        self._current = context
+        self._current, expiry = _loaded(certificate, key)
         self.expiry = expiry.timestamp()
         log.info("serving with a certificate that expires at %s", expiry.isoformat())
 
     def load_pair(self, pair: Pair) -> None:
         """Serve with this pair from now on; it gets into no file system. CertificateError."""
-        memory = os.memfd_create("lxcfs-py-certificate", os.MFD_CLOEXEC)
-        try:
-            os.write(memory, pair.key + pair.certificate)
-            self.load(f"/proc/self/fd/{memory}", f"/proc/self/fd/{memory}")
-        finally:
-            os.close(memory)
+        with _in_memory(pair) as path:
+            self.load(path, path)
 
     def _choose(self, handshake: ssl.SSLObject, _name: Optional[str], _context: ssl.SSLContext) -> Optional[int]:
         if self._current is None:
@@ -132,6 +121,12 @@ def make(names: list[str], now: datetime.datetime) -> Pair:
     )
 
 
+def check(pair: Pair) -> None:
+    """CertificateError for a pair that cannot be served."""
+    with _in_memory(pair) as path:
+        _loaded(path, path)
+
+
 def expires(certificate: bytes) -> datetime.datetime:
     """Return when the first certificate of a PEM text ends. ValueError."""
     first = x509.load_pem_x509_certificate(first_of(certificate))
@@ -154,6 +149,28 @@ def first_of(text: bytes) -> bytes:
     """Return the first certificate of a PEM text; what is there to say it is not one is the reader's."""
     match = re.search(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", text, re.DOTALL)
     return match[0] if match else b""
+
+
+def _loaded(certificate: str, key: str) -> tuple[ssl.SSLContext, datetime.datetime]:
+    """Return what serves with the pair in these files, and when that ends. CertificateError."""
+    context = _context()
+    try:
+        context.load_cert_chain(certificate, key)
+        with open(certificate, "rb") as file:
+            return context, expires(file.read())
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"the certificate {certificate} with the key {key} cannot be served: {error}") from None
+
+
+@contextlib.contextmanager
+def _in_memory(pair: Pair) -> Iterator[str]:
+    """The path of a file with certificate and key, for as long as the block runs."""
+    memory = os.memfd_create("lxcfs-py-certificate", os.MFD_CLOEXEC)
+    try:
+        os.write(memory, pair.key + pair.certificate)
+        yield f"/proc/self/fd/{memory}"
+    finally:
+        os.close(memory)
 
 
 def _stamps(*paths: str) -> list[tuple[int, int]]:

@@ -99,9 +99,10 @@ class Rotation:
 
     def _is_good(self, pair: Pair) -> bool:
         try:
+            certificates.check(pair)
             left = certificates.expires(pair.certificate) - self._now()
             return left > RENEWAL and certificates.names_of(pair.certificate) == self._names
-        except ValueError:
+        except (CertificateError, ValueError):
             return False
 
     async def _publish(self, authorities: bytes) -> bool:
@@ -116,8 +117,8 @@ class Rotation:
             if configuration is None:
                 log.warning("there is no MutatingWebhookConfiguration %s yet", self._name)
                 return False
-            clients = [webhook["clientConfig"] for webhook in configuration.get("webhooks") or ()]
-            bundles = [base64.b64decode(client.get("caBundle") or "") for client in clients]
+            clients = [webhook.setdefault("clientConfig", {}) for webhook in configuration.get("webhooks") or ()]
+            bundles = [_bundle_of(client) for client in clients]
             if all(bundle.startswith(authorities) for bundle in bundles):
                 return True
             for client, bundle in zip(clients, bundles):
@@ -126,6 +127,14 @@ class Rotation:
             if await self._cluster.replace(path, configuration) is not None:
                 return True
         raise ClusterError(f"the MutatingWebhookConfiguration {self._name} is changed by others all the time")
+
+
+def _bundle_of(client: Object) -> bytes:
+    """Return what a clientConfig trusts; nothing if that cannot be read."""
+    try:
+        return base64.b64decode(client.get("caBundle") or "")
+    except (TypeError, ValueError):
+        return b""
 
 
 def _is_ours(secret: Object) -> bool:

@@ -160,6 +160,31 @@ def test_what_somebody_spoils_is_mended(api):
     asyncio.run(scenario())
 
 
+def test_a_key_that_is_another_certificates_is_mended(api):
+    async def scenario():
+        async with api.running() as cluster:
+            replica = Replica(cluster)
+            await replica.step()
+            other = base64.b64encode(certificates.make([f"{NAME}.views.svc"], TODAY).key).decode()
+            api.put(SECRET, {**api.objects[SECRET], "data": {**api.objects[SECRET]["data"], "tls.key": other}})
+            assert await replica.step()
+            assert await replica.certificate(api.trusted()) == der(api.pair()[0])
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("hook", [{"clientConfig": {"caBundle": "a"}}, {"clientConfig": {"caBundle": 7}}, {}])
+def test_a_bundle_that_cannot_be_read_is_mended(api, hook):
+    async def scenario():
+        async with api.running() as cluster:
+            api.put(CONFIGURATION, {"webhooks": [hook]})
+            replica = Replica(cluster)
+            assert await replica.step()
+            assert await replica.certificate(api.trusted()) == der(api.pair()[0])
+
+    asyncio.run(scenario())
+
+
 def test_a_secret_of_somebody_elses_is_served_and_never_written(api):
     async def scenario():
         async with api.running() as cluster:
