@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import socket
 import threading
 from collections.abc import Iterator
+from socketserver import ThreadingMixIn
 from typing import Any, Callable
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -14,6 +16,9 @@ from lxcfs_py.containers import Containers
 from lxcfs_py.filesystem import Filesystem
 
 log = logging.getLogger(__name__)
+
+_MAX_CONNECTIONS = 8
+_CONNECTION_SECONDS = 5
 
 
 class MetricsError(Exception):
@@ -50,16 +55,41 @@ def listen(address: str, filesystem: Filesystem, containers: Containers) -> Call
     return stop
 
 
-class _HttpServer(WSGIServer):
-    """One that takes IPv6 addresses too."""
+class _HttpServer(ThreadingMixIn, WSGIServer):
+    """One that takes IPv6 addresses too, and that no silent client keeps from answering others, or from its end."""
+
+    daemon_threads = True
+    block_on_close = False
 
     def __init__(self, address: tuple[str, int], handler: Any) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread; close the connection where there are too many."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Be that thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
 
 class _QuietHandler(WSGIRequestHandler):
-    """One that does not log each request."""
+    """One that does not log each request, nor that a client went away or said nothing."""
+
+    timeout = _CONNECTION_SECONDS
+
+    def handle(self) -> None:
+        """Answer one request."""
+        with contextlib.suppress(OSError):
+            super().handle()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""

@@ -132,9 +132,9 @@ def serve(
         _run(service, engine, unit, signals, reload, control_path)
         unit.stopping()
         service.attacher.stop()
-        stop_metrics()
         if not ended:
             engine.stop()
+            stop_metrics()
     reason = ended[0] if ended else _STOPPED
     if reason in (_STOPPED, _UNMOUNTED, _TAKEN_OVER):
         log.info("%s: %s", config.mountpoint, reason)
