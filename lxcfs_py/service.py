@@ -131,8 +131,8 @@ def serve(
         unit.ready(_status(service, engine.name))
         _run(service, engine, unit, signals, reload, control_path)
         unit.stopping()
-        service.attacher.stop()
-        if not ended:
+        if not ended:  # another server may wait for this process's end, with which all of it ends
+            service.attacher.stop()
             engine.stop()
             stop_metrics()
     reason = ended[0] if ended else _STOPPED

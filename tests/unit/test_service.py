@@ -1,0 +1,34 @@
+"""What the daemon does at its end, which must be short where another server waits for it to leave."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+from lxcfs_py import service
+from lxcfs_py.config import Config
+
+
+def test_after_a_takeover_nothing_is_waited_for(monkeypatch):
+    """The files have no server until this process is gone; what it started ends with it."""
+    done = []
+    ready = threading.Event()
+    engine = service.Engine(
+        name="kernel",
+        answers=lambda: True,
+        wait=lambda: ready.wait(10) and service._TAKEN_OVER,
+        stop=lambda: done.append("engine"),
+        invalidate=lambda path: None,
+        stuck=lambda patience: "",
+    )
+    served = SimpleNamespace(
+        filesystem=SimpleNamespace(config=Config()),
+        attacher=SimpleNamespace(apply=lambda config: None, stop=lambda: done.append("attacher")),
+        containers=[],
+    )
+    monkeypatch.setattr(service, "choose_engine", lambda wanted: ("kernel", "so the test wants it"))
+    monkeypatch.setattr(service, "_start_kernel", lambda config: (served, engine))
+    monkeypatch.setattr(service, "_listen_for_metrics", lambda *_: lambda: done.append("metrics"))
+    monkeypatch.setattr(service, "_run", lambda service, engine, unit, signals, *_: signals.recv(1))
+    assert service.serve(Config(), ready.set) == 0
+    assert done == []
