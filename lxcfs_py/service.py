@@ -183,7 +183,8 @@ def _start_kernel(config: Config) -> tuple[Service, Engine]:
 
     def leave() -> None:
         handed_over.set()
-        session.remove_from_store()  # what is told to stop from now on must not unmount what is another's
+        with contextlib.suppress(OSError):  # who keeps it may be gone; the successor waits for this one to leave
+            session.remove_from_store()  # what is told to stop from now on must not unmount what is another's
         server.stop(_TAKEN_OVER)
 
     session.offer(kept, leave)

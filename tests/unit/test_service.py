@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 from lxcfs_py import service
 from lxcfs_py.config import Config
+from lxcfs_py.engine import kernel, session
 
 
 def test_after_a_takeover_nothing_is_waited_for(monkeypatch):
@@ -32,3 +33,22 @@ def test_after_a_takeover_nothing_is_waited_for(monkeypatch):
     monkeypatch.setattr(service, "_run", lambda service, engine, unit, signals, *_: signals.recv(1))
     assert service.serve(Config(), ready.set) == 0
     assert done == []
+
+
+def test_a_server_leaves_although_nobody_can_be_told_to_keep_its_session_no_longer(monkeypatch):
+    def refused():
+        raise ConnectionRefusedError
+
+    stopped, leave = [], []
+    kept = SimpleNamespace(mountpoint=Config().mountpoint, texts=None, slots=[], agreed=(0, 0))
+    server = SimpleNamespace(start=lambda: None, stop=stopped.append, wait=lambda: "", invalidate=lambda path: None)
+    monkeypatch.setattr(session, "inherit", lambda: kept)
+    monkeypatch.setattr(session, "store_with_systemd", lambda kept: True)
+    monkeypatch.setattr(session, "remove_from_store", refused)
+    monkeypatch.setattr(session, "offer", lambda kept, function: leave.append(function))
+    monkeypatch.setattr(kernel, "Server", lambda *_: server)
+    filesystem = SimpleNamespace(hidden=frozenset)
+    monkeypatch.setattr(service, "Service", lambda *_: SimpleNamespace(filesystem=filesystem))
+    service._start_kernel(Config())
+    leave[0]()
+    assert stopped == [service._TAKEN_OVER]
