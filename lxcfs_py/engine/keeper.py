@@ -67,14 +67,15 @@ class _Keeper:
             log.warning("the server ended with status %d: starting it again", status)
         else:
             log.error("the server ended %d times within %.0f s: giving up and unmounting", STARTS, PERIOD)
-        if status or self._told_to_stop:
-            self._unmount()
-        elif self._stay and self._handed_over:
-            while not self._told_to_stop:
+        if self._handed_over:  # however the server went then
+            status = 0
+            while self._stay and not self._told_to_stop:
                 select.select([woken], [], [])
                 with contextlib.suppress(BlockingIOError):
                     os.read(woken, 64)
                 self._reap()
+        elif status or self._told_to_stop:
+            self._unmount()
         return status if status >= 0 else 128 - status
 
     def _unmount(self) -> None:

@@ -1,0 +1,87 @@
+"""The keeper, with servers that are a few lines: what they say to it, and how they end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+KEEPER = """
+import os, signal, sys
+from pathlib import Path
+from lxcfs_py.engine import keeper, session
+session.RUN = Path(sys.argv[1])
+{change}
+sys.exit(keeper.keep([sys.executable, "-c", sys.argv[2]], stay={stay}))
+"""
+
+SERVER = """
+import os, pathlib, signal, socket, sys, time
+lives = pathlib.Path(os.environ["LIVES"])
+lives.write_text(lives.read_text() + "I")
+life = len(lives.read_text())
+def say(message, *descriptors):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.connect(os.environ["NOTIFY_SOCKET"])
+        socket.send_fds(notify, [message.encode()], descriptors)
+"""
+
+
+@pytest.fixture
+def keep(tmp_path):
+    """keep(server, change, stay): a keeper of that server, whose modules `change` has changed."""
+    run = tmp_path / "run"
+    lives = tmp_path / "lives"
+    lives.touch()
+    started = []
+
+    def start(server, change="", stay=False):
+        script = KEEPER.format(change=change, stay=stay)
+        command = [sys.executable, "-c", script, str(run), SERVER + server]
+        started.append(subprocess.Popen(command, cwd=ROOT, env={"LIVES": str(lives)}, text=True, stderr=subprocess.PIPE))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)  # it ends its server
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        process.stderr.close()
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+HANDS_OVER = """
+say("FDSTORE=1", 0)
+say("FDSTOREREMOVE=1")
+lives.write_text("over")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_server_that_is_killed_after_handing_over_has_ended_in_order(keep):
+    assert keep(HANDS_OVER).wait(20) == 0
+
+
+def test_a_keeper_that_is_to_stay_stays_however_the_server_went_that_handed_over(keep, tmp_path):
+    keeper = keep(HANDS_OVER, stay=True)
+    wait_for(lambda: (tmp_path / "lives").read_text() == "over")
+    with pytest.raises(subprocess.TimeoutExpired):
+        keeper.wait(0.5)
+    keeper.send_signal(signal.SIGTERM)
+    assert keeper.wait(20) == 0
