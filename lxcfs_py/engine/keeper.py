@@ -87,7 +87,8 @@ class _Keeper:
     def _pass_on(self, number: int, _frame: object) -> None:
         self._told_to_stop |= number != signal.SIGHUP
         if self._server:
-            os.kill(self._server, number)
+            with contextlib.suppress(ProcessLookupError):  # it has just been reaped
+                os.kill(self._server, number)
 
     def _serve(self, woken: int) -> int:
         """One life of the server; its status, negative for a signal."""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lxcfs_py.engine.keeper import _Keeper
+
 ROOT = Path(__file__).parents[2]
 
 KEEPER = """
@@ -85,3 +87,12 @@ def test_a_keeper_that_is_to_stay_stays_however_the_server_went_that_handed_over
         keeper.wait(0.5)
     keeper.send_signal(signal.SIGTERM)
     assert keeper.wait(20) == 0
+
+
+def test_a_signal_that_comes_when_the_server_has_just_been_reaped_is_kept_in_mind():
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    keeper = _Keeper([], None, False)
+    keeper._server = ended.pid
+    keeper._pass_on(signal.SIGTERM, None)
+    assert keeper._told_to_stop
