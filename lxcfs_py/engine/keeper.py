@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 STARTS, PERIOD = 10, 10.0  # how often a server is started within so many seconds before it is given up
 WATCHDOG = 20.0  # seconds without a sign of life after which a server that has a session is killed
 
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 def keep(command: Sequence[str], stay: bool = False) -> int:
     """Run a server and keep its session; start it again when it dies. Returns an exit status.
@@ -56,7 +58,7 @@ class _Keeper:
         woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _PASSED_ON:
             signal.signal(number, self._pass_on)
         starts: collections.deque[float] = collections.deque(maxlen=STARTS)
         while len(starts) < STARTS or time.monotonic() - starts[0] > PERIOD:
@@ -92,9 +94,16 @@ class _Keeper:
 
     def _serve(self, woken: int) -> int:
         """One life of the server; its status, negative for a signal."""
-        self._server = os.fork()
-        if not self._server:
-            self._become_server()
+        # A signal from here on is passed on once it is known to whom.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
+        try:
+            if self._told_to_stop:
+                return 0
+            self._server = os.fork()
+            if not self._server:
+                self._become_server(before)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         status: Optional[int] = None
         self._heard = None
         silenced = False
@@ -114,8 +123,11 @@ class _Keeper:
         self._server = 0
         return status
 
-    def _become_server(self) -> None:
+    def _become_server(self, mask: set[signal.Signals]) -> None:
         try:
+            for number in _PASSED_ON:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.setpgid(0, 0)  # a terminal's signals are the keeper's to pass on
             address = self._notified.getsockname()  # now: one of the descriptors may take this one's number
             spare = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in self._kept]

@@ -96,3 +96,34 @@ def test_a_signal_that_comes_when_the_server_has_just_been_reaped_is_kept_in_min
     keeper._server = ended.pid
     keeper._pass_on(signal.SIGTERM, None)
     assert keeper._told_to_stop
+
+
+SIGNALLED = """
+fork, tell = os.fork, lambda: os.kill(os.getpid(), signal.SIGTERM)
+def told():
+    {}
+os.fork = told
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "tell(); return fork()",
+        "child = fork(); child and tell(); return child",
+        "child = fork(); child or tell(); return child",
+    ],
+    ids=["before the fork", "before it is known who the server is", "before the server's program"],
+)
+def test_a_signal_to_stop_while_a_server_is_started_is_not_lost(keep, change):
+    assert keep("time.sleep(30)", SIGNALLED.format(change)).wait(20) == 128 + signal.SIGTERM
+
+
+def test_who_is_told_to_stop_between_two_servers_starts_no_other(keep, tmp_path):
+    change = """
+def warning(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+keeper.log.warning = warning
+"""
+    assert keep('say("FDSTORE=1", 0); time.sleep(0.1); sys.exit(3)', change).wait(20) == 0
+    assert (tmp_path / "lives").read_text() == "I"
