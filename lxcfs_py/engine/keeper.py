@@ -20,6 +20,7 @@ from lxcfs_py.engine import session
 log = logging.getLogger(__name__)
 
 STARTS, PERIOD = 10, 10.0  # how often a server is started within so many seconds before it is given up
+START = 60.0  # seconds that a server has to begin to serve the session of the one before
 WATCHDOG = 20.0  # seconds without a sign of life after which a server that has a session is killed
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -30,7 +31,8 @@ def keep(command: Sequence[str], stay: bool = False) -> int:
 
     SIGTERM, SIGINT and SIGHUP are passed on. It ends with its server when that ends with status 0, was told to stop, or
     has no session yet. With `stay`, it waits to be told where another server has taken the session over. A server that
-    gives no sign of life is killed. One that dies too often is given up, and its filesystem unmounted.
+    gives no sign of life is killed, and so is one that does not begin to serve what is kept for it. One that dies too
+    often is given up, and its filesystem unmounted.
     """
     session.RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
     address = str(session.RUN / f"keeper-{os.getpid()}")
@@ -50,7 +52,8 @@ class _Keeper:
         self._command, self._notified, self._stay = command, notified, stay
         self._kept: list[int] = []
         self._handed_over = False
-        self._heard: Optional[float] = None  # when the server gave a sign of life; not before it serves
+        self._heard = 0.0  # when the server was started, or gave a sign of life
+        self._patience = START  # for how long it may give none
         self._server = 0
         self._told_to_stop = False
 
@@ -105,14 +108,14 @@ class _Keeper:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         status: Optional[int] = None
-        self._heard = None
+        self._heard, self._patience = time.monotonic(), START
         silenced = False
         while status is None:
-            if self._kept and self._heard and time.monotonic() - self._heard > WATCHDOG:
+            if self._kept and time.monotonic() - self._heard > self._patience:
                 log.warning("the server gives no sign of life: killing it")
                 # SIGABRT lets it say where it was, unless it stands still.
                 os.kill(self._server, signal.SIGKILL if silenced else signal.SIGABRT)
-                self._heard, silenced = time.monotonic(), True
+                self._heard, self._patience, silenced = time.monotonic(), WATCHDOG, True
             select.select([self._notified, woken], [], [], WATCHDOG / 4)
             with contextlib.suppress(BlockingIOError):
                 os.read(woken, 64)
@@ -159,7 +162,7 @@ class _Keeper:
     def _take(self, message: bytes, descriptors: list[int]) -> None:
         lines = message.split(b"\n")
         if b"READY=1" in lines or b"WATCHDOG=1" in lines:
-            self._heard = time.monotonic()
+            self._heard, self._patience = time.monotonic(), WATCHDOG
         if b"FDSTOREREMOVE=1" in lines:
             discarded, self._kept = self._kept, []
             self._handed_over = bool(discarded)

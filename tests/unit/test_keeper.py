@@ -127,3 +127,26 @@ keeper.log.warning = warning
 """
     assert keep('say("FDSTORE=1", 0); time.sleep(0.1); sys.exit(3)', change).wait(20) == 0
     assert (tmp_path / "lives").read_text() == "I"
+
+
+def test_a_successor_that_hangs_before_it_serves_is_killed(keep, tmp_path):
+    server = """
+if life == 1:
+    say("FDSTORE=1", 0)
+    sys.exit(3)
+if life == 2:
+    time.sleep(30)
+"""
+    assert keep(server, "keeper.START = 1.0; keeper.WATCHDOG = 0.4").wait(20) == 0
+    assert (tmp_path / "lives").read_text() == "III"
+
+
+def test_a_server_that_gives_no_sign_of_life_any_more_is_killed(keep, tmp_path):
+    server = """
+if life == 1:
+    say("FDSTORE=1", 0)
+    say("READY=1")
+    time.sleep(30)
+"""
+    assert keep(server, "keeper.WATCHDOG = 0.4").wait(20) == 0
+    assert (tmp_path / "lives").read_text() == "II"
