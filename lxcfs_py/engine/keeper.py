@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import secrets
 import select
 import signal
 import socket
@@ -35,9 +36,8 @@ def keep(command: Sequence[str], stay: bool = False) -> int:
     often is given up, and its filesystem unmounted.
     """
     session.RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
-    address = str(session.RUN / f"keeper-{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(address)  # of a container's first process before this one
+    # Containers that share the directory may have the same process ids.
+    address = str(session.RUN / f"keeper-{secrets.token_hex(8)}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(address)
         notified.setblocking(False)

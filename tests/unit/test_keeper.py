@@ -150,3 +150,19 @@ if life == 1:
 """
     assert keep(server, "keeper.WATCHDOG = 0.4").wait(20) == 0
     assert (tmp_path / "lives").read_text() == "II"
+
+
+def test_keepers_that_have_the_same_process_id_share_a_directory(keep, tmp_path):
+    server = """
+lives.with_name(os.environ["NAME"]).write_text(os.environ["NOTIFY_SOCKET"])
+time.sleep(30)
+"""
+    addresses = [tmp_path / name for name in ("one", "other")]
+    keepers = [keep(server, f"os.getpid = lambda: 1; os.environ['NAME'] = '{each.name}'") for each in addresses]
+    wait_for(lambda: all(each.exists() and each.read_text() for each in addresses))
+    assert {Path(each.read_text()) for each in addresses} == set((tmp_path / "run").iterdir())
+    assert len(set((tmp_path / "run").iterdir())) == 2
+    for keeper in keepers:
+        keeper.send_signal(signal.SIGTERM)
+        keeper.wait(20)
+    assert not list((tmp_path / "run").iterdir())
