@@ -343,14 +343,12 @@ def _tree_of(process: int) -> _Tree:
 
 
 def _attach(process: int, mountpoint: str, device: str, names: Sequence[str]) -> list[Outcome]:
-    if is_dead(mountpoint):  # the kernel may know its files nevertheless
-        raise AttachError(f"the server of the mount at {mountpoint} has ended: start the daemon again")
     tree = _tree_of(process)
     namespace = os.open("ns/mnt", os.O_RDONLY, dir_fd=process)
     # A clone of a shared mount would be shared too: what the container mounts over it would come over all containers.
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
-    clones = {name: _clone(mountpoint, name) for name in names}
+    clones = _clones(mountpoint, names)
     syscalls.setns(namespace, syscalls.CLONE_NEWNS)
     return [_attempt(name, lambda name: _attach_file(tree, device, clones[name], name)) for name in names]
 
@@ -358,7 +356,7 @@ def _attach(process: int, mountpoint: str, device: str, names: Sequence[str]) ->
 def _bind(root: str, mountpoint: str, device: str, names: Sequence[str]) -> list[Outcome]:
     # This mount namespace is the container's already: the host's is that of process 1.
     tree = _Tree(os.open("/proc/self", os.O_PATH), os.open(root, os.O_PATH | os.O_DIRECTORY), hosts=["1"])
-    clones = {name: _clone(mountpoint, name) for name in names}
+    clones = _clones(mountpoint, names)
     return [_attempt(name, lambda name: _attach_file(tree, device, clones[name], name)) for name in names]
 
 
@@ -408,6 +406,13 @@ def _attempt(name: str, act: Callable[[str], str]) -> Outcome:
         return Outcome(name, "refused", str(error))
     except OSError as error:
         return Outcome(name, "refused", os.strerror(error.errno or 0))
+
+
+def _clones(mountpoint: str, names: Sequence[str]) -> dict[str, Optional[int]]:
+    """Return `_clone` of each file. AttachError."""
+    if is_dead(mountpoint):  # the kernel may know its files nevertheless
+        raise AttachError(f"the server of the mount at {mountpoint} has ended: start the daemon again")
+    return {name: _clone(mountpoint, name) for name in names}
 
 
 def _clone(mountpoint: str, name: str) -> Optional[int]:

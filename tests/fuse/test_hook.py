@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lxcfs_py import attach
 from lxcfs_py.config import Config
 from tests.conftest import ROOT
 
@@ -59,6 +60,15 @@ def test_the_files_are_bound_below_the_root(hook, tmp_path):
     bound = dict(line.split() for line in seen.stdout.splitlines())
     expected = [name for name in Config().files.enabled if os.path.exists(f"/{name}")]
     assert bound == {f"/{name}": f"{tmp_path}/rootfs/{name}" for name in expected}
+
+
+def test_the_files_of_a_server_that_has_ended_are_not_bound(start_daemon, tmp_path):
+    daemon = start_daemon("kernel")
+    (daemon.mountpoint / "proc/meminfo").read_text()  # the kernel knows the name from now on
+    daemon.process.kill()
+    daemon.process.wait(10)
+    with pytest.raises(attach.AttachError, match=f"the mount at {daemon.mountpoint} has ended: start the daemon again"):
+        attach.bind(str(tmp_path), str(daemon.mountpoint), ["proc/meminfo"])
 
 
 HOSTILE = {
