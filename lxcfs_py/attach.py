@@ -329,7 +329,9 @@ class _Tree:
             return None
         top = mounts.get(self._mount_id(file))
         if top is None or (top.id != base.id and top.mount.fstype != FSTYPE):
-            raise _RefusedError(f"the container has {top.mount.fstype if top else 'something else'} mounted over it")
+            # A subtype of FUSE is the container's to choose: it may hold what a terminal or a log takes amiss.
+            what = top.mount.fstype.encode("unicode_escape").decode() if top else "something else"
+            raise _RefusedError(f"the container has {what} mounted over it")
         return _Place(directory, file, base, top)
 
     def _mount_id(self, descriptor: int) -> int:

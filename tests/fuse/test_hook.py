@@ -70,6 +70,13 @@ def test_the_files_of_a_server_that_has_ended_are_not_bound(start_daemon, tmp_pa
     with pytest.raises(attach.AttachError, match=f"the mount at {daemon.mountpoint} has ended: start the daemon again"):
         attach.bind(str(tmp_path), str(daemon.mountpoint), ["proc/meminfo"])
 
+MOUNT_WITH_ODD_TYPE = """
+import os
+from lxcfs_py import syscalls
+fuse = os.open("/dev/fuse", os.O_RDWR)
+options = f"fd={fuse},rootmode=100444,user_id=0,group_id=0"
+syscalls.mount("odd", "proc/meminfo", "fuse.a\\rb\\33[2J", 0, options)
+"""
 
 HOSTILE = {
     "proc is a link to the machine's": ("ln -s /proc proc && mkdir sys", "has no /proc"),
@@ -83,6 +90,10 @@ HOSTILE = {
     "something is mounted over the file": (
         "mkdir proc sys && mount -t proc none proc && mount --bind /etc/hostname proc/meminfo",
         "mounted over it",
+    ),
+    "what is mounted over the file has an odd type": (
+        f"mkdir proc sys && mount -t proc none proc && {sys.executable} -c '{MOUNT_WITH_ODD_TYPE}'",
+        r"the container has fuse.a\rb\x1b[2J mounted over it",
     ),
 }
 
