@@ -12,7 +12,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Optional
 
 from lxcfs_py import mountpoint
@@ -126,7 +126,7 @@ class _Keeper:
         self._server = 0
         return status
 
-    def _become_server(self, mask: set[signal.Signals]) -> None:
+    def _become_server(self, mask: Iterable[int]) -> None:
         try:
             for number in _PASSED_ON:
                 signal.signal(number, signal.SIG_DFL)

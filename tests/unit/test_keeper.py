@@ -46,7 +46,9 @@ def keep(tmp_path):
     def start(server, change="", stay=False):
         script = KEEPER.format(change=change, stay=stay)
         command = [sys.executable, "-c", script, str(run), SERVER + server]
-        started.append(subprocess.Popen(command, cwd=ROOT, env={"LIVES": str(lives)}, text=True, stderr=subprocess.PIPE))
+        started.append(
+            subprocess.Popen(command, cwd=ROOT, env={"LIVES": str(lives)}, text=True, stderr=subprocess.PIPE)
+        )
         return started[-1]
 
     yield start
@@ -58,7 +60,6 @@ def keep(tmp_path):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        process.stderr.close()
 
 
 def wait_for(condition):
