@@ -208,11 +208,6 @@ def _run(options: argparse.Namespace) -> int:
         config = load_config(options.config)
         return dataclasses.replace(config, mountpoint=mountpoint.resolve(options.mountpoint or config.mountpoint))
 
-    def reload() -> Config:
-        config = load()
-        lastgood.remember(path, config)
-        return config
-
     try:
         config = load()
     except ConfigError as error:
@@ -224,8 +219,8 @@ def _run(options: argparse.Namespace) -> int:
         logging.error("%s; serving with the configuration of before, because containers use the mount", error)
     return service.serve(
         config,
-        ready=lambda: lastgood.remember(path, config),
-        reload=reload,
+        reload=load,
+        remember=lambda config: lastgood.remember(path, config),
         control_path=mountpoint.runtime_file(path, "control"),
         unit=unit,
     )
@@ -288,7 +283,16 @@ def _unmount(options: argparse.Namespace) -> int:
     unit = options.unless_restarting
     if unit and systemd.will_be_started_again(unit):
         return 0
-    path = _mountpoint_even_if_broken(options.config)
+    places = {_mountpoint_even_if_broken(options.config)}
+    served = lastgood.recall(os.path.abspath(options.config or CONFIG_PATH))
+    if unit and served:  # the file may name another place by now
+        places.add(served.mountpoint)
+    for path in sorted(places):
+        _unmount_at(path)
+    return 0
+
+
+def _unmount_at(path: str) -> None:
     losing = [user for user in users.find(path) if user.device == users.device(path)]
     while is_mounted(path):
         mountpoint.unmount(path)
@@ -300,7 +304,6 @@ def _unmount(options: argparse.Namespace) -> int:
             "(lxcfs-py attach --all), or are restarted",
             file=sys.stderr,
         )
-    return 0
 
 
 def _users(options: argparse.Namespace) -> int:

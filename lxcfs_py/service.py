@@ -82,16 +82,17 @@ class Service:
 
 def serve(
     config: Config,
-    ready: Callable[[], None],
+    ready: Callable[[], None] = lambda: None,
     reload: Optional[Callable[[], Config]] = None,
+    remember: Callable[[Config], None] = lambda config: None,
     control_path: Optional[str] = None,
     unit: Optional[systemd.Unit] = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code.
 
     `ready` is called once the mount answers. SIGHUP takes what `reload` returns, and keeps what there was where that
-    raises ConfigError; who asks at the socket `control_path` is told how that went. ServiceError when the daemon cannot
-    start.
+    raises ConfigError; who asks at the socket `control_path` is told how that went. `remember` is given what is served,
+    at first and after each reload. ServiceError when the daemon cannot start.
     """
     unit = unit or systemd.Unit()
     logging.getLogger().setLevel(config.log.level.upper())
@@ -127,9 +128,10 @@ def serve(
             raise
         log.info("serving %d files at %s", len(config.files.enabled), config.mountpoint)
         ready()
+        remember(config)
         service.attacher.apply(config)
         unit.ready(_status(service, engine.name))
-        _run(service, engine, unit, signals, reload, control_path)
+        _run(service, engine, unit, signals, reload, remember, control_path)
         unit.stopping()
         if not ended:  # another server may wait for this process's end, with which all of it ends
             service.attacher.stop()
@@ -255,6 +257,7 @@ def _run(
     unit: systemd.Unit,
     signals: socket.socket,
     reload: Optional[Callable[[], Config]],
+    remember: Callable[[Config], None],
     control_path: Optional[str],
 ) -> None:
     """Do what comes up beside serving, until a signal says to stop or the engine has ended."""
@@ -262,6 +265,7 @@ def _run(
     def reloaded() -> tuple[list[str], list[str]]:
         unit.reloading()
         result = _reload(service, engine, reload) if reload else ([], [])
+        remember(service.filesystem.config)
         unit.ready(_status(service, engine.name))
         return result
 

@@ -99,6 +99,27 @@ def test_what_a_reload_cannot_change_is_said(start_daemon: StartDaemon) -> None:
     assert "fuse.engine stay what they are" in log
 
 
+def test_after_its_end_a_unit_unmounts_where_it_served_whatever_the_configuration_says_by_now(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    start_daemon("kernel")  # only for what it requires of the machine
+    (tmp_path / "lxcfs.toml").write_text(f'mountpoint = "{tmp_path}/old"\n')
+    command = [sys.executable, "-m", "lxcfs_py", "run", "--config", str(tmp_path / "lxcfs.toml")]
+    daemon = Daemon(command, tmp_path / "old", tmp_path / "log")
+    try:
+        reload(daemon, f'mountpoint = "{tmp_path}/new"\n')  # which is taken at the next start
+    finally:
+        daemon.process.kill()
+        daemon.process.wait(10)
+    (tmp_path / "systemctl").write_text("#!/bin/sh\necho 7 a.service stop running\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    config = daemon.process.args[5]
+    ended = lxcfs_py("unmount", "--unless-restarting", "a.service", "--config", config, env=environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert str(daemon.mountpoint) not in mountpoints()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_daemon_can_be_killed_at_any_moment_of_its_start(start_daemon: StartDaemon, engine: str) -> None:
