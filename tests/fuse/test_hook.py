@@ -70,6 +70,7 @@ def test_the_files_of_a_server_that_has_ended_are_not_bound(start_daemon, tmp_pa
     with pytest.raises(attach.AttachError, match=f"the mount at {daemon.mountpoint} has ended: start the daemon again"):
         attach.bind(str(tmp_path), str(daemon.mountpoint), ["proc/meminfo"])
 
+
 MOUNT_WITH_ODD_TYPE = """
 import os
 from lxcfs_py import syscalls
