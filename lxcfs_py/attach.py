@@ -134,7 +134,7 @@ def status(mountpoint: str, names: Sequence[str]) -> Iterator[Status]:
 
 def containers() -> Iterator[int]:
     """Yield the first processes of the pid namespaces below this one that have a mount namespace of their own."""
-    known = _host_mount_namespaces()
+    known = host_mount_namespaces()
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
         try:
             text = Path(f"/proc/{pid}/status").read_bytes()
@@ -145,6 +145,15 @@ def containers() -> Iterator[int]:
         if len(pids) > 1 and pids[-1] == b"1" and namespace not in known:
             known.add(namespace)
             yield pid
+
+
+def host_mount_namespaces() -> set[int]:
+    """Return the mount namespaces in which there is no container: this process's, and that of process 1."""
+    namespaces = set()
+    for pid in ("self", "1"):
+        with contextlib.suppress(OSError):
+            namespaces.add(os.stat(f"/proc/{pid}/ns/mnt").st_ino)
+    return namespaces
 
 
 def engine_pid(engine: str, name: str) -> int:
@@ -186,14 +195,6 @@ def _device(mountpoint: str) -> str:
     return device
 
 
-def _host_mount_namespaces() -> set[int]:
-    namespaces = set()
-    for pid in ("self", "1"):
-        with contextlib.suppress(OSError):
-            namespaces.add(os.stat(f"/proc/{pid}/ns/mnt").st_ino)
-    return namespaces
-
-
 def _cgroup(pid: int) -> str:
     """Return a container's cgroup: that of memory on v1, else the unified one. OSError."""
     from lxcfs_py.containers import container_paths  # here, as the processes that enter containers are to be small
@@ -209,7 +210,7 @@ def _for_process(pid: int, work: Callable[[int], Any]) -> Any:
     except OSError:
         raise EndedError(f"there is no process {pid}") from None
     try:
-        if os.stat("ns/mnt", dir_fd=process).st_ino in _host_mount_namespaces():
+        if os.stat("ns/mnt", dir_fd=process).st_ino in host_mount_namespaces():
             raise AttachError(f"process {pid} is in no container: it has the host's own mounts")
         result = _in_helper(lambda: work(process))
         if _has_ended(process):

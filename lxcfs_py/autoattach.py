@@ -184,11 +184,10 @@ class Attacher:
             os.close(os.pidfd_open(os.getpid()))
         except OSError:
             raise OSError(errno.ENOSYS, f"this kernel is {os.uname().release}; Linux 5.3 or later is needed") from None
-        self._host_namespaces = set()
+        self._host_namespaces = attach.host_mount_namespaces()
         self._host_roots = []
         for pid in ("self", "1"):
             with contextlib.suppress(PermissionError):
-                self._host_namespaces.add(_mount_namespace(pid))
                 self._host_roots.append(_roots(_mountinfo(pid)))
         # What is in the mountinfo of a container that has all files; this process does not outlive the daemon's mount.
         device = users.device(settings.mountpoint)

@@ -18,7 +18,6 @@ from typing import Callable, Optional
 
 from lxcfs_py import control, metrics, mountpoint, systemd, watchdog
 from lxcfs_py.accounting import Ledger
-from lxcfs_py.attacher import Attacher
 from lxcfs_py.cgroup.layout import find as find_hierarchies
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.containers import Containers
@@ -26,6 +25,7 @@ from lxcfs_py.filesystem import Filesystem, Texts
 from lxcfs_py.host import Host
 from lxcfs_py.load import Sampler
 from lxcfs_py.mountpoint import MountError
+from lxcfs_py.supervisor import Supervisor
 from lxcfs_py.views import NAMES
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Service:
         host = Host(proc=mountpoint.uncovered_proc(config.mountpoint))
         self.filesystem = Filesystem(host, self.containers, config, _may_hang(caller), texts)
         self.sampler.start()
-        self.attacher = Attacher()
+        self.supervisor = Supervisor()
 
 
 def serve(
@@ -129,12 +129,12 @@ def serve(
         log.info("serving %d files at %s", len(config.files.enabled), config.mountpoint)
         ready()
         remember(config)
-        service.attacher.apply(config)
+        service.supervisor.apply(config)
         unit.ready(_status(service, engine.name))
         _run(service, engine, unit, signals, reload, remember, control_path)
         unit.stopping()
         if not ended:  # another server may wait for this process's end, with which all of it ends
-            service.attacher.stop()
+            service.supervisor.stop()
             engine.stop()
             stop_metrics()
     reason = ended[0] if ended else _STOPPED
@@ -350,7 +350,7 @@ def _reload(service: Service, engine: Engine, reload: Callable[[], Config]) -> t
     hidden = filesystem.hidden()
     filesystem.config = dataclasses.replace(new, mountpoint=old.mountpoint, fuse=old.fuse, metrics=old.metrics)
     service.sampler.interval = new.loadavg.interval
-    service.attacher.apply(filesystem.config)
+    service.supervisor.apply(filesystem.config)
     logging.getLogger().setLevel(new.log.level.upper())
     for path in filesystem.hidden() - hidden:
         engine.invalidate(path)

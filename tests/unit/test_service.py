@@ -24,7 +24,7 @@ def test_after_a_takeover_nothing_is_waited_for(monkeypatch):
     )
     served = SimpleNamespace(
         filesystem=SimpleNamespace(config=Config()),
-        attacher=SimpleNamespace(apply=lambda config: None, stop=lambda: done.append("attacher")),
+        supervisor=SimpleNamespace(apply=lambda config: None, stop=lambda: done.append("supervisor")),
         containers=[],
     )
     monkeypatch.setattr(service, "choose_engine", lambda wanted: ("kernel", "so the test wants it"))

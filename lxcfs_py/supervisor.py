@@ -27,12 +27,12 @@ _EARLY_SECONDS = 60.0
 _STOP_SECONDS = 2.0
 
 
-class Attacher:
+class Supervisor:
     """At most one such process."""
 
     def __init__(self) -> None:
         self._settings: Optional[Settings] = None
-        self._keeper: Optional[_Keeper] = None
+        self._restarter: Optional[_Restarter] = None
 
     def apply(self, config: Config) -> None:
         """Start, stop or replace it, as a configuration has it."""
@@ -42,16 +42,16 @@ class Attacher:
         if wanted != self._settings:
             self.stop()
             self._settings = wanted
-            self._keeper = _Keeper(wanted) if wanted else None
+            self._restarter = _Restarter(wanted) if wanted else None
 
     def stop(self) -> None:
         """End it; what a container has stays."""
-        if self._keeper:
-            self._keeper.stop()
-        self._settings = self._keeper = None
+        if self._restarter:
+            self._restarter.stop()
+        self._settings = self._restarter = None
 
 
-class _Keeper:
+class _Restarter:
     """A thread that starts the process again when it ends."""
 
     def __init__(self, settings: Settings) -> None:
@@ -61,7 +61,7 @@ class _Keeper:
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._stopping = threading.Event()
         self._starting = threading.Lock()
-        self._thread = threading.Thread(target=self._keep, name="attacher", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -72,7 +72,7 @@ class _Keeper:
         if self._process:
             self._process.kill()
 
-    def _keep(self) -> None:
+    def _run(self) -> None:
         pause = least = _PAUSE_SECONDS[0]
         while not self._stopping.is_set():
             started = time.monotonic()
