@@ -24,10 +24,12 @@ class KernelDirectory:
     A file that does not exist is looked for again after a second at the earliest: cgroup controllers come and go.
     """
 
-    __slots__ = ("__weakref__", "_fds", "path")
+    __slots__ = ("__weakref__", "_above", "_below", "_fds")
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, below: str = "") -> None:
+        """Take the path, in two strings where others have one of them too: there are many directories."""
+        self._above = path
+        self._below = below
         # name -> descriptor; a negative number says "missing, look again at that millisecond of the monotonic clock"
         self._fds: dict[str, int] = {}
 
@@ -36,6 +38,11 @@ class KernelDirectory:
             if fd >= 0:
                 with contextlib.suppress(OSError):
                     os.close(fd)
+
+    @property
+    def path(self) -> str:
+        """The directory's path."""
+        return self._above + self._below
 
     def read(self, name: str) -> bytes:
         """Return a file's text as of now. OSError when it is not there, or its cgroup is gone (ENODEV)."""

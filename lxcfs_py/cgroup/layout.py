@@ -26,11 +26,15 @@ class Hierarchy:
     mountpoint: str
     root: str
 
-    def directory(self, path: str) -> str:
-        """Return the directory of the cgroup `path`."""
+    def below(self, path: str) -> str:
+        """Return where below the mountpoint the cgroup `path` is."""
         if self.root != "/":
             path = path[len(self.root) :] if (path + "/").startswith(self.root + "/") else "/"
-        return self.mountpoint + path.rstrip("/")
+        return path.rstrip("/")
+
+    def directory(self, path: str) -> str:
+        """Return the directory of the cgroup `path`."""
+        return self.mountpoint + self.below(path)
 
 
 @dataclass
@@ -66,7 +70,7 @@ class Layout:
             return ()
         first, *rest = ancestors
         if first not in own:
-            own[first] = KernelDirectory(first)
+            own[first] = KernelDirectory(hierarchy.mountpoint, hierarchy.below(path))
         return (own[first], *map(self._shared, rest[-_MAX_LEVELS:]))
 
     def _shared(self, path: str) -> KernelDirectory:
@@ -98,13 +102,14 @@ def find(root: str = "") -> Layout:
 def parse_paths(text: bytes) -> dict[str, str]:
     """Parse /proc/PID/cgroup: the process's cgroup path for each controller, the unified hierarchy's under ""."""
     paths = {}
+    equal: dict[str, str] = {}  # mostly one path for all controllers, and kept as long as the container lives
     for line in text.decode(errors="surrogateescape").split("\n"):  # a name may hold any other end of line
         if not line:
             continue
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         for controller in controllers.split(","):
-            paths[controller.replace("name=", "")] = path
+            paths[controller.replace("name=", "")] = equal.setdefault(path, path)
     return paths
 
 
