@@ -33,7 +33,7 @@ from lxcfs_py import config as configuration
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.engine import keeper
 from lxcfs_py.mountpoint import is_mounted
-from lxcfs_py.views import NAMES
+from lxcfs_py.views import NAMES, sys_cpu
 
 CONFIG_PATH = "/etc/lxcfs.toml"
 
@@ -193,6 +193,8 @@ def load_config(path: Optional[str]) -> Config:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.stay and not options.keep:
+        raise CommandError("--stay says what the process of --keep is to do: give both")
     if options.keep:
         arguments = [*(["--config", options.config] if options.config else []), *filter(None, [options.mountpoint])]
         # The server finds its modules where this process did, wherever a package has put them.
@@ -235,6 +237,8 @@ def _show(options: argparse.Namespace) -> int:
     name = _file(options.file)
     if not os.path.exists(f"/proc/{options.pid}"):
         raise CommandError(f"there is no process {options.pid}")
+    if name == sys_cpu.DIRECTORY:
+        raise CommandError(f"{options.file} is a directory; name a file in it, such as {name}/online")
     try:
         text = service.show(load_config(options.config), f"/{name}", options.pid)
     except OSError as error:

@@ -189,7 +189,7 @@ class Attach:
 @dataclass(frozen=True)
 class Fuse:
     engine: Annotated[str, _one_of("auto", "kernel", "fusepy")] = "auto"
-    threads: Annotated[int, _whole(1, 64)] = 4
+    threads: Annotated[int, _whole(1, 32)] = 4
 
 
 @dataclass(frozen=True)

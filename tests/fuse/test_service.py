@@ -213,6 +213,23 @@ def test_check_prints_the_effective_configuration_or_all_errors(tmp_path: Path) 
     assert (missing.returncode, missing.stderr) == (1, f"{tmp_path}/none: cannot be read: No such file or directory\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (
+            ["show", "sys/devices/system/cpu"],
+            "is a directory; name a file in it, such as sys/devices/system/cpu/online",
+        ),
+        (["show", "version"], "version cannot be shown (No such file or directory); there is: proc/cpuinfo, "),
+        (["run", "--stay"], "--stay says what the process of --keep is to do: give both"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence(arguments: list[str], error: str) -> None:
+    answer = lxcfs_py(*arguments)
+    assert answer.returncode == 1
+    assert error in answer.stderr
+
+
 def test_show_prints_what_a_process_would_read_without_any_mount(sandbox: MakeSandbox) -> None:
     box = sandbox(memory=128 * MIB)
     answer = lxcfs_py("show", "meminfo", "--pid", box.init)

@@ -65,7 +65,7 @@ def test_every_key_is_read():
         cgroups = ["/a/*", "/b[0-9]?.slice"]
         [fuse]
         engine = "fusepy"
-        threads = 64
+        threads = 32
         [log]
         level = "error"
         [metrics]
@@ -78,7 +78,7 @@ def test_every_key_is_read():
         memory=Memory(swap=False),
         loadavg=Loadavg(enabled=False, interval=1.5),
         attach=Attach(auto=True, cgroups=("/a/*", "/b[0-9]?.slice")),
-        fuse=Fuse(engine="fusepy", threads=64),
+        fuse=Fuse(engine="fusepy", threads=32),
         log=Log(level="error"),
         metrics=Metrics(listen="[::1]:9756"),
     )
@@ -117,17 +117,17 @@ def test_every_key_is_read():
         ("[loadavg]\ninterval = 61", "lxcfs.toml:2: loadavg.interval is 61; allowed: seconds from 1 to 60"),
         ("[loadavg]\ninterval = true", "lxcfs.toml:2: loadavg.interval is true; allowed: seconds from 1 to 60"),
         ("fuse.engine = 'libfuse'", 'lxcfs.toml:1: fuse.engine is "libfuse"; allowed: "auto", "kernel", "fusepy"'),
-        ("fuse.threads = 0", "lxcfs.toml:1: fuse.threads is 0; allowed: a whole number from 1 to 64"),
-        ("fuse.threads = 65", "lxcfs.toml:1: fuse.threads is 65; allowed: a whole number from 1 to 64"),
-        ("fuse.threads = 2.0", "lxcfs.toml:1: fuse.threads is 2.0; allowed: a whole number from 1 to 64"),
-        ("fuse.threads = true", "lxcfs.toml:1: fuse.threads is true; allowed: a whole number from 1 to 64"),
+        ("fuse.threads = 0", "lxcfs.toml:1: fuse.threads is 0; allowed: a whole number from 1 to 32"),
+        ("fuse.threads = 33", "lxcfs.toml:1: fuse.threads is 33; allowed: a whole number from 1 to 32"),
+        ("fuse.threads = 2.0", "lxcfs.toml:1: fuse.threads is 2.0; allowed: a whole number from 1 to 32"),
+        ("fuse.threads = true", "lxcfs.toml:1: fuse.threads is true; allowed: a whole number from 1 to 32"),
         (
             "fuse.threads = 2020-01-01",
-            "lxcfs.toml:1: fuse.threads is a date or time, 2020-01-01; allowed: a whole number from 1 to 64",
+            "lxcfs.toml:1: fuse.threads is a date or time, 2020-01-01; allowed: a whole number from 1 to 32",
         ),
         (
             "fuse.threads = 0x" + 5000 * "f",
-            "lxcfs.toml:1: fuse.threads is a number of more than 64 bits; allowed: a whole number from 1 to 64",
+            "lxcfs.toml:1: fuse.threads is a number of more than 64 bits; allowed: a whole number from 1 to 32",
         ),
         ("log.level = 'warn'", 'lxcfs.toml:1: log.level is "warn"; allowed: "debug", "info", "warning", "error"'),
         (
@@ -261,7 +261,7 @@ CONFIGS = st.builds(
     cpu=st.builds(Cpu, mode=st.sampled_from(["quota", "cpuset"])),
     memory=st.builds(Memory, swap=st.booleans()),
     loadavg=st.builds(Loadavg, enabled=st.booleans(), interval=st.integers(1, 60) | st.floats(1, 60)),
-    fuse=st.builds(Fuse, engine=st.sampled_from(["auto", "kernel", "fusepy"]), threads=st.integers(1, 64)),
+    fuse=st.builds(Fuse, engine=st.sampled_from(["auto", "kernel", "fusepy"]), threads=st.integers(1, 32)),
     log=st.builds(Log, level=st.sampled_from(["debug", "info", "warning", "error"])),
     metrics=st.builds(Metrics, listen=st.sampled_from(["", "127.0.0.1:9756", "[::1]:9756"])),
 )
