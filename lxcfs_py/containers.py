@@ -8,6 +8,7 @@ own cgroup. All of it comes from the host's /proc and the kernel's namespaces, n
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -62,7 +63,11 @@ class Container:
     def __init__(self, pid: int, layout: Layout, ledger: Ledger, sampler: Sampler) -> None:
         """Open the container whose init has that pid. OSError when there is no such process any more."""
         self.pidfd = self.namespace = -1
-        self.pidfd = os.pidfd_open(pid)
+        try:
+            self.pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:  # before Linux 5.3, it stays -1
+                raise
         self.namespace = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._pid = pid
         self._proc = KernelDirectory(f"/proc/{pid}")
@@ -78,6 +83,10 @@ class Container:
         for fd in (self.pidfd, self.namespace):
             if fd >= 0:
                 os.close(fd)
+
+    def key(self) -> int:
+        """Return a descriptor that no other container has: the pidfd, where the kernel knows pidfds."""
+        return self.pidfd if self.pidfd >= 0 else self.namespace
 
     def namespace_name(self) -> str:
         """Return the name of its pid namespace, "pid:[4026531836]"."""
@@ -97,6 +106,11 @@ class Container:
 
     def has_ended(self) -> bool:
         """Tell whether its init has ended."""
+        if self.pidfd < 0:
+            try:
+                return not self._proc.read("stat")
+            except OSError:
+                return True
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(0))
@@ -119,7 +133,7 @@ class Containers:
         self._host_mounts = {os.readlink("/proc/self/ns/mnt"), _namespace("/proc/1/ns/mnt")}
         self._adding = threading.Lock()
         self._exits = select.epoll()
-        self._watched: dict[int, Container] = {}
+        self._watched: dict[int, Container] = {}  # by Container.key
         self.unplaced = 0
 
     def __len__(self) -> int:
@@ -160,8 +174,7 @@ class Containers:
                 container = self._watched.get(fd)
                 # The descriptor's number may be that of another container by now.
                 if container is not None and container.has_ended():
-                    self._drop(container)
-                    container.account.close()
+                    self._end(container)
 
     def _of_host_process(self, pid: int) -> Optional[Container]:
         if os.readlink(f"/proc/{pid}/ns/mnt") in self._host_mounts:
@@ -204,16 +217,25 @@ class Containers:
         return container
 
     def _watch(self, container: Container) -> None:
+        if container.pidfd < 0:  # then nothing tells of the end of any
+            for known in [known for known in self._watched.values() if known.has_ended()]:
+                self._end(known)
         while len(self._watched) >= MAX_CONTAINERS:
             self._drop(min(list(self._watched.values()), key=lambda known: known.checked))
-        self._exits.register(container.pidfd, select.EPOLLIN)
-        self._watched[container.pidfd] = container
+        if container.pidfd >= 0:
+            self._exits.register(container.pidfd, select.EPOLLIN)
+        self._watched[container.key()] = container
+
+    def _end(self, container: Container) -> None:
+        self._drop(container)
+        container.account.close()
 
     def _drop(self, container: Container) -> None:
         """Forget a container. What reads it still keeps its descriptors until it is done."""
-        if self._watched.pop(container.pidfd, None) is None:
+        if self._watched.pop(container.key(), None) is None:
             return
-        self._exits.unregister(container.pidfd)
+        if container.pidfd >= 0:
+            self._exits.unregister(container.pidfd)
         self._by_namespace.pop(container.namespace_name(), None)
         # Its init may have moved to another cgroup than the one that it was found by.
         for text, known in list(self._by_cgroup.items()):

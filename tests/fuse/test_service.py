@@ -220,7 +220,6 @@ def test_check_prints_the_effective_configuration_or_all_errors(tmp_path: Path) 
             ["show", "sys/devices/system/cpu"],
             "is a directory; name a file in it, such as sys/devices/system/cpu/online",
         ),
-        (["show", "version"], "version cannot be shown (No such file or directory); there is: proc/cpuinfo, "),
         (["run", "--stay"], "--stay says what the process of --keep is to do: give both"),
     ],
 )

@@ -392,6 +392,30 @@ def test_a_container_that_has_ended_is_forgotten_with_all_that_was_open_for_it(s
     assert open_descriptors() == before
 
 
+def test_before_linux_5_3_a_container_that_has_ended_is_forgotten_when_the_next_one_comes(sandbox, monkeypatch):
+    def pidfd_open(pid):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("lxcfs_py.containers.os.pidfd_open", pidfd_open)
+    ledger = Ledger()
+    containers = Containers(find(), ledger, Sampler(5))
+    living = sandbox(memory=32 * MIB)
+    with Sandbox(memory=64 * MIB) as box:
+        container = containers.of(box.init)
+        assert limit(container) == 64 * MIB
+        container.account.read(container.cgroup, ONE, 0)
+        name = container.account._container
+        assert containers.of(box.init) is container
+        assert limit(containers.of(living.init)) == 32 * MIB
+    assert len(containers) == 2
+    assert limit(containers.of(sandbox(memory=96 * MIB).init)) == 96 * MIB
+    assert len(containers) == 2
+    assert ledger.get(name) is None
+    assert containers.of(living.init)
+    assert len(containers) == 2
+    assert not select.select([containers], [], [], 0)[0]
+
+
 def test_a_reader_that_is_under_way_when_the_container_ends_is_not_disturbed(containers):
     with Sandbox(memory=64 * MIB) as box:
         container = containers.of(box.init)
