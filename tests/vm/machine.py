@@ -261,10 +261,12 @@ class Machine:
         overlay = self._directory / "overlay.qcow2"
         create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(self.image.disk), str(overlay)]
         command_output(create)
-        kernel_args = ["root=/dev/vda", "rw", "console=ttyS0", "net.ifnames=0", *self.kernel_args]
+        kernel_args = ["root=/dev/vda", "rw", "console=ttyS0", "net.ifnames=0", "panic=5", *self.kernel_args]
         # If this process is killed, so is the machine.
         command = ["setpriv", "--pdeathsig=KILL", "qemu-system-x86_64", "-no-user-config", "-nodefaults"]
-        command += ["-accel", "tcg,thread=multi", "-cpu", "max"]
+        # One thread for all CPUs: emulated side by side, one may run an instruction that another is patching. Kernels
+        # have died of that when the first CPU quota was set, for which the scheduler patches itself.
+        command += ["-accel", "tcg,thread=single", "-cpu", "max"]
         command += ["-smp", str(self.cpus), "-m", str(self.memory)]
         command += ["-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd)]
         command += ["-append", " ".join(kernel_args)]
