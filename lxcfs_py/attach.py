@@ -330,8 +330,8 @@ class _Tree:
             return None
         top = mounts.get(self._mount_id(file))
         if top is None or (top.id != base.id and top.mount.fstype != FSTYPE):
-            # A subtype of FUSE is the container's to choose: it may hold what a terminal or a log takes amiss. The host's
-            # files are out of sight here, where a codec would have to be imported: ascii() takes none.
+            # A subtype of FUSE is the container's to choose: it may hold what a terminal or a log takes amiss. ascii()
+            # needs no codec, which would have to be imported here, where the host's files are out of sight.
             what = ascii(top.mount.fstype)[1:-1] if top else "something else"
             raise _RefusedError(f"the container has {what} mounted over it")
         return _Place(directory, file, base, top)
