@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import re
 from typing import Optional
@@ -28,7 +29,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
             follow = Rotation(cluster.in_pod(), options.self_signed, served).follow()
         else:
             follow = certificates.follow_files(served, *options.certificate)
-        server.serve(host, port, served, follow, volumes, options.dry_run)
+        asyncio.run(server.serve(host, port, served, follow, volumes, options.dry_run))
     except (certificates.CertificateError, cluster.ClusterError, server.ServerError) as error:
         raise WebhookError(str(error)) from None
     return 0

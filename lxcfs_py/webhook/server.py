@@ -32,21 +32,6 @@ class ServerError(Exception):
     """Why the webhook cannot serve: one sentence for the operator."""
 
 
-def serve(
-    host: Optional[str],
-    port: int,
-    served: Served,
-    follow: Coroutine[Any, Any, None],
-    volumes: Sequence[HostPath],
-    dry_run: bool,
-) -> None:
-    """Serve until SIGTERM or SIGINT; no host is all addresses. ServerError when nobody can listen there.
-
-    `follow` keeps `served` up to date; until there is a certificate, handshakes fail.
-    """
-    asyncio.run(_serve(host, port, served, follow, volumes, dry_run))
-
-
 def application(served: Served, volumes: Sequence[HostPath], dry_run: bool) -> web.Application:
     """Return what answers at /all and /opt-in, which differ in the pods that are patched, /healthz and /metrics.
 
@@ -105,7 +90,7 @@ def application(served: Served, volumes: Sequence[HostPath], dry_run: bool) -> w
     return app
 
 
-async def _serve(
+async def serve(
     host: Optional[str],
     port: int,
     served: Served,
@@ -113,6 +98,10 @@ async def _serve(
     volumes: Sequence[HostPath],
     dry_run: bool,
 ) -> None:
+    """Serve until SIGTERM or SIGINT; no host is all addresses. ServerError when nobody can listen there.
+
+    `follow` keeps `served` up to date; until there is a certificate, handshakes fail.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
