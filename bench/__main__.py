@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import contenders, measure, report, scale, takeover
-from lxcfs_py.sandbox import SandboxError
+from lxcfs_py.runtimes.sandbox import SandboxError
 
 PARTS = ("reads", "scale", "takeover")
 FILES = ("meminfo", "cpuinfo", "stat", "swaps", "diskstats", "uptime", "loadavg")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from lxcfs_py import mountpoint, syscalls
+from lxcfs_py.linux import mountpoint, syscalls
 
 ENGINES = ("fusepy", "kernel")
 LXCFS = "/usr/bin/lxcfs"

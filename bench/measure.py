@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.contenders import Contender, Server, running
-from lxcfs_py.sandbox import Sandbox
+from lxcfs_py.runtimes.sandbox import Sandbox
 
 MEMORY = 256 << 20
 CPUS = 1.5

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-from lxcfs_py import syscalls
+from lxcfs_py.linux import syscalls
 
 SIZE = 64 << 10
 """Bytes asked for at a time; `cat` takes 64 or 128 KiB."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bench.contenders import Contender, Server, running
 from bench.measure import ROUNDS, Timing, check, pin, read, reading
-from lxcfs_py.sandbox import Sandbox
+from lxcfs_py.runtimes.sandbox import Sandbox
 
 FEW, MANY = 10, 1000
 REST = 10.0

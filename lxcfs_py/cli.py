@@ -15,24 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable, Optional
 
-from lxcfs_py import (
-    __version__,
-    attach,
-    cdi,
-    control,
-    hook,
-    lastgood,
-    mountpoint,
-    mounts,
-    sandbox,
-    service,
-    systemd,
-    users,
-)
+from lxcfs_py import __version__
 from lxcfs_py import config as configuration
+from lxcfs_py.attach import attach, hook, mount_users
 from lxcfs_py.config import Config, ConfigError
+from lxcfs_py.daemon import last_config, reload_socket, service, systemd
 from lxcfs_py.engine import keeper
-from lxcfs_py.mountpoint import is_mounted
+from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux.mountpoint import is_mounted
+from lxcfs_py.runtimes import bind_snippets, cdi, sandbox
 from lxcfs_py.views import NAMES, sys_cpu
 
 CONFIG_PATH = "/etc/lxcfs.toml"
@@ -57,8 +48,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except (
         CommandError,
         attach.AttachError,
-        control.ControlError,
-        mounts.MountsError,
+        reload_socket.ControlError,
+        bind_snippets.MountsError,
         sandbox.SandboxError,
         service.ServiceError,
     ) as error:
@@ -111,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     sandboxed.set_defaults(command=_try)
 
     bound = commands.add_parser("mounts", help="print what binds the enabled files into a container")
-    bound.add_argument("runtime", choices=mounts.RUNTIMES, help="in whose terms")
+    bound.add_argument("runtime", choices=bind_snippets.RUNTIMES, help="in whose terms")
     bound.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
     bound.set_defaults(command=_mounts)
 
@@ -213,7 +204,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         config = load()
     except ConfigError as error:
-        before = lastgood.recall(path) if systemd.keeps_a_session() else None
+        before = last_config.recall(path) if systemd.keeps_a_session() else None
         if before is None:
             print(*error.errors, sep="\n", file=sys.stderr)
             return os.EX_CONFIG  # systemd need not try again
@@ -222,7 +213,7 @@ def _run(options: argparse.Namespace) -> int:
     return service.serve(
         config,
         reload=load,
-        remember=lambda config: lastgood.remember(path, config),
+        remember=lambda config: last_config.remember(path, config),
         control_path=mountpoint.runtime_file(path, "control"),
         unit=unit,
     )
@@ -264,7 +255,7 @@ def _try(options: argparse.Namespace) -> int:
 
 
 def _mounts(options: argparse.Namespace) -> int:
-    print(mounts.snippet(options.runtime, load_config(options.config)), end="")
+    print(bind_snippets.snippet(options.runtime, load_config(options.config)), end="")
     return 0
 
 
@@ -274,8 +265,8 @@ def _reload(options: argparse.Namespace) -> int:
     if socket is None:
         raise CommandError("only root may ask the daemon to reload")
     try:
-        errors, remarks = control.ask(socket)
-    except control.ControlError as error:
+        errors, remarks = reload_socket.ask(socket)
+    except reload_socket.ControlError as error:
         raise CommandError(f"{path} was not reloaded: {error}") from None
     print(*errors, *remarks, sep="\n", end="\n" if errors or remarks else "", file=sys.stderr)
     if errors:
@@ -288,7 +279,7 @@ def _unmount(options: argparse.Namespace) -> int:
     if unit and systemd.will_be_started_again(unit):
         return 0
     places = {_mountpoint_even_if_broken(options.config)}
-    served = lastgood.recall(os.path.abspath(options.config or CONFIG_PATH))
+    served = last_config.recall(os.path.abspath(options.config or CONFIG_PATH))
     if unit and served:  # the file may name another place by now
         places.add(served.mountpoint)
     for path in sorted(places):
@@ -297,7 +288,7 @@ def _unmount(options: argparse.Namespace) -> int:
 
 
 def _unmount_at(path: str) -> None:
-    losing = [user for user in users.find(path) if user.device == users.device(path)]
+    losing = [user for user in mount_users.find(path) if user.device == mount_users.device(path)]
     while is_mounted(path):
         mountpoint.unmount(path)
     if losing:
@@ -311,10 +302,10 @@ def _unmount_at(path: str) -> None:
 
 
 def _users(options: argparse.Namespace) -> int:
-    for user in users.find(_mountpoint_even_if_broken(options.config)):
+    for user in mount_users.find(_mountpoint_even_if_broken(options.config)):
         # Both names are the container's to choose: neither may end the line, or be none that can be printed.
         names = (name.encode("unicode_escape").decode() for name in (user.command, user.path))
-        print(user.pid, *names, "unserved" if users.is_unserved(user) else "served", sep="\t")
+        print(user.pid, *names, "unserved" if mount_users.is_unserved(user) else "served", sep="\t")
     return 0
 
 
@@ -323,7 +314,7 @@ def _mountpoint_even_if_broken(path: Optional[str]) -> str:
     try:
         return load_config(path).mountpoint
     except ConfigError:
-        return (lastgood.recall(os.path.abspath(path or CONFIG_PATH)) or Config()).mountpoint
+        return (last_config.recall(os.path.abspath(path or CONFIG_PATH)) or Config()).mountpoint
 
 
 def _attach(options: argparse.Namespace) -> int:

@@ -16,8 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Optional, TextIO
 
-from lxcfs_py import __version__, mountpoint, service
+from lxcfs_py import __version__
 from lxcfs_py.config import Config, Cpu, Fuse, Loadavg, Log, Memory
+from lxcfs_py.daemon import service
+from lxcfs_py.linux import mountpoint
 
 # What callers of the C program pass on to libfuse and mount(8). None of it changes anything here: the files are for all
 # to read and for nobody to write either way.

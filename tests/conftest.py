@@ -15,8 +15,8 @@ from typing import Any, Callable
 
 import pytest
 
-from lxcfs_py import syscalls
-from lxcfs_py.sandbox import Sandbox
+from lxcfs_py.linux import syscalls
+from lxcfs_py.runtimes.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
 ENGINES = ("fusepy", "kernel")

@@ -14,7 +14,7 @@ from typing import Callable, Optional, Protocol, TypeVar, Union
 from lxcfs_py.cgroup import v1, v2
 from lxcfs_py.cgroup.layout import Layout, Paths
 from lxcfs_py.cgroup.tree import Levels
-from lxcfs_py.kernelfile import KernelDirectory
+from lxcfs_py.linux.kernel_files import KernelDirectory
 
 A = TypeVar("A")
 B = TypeVar("B")

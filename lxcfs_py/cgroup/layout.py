@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lxcfs_py import mounttable
 from lxcfs_py.cgroup.tree import Levels
-from lxcfs_py.kernelfile import KernelDirectory
+from lxcfs_py.linux import mount_table
+from lxcfs_py.linux.kernel_files import KernelDirectory
 
 # A path can be 4096 bytes long, which is room for a thousand levels; an operator's limits stand near the root.
 _MAX_LEVELS = 64
@@ -85,7 +85,7 @@ def find(root: str = "") -> Layout:
 
     `root` is put before every path: the directory of a recorded system, "" for this one.
     """
-    mounts = [mount for mount in mounttable.read(root) if mount.fstype in ("cgroup", "cgroup2")]
+    mounts = [mount for mount in mount_table.read(root) if mount.fstype in ("cgroup", "cgroup2")]
     hierarchies: dict[str, Hierarchy] = {}
     # A hierarchy may be mounted a second time, and only in part: the mount that shows all of it comes first.
     for mount in sorted(mounts, key=lambda mount: len(mount.root)):

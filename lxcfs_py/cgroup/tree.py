@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from operator import itemgetter
 from typing import Callable
 
-from lxcfs_py.kernelfile import KernelDirectory
+from lxcfs_py.linux.kernel_files import KernelDirectory
 
 Levels = tuple[KernelDirectory, ...]
 """A cgroup's directory and its ancestors', the cgroup's own first, without the root of the hierarchy."""

@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Optional
 
-from lxcfs_py import mountpoint
 from lxcfs_py.engine import session
+from lxcfs_py.linux import mountpoint
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from queue import SimpleQueue
 from typing import Any, Callable, Protocol
 
 from lxcfs_py.engine import protocol
-from lxcfs_py.engine.relay import Relay
 from lxcfs_py.engine.session import ATTEMPTS, OPCODE, RENDERED, Session, create
+from lxcfs_py.engine.turns import Relay
 
 log = logging.getLogger(__name__)
 

@@ -33,8 +33,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable, Optional
 
-from lxcfs_py import syscalls
-from lxcfs_py.engine import protocol, texts
+from lxcfs_py.engine import open_texts, protocol
+from lxcfs_py.linux import syscalls
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ class Session:
         """SessionError if that is no session's memory file."""
         self.fuse, self.memory = fuse, memory
         self.predecessor: Optional[socket.socket] = None
-        if os.fstat(memory).st_size < _TEXTS + texts.size():  # another version kept fewer
-            os.ftruncate(memory, _TEXTS + texts.size())
+        if os.fstat(memory).st_size < _TEXTS + open_texts.size():  # another version kept fewer
+            os.ftruncate(memory, _TEXTS + open_texts.size())
         self._map = mmap.mmap(memory, 0)
         magic, *_, length = _HEADER.unpack_from(self._map)
         if magic != _MAGIC:
@@ -87,7 +87,7 @@ class Session:
         self.mountpoint = os.fsdecode(self._map[_HEADER.size : _HEADER.size + length])
         view = memoryview(self._map)
         self.slots = [view[_PAGE + n * _SLOT : _PAGE + (n + 1) * _SLOT] for n in range(SLOTS)]
-        self.texts = texts.Texts(self._map, _TEXTS)
+        self.texts = open_texts.Texts(self._map, _TEXTS)
 
     def negotiated(self, minor: int, flags: int) -> None:
         """Note what INIT agreed on, which the kernel tells only once."""
@@ -109,9 +109,9 @@ class Session:
                 self.predecessor.send(_MINE)
         if not (self._lock_within(PATIENCE) or (self._kill_owner() and self._lock_within(PATIENCE))):
             raise SessionError(f"another process holds the session of {self.mountpoint} and can't be ended: stop it")
-        if struct.unpack_from("=I", self._map, _TEXTS_VERSION) != (texts.VERSION,):
+        if struct.unpack_from("=I", self._map, _TEXTS_VERSION) != (open_texts.VERSION,):
             self.texts.clear()
-            struct.pack_into("=I", self._map, _TEXTS_VERSION, texts.VERSION)
+            struct.pack_into("=I", self._map, _TEXTS_VERSION, open_texts.VERSION)
         self.texts.load()
 
     def is_claimable(self) -> bool:
@@ -161,9 +161,9 @@ def create(mountpoint: str) -> Session:
 def new_memory(mountpoint: str) -> int:
     """An empty memory file for a session at `mountpoint`."""
     memory = os.memfd_create("lxcfs-py", os.MFD_CLOEXEC)
-    os.ftruncate(memory, _TEXTS + texts.size())
+    os.ftruncate(memory, _TEXTS + open_texts.size())
     path = os.fsencode(mountpoint)
-    os.pwrite(memory, _HEADER.pack(_MAGIC, texts.VERSION, 0, 0, len(path)) + path, 0)
+    os.pwrite(memory, _HEADER.pack(_MAGIC, open_texts.VERSION, 0, 0, len(path)) + path, 0)
     return memory
 
 

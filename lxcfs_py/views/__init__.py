@@ -8,8 +8,8 @@ from lxcfs_py.views import cpuinfo, diskstats, loadavg, meminfo, pressure, slabi
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
-    from lxcfs_py.containers import Container
-    from lxcfs_py.host import Host
+    from lxcfs_py.container.containers import Container
+    from lxcfs_py.linux.host import Host
 
 View = Callable[["Container", "Host", "Config"], bytes]
 """Renders a file. OSError or ValueError when the container's cgroup cannot be read."""

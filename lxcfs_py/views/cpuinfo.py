@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from lxcfs_py import cpus
-from lxcfs_py.containers import Container
-from lxcfs_py.host import Host
+from lxcfs_py.container import visible_cpus
+from lxcfs_py.container.containers import Container
+from lxcfs_py.linux.host import Host
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
@@ -18,7 +18,7 @@ _TOPOLOGY = re.compile(rb"(physical id\t: (\d+)\nsiblings\t: )\d+(\ncore id\t\t:
 
 def render(container: Container, host: Host, config: Config) -> bytes:
     """Return the text; `siblings` and `cpu cores` count what is visible of a package."""
-    visible = cpus.visible(container.cgroup, host, config.cpu.mode)
+    visible = visible_cpus.visible(container.cgroup, host, config.cpu.mode)
     found = host.cpuinfo(visible.cpus[-1] + 1)
     blocks = [(number, found[cpu]) for cpu, number in zip(visible.cpus, visible.numbers) if cpu in found]
     if not blocks:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lxcfs_py.containers import Container
-from lxcfs_py.host import Host
+from lxcfs_py.container.containers import Container
+from lxcfs_py.linux.host import Host
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lxcfs_py.cgroup import Cgroup, Hugetlb
-from lxcfs_py.containers import Container
-from lxcfs_py.host import Host
+from lxcfs_py.container.containers import Container
+from lxcfs_py.linux.host import Host
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config

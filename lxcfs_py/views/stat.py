@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lxcfs_py import cpus
-from lxcfs_py.containers import Container
-from lxcfs_py.host import Host
+from lxcfs_py.container import visible_cpus
+from lxcfs_py.container.containers import Container
+from lxcfs_py.linux.host import Host
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
@@ -18,7 +18,7 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     Interrupts and context switches are not counted by container: these lines are 0, and without the columns for each
     interrupt, which are most of the file on a large host.
     """
-    visible = cpus.visible(container.cgroup, host, config.cpu.mode)
+    visible = visible_cpus.visible(container.cgroup, host, config.cpu.mode)
     times = container.account.read(container.cgroup, visible, max(host.now() - container.start, 0))
     lines = [b"cpu  %d 0 %d %d 0 0 0 0 0 0\n" % tuple(map(sum, zip(*times)))]
     lines += [

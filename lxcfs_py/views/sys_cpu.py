@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Optional
 
-from lxcfs_py import cpulist, cpus
-from lxcfs_py.containers import Container
-from lxcfs_py.host import Host
+from lxcfs_py.container import visible_cpus
+from lxcfs_py.container.containers import Container
+from lxcfs_py.linux import cpu_list
+from lxcfs_py.linux.host import Host
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
@@ -22,7 +23,7 @@ def visible(path: str, container: Optional[Container], host: Host, config: Confi
     cpu = _CPU.match(path)
     if cpu is None or container is None:
         return True
-    return int(cpu[1]) in cpus.visible(container.cgroup, host, config.cpu.mode).numbers
+    return int(cpu[1]) in visible_cpus.visible(container.cgroup, host, config.cpu.mode).numbers
 
 
 def render(path: str, container: Optional[Container], host: Host, config: Config) -> bytes:
@@ -30,5 +31,5 @@ def render(path: str, container: Optional[Container], host: Host, config: Config
     if container is None:
         return host.cpu_text(path)
     if path in ("online", "possible", "present"):
-        return cpulist.render(cpus.visible(container.cgroup, host, config.cpu.mode).numbers)
+        return cpu_list.render(visible_cpus.visible(container.cgroup, host, config.cpu.mode).numbers)
     return b"\n" if path == "offline" else host.cpu_text(path)

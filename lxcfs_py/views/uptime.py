@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lxcfs_py import cpus
-from lxcfs_py.containers import Container
-from lxcfs_py.host import TICKS, Host
+from lxcfs_py.container import visible_cpus
+from lxcfs_py.container.containers import Container
+from lxcfs_py.linux.host import TICKS, Host
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def render(container: Container, host: Host, config: Config) -> bytes:
     """Return both in seconds, the second summed over the visible CPUs."""
-    visible = cpus.visible(container.cgroup, host, config.cpu.mode)
+    visible = visible_cpus.visible(container.cgroup, host, config.cpu.mode)
     age = max(host.now() - container.start, 0)
     idle = sum(times.idle for times in container.account.read(container.cgroup, visible, age))
     return b"%.2f %.2f\n" % (age / 1e9, idle / TICKS)

@@ -8,8 +8,8 @@ import logging
 import re
 from typing import Optional
 
-from lxcfs_py import mounts
 from lxcfs_py.config import Config
+from lxcfs_py.runtimes import bind_snippets
 from lxcfs_py.webhook import certificates, cluster, server
 from lxcfs_py.webhook.rotation import Rotation
 
@@ -23,7 +23,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
     logging.basicConfig(format="lxcfs-py: %(levelname)s: %(message)s", level=config.log.level.upper())
     host, port = _address(options.listen)
     served = certificates.Served()
-    volumes = mounts.kubernetes_volumes(mounts.binds_of(config))
+    volumes = bind_snippets.kubernetes_volumes(bind_snippets.binds_of(config))
     try:
         if options.self_signed:
             follow = Rotation(cluster.in_pod(), options.self_signed, served).follow()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from lxcfs_py.mounts import HostPath
+from lxcfs_py.runtimes.bind_snippets import HostPath
 
 KEY = "lxcfs.py/views"
 """The label or annotation of a pod with which it opts in ("all") or out ("none")."""

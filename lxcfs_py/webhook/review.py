@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lxcfs_py.mounts import HostPath
+from lxcfs_py.runtimes.bind_snippets import HostPath
 from lxcfs_py.webhook.patch import Object, Patch, ShapeError, of_ephemeral_containers, of_pod
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 import prometheus_client
 from aiohttp import web
 
-from lxcfs_py.mounts import HostPath
+from lxcfs_py.runtimes.bind_snippets import HostPath
 from lxcfs_py.webhook import review
 from lxcfs_py.webhook.certificates import Served
 

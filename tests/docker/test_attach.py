@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from lxcfs_py import attach, cli, syscalls
+from lxcfs_py import cli
+from lxcfs_py.attach import attach
+from lxcfs_py.linux import syscalls
 from tests.conftest import ROOT, mountpoints, unmount_below
 from tests.docker.conftest import ARTICLE
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lxcfs_py.config import Config
-from lxcfs_py.mounts import snippet
+from lxcfs_py.runtimes.bind_snippets import snippet
 
 MIB = 1 << 20
 TICKS = os.sysconf("SC_CLK_TCK")

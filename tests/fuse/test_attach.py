@@ -16,10 +16,11 @@ from typing import Callable
 
 import pytest
 
-from lxcfs_py import attach, syscalls
+from lxcfs_py.attach import attach
 from lxcfs_py.cli import main as command_line
 from lxcfs_py.config import Config
-from lxcfs_py.sandbox import Sandbox
+from lxcfs_py.linux import syscalls
+from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ROOT, Daemon
 
 MIB = 1 << 20
@@ -156,7 +157,7 @@ def test_all_containers_and_nobody_else(views: str, require: Callable[..., None]
     script = f"""
 import subprocess, sys
 from lxcfs_py import cli
-from lxcfs_py.sandbox import Sandbox
+from lxcfs_py.runtimes.sandbox import Sandbox
 with open({f"{views}/../all.toml"!r}, "w") as file:
     file.write('mountpoint = "{views}"')
 with Sandbox(memory=64 << 20, cpus=1) as one, Sandbox(memory=64 << 20, cpus=1) as other:
@@ -396,8 +397,8 @@ def test_what_a_container_mounts_over_an_attached_file_stays_in_it(views: str, r
     """Also where the host's mounts are shared, as systemd has them."""
     require(os.geteuid() == 0, "root")
     script = f"""
-from lxcfs_py import attach
-from lxcfs_py.sandbox import Sandbox
+from lxcfs_py.attach import attach
+from lxcfs_py.runtimes.sandbox import Sandbox
 with Sandbox() as box:
     print([outcome.result for outcome in attach.attach(box.init, {views!r}, {MEMINFO!r})])
     print(box.run(["mount", "--bind", "/etc/hostname", "/proc/meminfo"]).returncode)
@@ -413,7 +414,7 @@ def test_a_container_that_shares_its_proc_with_the_host_is_refused(views: str, r
     script = f"""
 import subprocess
 from pathlib import Path
-from lxcfs_py import attach
+from lxcfs_py.attach import attach
 before = Path("/proc/self/mountinfo").read_text()
 container = subprocess.Popen(
     ["unshare", "--mount", "--propagation", "unchanged", "sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE

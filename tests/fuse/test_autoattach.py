@@ -14,8 +14,8 @@ from typing import Any, Callable
 
 import pytest
 
-from lxcfs_py import attach
-from lxcfs_py.sandbox import Sandbox
+from lxcfs_py.attach import attach
+from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ROOT, Daemon
 
 MIB = 1 << 20
@@ -72,7 +72,7 @@ def attachers(daemon: Daemon) -> list[int]:
     started = [daemon.process.pid, *children(daemon.process.pid)]
     servers = [pid for pid in started if b"lxcfs_py" in arguments(pid)]
     found = [child for server in servers for child in children(server)]
-    return [pid for pid in found if b"lxcfs_py.autoattach" in arguments(pid)]
+    return [pid for pid in found if b"lxcfs_py.attach.auto_attach" in arguments(pid)]
 
 
 def children(pid: int) -> list[int]:

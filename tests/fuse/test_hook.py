@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lxcfs_py import attach
+from lxcfs_py.attach import attach
 from lxcfs_py.config import Config
 from tests.conftest import ROOT
 
@@ -73,7 +73,7 @@ def test_the_files_of_a_server_that_has_ended_are_not_bound(start_daemon, tmp_pa
 
 MOUNT_WITH_ODD_TYPE = """
 import os
-from lxcfs_py import syscalls
+from lxcfs_py.linux import syscalls
 fuse = os.open("/dev/fuse", os.O_RDWR)
 options = f"fd={fuse},rootmode=100444,user_id=0,group_id=0"
 syscalls.mount("odd", "proc/meminfo", "fuse.a\\rb\\33[2J", 0, options)

@@ -28,9 +28,9 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from lxcfs_py import syscalls
 from lxcfs_py.engine import keeper, kernel, protocol, session
-from lxcfs_py.engine.texts import Texts
+from lxcfs_py.engine.open_texts import Texts
+from lxcfs_py.linux import syscalls
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -16,7 +16,7 @@ from typing import Callable
 import psutil
 import pytest
 
-from lxcfs_py.sandbox import Sandbox
+from lxcfs_py.runtimes.sandbox import Sandbox
 from lxcfs_py.views import VIEWS
 from tests.conftest import ROOT, Daemon, mountpoints
 from tests.kept import Kept, wait_for

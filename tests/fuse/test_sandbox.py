@@ -18,9 +18,9 @@ from typing import Any, Callable
 import psutil
 import pytest
 
-from lxcfs_py import syscalls
 from lxcfs_py.cgroup import layout
-from lxcfs_py.sandbox import Sandbox, SandboxError, parse_size
+from lxcfs_py.linux import syscalls
+from lxcfs_py.runtimes.sandbox import Sandbox, SandboxError, parse_size
 
 MB = 1 << 20
 MakeSandbox = Callable[..., Sandbox]
@@ -372,7 +372,7 @@ def test_a_sandbox_that_has_ended_says_so() -> None:
 
 
 def test_cgroups_that_a_killed_process_left_are_not_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lxcfs_py.sandbox._numbers", itertools.count())
+    monkeypatch.setattr("lxcfs_py.runtimes.sandbox._numbers", itertools.count())
     left = Path(layout.find().hierarchies["pids"].mountpoint, f"lxcfs-py-try-{os.getpid()}-0")
     left.mkdir()
     try:
@@ -387,7 +387,10 @@ def test_cgroups_that_a_killed_process_left_are_not_in_the_way(monkeypatch: pyte
 
 def program(command: list[str], **limits: object) -> list[str]:
     """A program that runs a command as `lxcfs-py try` does."""
-    source = f"import sys; from lxcfs_py.sandbox import run_command; sys.exit(run_command({command!r}, **{limits!r}))"
+    source = (
+        "import sys; from lxcfs_py.runtimes.sandbox import run_command; "
+        f"sys.exit(run_command({command!r}, **{limits!r}))"
+    )
     return [sys.executable, "-c", source]
 
 

@@ -12,7 +12,7 @@ from typing import Any, Callable
 
 import pytest
 
-from lxcfs_py.sandbox import Sandbox
+from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ENGINES, ROOT, Daemon, mountpoints, unmount_below
 from tests.kept import wait_for
 

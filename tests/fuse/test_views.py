@@ -17,7 +17,7 @@ from typing import Callable
 import psutil
 import pytest
 
-from lxcfs_py.sandbox import Sandbox
+from lxcfs_py.runtimes.sandbox import Sandbox
 from lxcfs_py.views import VIEWS
 from tests.conftest import Daemon
 
@@ -193,7 +193,7 @@ def test_10000_short_lived_containers_leave_nothing_behind(daemon: Daemon, sandb
     server = psutil.Process(daemon.process.pid)
     script = textwrap.dedent("""
         import os, sys
-        from lxcfs_py import syscalls
+        from lxcfs_py.linux import syscalls
         path, count = sys.argv[1], int(sys.argv[2])
         for number in range(count):
             worker = os.fork()

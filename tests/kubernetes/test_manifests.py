@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lxcfs_py import __version__, cli, config
-from lxcfs_py.mounts import binds_of, kubernetes_volumes
+from lxcfs_py.runtimes.bind_snippets import binds_of, kubernetes_volumes
 from tests.conftest import ROOT
 
 VERSIONS = ("1.27", kubernetes_validate.latest_version())

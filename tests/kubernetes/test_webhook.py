@@ -19,7 +19,7 @@ import kubernetes_validate
 import pytest
 
 from lxcfs_py.config import Config
-from lxcfs_py.mounts import binds_of, kubernetes_volumes
+from lxcfs_py.runtimes.bind_snippets import binds_of, kubernetes_volumes
 from tests.conftest import ROOT
 from tests.kept import wait_for
 from tests.kubernetes.conftest import recorded

@@ -12,13 +12,13 @@ from unittest import mock
 
 import pytest
 
-from lxcfs_py.accounting import Account, Ledger
 from lxcfs_py.cgroup import Cgroup, open_cgroup
 from lxcfs_py.cgroup.layout import find, parse_paths
 from lxcfs_py.cgroup.taskstats import Count
 from lxcfs_py.config import Config
-from lxcfs_py.host import NS_PER_TICK, TICKS, Host
-from lxcfs_py.load import Load, Sampler
+from lxcfs_py.container.cpu_time import Account, Ledger
+from lxcfs_py.container.load import Load, Sampler
+from lxcfs_py.linux.host import NS_PER_TICK, TICKS, Host
 from lxcfs_py.views import VIEWS
 
 TREES = Path(__file__).parent / "trees"
@@ -42,7 +42,7 @@ class RecordedHost(Host):
 
 
 class RecordedContainer:
-    """What the views know of a container: see lxcfs_py.containers.Container."""
+    """What the views know of a container: see lxcfs_py.container.containers.Container."""
 
     def __init__(self, machine: Machine, init: Path, ledger: Optional[Ledger] = None) -> None:
         self.proc = machine.root / "proc"

@@ -7,8 +7,9 @@ import re
 
 import pytest
 
-from lxcfs_py import cdi, cli
+from lxcfs_py import cli
 from lxcfs_py.config import Config, Files
+from lxcfs_py.runtimes import cdi
 
 LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 VENDOR = re.compile(rf"{LABEL}(?:\.{LABEL})*")

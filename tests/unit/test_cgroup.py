@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lxcfs_py import mounttable
 from lxcfs_py.cgroup import open_cgroup, taskstats, tree, v1, v2
 from lxcfs_py.cgroup.layout import Hierarchy, find, parse_paths
-from lxcfs_py.kernelfile import KernelDirectory
+from lxcfs_py.linux import mount_table
+from lxcfs_py.linux.kernel_files import KernelDirectory
 
 V1 = {
     "memory": "memory",
@@ -131,7 +131,7 @@ def test_of_several_mounts_of_a_hierarchy_the_one_that_shows_all_of_it_is_taken(
 def test_mountpoints_with_blanks_are_read_as_the_kernel_writes_them(made):
     root = made(mountinfo(("/mnt/a\\040b\\134c", "cgroup", "memory", "/")))
     assert find(str(root)).hierarchies["memory"].mountpoint == f"{root}/mnt/a b\\c"
-    assert [mount.mountpoint for mount in mounttable.read(str(root))] == ["/", "/mnt/a b\\c"]
+    assert [mount.mountpoint for mount in mount_table.read(str(root))] == ["/", "/mnt/a b\\c"]
 
 
 def test_without_any_hierarchy_there_are_no_figures(made):
@@ -300,7 +300,7 @@ def test_a_controller_that_is_enabled_later_is_seen_within_a_second(made, monkey
     root = made({**all_v2(), "sys/fs/cgroup/parent/box/cpu.stat": "user_usec 1\n"})
     cgroup = open_cgroup(find(str(root)), PATHS_V2)
     now = time.monotonic()
-    monkeypatch.setattr("lxcfs_py.kernelfile.time.monotonic", lambda: now)
+    monkeypatch.setattr("lxcfs_py.linux.kernel_files.time.monotonic", lambda: now)
     assert (cgroup.memory.room(), cgroup.cpu.quota()) == ((None, 0), None)
     made(
         {

@@ -16,14 +16,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lxcfs_py import containers as module
-from lxcfs_py import syscalls
-from lxcfs_py.accounting import Ledger
 from lxcfs_py.cgroup.layout import find
-from lxcfs_py.containers import Containers, container_paths, find_init
-from lxcfs_py.cpus import Visible
-from lxcfs_py.load import Sampler
-from lxcfs_py.sandbox import Sandbox
+from lxcfs_py.container import containers as module
+from lxcfs_py.container.containers import Containers, container_paths, find_init
+from lxcfs_py.container.cpu_time import Ledger
+from lxcfs_py.container.load import Sampler
+from lxcfs_py.container.visible_cpus import Visible
+from lxcfs_py.linux import syscalls
+from lxcfs_py.runtimes.sandbox import Sandbox
 
 MIB = 1 << 20
 ONE = Visible((0,), (0,), True)
@@ -149,7 +149,7 @@ def no_ioctl(monkeypatch):
     def ioctl(*arguments):
         raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
 
-    monkeypatch.setattr("lxcfs_py.containers.fcntl.ioctl", ioctl)
+    monkeypatch.setattr("lxcfs_py.container.containers.fcntl.ioctl", ioctl)
 
 
 def namespace(pid: int) -> str:
@@ -165,7 +165,7 @@ def test_init_is_found_whoever_asks(sandbox):
 def test_before_linux_6_11_init_is_found_among_the_parents(sandbox, no_ioctl, monkeypatch):
     box = sandbox()
     child = orphan(box)
-    monkeypatch.setattr("lxcfs_py.containers.os.listdir", lambda path: [])
+    monkeypatch.setattr("lxcfs_py.container.containers.os.listdir", lambda path: [])
     assert find_init(box.init, namespace(box.init)) == box.init
     assert find_init(child, namespace(box.init)) == box.init
 
@@ -396,7 +396,7 @@ def test_before_linux_5_3_a_container_that_has_ended_is_forgotten_when_the_next_
     def pidfd_open(pid):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr("lxcfs_py.containers.os.pidfd_open", pidfd_open)
+    monkeypatch.setattr("lxcfs_py.container.containers.os.pidfd_open", pidfd_open)
     ledger = Ledger()
     containers = Containers(find(), ledger, Sampler(5))
     living = sandbox(memory=32 * MIB)

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lxcfs_py import filesystem as fs
 from lxcfs_py.config import Config, Cpu, Files, Loadavg
-from lxcfs_py.filesystem import Filesystem, TextsInMemory
+from lxcfs_py.daemon import filesystem as fs
+from lxcfs_py.daemon.filesystem import Filesystem, TextsInMemory
 from lxcfs_py.views import NAMES, VIEWS, sys_cpu
 
 SYS_CPU = f"/{sys_cpu.DIRECTORY}"

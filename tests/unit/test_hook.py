@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lxcfs_py import attach, hook
+from lxcfs_py.attach import attach, hook
 from lxcfs_py.config import Config
 
 ROOT = Path(__file__).parents[2]

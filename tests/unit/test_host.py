@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lxcfs_py.host import NS_PER_TICK, TICKS, Host
+from lxcfs_py.linux.host import NS_PER_TICK, TICKS, Host
 from lxcfs_py.views import VIEWS, sys_cpu
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lxcfs_py.load import Load, Sampler
+from lxcfs_py.container.load import Load, Sampler
 
 INTERVAL = 5.0
 MINUTES = (1, 5, 15)
@@ -68,7 +68,7 @@ def test_running_and_blocked_tasks_count_and_sleeping_ones_do_not():
 def clock(monkeypatch):
     """The seconds that have passed, as a list of one that can be changed."""
     now = [1000.0]
-    monkeypatch.setattr("lxcfs_py.load.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lxcfs_py.container.load.time.monotonic", lambda: now[0])
     return now
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lxcfs_py import lxcfs, service
+from lxcfs_py import lxcfs
 from lxcfs_py.config import Config, Cpu, Fuse, Loadavg, Log, Memory
+from lxcfs_py.daemon import service
 
 PLAIN = Config(cpu=Cpu(mode="cpuset"), loadavg=Loadavg(enabled=False))
 """What the C program does without flags."""
@@ -159,7 +160,8 @@ def test_the_pidfile_is_removed_when_the_service_does_not_start(monkeypatch, tmp
 
 PROGRAM = """
 import os, signal, sys, time
-from lxcfs_py import lxcfs, service
+from lxcfs_py import lxcfs
+from lxcfs_py.daemon import service
 
 def serve(config, ready):
     {}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lxcfs_py.cgroup import v1, v2
 from lxcfs_py.config import Config, Memory
-from lxcfs_py.host import Host
+from lxcfs_py.linux.host import Host
 from lxcfs_py.views import meminfo, swaps
 
 KIB, MIB = 1 << 10, 1 << 20

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lxcfs_py import metrics
+from lxcfs_py.daemon import metrics
 
 
 @pytest.fixture

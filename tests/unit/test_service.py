@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from types import SimpleNamespace
 
-from lxcfs_py import service
 from lxcfs_py.config import Config
+from lxcfs_py.daemon import service
 from lxcfs_py.engine import kernel, session
 
 

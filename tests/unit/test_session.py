@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from lxcfs_py.engine import session
-from lxcfs_py.engine.texts import _SHELVES, VERSION, Texts
+from lxcfs_py.engine.open_texts import _SHELVES, VERSION, Texts
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import threading
 
 import pytest
 
-from lxcfs_py import control, lastgood, mountpoint, mounttable, systemd, watchdog
 from lxcfs_py.config import Config, Cpu
-from lxcfs_py.engine import fusepy, protocol
+from lxcfs_py.daemon import last_config, reload_socket, systemd
+from lxcfs_py.engine import fusepy, protocol, watchdog
+from lxcfs_py.linux import mount_table, mountpoint
 
 
 @pytest.fixture
@@ -160,41 +161,41 @@ def test_an_operation_of_fusepys_that_takes_too_long_is_found(monkeypatch):
 
 def test_who_asks_for_a_reload_gets_its_errors_and_remarks(tmp_path):
     path = str(tmp_path / "control")
-    with control.listen(path) as listener:
+    with reload_socket.listen(path) as listener:
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
-        answering = threading.Thread(target=control.answer, args=(listener, lambda: (["wrong"], ["by the way"])))
+        answering = threading.Thread(target=reload_socket.answer, args=(listener, lambda: (["wrong"], ["by the way"])))
         answering.start()
-        assert control.ask(path) == (["wrong"], ["by the way"])
+        assert reload_socket.ask(path) == (["wrong"], ["by the way"])
         answering.join()
 
 
 def test_a_reload_without_a_daemon_or_with_one_that_dies_is_an_error(tmp_path):
     path = str(tmp_path / "control")
-    with pytest.raises(control.ControlError, match="no daemon can be asked"):
-        control.ask(path)
-    with control.listen(path) as listener:
+    with pytest.raises(reload_socket.ControlError, match="no daemon can be asked"):
+        reload_socket.ask(path)
+    with reload_socket.listen(path) as listener:
         dying = threading.Thread(target=lambda: listener.accept()[0].close())
         dying.start()
-        with pytest.raises(control.ControlError, match=r"did not say|ended before"):
-            control.ask(path)
+        with pytest.raises(reload_socket.ControlError, match=r"did not say|ended before"):
+            reload_socket.ask(path)
         dying.join()
 
 
 def test_the_configuration_that_served_last_is_remembered(tmp_path, monkeypatch):
     monkeypatch.setattr(mountpoint, "RUNTIME_DIRECTORY", str(tmp_path))
-    assert lastgood.recall("/etc/lxcfs.toml") is None
+    assert last_config.recall("/etc/lxcfs.toml") is None
     config = Config(cpu=Cpu(mode="cpuset"))
-    lastgood.remember("/etc/lxcfs.toml", config)
-    assert lastgood.recall("/etc/lxcfs.toml") == config
-    assert lastgood.recall("/etc/other.toml") is None
+    last_config.remember("/etc/lxcfs.toml", config)
+    assert last_config.recall("/etc/lxcfs.toml") == config
+    assert last_config.recall("/etc/other.toml") is None
     for kept in tmp_path.iterdir():
         kept.write_text("from = another version")
-    assert lastgood.recall("/etc/lxcfs.toml") is None
+    assert last_config.recall("/etc/lxcfs.toml") is None
 
 
 def test_a_mountinfo_file_is_parsed_whatever_its_names_hold():
     line = r"36 35 0:42 /proc/meminfo /srv/a\040b rw,nosuid shared:7 - fuse.lxcfs lxcfs rw,user_id=0"
-    (mount,) = mounttable.parse(line)
+    (mount,) = mount_table.parse(line)
     assert (mount.device, mount.root, mount.mountpoint, mount.fstype) == (
         "0:42",
         "/proc/meminfo",

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lxcfs_py import cpulist, cpus
 from lxcfs_py.config import Config, Cpu, Files, Loadavg
-from lxcfs_py.host import NS_PER_TICK, TICKS, Host
+from lxcfs_py.container import visible_cpus
+from lxcfs_py.linux import cpu_list
+from lxcfs_py.linux.host import NS_PER_TICK, TICKS, Host
 from lxcfs_py.views import NAMES, VIEWS, diskstats, pressure, sys_cpu
 
 CPUSET = Config(cpu=Cpu(mode="cpuset"))
@@ -152,7 +153,7 @@ def read_of_cpuinfo(monkeypatch):
             sizes.append(len(text))
         return text
 
-    monkeypatch.setattr("lxcfs_py.kernelfile.os.pread", pread)
+    monkeypatch.setattr("lxcfs_py.linux.kernel_files.os.pread", pread)
     return sizes
 
 
@@ -394,7 +395,7 @@ def test_the_lists_of_cpus_name_those_that_are_visible(machine, name):
     count, cpuset = CPUS[machine.name]
     for config, numbers in ((QUOTA, range(count)), (CPUSET, cpuset)):
         shown = sys_cpu.render(name, machine.container, machine.host, config)
-        assert shown == cpulist.render(tuple(numbers))
+        assert shown == cpu_list.render(tuple(numbers))
     assert sys_cpu.render(name, None, machine.host, Config()) == machine.own(f"{sys_cpu.DIRECTORY}/{name}")
 
 
@@ -430,11 +431,11 @@ def test_no_cpu_is_offline_in_a_container_and_other_files_are_the_machines(machi
 def test_all_views_agree_on_the_visible_cpus_whatever_the_limits(listed, quota, cgroup):
     host = SimpleNamespace(online=lambda: tuple(range(64)))
     limits = cgroup(
-        cpuset=SimpleNamespace(cpus=lambda: cpulist.render(listed) if listed else None),
+        cpuset=SimpleNamespace(cpus=lambda: cpu_list.render(listed) if listed else None),
         cpu=SimpleNamespace(quota=lambda: quota),
     )
     allowed = listed or tuple(range(64))
-    in_cpuset, in_quota = (cpus.visible(limits, host, mode) for mode in ("cpuset", "quota"))
+    in_cpuset, in_quota = (visible_cpus.visible(limits, host, mode) for mode in ("cpuset", "quota"))
     assert in_cpuset == (allowed, allowed, True)
     assert in_quota.cpus == allowed[: len(in_quota.cpus)]
     assert in_quota.numbers == tuple(range(len(in_quota.cpus)))
@@ -448,8 +449,8 @@ def test_all_views_agree_on_the_visible_cpus_whatever_the_limits(listed, quota, 
 
 @given(st.sets(st.integers(0, 5000)).map(lambda found: tuple(sorted(found))))
 def test_a_list_of_cpus_is_parsed_as_it_was_written(numbers):
-    text = cpulist.render(numbers)
-    assert cpulist.parse(text) == numbers
+    text = cpu_list.render(numbers)
+    assert cpu_list.parse(text) == numbers
     assert re.fullmatch(rb"(\d+(-\d+)?(,\d+(-\d+)?)*)?\n", text)
 
 
@@ -458,13 +459,13 @@ def test_a_list_of_cpus_is_parsed_as_it_was_written(numbers):
     [((), b"\n"), ((0,), b"0\n"), ((0, 1, 2, 3, 8), b"0-3,8\n"), ((1, 3, 5, 6), b"1,3,5-6\n"), ((7, 8), b"7-8\n")],
 )
 def test_lists_of_cpus_are_written_as_the_kernel_does(numbers, text):
-    assert cpulist.render(numbers) == text
+    assert cpu_list.render(numbers) == text
 
 
 @given(st.binary() | st.text("0123456789-,\n ", max_size=30).map(str.encode))
 def test_any_bytes_as_a_list_of_cpus_are_cpus_or_a_value_error(text):
     try:
-        found = cpulist.parse(text)
+        found = cpu_list.parse(text)
     except ValueError:
         return
     assert len(found) <= 65536
@@ -476,7 +477,7 @@ def test_any_bytes_as_a_list_of_cpus_are_cpus_or_a_value_error(text):
 )
 def test_lists_that_no_kernel_writes_are_a_value_error(text):
     with pytest.raises(ValueError):  # noqa: PT011 - int() says what it likes
-        cpulist.parse(text)
+        cpu_list.parse(text)
 
 
 # The programs that people run

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lxcfs_py.config import Config, Files
-from lxcfs_py.mounts import binds_of, kubernetes_volumes
+from lxcfs_py.runtimes.bind_snippets import binds_of, kubernetes_volumes
 from lxcfs_py.webhook import review
 from lxcfs_py.webhook.patch import KEY, ShapeError, of_ephemeral_containers, of_pod
 

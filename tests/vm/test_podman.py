@@ -228,7 +228,7 @@ def test_the_service_attaches_to_an_lxc_container_that_has_no_hook(machine, auto
 
 def test_the_service_is_still_confined(machine, automatic):
     pid = machine.run("systemctl show --property MainPID --value lxcfs-py").stdout.strip()
-    (attacher,) = machine.run("pgrep -f lxcfs_py.autoattach").stdout.split()
+    (attacher,) = machine.run("pgrep -f lxcfs_py.attach.auto_attach").stdout.split()
     for process in (pid, attacher):
         status = machine.run(f"grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/{process}/status").stdout.split()
         sys_admin, sys_ptrace, sys_chroot = (1 << number for number in (21, 19, 18))
@@ -237,7 +237,7 @@ def test_the_service_is_still_confined(machine, automatic):
 
 
 def test_when_the_service_is_killed_its_successor_attaches(machine, automatic):
-    before = machine.run("pgrep -f lxcfs_py.autoattach").stdout.split()
+    before = machine.run("pgrep -f lxcfs_py.attach.auto_attach").stdout.split()
     machine.run("systemctl kill --signal KILL --kill-whom main lxcfs-py")
     assert machine.run(STARTS["podman"]).stdout == LIMITED
     with pytest.raises(MachineError):

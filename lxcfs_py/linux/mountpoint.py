@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Optional
 
-from lxcfs_py import mounttable, syscalls
+from lxcfs_py.linux import mount_table, syscalls
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def prepare(mountpoint: str) -> None:
 
 def is_mounted(mountpoint: str) -> bool:
     """Tell whether the views are mounted there, by this program or by the C program, dead or alive."""
-    return any(mount.mountpoint == mountpoint and mount.fstype == FSTYPE for mount in mounttable.read())
+    return any(mount.mountpoint == mountpoint and mount.fstype == FSTYPE for mount in mount_table.read())
 
 
 def is_dead(path: str) -> bool:
@@ -98,7 +98,7 @@ def uncovered_proc(mountpoint: str) -> str:
     A file of /proc may be covered by one of this mount's, or of a dead server's. Then a clone of /proc without what is
     mounted below it is read. Another server's files are left alone: within a container, they are what the host is.
     """
-    mounts = list(mounttable.read())
+    mounts = list(mount_table.read())
     own = {mount.device for mount in mounts if mount.mountpoint == mountpoint}
     for mount in mounts:
         covers = mount.fstype == FSTYPE and mount.mountpoint.startswith("/proc/")

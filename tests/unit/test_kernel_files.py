@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lxcfs_py.cgroup.layout import find
-from lxcfs_py.kernelfile import KernelDirectory
+from lxcfs_py.linux.kernel_files import KernelDirectory
 
 
 @pytest.fixture
@@ -82,13 +82,13 @@ def test_records_that_come_page_by_page_are_read_to_the_end(monkeypatch):
     pages = [b"".join(records[:2]), records[2], records[3], records[4], b""]
     text = b"".join(records)
     starts = {sum(map(len, pages[:n])): page for n, page in enumerate(pages)}
-    monkeypatch.setattr("lxcfs_py.kernelfile.os.pread", lambda _fd, _size, offset: starts[offset])
+    monkeypatch.setattr("lxcfs_py.linux.kernel_files.os.pread", lambda _fd, _size, offset: starts[offset])
     assert KernelDirectory("/proc").read_records("diskstats") == text
 
 
 def test_a_missing_file_is_looked_for_again_after_a_second(tmp_path, monkeypatch):
     now = time.monotonic()
-    monkeypatch.setattr("lxcfs_py.kernelfile.time.monotonic", lambda: now)
+    monkeypatch.setattr("lxcfs_py.linux.kernel_files.time.monotonic", lambda: now)
     directory = KernelDirectory(str(tmp_path))
     assert directory.get("memory.max") is None
     (tmp_path / "memory.max").write_text("4096\n")

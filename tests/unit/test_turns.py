@@ -11,8 +11,8 @@ from typing import Any, Callable
 import pytest
 
 from lxcfs_py.engine import protocol
-from lxcfs_py.engine.relay import CROWD, Relay
 from lxcfs_py.engine.session import OPCODE
+from lxcfs_py.engine.turns import CROWD, Relay
 
 MANY = 5
 

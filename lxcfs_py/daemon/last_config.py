@@ -12,7 +12,7 @@ from typing import Optional
 
 from lxcfs_py import config as configuration
 from lxcfs_py.config import Config
-from lxcfs_py.mountpoint import runtime_file
+from lxcfs_py.linux.mountpoint import runtime_file
 
 
 def remember(path: str, config: Config) -> None:

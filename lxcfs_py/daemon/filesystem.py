@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from typing import Any, Callable, Optional, Protocol
 
 from lxcfs_py.config import Config
-from lxcfs_py.containers import Container, Containers
-from lxcfs_py.host import Host
+from lxcfs_py.container.containers import Container, Containers
+from lxcfs_py.linux.host import Host
 from lxcfs_py.views import NAMES, VIEWS, sys_cpu
 
 log = logging.getLogger(__name__)

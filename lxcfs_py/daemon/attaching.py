@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Optional
 
-from lxcfs_py.autoattach import Settings
+from lxcfs_py.attach.auto_attach import Settings
 from lxcfs_py.config import Config
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class _Restarter:
         with self._starting:
             self._let_go()
             self._process = process = subprocess.Popen(
-                [sys.executable, "-m", "lxcfs_py.autoattach"],
+                [sys.executable, "-m", "lxcfs_py.attach.auto_attach"],
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 env=self._environment,

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lxcfs_py import cpulist
-from lxcfs_py.accounting import Account, Ledger, Times
 from lxcfs_py.config import Config, Cpu
-from lxcfs_py.cpus import Visible
-from lxcfs_py.host import NS_PER_TICK, TICKS
+from lxcfs_py.container.cpu_time import Account, Ledger, Times
+from lxcfs_py.container.visible_cpus import Visible
+from lxcfs_py.linux import cpu_list
+from lxcfs_py.linux.host import NS_PER_TICK, TICKS
 from lxcfs_py.views import stat, uptime
 
 SECOND = 1_000_000_000
@@ -77,7 +77,7 @@ class Cpuset:
         self.world = world
 
     def cpus(self) -> bytes:
-        return cpulist.render(self.world.allowed)
+        return cpu_list.render(self.world.allowed)
 
 
 class Reader:
@@ -308,7 +308,7 @@ def test_the_ledger_of_many_short_lived_containers_stays_small(tmp_path):
 
 
 def test_the_ledger_keeps_a_bounded_number_of_containers_the_latest(tmp_path, monkeypatch):
-    monkeypatch.setattr("lxcfs_py.accounting._MAX_KEPT", 8)
+    monkeypatch.setattr("lxcfs_py.container.cpu_time._MAX_KEPT", 8)
     path = str(tmp_path / "counters")
     ledger = Ledger(path)
     for number in range(20):

@@ -19,9 +19,9 @@ import threading
 from collections.abc import Sequence
 from typing import Optional
 
-from lxcfs_py import syscalls
 from lxcfs_py.engine import protocol
 from lxcfs_py.engine.session import OPCODE
+from lxcfs_py.linux import syscalls
 
 PATIENCE = 0.01
 """Seconds between two looks at the reader: at the second that finds the same request, another takes its turn."""

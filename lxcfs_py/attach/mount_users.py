@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from lxcfs_py import mounttable
-from lxcfs_py.mountpoint import FSTYPE, is_dead
+from lxcfs_py.linux import mount_table
+from lxcfs_py.linux.mountpoint import FSTYPE, is_dead
 
 
 class User(NamedTuple):
@@ -43,7 +43,7 @@ def find(mountpoint: str) -> Iterator[User]:
             continue
         namespaces.add(namespace)
         devices = set()
-        for mount in mounttable.parse(text):
+        for mount in mount_table.parse(text):
             if mount.fstype == FSTYPE and mount.mountpoint != mountpoint and mount.device not in devices:
                 devices.add(mount.device)
                 yield User(pid, command, mount.device, mount.mountpoint)
@@ -51,7 +51,7 @@ def find(mountpoint: str) -> Iterator[User]:
 
 def device(mountpoint: str) -> Optional[str]:
     """Return which device is mounted there, "0:45"; None when none of this kind is."""
-    found = [mount.device for mount in mounttable.read() if (mount.mountpoint, mount.fstype) == (mountpoint, FSTYPE)]
+    found = [mount.device for mount in mount_table.read() if (mount.mountpoint, mount.fstype) == (mountpoint, FSTYPE)]
     return found[-1] if found else None
 
 

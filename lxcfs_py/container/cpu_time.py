@@ -15,8 +15,8 @@ import threading
 from typing import Any, NamedTuple, Optional
 
 from lxcfs_py.cgroup import Cgroup
-from lxcfs_py.cpus import Visible
-from lxcfs_py.host import NS_PER_TICK
+from lxcfs_py.container.visible_cpus import Visible
+from lxcfs_py.linux.host import NS_PER_TICK
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import functools
 import math
 from typing import NamedTuple
 
-from lxcfs_py import cpulist
 from lxcfs_py.cgroup import Cgroup
-from lxcfs_py.host import Host
+from lxcfs_py.linux import cpu_list
+from lxcfs_py.linux.host import Host
 
 
 class Visible(NamedTuple):
@@ -31,7 +31,7 @@ def visible(cgroup: Cgroup, host: Host, mode: str) -> Visible:
     them as the smallest CPU quota allows time for, rounded up and at least one, numbered from 0.
     """
     listed = cgroup.cpuset.cpus() if cgroup.cpuset else None
-    cpus = (cpulist.parse(listed) if listed else ()) or host.online()
+    cpus = (cpu_list.parse(listed) if listed else ()) or host.online()
     if mode == "cpuset":
         return Visible(cpus, cpus, True)
     quota = cgroup.cpu.quota() if cgroup.cpu else None

@@ -16,16 +16,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-from lxcfs_py import control, metrics, mountpoint, systemd, watchdog
-from lxcfs_py.accounting import Ledger
 from lxcfs_py.cgroup.layout import find as find_hierarchies
 from lxcfs_py.config import Config, ConfigError
-from lxcfs_py.containers import Containers
-from lxcfs_py.filesystem import Filesystem, Texts
-from lxcfs_py.host import Host
-from lxcfs_py.load import Sampler
-from lxcfs_py.mountpoint import MountError
-from lxcfs_py.supervisor import Supervisor
+from lxcfs_py.container.containers import Containers
+from lxcfs_py.container.cpu_time import Ledger
+from lxcfs_py.container.load import Sampler
+from lxcfs_py.daemon import metrics, reload_socket, systemd
+from lxcfs_py.daemon.attaching import Supervisor
+from lxcfs_py.daemon.filesystem import Filesystem, Texts
+from lxcfs_py.engine import watchdog
+from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux.host import Host
+from lxcfs_py.linux.mountpoint import MountError
 from lxcfs_py.views import NAMES
 
 log = logging.getLogger(__name__)
@@ -282,7 +284,7 @@ def _run(
                 if key.fileobj is service.containers:
                     service.containers.reap()
                 elif key.fileobj is requests:
-                    control.answer(requests, reloaded)
+                    reload_socket.answer(requests, reloaded)
                 else:
                     numbers = signals.recv(64)
                     if not {signal.SIGTERM, signal.SIGINT, _ENDED}.isdisjoint(numbers):
@@ -312,7 +314,7 @@ def _status(service: Service, engine: str) -> str:
 
 def _listen_for_requests(path: Optional[str]) -> Optional[socket.socket]:
     try:
-        return control.listen(path) if path else None
+        return reload_socket.listen(path) if path else None
     except OSError as error:
         log.warning("nobody can ask for a reload at %s (%s); SIGHUP does it", path, error.strerror)
         return None

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lxcfs_py import mounts
 from lxcfs_py.config import Config
+from lxcfs_py.runtimes import bind_snippets
 
 PATH = "/etc/cdi/lxcfs-py.json"
 KIND = "lxcfs.py/views"
@@ -18,7 +18,9 @@ _VERSION = "0.3.0"  # the first with all that is said here, which every engine t
 
 def specification(config: Config) -> dict[str, Any]:
     """Return a CDI specification with the device "all", and one for each file that is enabled and that runc lets in."""
-    files = {name: _edits(config.mountpoint, [name]) for name in config.files.enabled if mounts.runc_takes(f"/{name}")}
+    files = {
+        name: _edits(config.mountpoint, [name]) for name in config.files.enabled if bind_snippets.runc_takes(f"/{name}")
+    }
     devices = [{"name": "all", "containerEdits": _edits(config.mountpoint, list(files))}]
     devices += [{"name": _device(name), "containerEdits": edits} for name, edits in files.items()]
     return {"cdiVersion": _VERSION, "kind": KIND, "devices": devices}

@@ -8,11 +8,12 @@ import time
 
 import pytest
 
-from lxcfs_py import autoattach, syscalls
-from lxcfs_py.autoattach import Cgroups, Patterns
+from lxcfs_py.attach import auto_attach
+from lxcfs_py.attach.auto_attach import Cgroups, Patterns
 from lxcfs_py.cgroup import layout
 from lxcfs_py.cgroup.layout import Hierarchy, Layout
 from lxcfs_py.config import Config
+from lxcfs_py.linux import syscalls
 
 ID = "8a6f0c1d" * 8
 CONMON = "c07d0c1d" * 8  # begins as "conmon" does
@@ -132,7 +133,7 @@ def test_of_a_hierarchy_that_is_mounted_in_part_the_rest_is_known(tree, tmp_path
 def test_after_an_overflow_all_are_told_again(tree, monkeypatch):
     cgroups = tree("docker/one")
     list(cgroups.all())
-    overflow = autoattach._EVENT.pack(-1, syscalls.IN_Q_OVERFLOW, 0, 0)
+    overflow = auto_attach._EVENT.pack(-1, syscalls.IN_Q_OVERFLOW, 0, 0)
     monkeypatch.setattr(os, "read", lambda *_: overflow)
     assert list(cgroups.new()) == ["/docker/one"]
 
@@ -150,7 +151,7 @@ def test_without_watches_one_error_names_the_limit_and_what_is_there_is_told(tre
 
 
 def test_no_more_cgroups_are_watched_than_the_bound(tree, monkeypatch, caplog, tmp_path):
-    monkeypatch.setattr(autoattach, "MAX_WATCHES", 3)
+    monkeypatch.setattr(auto_attach, "MAX_WATCHES", 3)
     cgroups = tree(*(f"docker/{number}" for number in range(5)), patterns=["/docker/*/*"])
     list(cgroups.all())
     assert len(cgroups._watched) == 3
@@ -170,9 +171,9 @@ def test_the_lowest_pid_of_a_cgroup_comes_first_and_children_are_looked_into_whe
     (tmp_path / "cgroup.procs").write_text("")
     (tmp_path / "container").mkdir()
     (tmp_path / "container/cgroup.procs").write_text("4711\n12\n")
-    assert autoattach._processes(str(tmp_path)) == [12, 4711]
+    assert auto_attach._processes(str(tmp_path)) == [12, 4711]
     (tmp_path / "cgroup.procs").write_text("9\n7\n")
-    assert autoattach._processes(str(tmp_path)) == [7, 9]
+    assert auto_attach._processes(str(tmp_path)) == [7, 9]
 
 
 def test_what_is_mounted_at_the_root_and_at_proc_is_read_the_upper_mount_last():
@@ -182,7 +183,7 @@ def test_what_is_mounted_at_the_root_and_at_proc_is_read_the_upper_mount_last():
         b"24 23 0:22 / /proc/meminfo rw - fuse.lxcfs lxcfs rw\n"
         b"25 22 0:23 /a\\040/\\040b /proc rw - proc proc rw\n"
     )
-    assert autoattach._roots(mountinfo) == {b"/": (b"0:20", b"/"), b"/proc": (b"0:23", b"/a\\040/\\040b")}
+    assert auto_attach._roots(mountinfo) == {b"/": (b"0:20", b"/"), b"/proc": (b"0:23", b"/a\\040/\\040b")}
 
 
 def test_on_a_kernel_without_pidfds_the_error_names_the_version(monkeypatch):
@@ -191,7 +192,7 @@ def test_on_a_kernel_without_pidfds_the_error_names_the_version(monkeypatch):
 
     monkeypatch.setattr(os, "pidfd_open", missing)
     with pytest.raises(OSError, match=r"Linux 5\.3 or later is needed"):
-        autoattach.Attacher(autoattach.Settings("/var/lib/lxcfs", [], [], "info"))
+        auto_attach.Attacher(auto_attach.Settings("/var/lib/lxcfs", [], [], "info"))
 
 
 # Looking at candidates
@@ -208,7 +209,7 @@ def attacher(tmp_path, monkeypatch):
             (tmp_path / "docker" / name / "cgroup.procs").write_text("4711\n")
         found = Layout({"memory": Hierarchy(2, str(tmp_path), "/")})
         monkeypatch.setattr(layout, "find", lambda: found)
-        made = autoattach.Attacher(autoattach.Settings("/var/lib/lxcfs", ["proc/meminfo"], ["/docker/*"], "info"))
+        made = auto_attach.Attacher(auto_attach.Settings("/var/lib/lxcfs", ["proc/meminfo"], ["/docker/*"], "info"))
         made.attached = []
         monkeypatch.setattr(made, "_attach", lambda pid, path: made.attached.append((pid, path)))
         made._add(made._cgroups.all())
@@ -222,8 +223,8 @@ def process(monkeypatch):
     """process(mountinfo): the process 4711 has a mount namespace of its own with these mounts."""
 
     def make(mountinfo):
-        monkeypatch.setattr(autoattach, "_mount_namespace", lambda pid: 1)
-        monkeypatch.setattr(autoattach, "_mountinfo", lambda pid: mountinfo)
+        monkeypatch.setattr(auto_attach, "_mount_namespace", lambda pid: 1)
+        monkeypatch.setattr(auto_attach, "_mountinfo", lambda pid: mountinfo)
 
     return make
 
@@ -251,7 +252,7 @@ def test_a_process_without_a_proc_is_waited_for(attacher, process):
 
 def test_a_process_that_still_has_the_hosts_root_and_proc_is_waited_for(attacher, process):
     made = attacher("one")
-    process(autoattach._mountinfo("self"))
+    process(auto_attach._mountinfo("self"))
     made._look()
     assert not made.attached
     assert made._candidates
@@ -293,8 +294,8 @@ def test_looks_come_less_and_less_often_and_end(attacher, process, monkeypatch):
 
 
 def test_what_is_too_much_at_once_waits_and_what_is_too_much_for_that_is_told(attacher, process, monkeypatch, caplog):
-    monkeypatch.setattr(autoattach, "MAX_BACKLOG", 3)
-    monkeypatch.setattr(autoattach, "MAX_LOOKED_AT", 2)
+    monkeypatch.setattr(auto_attach, "MAX_BACKLOG", 3)
+    monkeypatch.setattr(auto_attach, "MAX_LOOKED_AT", 2)
     process(b"")
     made = attacher(*map(str, range(6)))
     (record,) = caplog.records
@@ -304,7 +305,7 @@ def test_what_is_too_much_at_once_waits_and_what_is_too_much_for_that_is_told(at
 
 
 def test_no_more_are_attached_to_at_a_time_than_the_bound(attacher, process, monkeypatch):
-    monkeypatch.setattr(autoattach, "MAX_ATTACHING", 1)
+    monkeypatch.setattr(auto_attach, "MAX_ATTACHING", 1)
     made = attacher("one")
     process(ROOT + PROC)
     made._attaching = {99: 4712}

@@ -10,7 +10,7 @@ import json
 import os
 from typing import Any, BinaryIO
 
-from lxcfs_py import attach
+from lxcfs_py.attach import attach
 from lxcfs_py.config import Config
 
 _MAX_STATE = 1 << 20  # bytes

@@ -7,8 +7,8 @@ import os
 import time
 from typing import Optional
 
-from lxcfs_py import cpulist
-from lxcfs_py.kernelfile import KernelDirectory
+from lxcfs_py.linux import cpu_list
+from lxcfs_py.linux.kernel_files import KernelDirectory
 
 TICKS = os.sysconf("SC_CLK_TCK")
 """Ticks per second, the unit of /proc/stat and of start times (USER_HZ)."""
@@ -109,7 +109,7 @@ class Host:
 
     def online(self) -> tuple[int, ...]:
         """Return the numbers of the CPUs that are online."""
-        return cpulist.parse(self._cpu.get("online") or b"0") or (0,)
+        return cpu_list.parse(self._cpu.get("online") or b"0") or (0,)
 
     def cpu_text(self, path: str) -> bytes:
         """Return the text of a file below /sys/devices/system/cpu. OSError when it is not there or cannot be read."""

@@ -20,13 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Optional
 
-from lxcfs_py import syscalls
-from lxcfs_py.accounting import Account, Ledger
 from lxcfs_py.cgroup import Cgroup, open_cgroup
 from lxcfs_py.cgroup.layout import Layout, Paths, parse_paths
-from lxcfs_py.host import NS_PER_TICK
-from lxcfs_py.kernelfile import KernelDirectory
-from lxcfs_py.load import Load, Sampler
+from lxcfs_py.container.cpu_time import Account, Ledger
+from lxcfs_py.container.load import Load, Sampler
+from lxcfs_py.linux import syscalls
+from lxcfs_py.linux.host import NS_PER_TICK
+from lxcfs_py.linux.kernel_files import KernelDirectory
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Callable, Optional, Union
 
-from lxcfs_py import syscalls, views
+from lxcfs_py import views
 from lxcfs_py.cgroup import layout
+from lxcfs_py.linux import syscalls
 
 # "" is the unified hierarchy; where it is mounted beside v1's, it has the controllers that those do not have.
 _CONTROLLERS = ("memory", "cpu", "cpuacct", "cpuset", "blkio", "io", "pids", "hugetlb", "")

@@ -23,9 +23,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, NoReturn, Optional
 
-from lxcfs_py import mounttable, syscalls, users
-from lxcfs_py.mountpoint import FSTYPE, is_dead
-from lxcfs_py.mounttable import Mount
+from lxcfs_py.attach import mount_users
+from lxcfs_py.linux import mount_table, syscalls
+from lxcfs_py.linux.mount_table import Mount
+from lxcfs_py.linux.mountpoint import FSTYPE, is_dead
 
 HELPER_SECONDS = 10.0
 ENGINE_SECONDS = 30.0
@@ -121,7 +122,7 @@ def bind(root: str, mountpoint: str, names: Sequence[str]) -> list[Outcome]:
 
 def status(mountpoint: str, names: Sequence[str]) -> Iterator[Status]:
     """Yield for each container which of the files it has. What the kernel does not have is left out."""
-    device = users.device(mountpoint)
+    device = mount_users.device(mountpoint)
     for pid in containers():
         try:
             cgroup = _cgroup(pid)
@@ -189,7 +190,7 @@ def engine_pid(engine: str, name: str) -> int:
 
 
 def _device(mountpoint: str) -> str:
-    device = users.device(mountpoint)
+    device = mount_users.device(mountpoint)
     if device is None:
         raise AttachError(f"nothing is mounted at {mountpoint}; start the daemon: lxcfs-py run {mountpoint}")
     return device
@@ -197,7 +198,9 @@ def _device(mountpoint: str) -> str:
 
 def _cgroup(pid: int) -> str:
     """Return a container's cgroup: that of memory on v1, else the unified one. OSError."""
-    from lxcfs_py.containers import container_paths  # here, as the processes that enter containers are to be small
+    from lxcfs_py.container.containers import (
+        container_paths,  # here, as the processes that enter containers are to be small
+    )
 
     paths = container_paths(pid, Path(f"/proc/{pid}/cgroup").read_bytes())
     return paths.get("memory") or paths.get("", "/")
@@ -473,7 +476,7 @@ def _mounts(process: int) -> dict[int, _Mounted]:
     """Return the mounts that a process sees, by their ids, from /proc/PID/mountinfo."""
     mounts = {}
     for line in filter(None, os.fsdecode(_read("mountinfo", process)).split("\n")):
-        (mount,) = mounttable.parse(line)
+        (mount,) = mount_table.parse(line)
         number, _, _, _, _, _, *optional = line.partition(" - ")[0].split(" ")
         peers = next((field for field in optional if field.startswith("shared:")), "")
         mounts[int(number)] = _Mounted(int(number), peers, mount)

@@ -4,7 +4,7 @@ import shlex
 import pytest
 
 from lxcfs_py.config import Config, Files
-from lxcfs_py.mounts import RUNTIMES, MountsError, snippet
+from lxcfs_py.runtimes.bind_snippets import RUNTIMES, MountsError, snippet
 from lxcfs_py.views import NAMES
 
 THREE = Config(

@@ -1,4 +1,4 @@
-"""Put the views into containers as they start: `python -m lxcfs_py.autoattach`, a process beside the daemon.
+"""Put the views into containers as they start: `python -m lxcfs_py.attach.auto_attach`, a process beside the daemon.
 
 It has one thread, so that it may fork what enters a container. The daemon holds its standard input: the settings come
 there, and when it ends, so does this. inotify tells of new cgroups where containers have theirs. A new one is looked at
@@ -24,10 +24,11 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, NoReturn
 
-from lxcfs_py import attach, syscalls, users
+from lxcfs_py.attach import attach, mount_users
 from lxcfs_py.cgroup import layout
+from lxcfs_py.linux import syscalls
 
-log = logging.getLogger("lxcfs_py.autoattach")
+log = logging.getLogger("lxcfs_py.attach.auto_attach")
 
 MAX_WATCHES = 8192
 MAX_BACKLOG = 4096
@@ -190,7 +191,7 @@ class Attacher:
             with contextlib.suppress(PermissionError):
                 self._host_roots.append(_roots(_mountinfo(pid)))
         # What is in the mountinfo of a container that has all files; this process does not outlive the daemon's mount.
-        device = users.device(settings.mountpoint)
+        device = mount_users.device(settings.mountpoint)
         names = [name for name in settings.names if os.path.lexists(f"/{name}")]
         self._mounted = [f" {device} /{name} /{name} ".encode() for name in names]
         self._poll = select.poll()

@@ -12,8 +12,8 @@ from socketserver import ThreadingMixIn
 from typing import Any, Callable
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from lxcfs_py.containers import Containers
-from lxcfs_py.filesystem import Filesystem
+from lxcfs_py.container.containers import Containers
+from lxcfs_py.daemon.filesystem import Filesystem
 
 log = logging.getLogger(__name__)
 

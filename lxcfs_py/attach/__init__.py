@@ -1,0 +1,1 @@
+"""The files in containers that already run, or are just starting."""

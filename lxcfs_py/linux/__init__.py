@@ -1,0 +1,1 @@
+"""The machine: its own files, system calls, mounts."""

@@ -1,0 +1,1 @@
+"""What container engines are told, and a small container of our own."""
