@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from lxcfs_py.config import Config
-from lxcfs_py.views import NAMES
+from lxcfs_py.files import NAMES
 
 TEXT = b"MemTotal:         262144 kB\n" * 54
 """1.5 kB, the size of a /proc/meminfo."""

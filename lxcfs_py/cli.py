@@ -15,16 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable, Optional
 
-from lxcfs_py import __version__
+from lxcfs_py import __version__, files
 from lxcfs_py import config as configuration
 from lxcfs_py.attach import attach, hook, mount_users
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.daemon import last_config, reload_socket, service, systemd
 from lxcfs_py.engine import keeper
+from lxcfs_py.files import DIRECTORIES, NAMES
 from lxcfs_py.linux import mountpoint
 from lxcfs_py.linux.mountpoint import is_mounted
 from lxcfs_py.runtimes import bind_snippets, cdi, sandbox
-from lxcfs_py.views import NAMES, sys_cpu
 
 CONFIG_PATH = "/etc/lxcfs.toml"
 
@@ -225,10 +225,10 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    name = _file(options.file)
+    name = files.named(options.file)
     if not os.path.exists(f"/proc/{options.pid}"):
         raise CommandError(f"there is no process {options.pid}")
-    if name == sys_cpu.DIRECTORY:
+    if name in DIRECTORIES:
         raise CommandError(f"{options.file} is a directory; name a file in it, such as {name}/online")
     try:
         text = service.show(load_config(options.config), f"/{name}", options.pid)
@@ -237,12 +237,6 @@ def _show(options: argparse.Namespace) -> int:
     sys.stdout.buffer.write(text)
     sys.stdout.flush()
     return 0
-
-
-def _file(given: str) -> str:
-    """Return a file's name as NAMES has it: meminfo and /proc/meminfo are proc/meminfo."""
-    name = given.strip("/")
-    return f"proc/{name}" if f"proc/{name}" in NAMES else name
 
 
 def _try(options: argparse.Namespace) -> int:
@@ -329,7 +323,7 @@ def _detach(options: argparse.Namespace) -> int:
 
 
 def _chosen_files(options: argparse.Namespace) -> list[str]:
-    names = [_file(given) for given in options.file or ()]
+    names = [files.named(given) for given in options.file or ()]
     for given, name in zip(options.file or (), names):
         if name not in NAMES:
             raise CommandError(f"there is no file {given}; there is: {', '.join(NAMES)}")
@@ -409,8 +403,8 @@ def _status(options: argparse.Namespace) -> int:
         ]
         rows.append((str(container.pid), container.cgroup, container.error or "; ".join(parts)))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    for pid, cgroup, files in rows:
-        print(f"{pid:<{widths[0]}}  {cgroup:<{widths[1]}}  {files}")
+    for pid, cgroup, states_of_files in rows:
+        print(f"{pid:<{widths[0]}}  {cgroup:<{widths[1]}}  {states_of_files}")
     return 0
 
 

@@ -15,7 +15,7 @@ from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Callable, Union, get_type_hints
 
-from lxcfs_py.views import NAMES
+from lxcfs_py.files import BY_DEFAULT, NAMES
 
 if sys.version_info >= (3, 11):
     import tomllib  # novermin
@@ -161,7 +161,7 @@ _CGROUPS = (
 
 @dataclass(frozen=True)
 class Files:
-    enabled: Annotated[tuple[str, ...], _are_files] = NAMES
+    enabled: Annotated[tuple[str, ...], _are_files] = BY_DEFAULT
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
     """What became of one file."""
 
     name: str
-    """As in views.NAMES."""
+    """As in files.NAMES."""
 
     result: str
     """attached, replaced (another server's mount), kept (it was there), detached, absent (nothing to do), refused."""

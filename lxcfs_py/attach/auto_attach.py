@@ -53,7 +53,7 @@ class Settings(NamedTuple):
 
     mountpoint: str
     names: Sequence[str]
-    """As in views.NAMES."""
+    """As in files.NAMES."""
 
     cgroups: Sequence[str]
     """As config.Attach has it."""

@@ -15,8 +15,9 @@ from typing import Any, Callable, Optional, Protocol
 
 from lxcfs_py.config import Config
 from lxcfs_py.container.containers import Container, Containers
+from lxcfs_py.files import NAMES
 from lxcfs_py.linux.host import Host
-from lxcfs_py.views import NAMES, VIEWS, sys_cpu
+from lxcfs_py.views import VIEWS, sys_cpu
 
 log = logging.getLogger(__name__)
 

@@ -25,10 +25,10 @@ from lxcfs_py.daemon import metrics, reload_socket, systemd
 from lxcfs_py.daemon.attaching import Supervisor
 from lxcfs_py.daemon.filesystem import Filesystem, Texts
 from lxcfs_py.engine import watchdog
+from lxcfs_py.files import NAMES
 from lxcfs_py.linux import mountpoint
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.mountpoint import MountError
-from lxcfs_py.views import NAMES
 
 log = logging.getLogger(__name__)
 

@@ -22,12 +22,13 @@ from typing import Any, Callable, Protocol
 from lxcfs_py.engine import protocol
 from lxcfs_py.engine.session import ATTEMPTS, OPCODE, RENDERED, Session, create
 from lxcfs_py.engine.turns import Relay
+from lxcfs_py.files import DIRECTORIES
 
 log = logging.getLogger(__name__)
 
 THREADS = 4
 LASTING = 3600  # seconds for which the kernel may keep a name and its attributes; Server.invalidate ends it earlier
-PER_CALLER = "/sys/devices/system/cpu/"  # what is there depends on who asks: the kernel must keep none of it
+PER_CALLER = tuple(f"/{name}/" for name in DIRECTORIES)  # below them, what is there depends on who asks
 WALK_LIMIT = 100_000  # entries looked at to find a node that a predecessor had numbered
 DRAIN = 1.0  # seconds that requests at hand are given when the server stops
 MAX_ATTEMPTS = 5  # servers that may die of one request before it is refused

@@ -7,6 +7,7 @@ import os
 import time
 from typing import Optional
 
+from lxcfs_py.files import FILES, NAMES
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
@@ -15,25 +16,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 NS_PER_TICK = 1_000_000_000 // TICKS
 
-_PROC_FILES = (
-    "cpuinfo",
-    "diskstats",
-    "loadavg",
-    "meminfo",
-    "pressure/cpu",
-    "pressure/io",
-    "pressure/memory",
-    "slabinfo",
-    "stat",
-    "swaps",
-    "uptime",
-)
-
 # A sysfs file is a page at the most, but for a few lists.
 _SYSFS_BYTES = 1 << 16
-
-# These the kernel hands out record by record.
-_IN_RECORDS = ("proc/cpuinfo", "proc/diskstats", "proc/swaps")
 
 
 class Host:
@@ -53,9 +37,9 @@ class Host:
         self._proc = KernelDirectory(proc or f"{root}/proc")
         self._cpu = KernelDirectory(f"{root}/sys/devices/system/cpu")
         self._cpu_fd = os.open(self._cpu.path, os.O_PATH | os.O_CLOEXEC)
-        for name in _PROC_FILES:
+        for name in filter(_is_in_proc, NAMES):
             with contextlib.suppress(OSError):  # no PSI, no slabinfo: such a kernel just has none
-                self._proc.read(name)
+                self._proc.read(name[5:])
         self._cpu.get("online")
         self.meminfo_layout = self._proc.get("meminfo") or b""
         self.memory_total = int((self.meminfo_layout.split(None, 2)[1:2] or [b"0"])[0]) << 10
@@ -78,7 +62,7 @@ class Host:
         """
         if name == "proc/slabinfo":
             return b"".join(self._proc.read(name[5:]).splitlines(keepends=True)[:2])
-        if name in _IN_RECORDS:
+        if FILES[name].in_records:
             return self._proc.read_records(name[5:])
         return self._proc.read(name[5:])
 
@@ -144,6 +128,10 @@ class Host:
     def booted() -> int:
         """Return when the machine was booted by the clock of now, in nanoseconds since 1970."""
         return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def _is_in_proc(name: str) -> bool:
+    return name.startswith("proc/")
 
 
 def _cpuinfo_blocks(text: bytes) -> dict[int, bytes]:

@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 from typing import Callable, NamedTuple
 
 from lxcfs_py.config import Config
+from lxcfs_py.files import FILES
 
 _Bind = tuple[str, str]  # source on the host, target in the container
 
@@ -45,23 +46,19 @@ def binds_of(config: Config) -> list[_Bind]:
 
 
 def _is_directory(target: str) -> bool:
-    return target == "/sys/devices/system/cpu"
+    return FILES[target[1:]].is_directory
 
 
 def runc_takes(target: str) -> bool:
-    """Whether runc binds over a file of the container's.
-
-    Below /proc it has a list of those that it lets in. All of ours are on it but /proc/pressure/*, for which runc 1.1.5
-    says "cannot be mounted because it is inside /proc". crun takes those too, but Docker, Podman and Kubernetes may run
-    either.
-    """
-    return not target.startswith("/proc/pressure/")
+    """Tell whether runc binds over a file of the container's; crun binds over all, but engines may run either."""
+    return FILES[target[1:]].runc_mounts
 
 
 def _why_some_are_left_out(binds: list[_Bind]) -> str:
     if all(runc_takes(target) for _, target in binds):
         return ""
-    return "# /proc/pressure/* is left out: runc refuses to mount over it.\n"
+    left_out = " ".join(target for _, target in binds if not runc_takes(target))
+    return f"# Left out, since runc refuses to mount over it: {left_out}\n"
 
 
 def _flags(binds: list[_Bind]) -> str:

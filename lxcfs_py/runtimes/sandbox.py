@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Callable, Optional, Union
 
-from lxcfs_py import views
+from lxcfs_py import files as known_files
 from lxcfs_py.cgroup import layout
 from lxcfs_py.linux import syscalls
 
@@ -61,7 +61,7 @@ class Sandbox:
     """A container that lasts as long as the `with` block.
 
     `views` is a directory with proc/meminfo and the rest, as a mounted lxcfs-py has them; `files` are those to bind, of
-    `views.NAMES` (None: all that are there). `parent` is another sandbox, or a cgroup's path as /proc/PID/cgroup shows
+    `files.NAMES` (None: all that are there). `parent` is another sandbox, or a cgroup's path as /proc/PID/cgroup shows
     it, that must exist in every hierarchy; the new cgroups are made in it.
 
     Methods raise SandboxError. The sandbox's processes die with the thread that entered it.
@@ -318,7 +318,7 @@ class Sandbox:
         base = self._views.absolute()
         if not base.is_dir():
             raise SandboxError(f"there are no views at {base}: is lxcfs-py running, and is that its mountpoint?")
-        present = [name for name in views.NAMES if (base / name).exists()]
+        present = [name for name in known_files.NAMES if (base / name).exists()]
         wanted = present if self._files is None else self._files
         for name in wanted:
             if name not in present:

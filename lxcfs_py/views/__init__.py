@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Callable
 
-from lxcfs_py.views import cpuinfo, diskstats, loadavg, meminfo, pressure, slabinfo, stat, swaps, sys_cpu, uptime
+from lxcfs_py.files import FILES
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
@@ -14,20 +15,13 @@ if TYPE_CHECKING:
 View = Callable[["Container", "Host", "Config"], bytes]
 """Renders a file. OSError or ValueError when the container's cgroup cannot be read."""
 
-VIEWS: dict[str, View] = {
-    "proc/cpuinfo": cpuinfo.render,
-    "proc/diskstats": diskstats.render,
-    "proc/loadavg": loadavg.render,
-    "proc/meminfo": meminfo.render,
-    "proc/pressure/cpu": pressure.cpu,
-    "proc/pressure/io": pressure.io,
-    "proc/pressure/memory": pressure.memory,
-    "proc/slabinfo": slabinfo.render,
-    "proc/stat": stat.render,
-    "proc/swaps": swaps.render,
-    "proc/uptime": uptime.render,
-}
-"""The files by their path under the mount."""
 
-NAMES = (*VIEWS, sys_cpu.DIRECTORY)
-"""All that can be served: the files, and the one directory."""
+def _view(name: str) -> View:
+    """Return a view: `render` of meminfo.py for proc/meminfo, `cpu` of pressure.py for proc/pressure/cpu."""
+    _, module, *function = name.split("/")
+    view: View = getattr(import_module(f"{__name__}.{module}"), *function or ["render"])
+    return view
+
+
+VIEWS = {name: _view(name) for name, file in FILES.items() if not file.is_directory}
+"""The views by the names of their files."""

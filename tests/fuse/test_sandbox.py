@@ -175,7 +175,7 @@ def test_a_view_of_a_file_that_the_kernel_does_not_have_is_left_out(
     sandbox: MakeSandbox, some_views: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (some_views / "proc/nosuch").write_text("")
-    monkeypatch.setattr("lxcfs_py.views.NAMES", ("proc/nosuch", "proc/uptime"))
+    monkeypatch.setattr("lxcfs_py.files.NAMES", ("proc/nosuch", "proc/uptime"))
     assert lines(sandbox(views=some_views), "cat /proc/uptime") == ["the view of proc/uptime"]
 
 

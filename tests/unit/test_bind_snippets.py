@@ -4,8 +4,8 @@ import shlex
 import pytest
 
 from lxcfs_py.config import Config, Files
+from lxcfs_py.files import NAMES
 from lxcfs_py.runtimes.bind_snippets import RUNTIMES, MountsError, snippet
-from lxcfs_py.views import NAMES
 
 THREE = Config(
     mountpoint="/run/views/", files=Files(enabled=("proc/meminfo", "proc/pressure/cpu", "sys/devices/system/cpu"))
@@ -28,7 +28,7 @@ def test_the_shell_splits_the_flags_into_a_v_and_a_bind_for_each_file():
 
 def test_compose_gets_a_list_of_volumes():
     assert snippet("compose", THREE) == (
-        "# /proc/pressure/* is left out: runc refuses to mount over it.\n"
+        "# Left out, since runc refuses to mount over it: /proc/pressure/cpu\n"
         "volumes:\n"
         '  - "/run/views/proc/meminfo:/proc/meminfo:rw"\n'
         '  - "/run/views/sys/devices/system/cpu:/sys/devices/system/cpu:rw"\n'
@@ -37,7 +37,7 @@ def test_compose_gets_a_list_of_volumes():
 
 def test_kubernetes_gets_the_containers_mounts_and_the_pods_volumes():
     assert snippet("kubernetes", THREE) == (
-        "# /proc/pressure/* is left out: runc refuses to mount over it.\n"
+        "# Left out, since runc refuses to mount over it: /proc/pressure/cpu\n"
         "# In each container:\n"
         "volumeMounts:\n"
         "  - name: lxcfs-proc-meminfo\n"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lxcfs_py import config
 from lxcfs_py.config import Attach, Config, ConfigError, Cpu, Files, Fuse, Loadavg, Log, Memory, Metrics
-from lxcfs_py.views import NAMES
+from lxcfs_py.files import NAMES
 
 PATTERNS = 'allowed: a list of up to 64 patterns of cgroup paths such as "/docker/*"'
 PATTERN = "allowed: a cgroup's path, up to 16 names with a / before each, where * stands for any part of a name"

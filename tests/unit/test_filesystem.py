@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from lxcfs_py.config import Config, Cpu, Files, Loadavg
 from lxcfs_py.daemon import filesystem as fs
 from lxcfs_py.daemon.filesystem import Filesystem, TextsInMemory
-from lxcfs_py.views import NAMES, VIEWS, sys_cpu
+from lxcfs_py.files import NAMES
+from lxcfs_py.views import VIEWS, sys_cpu
 
 SYS_CPU = f"/{sys_cpu.DIRECTORY}"
 READER, STRANGER = 4711, 1  # a process in the container, and one of the host

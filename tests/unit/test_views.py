@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from lxcfs_py.config import Config, Cpu, Files, Loadavg
 from lxcfs_py.container import visible_cpus
+from lxcfs_py.files import NAMES
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import NS_PER_TICK, TICKS, Host
-from lxcfs_py.views import NAMES, VIEWS, diskstats, pressure, sys_cpu
+from lxcfs_py.views import VIEWS, diskstats, pressure, sys_cpu
 
 CPUSET = Config(cpu=Cpu(mode="cpuset"))
 QUOTA = Config(cpu=Cpu(mode="quota"))

@@ -1,0 +1,58 @@
+"""The one table of what can be served.
+
+Each other list of files is made from it or held against it by a test: the configuration's, the host's, what engines
+may mount, the manual pages. docs/adding-a-file.md tells how a file is added.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class File(NamedTuple):
+    """A file or a directory that containers can have."""
+
+    name: str
+    """Its path under the mount, and without the first slash in a container: "proc/meminfo"."""
+
+    is_directory: bool = False
+    """True for a tree of the host's, whose names depend on who looks."""
+
+    in_records: bool = False
+    """True when the kernel renders it record by record, at most a page for each read(2)."""
+
+    runc_mounts: bool = True
+    """True when runc mounts over it: it has a list of the files below /proc over which it does."""
+
+    by_default: bool = True
+    """True when it is enabled where the configuration does not say which files are."""
+
+
+FILES = {
+    file.name: file
+    for file in (
+        File("proc/cpuinfo", in_records=True),
+        File("proc/diskstats", in_records=True),
+        File("proc/loadavg"),
+        File("proc/meminfo"),
+        File("proc/pressure/cpu", runc_mounts=False),
+        File("proc/pressure/io", runc_mounts=False),
+        File("proc/pressure/memory", runc_mounts=False),
+        File("proc/slabinfo"),
+        File("proc/stat"),
+        File("proc/swaps", in_records=True),
+        File("proc/uptime"),
+        File("sys/devices/system/cpu", is_directory=True),
+    )
+}
+"""By name, in the order in which lists show them."""
+
+NAMES = tuple(FILES)
+BY_DEFAULT = tuple(name for name, file in FILES.items() if file.by_default)
+DIRECTORIES = tuple(name for name, file in FILES.items() if file.is_directory)
+
+
+def named(given: str) -> str:
+    """Return a file's name for what a user calls it: "meminfo" and "/proc/meminfo" are "proc/meminfo"."""
+    name = given.strip("/")
+    return f"proc/{name}" if f"proc/{name}" in FILES else name
