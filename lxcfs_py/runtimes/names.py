@@ -1,0 +1,257 @@
+"""What a container is called, from the name of its cgroup and its engine's files: no socket, no engine is asked.
+
+Known are Docker, Podman, containerd (Kubernetes, nerdctl, ctr), CRI-O, LXC with Incus, and systemd-nspawn. The files
+are root's own, below /run, /var/lib and /etc; those of a user's own engines are left alone, and such a container is
+called by its id. Nothing is taken from within a container.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+from lxcfs_py.container.containers import container_paths
+
+KEY = "lxcfs.py/views"
+"""The label, annotation or environment variable of a container with which it opts out ("none")."""
+
+_MAX_BYTES = 1 << 24
+_SHOWN_DIGITS = 12  # of an id, as the engines show it
+_LEAST_DIGITS = 4  # of an id, to be asked for by
+
+_ID = "[0-9a-f]{64}"
+_SCOPE = re.compile(rf"(docker|libpod|cri-containerd|nerdctl|crio)-({_ID})(?:\.scope)?")
+_ENGINES = {
+    "docker": "docker",
+    "libpod": "podman",
+    "cri-containerd": "containerd",
+    "nerdctl": "containerd",
+    "crio": "cri-o",
+}
+_LXC = re.compile(r"lxc\.payload\.(.+)")
+_NSPAWN = re.compile(r"(?:systemd-nspawn@(.+)\.service|machine-(.+)\.scope)")
+_BUNDLES = "run/containerd/io.containerd.runtime.v2.task"  # /NAMESPACE/ID, Docker's in the namespace moby
+
+# Who is what in a pod, as containerd and CRI-O annotate the OCI configuration.
+_NAMESPACE = ("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace")
+_POD = ("io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name")
+_CONTAINER = ("io.kubernetes.cri.container-name", "io.kubernetes.container.name")
+_TYPE = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
+
+
+class NamesError(Exception):
+    """Why a name leads to no container: one sentence for the operator."""
+
+
+class Identity(NamedTuple):
+    """Which container it is."""
+
+    engine: str
+    """docker, podman, containerd, cri-o, lxc or systemd-nspawn."""
+
+    id: str
+    name: str
+    """As the operator calls it, "namespace/pod/container" in Kubernetes; the start of the id where no file tells."""
+
+    annotations: Mapping[str, str] = {}
+    """Its labels and annotations, as far as the engine's files have them."""
+
+    def answers_to(self, wanted: str) -> bool:
+        """Tell whether somebody who says `wanted` means it: its name, a part of it in Kubernetes, its id's start."""
+        engine, _, rest = wanted.partition(":")
+        if rest and engine == self.engine:
+            return self.answers_to(rest)
+        by_id = len(wanted) >= _LEAST_DIGITS and self.id.startswith(wanted)
+        return by_id or f"/{self.name}/".endswith(f"/{wanted}/") or f"{self.name}/".startswith(f"{wanted}/")
+
+    def opt_out(self) -> str:
+        """Return why it is to be left alone unless somebody names it, "" if it is not."""
+        if self.annotations.get(KEY) == "none":
+            return f'it opts out by its label or annotation {KEY} = "none"'
+        if _first(self.annotations, _TYPE) == "sandbox":
+            return "it is a pod's pause container"
+        return ""
+
+
+def cgroup(pid: int) -> str:
+    """Return the cgroup of the container with this init: that of memory on v1, else the unified one. OSError."""
+    paths = container_paths(pid, Path(f"/proc/{pid}/cgroup").read_bytes())
+    return paths.get("memory") or paths.get("", "/")
+
+
+def find(wanted: str, inits: Iterable[int]) -> int:
+    """Return the init of the only container that is called so. NamesError."""
+    names = Names()
+    found: dict[int, Identity] = {}
+    for pid in inits:
+        try:
+            identity = names.of(cgroup(pid))
+        except OSError:  # it has ended
+            continue
+        if identity and identity.answers_to(wanted):
+            found[pid] = identity
+    exact = [pid for pid, identity in found.items() if wanted in (identity.name, identity.id)]
+    if len(exact or found) == 1:
+        return next(iter(exact or found))
+    if not found:
+        raise NamesError(f'no container that runs is called "{wanted}": lxcfs-py status lists those there are')
+    several = ", ".join(f"{identity.engine}:{identity.name} ({pid})" for pid, identity in found.items())
+    raise NamesError(f'"{wanted}" is more than one container: {several}; say more of its name, or its --pid')
+
+
+class Names:
+    """The names of containers as of now: what is read once is not read again, so that one of these serves one look."""
+
+    def __init__(self, root: str = "") -> None:
+        """`root` is put before the paths of the engines' files, for a recorded system."""
+        self._root = Path(root or "/")
+
+    def of(self, path: str) -> Optional[Identity]:
+        """Return which container has a cgroup or the innermost above it, None for one of no known engine."""
+        components = path.strip("/").split("/")
+        for depth in range(len(components), 0, -1):
+            above = components[depth - 2] if depth > 1 else ""
+            identity = self._of_component(above, components[depth - 1])
+            if identity:
+                return identity
+        return None
+
+    def _of_component(self, above: str, component: str) -> Optional[Identity]:
+        scope = _SCOPE.fullmatch(component)
+        if scope:
+            return self._of_engine(_ENGINES[scope[1]], scope[2])
+        if re.fullmatch(_ID, component):
+            if above == "docker":
+                return self._of_engine("docker", component)
+            if above.startswith("pod"):  # Kubernetes without systemd
+                return self._of_engine("containerd", component)
+        machine = _NSPAWN.fullmatch(component)
+        if machine:
+            name = _unescape(machine[1] or machine[2])
+            return Identity("systemd-nspawn", name, name)
+        payload = _LXC.fullmatch(component)
+        if payload or above in ("lxc", "lxc.payload"):
+            name = payload[1] if payload else component
+            return Identity("lxc", name, name)
+        if above and (self._root / _BUNDLES / above / component).is_dir():  # ctr and nerdctl without systemd
+            return self._of_engine("containerd", component)
+        return None
+
+    def _of_engine(self, engine: str, identity: str) -> Identity:
+        known = {"docker": self._docker, "podman": self._podman, "containerd": self._containerd, "cri-o": self._cri_o}
+        name, annotations = known[engine](identity)
+        return Identity(engine, identity, name or identity[:_SHOWN_DIGITS], annotations)
+
+    def _docker(self, identity: str) -> tuple[str, dict[str, str]]:
+        for directory in self._docker_directories:
+            state = _object(_json(directory / identity / "config.v2.json"))
+            if state:
+                labels = _texts(_object(state.get("Config")).get("Labels"))
+                kubernetes = _kubernetes(labels)
+                return kubernetes or str(state.get("Name", "")).lstrip("/"), labels
+        return "", {}
+
+    @functools.cached_property
+    def _docker_directories(self) -> list[Path]:
+        chosen = _object(_json(self._root / "etc/docker/daemon.json")).get("data-root")
+        roots = [chosen] if isinstance(chosen, str) else ["/var/lib/docker", "/var/snap/docker/common/var-lib-docker"]
+        found = [self._root / root.lstrip("/") for root in roots]
+        # With userns-remap, below a directory that is named for the first user and group.
+        return [path for root in found for path in (root / "containers", *sorted(root.glob("*.*/containers")))]
+
+    def _podman(self, identity: str) -> tuple[str, dict[str, str]]:
+        return self._stored.get(identity, ""), self._stored_annotations(identity)
+
+    def _cri_o(self, identity: str) -> tuple[str, dict[str, str]]:
+        annotations = self._stored_annotations(identity)
+        for key in ("io.kubernetes.cri-o.Labels", "io.kubernetes.cri-o.Annotations"):  # the pod's, as JSON
+            annotations = {**_texts(_parsed(annotations.get(key, "").encode())), **annotations}
+        return _kubernetes(annotations), annotations
+
+    @functools.cached_property
+    def _stored(self) -> dict[str, str]:
+        """Names by id: what Podman tells the library that keeps its containers' storage."""
+        found: dict[str, str] = {}
+        for file in self._root.glob("var/lib/containers/storage/*-containers/*containers.json"):
+            listed = _json(file)
+            for each in map(_object, listed if isinstance(listed, list) else []):
+                names = each.get("names")
+                if isinstance(names, list) and names:
+                    found[str(each.get("id"))] = str(names[0])
+        return found
+
+    def _stored_annotations(self, identity: str) -> dict[str, str]:
+        for storage in ("run/containers/storage", "var/lib/containers/storage"):
+            for directory in sorted((self._root / storage).glob("*-containers")):
+                annotations = _annotations(directory / identity / "userdata/config.json")
+                if annotations:
+                    return annotations
+        return {}
+
+    def _containerd(self, identity: str) -> tuple[str, dict[str, str]]:
+        for namespace in sorted((self._root / _BUNDLES).glob("*")):
+            annotations = _annotations(namespace / identity / "config.json")
+            if annotations or (namespace / identity).is_dir():
+                name = _kubernetes(annotations) or annotations.get("nerdctl/name", "")
+                return name or self._nerdctl.get(identity, "" if re.fullmatch(_ID, identity) else identity), annotations
+        return "", {}
+
+    @functools.cached_property
+    def _nerdctl(self) -> dict[str, str]:
+        """Names by id: a file for each name holds the id."""
+        files = self._root.glob("var/lib/nerdctl/*/names/*/*")
+        return {_bytes(file).decode(errors="replace").strip(): file.name for file in files}
+
+
+def _kubernetes(annotations: Mapping[str, str]) -> str:
+    """Return "namespace/pod/container", "namespace/pod" for a pause container, "" outside of Kubernetes."""
+    names = (_first(annotations, keys) for keys in (_NAMESPACE, _POD, _CONTAINER))
+    return "/".join(filter(None, names))
+
+
+def _first(annotations: Mapping[str, str], keys: Iterable[str]) -> str:
+    return next((annotations[key] for key in keys if key in annotations), "")
+
+
+def _annotations(configuration: Path) -> dict[str, str]:
+    """Return the annotations of an OCI configuration."""
+    return _texts(_object(_json(configuration)).get("annotations"))
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return {key: text for key, text in _object(value).items() if isinstance(text, str)}
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _json(file: Path) -> Any:
+    return _parsed(_bytes(file))
+
+
+def _parsed(text: bytes) -> Any:
+    """Return what JSON says, None if it is none: an engine may be in the middle of writing it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _bytes(file: Path) -> bytes:
+    """Return what a file holds, b"" where there is none."""
+    try:
+        with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as opened:
+            return opened.read(_MAX_BYTES)
+    except OSError:
+        return b""
+
+
+def _unescape(name: str) -> str:
+    """Undo what systemd does to a name in a unit's: "web\\x2d1" is "web-1"."""
+    return re.sub(r"\\x([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), name)

@@ -1,0 +1,181 @@
+"""What containers are called, by recorded files of their engines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lxcfs_py.runtimes import names
+from lxcfs_py.runtimes.names import Identity, Names, NamesError
+
+ID = "0123456789abcdef" * 4
+OTHER = "fedcba9876543210" * 4
+BUNDLES = "run/containerd/io.containerd.runtime.v2.task"
+
+POD = {"io.kubernetes.cri.sandbox-namespace": "shop", "io.kubernetes.cri.sandbox-name": "cart-0"}
+CRI_O = {"io.kubernetes.pod.namespace": "shop", "io.kubernetes.pod.name": "cart-0"}
+
+
+def write(root: Path, path: str, value: Any) -> None:
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(value if isinstance(value, str) else json.dumps(value))
+
+
+def identity(root: Path, cgroup: str) -> Identity:
+    found = Names(str(root)).of(cgroup)
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    "cgroup", [f"/docker/{ID}", f"/system.slice/docker-{ID}.scope", f"/mine.slice/docker-{ID}.scope"]
+)
+def test_a_docker_container_is_called_as_docker_calls_it(tmp_path: Path, cgroup: str) -> None:
+    labels = {"Name": "/web", "Config": {"Labels": {names.KEY: "none"}}}
+    write(tmp_path, f"var/lib/docker/containers/{ID}/config.v2.json", labels)
+    found = identity(tmp_path, cgroup)
+    assert (found.engine, found.id, found.name) == ("docker", ID, "web")
+    assert "opts out" in found.opt_out()
+
+
+@pytest.mark.parametrize("directory", ["var/lib/docker/100000.100000", "srv/docker"])
+def test_docker_may_keep_its_containers_elsewhere(tmp_path: Path, directory: str) -> None:
+    if directory == "srv/docker":
+        write(tmp_path, "etc/docker/daemon.json", {"data-root": "/srv/docker"})
+    write(tmp_path, f"{directory}/containers/{ID}/config.v2.json", {"Name": "/web"})
+    assert identity(tmp_path, f"/docker/{ID}").name == "web"
+
+
+@pytest.mark.parametrize("cgroup", [f"/machine.slice/libpod-{ID}.scope/container", f"/libpod_parent/libpod-{ID}"])
+@pytest.mark.parametrize("file", ["containers.json", "volatile-containers.json"])
+def test_a_podman_container_is_called_as_podman_calls_it(tmp_path: Path, cgroup: str, file: str) -> None:
+    storage = "var/lib/containers/storage/overlay-containers"
+    write(tmp_path, f"{storage}/{file}", [{"id": OTHER, "names": ["db"]}, {"id": ID, "names": ["web", "alias"]}])
+    write(tmp_path, f"{storage}/{ID}/userdata/config.json", {"annotations": {names.KEY: "none"}})
+    found = identity(tmp_path, cgroup)
+    assert (found.engine, found.name) == ("podman", "web")
+    assert "opts out" in found.opt_out()
+
+
+@pytest.mark.parametrize(
+    "cgroup",
+    [f"/kubepods.slice/kubepods-pod1.slice/cri-containerd-{ID}.scope", f"/kubepods/besteffort/pod1-2/{ID}"],
+)
+def test_a_container_of_containerd_in_kubernetes_is_called_by_its_pod(tmp_path: Path, cgroup: str) -> None:
+    annotations = {**POD, "io.kubernetes.cri.container-name": "app", "io.kubernetes.cri.container-type": "container"}
+    write(tmp_path, f"{BUNDLES}/k8s.io/{ID}/config.json", {"annotations": annotations})
+    found = identity(tmp_path, cgroup)
+    assert (found.engine, found.name, found.opt_out()) == ("containerd", "shop/cart-0/app", "")
+
+
+def test_a_pods_pause_container_is_left_alone(tmp_path: Path) -> None:
+    annotations = {**POD, "io.kubernetes.cri.container-type": "sandbox"}
+    write(tmp_path, f"{BUNDLES}/k8s.io/{ID}/config.json", {"annotations": annotations})
+    found = identity(tmp_path, f"/kubepods/pod1/{ID}")
+    assert (found.name, found.opt_out()) == ("shop/cart-0", "it is a pod's pause container")
+
+
+def test_a_container_of_cri_o_is_called_by_its_pod_which_may_opt_out(tmp_path: Path) -> None:
+    annotations = {
+        **CRI_O,
+        "io.kubernetes.container.name": "app",
+        "io.kubernetes.cri-o.Annotations": json.dumps({names.KEY: "none"}),
+    }
+    config = {"annotations": annotations}
+    write(tmp_path, f"run/containers/storage/overlay-containers/{ID}/userdata/config.json", config)
+    found = identity(tmp_path, f"/kubepods.slice/crio-{ID}.scope")
+    assert (found.engine, found.name) == ("cri-o", "shop/cart-0/app")
+    assert "opts out" in found.opt_out()
+
+
+def test_a_container_of_nerdctl_has_the_name_that_nerdctl_gave_it(tmp_path: Path) -> None:
+    write(tmp_path, f"{BUNDLES}/default/{ID}/config.json", {})
+    write(tmp_path, "var/lib/nerdctl/1935db59/names/default/web", ID)
+    for cgroup in (f"/system.slice/nerdctl-{ID}.scope", f"/default/{ID}"):
+        assert identity(tmp_path, cgroup).name == "web"
+
+
+def test_a_container_of_ctr_is_called_by_its_id(tmp_path: Path) -> None:
+    write(tmp_path, f"{BUNDLES}/default/web/config.json", {})
+    assert identity(tmp_path, "/default/web") == ("containerd", "web", "web", {})
+    assert Names(str(tmp_path)).of("/default/other") is None
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "engine", "name"),
+    [
+        ("/lxc.payload.web", "lxc", "web"),
+        ("/lxc.payload.web/system.slice/ssh.service", "lxc", "web"),
+        ("/lxc.payload/web", "lxc", "web"),
+        ("/lxc/web", "lxc", "web"),
+        ("/machine.slice/systemd-nspawn@web.service/payload", "systemd-nspawn", "web"),
+        (r"/machine.slice/machine-web\x2d1.scope/payload", "systemd-nspawn", "web-1"),
+        (f"/lxc.payload.web/docker/{ID}", "docker", ID[:12]),
+    ],
+)
+def test_some_names_stand_in_the_cgroups_path(tmp_path: Path, cgroup: str, engine: str, name: str) -> None:
+    assert identity(tmp_path, cgroup)[::2] == (engine, name)
+
+
+@pytest.mark.parametrize(
+    "cgroup", ["/", "", "/system.slice/docker.service", "/system.slice", f"/libpod-conmon-{ID}.scope", f"/other/{ID}"]
+)
+def test_what_is_no_container_has_no_name(tmp_path: Path, cgroup: str) -> None:
+    assert Names(str(tmp_path)).of(cgroup) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100000, '{"Name": 1, "Config": []}'])
+def test_a_file_in_the_middle_of_being_written_costs_no_more_than_the_name(tmp_path: Path, text: str) -> None:
+    write(tmp_path, f"var/lib/docker/containers/{ID}/config.v2.json", text)
+    assert identity(tmp_path, f"/docker/{ID}").id == ID
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("app", 3),
+        ("cart-0/app", 3),
+        ("shop/cart-0/app", 3),
+        ("web", 1),
+        ("docker:web", 1),
+        ("lxc:web-2", 2),
+        (ID[:4], 1),
+        (ID, 1),
+    ],
+)
+def test_a_container_is_found_by_its_name_or_the_start_of_its_id(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, found: int
+) -> None:
+    assert find(monkeypatch, wanted) == found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("we", 'no container that runs is called "we"'),
+        ("podman:web", "no container"),
+        (ID[:3], "no container"),
+        ("shop", r"containerd:shop/cart-0/app \(3\), containerd:shop/cart-1/db \(4\); say more"),
+    ],
+)
+def test_a_name_of_none_or_of_several_is_an_error_that_lists_them(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, message: str
+) -> None:
+    with pytest.raises(NamesError, match=message):
+        find(monkeypatch, wanted)
+
+
+def find(monkeypatch: pytest.MonkeyPatch, wanted: str) -> int:
+    known = {
+        "1": Identity("docker", ID, "web"),
+        "2": Identity("lxc", "web-2", "web-2"),
+        "3": Identity("containerd", OTHER, "shop/cart-0/app"),
+        "4": Identity("containerd", "9" * 64, "shop/cart-1/db"),
+    }
+    monkeypatch.setattr(names, "cgroup", str)
+    monkeypatch.setattr(Names, "of", lambda self, path: known.get(path))
+    return names.find(wanted, [1, 2, 3, 4, 5])
