@@ -24,7 +24,7 @@ PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint demo bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
+.PHONY: help run test test-fast lint generate demo bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -38,11 +38,16 @@ test: lint apt-test ## lint and all tests: half an hour, with Docker and virtual
 test-fast: lint apt-test-fast ## lint and the tests that need neither
 	$(PYTHON) -m pytest tests/unit tests/fuse -m "not slow"
 
-lint: .venv/.installed ## ruff, mypy, and vermin for Python 3.9
+lint: .venv/.installed ## ruff, mypy, vermin for Python 3.9, the contract of imports, and what is generated
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
-	.venv/bin/vermin --quiet --target=3.9- --no-tips --violations lxcfs_py tests bench
+	.venv/bin/vermin --quiet --target=3.9- --no-tips --violations lxcfs_py tests bench tools
+	.venv/bin/lint-imports --no-logo
+	$(PYTHON) -m tools.generate --check
+
+generate: .venv/.installed ## the parts of documents and examples that are made from the code
+	$(PYTHON) -m tools.generate
 
 demo: .venv/.installed apt-test-fast ## what a container sees with and without the views
 	./demo

@@ -15,6 +15,9 @@ class File(NamedTuple):
     name: str
     """Its path under the mount, and without the first slash in a container: "proc/meminfo"."""
 
+    shows: str
+    """What a container sees in it, for the user."""
+
     is_directory: bool = False
     """True for a tree of the host's, whose names depend on who looks."""
 
@@ -31,18 +34,18 @@ class File(NamedTuple):
 FILES = {
     file.name: file
     for file in (
-        File("proc/cpuinfo", in_records=True),
-        File("proc/diskstats", in_records=True),
-        File("proc/loadavg"),
-        File("proc/meminfo"),
-        File("proc/pressure/cpu", runc_mounts=False),
-        File("proc/pressure/io", runc_mounts=False),
-        File("proc/pressure/memory", runc_mounts=False),
-        File("proc/slabinfo"),
-        File("proc/stat"),
-        File("proc/swaps", in_records=True),
-        File("proc/uptime"),
-        File("sys/devices/system/cpu", is_directory=True),
+        File("proc/cpuinfo", "the visible CPUs", in_records=True),
+        File("proc/diskstats", "the host's disks with the container's own I/O", in_records=True),
+        File("proc/loadavg", "the load of the container's own tasks, counted from its first read on"),
+        File("proc/meminfo", "the smallest memory limit along the cgroup and its parents, what is left of it, usage"),
+        File("proc/pressure/cpu", "the cgroup's pressure stall information; zeros on cgroup v1", runc_mounts=False),
+        File("proc/pressure/io", "the same for I/O", runc_mounts=False),
+        File("proc/pressure/memory", "the same for memory", runc_mounts=False),
+        File("proc/slabinfo", "the header; the slabs on cgroup v1 before Linux 5.9, which counts them by cgroup"),
+        File("proc/stat", "what the container used of the visible CPUs since it started"),
+        File("proc/swaps", "the container's share of the host's swap", in_records=True),
+        File("proc/uptime", "the age of the container's first process"),
+        File("sys/devices/system/cpu", "the host's directory with the visible CPUs only", is_directory=True),
     )
 }
 """By name, in the order in which lists show them."""

@@ -91,6 +91,10 @@ class Machine:
         (init,) = (path.parent for path in self.root.glob("proc/*/cgroup") if b"/ssh.service" in path.read_bytes())
         return VIEWS[name](RecordedContainer(self, init), self.host, config)  # type: ignore[arg-type]
 
+    def has(self, name: str) -> bool:
+        """Tell whether a file was recorded."""
+        return (self.root / name).exists()
+
     def own(self, name: str) -> bytes:
         """The machine's own file."""
         return (self.root / name).read_bytes()

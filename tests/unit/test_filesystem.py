@@ -66,7 +66,7 @@ def read(filesystem: Filesystem, path: str) -> bytes:
 
 def test_a_container_reads_its_own_text_and_the_host_the_machines(mounted):
     filesystem = mounted()
-    for name in VIEWS:
+    for name in filter(filesystem.machine.has, VIEWS):
         filesystem.call_as(READER)
         assert b"262144 kB" in read(filesystem, "/proc/meminfo")
         filesystem.call_as(STRANGER)

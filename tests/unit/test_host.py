@@ -24,11 +24,11 @@ def test_this_machines_files_are_read_as_they_are():
 def test_what_comes_to_cover_a_file_later_is_never_read(copied, tmp_path):
     """A container's view may be mounted there one day: this program would wait for itself."""
     machine = copied("v1-2cpu", tmp_path)
-    before = {name: machine.host.text(name) for name in VIEWS}
-    for name in VIEWS:
+    before = {name: machine.host.text(name) for name in VIEWS if machine.has(name)}
+    for name in before:
         (tmp_path / "other").write_bytes(b"covered\n")
         (tmp_path / "other").replace(machine.root / name)
-    assert {name: machine.host.text(name) for name in VIEWS} == before
+    assert {name: machine.host.text(name) for name in before} == before
     assert machine.host.online() == (0, 1)
 
 
