@@ -14,6 +14,7 @@ KEY = "lxcfs.py/views"
 """The label or annotation of a pod with which it opts in ("all") or out ("none")."""
 
 _ALL, _NONE = "all", "none"
+_LEFT_OUT = "this pod sees the figures of its node, not its own (lxcfs-py): {}"
 _MIRROR = "kubernetes.io/config.mirror"
 _KINDS = ("initContainers", "containers", "ephemeralContainers")
 # What is added takes memory for each container, and time for each mount that is there.
@@ -93,6 +94,14 @@ def of_ephemeral_containers(pod: Object, before: Object, volumes: Sequence[HostP
     return Patch(operations, "" if operations else "there is no new container that lacks them", warnings)
 
 
+def forbidden(patch: Patch) -> Patch:
+    """Return nothing instead of a patch, because its namespace admits no pods with hostPath; its user is told."""
+    if not patch.operations:
+        return patch
+    reason, warnings = _said("its namespace enforces a Pod Security Standard, which forbids hostPath", patch.warnings)
+    return Patch(reason=reason, warnings=warnings)
+
+
 def _refusal(pod: Object, opt_in: bool) -> tuple[str, tuple[str, ...]]:
     """Return why a pod gets nothing, "" if it gets its files, and what its user should be told."""
     metadata = _object(pod, "metadata", "pod")
@@ -115,14 +124,19 @@ def _refusal(pod: Object, opt_in: bool) -> tuple[str, tuple[str, ...]]:
     if "windows" in (system, _optional_object(spec, "os", "pod.spec").get("name")):
         return "it is for Windows", warnings
     if spec.get("hostUsers") is False:
-        return "it has a user namespace, in which Kubernetes can mount no FUSE files", warnings
+        return _said("it has a user namespace, in which Kubernetes can mount no FUSE files", warnings)
     containers = [container for kind in _KINDS for container in _objects(spec, kind, "pod.spec")]
     mounts = sum(len(_objects(container, "volumeMounts", "pod.spec.containers")) for container in containers)
     sizes = (len(containers), len(_objects(spec, "volumes", "pod.spec")), mounts)
     most = (_MOST_CONTAINERS, _MOST_VOLUMES, _MOST_MOUNTS)
     if any(map(operator.gt, sizes, most)):
-        return "it has more than {} containers, {} volumes or {} mounts".format(*most), warnings
+        return _said("it has more than {} containers, {} volumes or {} mounts".format(*most), warnings)
     return "", warnings
+
+
+def _said(reason: str, warnings: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Return why a pod gets nothing, with that among the warnings: its user did not ask for it."""
+    return reason, (*warnings, _LEFT_OUT.format(reason))
 
 
 def _container(path: str, container: Object, mounts: Sequence[tuple[str, HostPath]]) -> Iterator[Object]:

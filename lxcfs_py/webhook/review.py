@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lxcfs_py.runtimes.bind_snippets import HostPath
-from lxcfs_py.webhook.patch import Object, Patch, ShapeError, of_ephemeral_containers, of_pod
+from lxcfs_py.webhook.patch import Object, Patch, ShapeError, forbidden, of_ephemeral_containers, of_pod
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +27,18 @@ class Answer(NamedTuple):
     outcome: str
 
 
-def answer(body: bytes, volumes: Sequence[HostPath], opt_in: bool, dry_run: bool) -> Answer:
+def answer(body: bytes, volumes: Sequence[HostPath], opt_in: bool, is_forbidden: bool, dry_run: bool) -> Answer:
     """Return the answer to a request. ReviewError.
 
-    Whatever the pod looks like, it is let in. With `dry_run`, what would be patched is only logged.
+    Whatever the pod looks like, it is let in. Where hostPath `is_forbidden`, its user is told why it gets nothing. With
+    `dry_run`, what would be patched is only logged.
     """
     request = _request(body)
     pod = _name(request)
     try:
         patch = _patch(request, volumes, opt_in)
+        if is_forbidden:
+            patch = forbidden(patch)
     except ShapeError as error:
         patch = Patch(reason=str(error))
     except Exception:

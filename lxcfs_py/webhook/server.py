@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import Coroutine, Sequence
 from typing import Any, Callable, Optional
 
@@ -13,7 +14,7 @@ import prometheus_client
 from aiohttp import web
 
 from lxcfs_py.runtimes.bind_snippets import HostPath
-from lxcfs_py.webhook import review
+from lxcfs_py.webhook import connections, review
 from lxcfs_py.webhook.certificates import Served
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ class ServerError(Exception):
 def application(served: Served, volumes: Sequence[HostPath], dry_run: bool) -> web.Application:
     """Return what answers at /all and /opt-in, which differ in the pods that are patched, /healthz and /metrics.
 
-    To be called in the loop that serves it.
+    /all/forbidden and /opt-in/forbidden patch no pod, and say so: they are for namespaces that forbid hostPath. To be
+    called in the loop that serves it.
     """
     metrics = prometheus_client.CollectorRegistry(auto_describe=False)
     reviews = prometheus_client.Counter(
@@ -56,11 +58,11 @@ def application(served: Served, volumes: Sequence[HostPath], dry_run: bool) -> w
         async with large_bodies:
             return await request.read()
 
-    def reviewer(opt_in: bool) -> Handler:
+    def reviewer(opt_in: bool, is_forbidden: bool) -> Handler:
         async def handle(request: web.Request) -> web.Response:
             try:
                 body = await asyncio.wait_for(read(request), _BODY_SECONDS)
-                answer = review.answer(body, volumes, opt_in, dry_run)
+                answer = review.answer(body, volumes, opt_in, is_forbidden, dry_run)
             except review.ReviewError as error:
                 reviews.labels("refused").inc()
                 return web.Response(status=400, text=f"{error}\n")
@@ -83,8 +85,9 @@ def application(served: Served, volumes: Sequence[HostPath], dry_run: bool) -> w
         return web.Response(body=prometheus_client.generate_latest(metrics), headers=headers)
 
     app = web.Application(client_max_size=_LARGEST_BODY)
-    app.router.add_post("/all", reviewer(opt_in=False))
-    app.router.add_post("/opt-in", reviewer(opt_in=True))
+    for path, opt_in in (("/all", False), ("/opt-in", True)):
+        app.router.add_post(path, reviewer(opt_in, is_forbidden=False))
+        app.router.add_post(f"{path}/forbidden", reviewer(opt_in, is_forbidden=True))
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/metrics", exposition)
     return app
@@ -109,21 +112,26 @@ async def serve(
     following.add_done_callback(lambda _: stop.set())
     # An API server compresses nothing, and what is compressed may be of any size.
     app = application(served, volumes, dry_run)
+    open_connections = connections.Connections(served.context)
+    app.middlewares.append(open_connections.attend)
     runner = web.AppRunner(app, access_log=None, auto_decompress=False)
     await runner.setup()
+    assert runner.server
     try:
-        await _listen(web.TCPSite(runner, host, port, ssl_context=served.context))
+        open_connections.serve(_listen(host, port), runner.server)
         log.info("listening at port %d", port)
         await stop.wait()
     finally:
+        open_connections.close()
+        await runner.server.shutdown(_BODY_SECONDS)
         await runner.cleanup()
         following.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await following
 
 
-async def _listen(site: web.TCPSite) -> None:
+def _listen(host: Optional[str], port: int) -> list[socket.socket]:
     try:
-        await site.start()
+        return connections.listen(host, port)
     except OSError as error:
-        raise ServerError(f"nothing can listen at {site.name}: {error.strerror}") from None
+        raise ServerError(f"nothing can listen at {host or ''}:{port}: {error.strerror}") from None

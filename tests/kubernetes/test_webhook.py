@@ -266,7 +266,7 @@ def test_it_ends_in_order_when_told_to(webhook):
         (["--listen", "localhost:99999"], "--listen localhost:99999: nothing can listen there"),
         (
             ["--listen", "192.0.2.1:8443"],
-            "nothing can listen at https://192.0.2.1:8443: ",
+            "nothing can listen at 192.0.2.1:8443: ",
         ),
         (
             ["--certificate", "/dev/null", "/dev/null"],

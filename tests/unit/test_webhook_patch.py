@@ -187,6 +187,34 @@ def test_a_pod_so_large_that_its_patch_would_take_much_memory_or_time_is_left_as
     assert patch.reason == ("" if fits else "it has more than 200 containers, 1000 volumes or 5000 mounts")
 
 
+@pytest.mark.parametrize("spec", [{"hostUsers": False}, {"containers": [{}] * 201}], ids=["user namespace", "large"])
+def test_who_asks_for_nothing_unusual_and_gets_no_files_is_told(spec):
+    patch = of_pod(a_pod(**spec), TWO, opt_in=False)
+    assert patch.warnings == (f"this pod sees the figures of its node, not its own (lxcfs-py): {patch.reason}",)
+
+
+@pytest.mark.parametrize("pod", [{"metadata": {"labels": {KEY: "none"}}}, {"os": {"name": "windows"}}])
+def test_who_opted_out_or_has_no_such_files_is_told_nothing(pod):
+    assert of_pod(a_pod(**pod), TWO, opt_in=False).warnings == ()
+
+
+def test_where_hostpath_is_forbidden_a_pod_is_let_in_as_it_is_and_its_user_is_told():
+    def response(pod, opt_in=False):
+        body = json.dumps(a_review(pod)).encode()
+        return review.answer(body, TWO, opt_in, is_forbidden=True, dry_run=False).review["response"]
+
+    answer = response(a_pod())
+    assert answer["allowed"] is True
+    assert "patch" not in answer
+    assert answer["warnings"] == [
+        "this pod sees the figures of its node, not its own (lxcfs-py): "
+        "its namespace enforces a Pod Security Standard, which forbids hostPath"
+    ]
+    assert "warnings" not in response(a_pod(metadata={"labels": {KEY: "none"}}))
+    assert "warnings" not in response(a_pod(), opt_in=True)
+    assert "warnings" in response(a_pod(metadata={"annotations": {KEY: "all"}}), opt_in=True)
+
+
 def test_a_new_ephemeral_container_gets_the_mounts_and_an_older_one_is_not_changed():
     before = patched(a_pod())
     before["spec"]["ephemeralContainers"] = [{"name": "older"}]
@@ -273,7 +301,7 @@ requests = sometimes(
 def test_whatever_is_asked_the_pod_is_let_in_and_a_patch_applies(request, opt_in):
     request["uid"] = "0"
     body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}).encode()
-    answer = review.answer(body, ALL, opt_in, dry_run=False)
+    answer = review.answer(body, ALL, opt_in, is_forbidden=False, dry_run=False)
     response = answer.review["response"]
     assert response["allowed"] is True
     assert answer.outcome != "failed"
@@ -300,17 +328,17 @@ def test_whatever_is_asked_the_pod_is_let_in_and_a_patch_applies(request, opt_in
 )
 def test_what_is_no_admission_review_is_refused(body):
     with pytest.raises(review.ReviewError):
-        review.answer(body, TWO, opt_in=False, dry_run=False)
+        review.answer(body, TWO, opt_in=False, is_forbidden=False, dry_run=False)
 
 
 def test_a_body_of_so_many_values_that_they_would_take_much_memory_is_refused():
     body = json.dumps(a_review(a_pod(), padding=[0] * 250_000)).encode()
     with pytest.raises(review.ReviewError, match="too many values; allowed: 250000"):
-        review.answer(body, TWO, opt_in=False, dry_run=False)
+        review.answer(body, TWO, opt_in=False, is_forbidden=False, dry_run=False)
 
 
 def test_a_fault_in_the_program_lets_the_pod_in(monkeypatch):
     monkeypatch.setattr(review, "of_pod", lambda *_: 1 / 0)
-    answer = review.answer(json.dumps(a_review(a_pod())).encode(), TWO, opt_in=False, dry_run=False)
+    answer = review.answer(json.dumps(a_review(a_pod())).encode(), TWO, opt_in=False, is_forbidden=False, dry_run=False)
     assert answer.review["response"] == {"uid": "4711", "allowed": True}
     assert answer.outcome == "failed"
