@@ -172,6 +172,7 @@ class Cpu:
 @dataclass(frozen=True)
 class Memory:
     swap: Annotated[bool, _switch] = True
+    high: Annotated[bool, _switch] = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Callable, Optional, Protocol, TypeVar, Union
 
 from lxcfs_py.cgroup import v1, v2
 from lxcfs_py.cgroup.layout import Layout, Paths
-from lxcfs_py.cgroup.tree import Levels
+from lxcfs_py.cgroup.tree import Levels, Room
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 A = TypeVar("A")
@@ -23,14 +23,17 @@ B = TypeVar("B")
 class Memory(Protocol):
     """The memory controller. All figures in bytes."""
 
-    def room(self) -> tuple[Optional[int], int]:
-        """Return the smallest limit, and the least that any limited level has left (0 where nothing is limited)."""
+    def room(self, reclaimable: int = 0, high: bool = False) -> Room:
+        """Return what the limits leave. `reclaimable` is how much of the cgroup's own usage can be reclaimed.
+
+        With `high`, cgroup v2's memory.high counts as a limit too.
+        """
 
     def stat(self) -> dict[str, int]:
         """Return what memory.stat says of the cgroup and those below it, under the names of /proc/meminfo."""
 
-    def swap(self) -> tuple[Optional[int], int]:
-        """Return the swap limit and the swap in use."""
+    def swap(self) -> tuple[Room, int]:
+        """Return what the limits leave of swap, of which nothing can be reclaimed, and the swap in use."""
 
     def slabinfo(self) -> Optional[bytes]:
         """Return the kernel's slabinfo of the cgroup, None where it has none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from operator import itemgetter
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
@@ -14,6 +14,34 @@ Levels = tuple[KernelDirectory, ...]
 
 # id of the wanted keys, which are constants -> the keys that the text had, and what picks out the numbers
 _positions: dict[int, tuple[list[bytes], Callable[[list[bytes]], tuple[bytes, ...]]]] = {}
+
+_NO_LIMIT = 1 << 62
+
+
+class Room(NamedTuple):
+    """What limits, each around the next, leave of some memory, in bytes."""
+
+    limit: int = _NO_LIMIT
+    """The smallest of the limits."""
+
+    free: int = _NO_LIMIT
+    """What is free within the tightest of them."""
+
+    available: int = _NO_LIMIT
+    """That, and what can be reclaimed there: the tightest is where this is least."""
+
+    def within(self, limit: int, free: int, reclaimable: Callable[[], int]) -> Room:
+        """Return what is left when there is one more limit around; the function costs something, and may not be asked.
+
+        A level that is full of file pages, as a host is after a while, is not a tight one.
+        """
+        smallest = min(self.limit, limit)
+        if free < self.available:
+            available = free + reclaimable()
+            if available < self.available:
+                return Room(smallest, min(self.free, free), available)
+        return Room(smallest, self.free, self.available)
+
 
 # A container may make as many cgroups as it likes; what is looked at for it is bounded.
 _MAX_CGROUPS = 256

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Optional
 
 from lxcfs_py.cgroup import taskstats
-from lxcfs_py.cgroup.tree import Levels, own_processes, pick_fields, subtree
+from lxcfs_py.cgroup.tree import Levels, Room, own_processes, pick_fields, subtree
+from lxcfs_py.linux.kernel_files import KernelDirectory
 
 # "No limit" is the largest number of whole pages in a signed long, which depends on the page size.
 _UNLIMITED = 1 << 62
@@ -32,35 +34,40 @@ class Memory:
         "Shmem": b"total_shmem",
         "AnonHugePages": b"total_rss_huge",
     }
+    _file_pages: Mapping[str, bytes] = {"active": b"total_active_file", "inactive": b"total_inactive_file"}
 
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
 
-    def room(self) -> tuple[Optional[int], int]:
-        smallest, least = _UNLIMITED, _UNLIMITED
+    def room(self, reclaimable: int = 0, high: bool = False) -> Room:
+        room = Room()
         for level in self._levels:
             limit = int(level.read("memory.limit_in_bytes"))
             if limit < _UNLIMITED:
-                smallest = min(smallest, limit)
-                least = min(least, limit - int(level.read("memory.usage_in_bytes")))
-        return (smallest, max(least, 0)) if smallest < _UNLIMITED else (None, 0)
+                free = max(limit - int(level.read("memory.usage_in_bytes")), 0)
+                room = room.within(limit, free, partial(self._reclaimable, level, reclaimable))
+        return room
+
+    def _reclaimable(self, level: KernelDirectory, own: int) -> int:
+        return (
+            own if level is self._levels[0] else sum(pick_fields(level.read("memory.stat"), self._file_pages).values())
+        )
 
     def stat(self) -> dict[str, int]:
         return pick_fields(self._levels[0].read("memory.stat"), self.fields)
 
-    def swap(self) -> tuple[Optional[int], int]:
+    def swap(self) -> tuple[Room, int]:
         # memsw counts memory and swap together; without swap accounting (swapaccount=0) its files are not there.
+        room = Room()
         if self._levels[0].get("memory.memsw.limit_in_bytes") is None:
-            return None, 0
-        smallest = _UNLIMITED
+            return room, 0
         for level in self._levels:
             both = int(level.read("memory.memsw.limit_in_bytes"))
             if both < _UNLIMITED:
                 memory = int(level.read("memory.limit_in_bytes"))
-                smallest = min(smallest, both - memory if memory < _UNLIMITED else both)
-        own = self._levels[0]
-        used = int(own.read("memory.memsw.usage_in_bytes")) - int(own.read("memory.usage_in_bytes"))
-        return (max(smallest, 0) if smallest < _UNLIMITED else None), max(used, 0)
+                limit = max(both - memory, 0) if memory < _UNLIMITED else both
+                room = room.within(limit, max(limit - _swap_usage(level), 0), int)
+        return room, _swap_usage(self._levels[0])
 
     def slabinfo(self) -> Optional[bytes]:
         # Linux 5.9 took the counting away, and left the file for a while.
@@ -68,6 +75,11 @@ class Memory:
             return self._levels[0].get("memory.kmem.slabinfo")
         except OSError:
             return None
+
+
+def _swap_usage(level: KernelDirectory) -> int:
+    # The two are read one after the other.
+    return max(int(level.read("memory.memsw.usage_in_bytes")) - int(level.read("memory.usage_in_bytes")), 0)
 
 
 class Cpu:

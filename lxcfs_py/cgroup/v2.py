@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Optional
 
-from lxcfs_py.cgroup.tree import Levels, own_processes, pick_fields, stat_fields, subtree
+from lxcfs_py.cgroup.tree import Levels, Room, own_processes, pick_fields, stat_fields, subtree
+from lxcfs_py.linux.kernel_files import KernelDirectory
 
 _MAX = b"max\n"
 
@@ -49,27 +51,39 @@ class Memory:
         "ShmemHugePages": b"shmem_thp",
         "FileHugePages": b"file_thp",
     }
+    _reclaimed: Mapping[str, bytes] = {
+        name: name.encode() for name in ("active_file", "inactive_file", "slab_reclaimable")
+    }
 
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
 
-    def room(self) -> tuple[Optional[int], int]:
-        smallest, least = None, 0
+    def room(self, reclaimable: int = 0, high: bool = False) -> Room:
+        room = Room()
         for level in self._levels:
-            text = level.get("memory.max") or _MAX
-            if text != _MAX:
-                limit = int(text)
-                left = max(limit - int(level.read("memory.current")), 0)
-                smallest, least = (limit, left) if smallest is None else (min(smallest, limit), min(least, left))
-        return smallest, least
+            limits = _limits((level,), "memory.max")
+            if high:
+                limits += _limits((level,), "memory.high")
+            if limits:
+                limit = min(limits)
+                free = max(limit - int(level.read("memory.current")), 0)
+                room = room.within(limit, free, partial(self._reclaimable, level, reclaimable))
+        return room
+
+    def _reclaimable(self, level: KernelDirectory, own: int) -> int:
+        return (
+            own if level is self._levels[0] else sum(pick_fields(level.read("memory.stat"), self._reclaimed).values())
+        )
 
     def stat(self) -> dict[str, int]:
         return pick_fields(self._levels[0].get("memory.stat") or b"", self.fields)
 
-    def swap(self) -> tuple[Optional[int], int]:
-        limits = _limits(self._levels, "memory.swap.max")
-        used = int(self._levels[0].get("memory.swap.current") or 0)
-        return min(limits, default=None), used
+    def swap(self) -> tuple[Room, int]:
+        room = Room()
+        for level in self._levels:
+            for limit in _limits((level,), "memory.swap.max"):
+                room = room.within(limit, max(limit - int(level.read("memory.swap.current")), 0), int)
+        return room, int(self._levels[0].get("memory.swap.current") or 0)
 
     def slabinfo(self) -> Optional[bytes]:
         return None

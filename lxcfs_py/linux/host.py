@@ -8,7 +8,7 @@ import time
 from typing import Optional
 
 from lxcfs_py.files import FILES, NAMES
-from lxcfs_py.linux import cpu_list
+from lxcfs_py.linux import cpu_list, syscalls
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -42,9 +42,7 @@ class Host:
                 self._proc.read(name[5:])
         self._cpu.get("online")
         self.meminfo_layout = self._proc.get("meminfo") or b""
-        self.memory_total = int((self.meminfo_layout.split(None, 2)[1:2] or [b"0"])[0]) << 10
-        default_size = self.meminfo_layout.partition(b"\nHugepagesize:")[2].split(None, 1)
-        self.huge_page_size = int(default_size[0]) << 10 if default_size else 0
+        self.huge_page_size = _meminfo_field(self.meminfo_layout, b"Hugepagesize")
         kind = f"hugepages-{self.huge_page_size >> 10}kB"
         self._huge_pages = KernelDirectory(f"{root}/sys/kernel/mm/hugepages/{kind}")
         self.overcommit_ratio = int(self._proc.get("sys/vm/overcommit_ratio") or 50)
@@ -82,10 +80,17 @@ class Host:
             self._cpuinfo_of = online
         return self._cpuinfo
 
-    def swap_total(self) -> int:
-        """Return the size of all swap areas in bytes, from /proc/swaps, which costs less to read than /proc/meminfo."""
-        areas = self._proc.read("swaps").splitlines()[1:]
-        return sum(int(area.split()[-3]) << 10 for area in areas)
+    def memory(self) -> syscalls.Sysinfo:
+        """Return the sizes of memory and swap and what is free of them, which /proc/meminfo would cost more to tell."""
+        if not self.root:
+            return syscalls.sysinfo()
+        text = self._proc.read("meminfo")
+        names = (b"MemTotal", b"MemFree", b"SwapTotal", b"SwapFree")
+        return syscalls.Sysinfo(*(_meminfo_field(text, name) for name in names))
+
+    def available(self) -> int:
+        """Return MemAvailable in bytes: what is free, and what the kernel can reclaim without swapping."""
+        return _meminfo_field(self._proc.read("meminfo"), b"MemAvailable")
 
     def huge_pages(self) -> int:
         """Return how many huge pages of the default size there are; /proc/meminfo would cost more to read."""
@@ -132,6 +137,12 @@ class Host:
 
 def _is_in_proc(name: str) -> bool:
     return name.startswith("proc/")
+
+
+def _meminfo_field(text: bytes, name: bytes) -> int:
+    """Return a size of /proc/meminfo in bytes, 0 where there is none of that name."""
+    rest = (b"\n" + text).partition(b"\n" + name + b":")[2]
+    return int(rest.split(None, 1)[0]) << 10 if rest else 0
 
 
 def _cpuinfo_blocks(text: bytes) -> dict[int, bytes]:

@@ -7,6 +7,7 @@ import ctypes
 import os
 import struct
 import time
+from typing import NamedTuple
 
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -74,6 +75,28 @@ def setns(fd: int, nstype: int) -> None:
 def prctl(option: int, argument: int) -> None:
     """Set what prctl(2) sets with a single number."""
     _check(_libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0))
+
+
+class Sysinfo(NamedTuple):
+    """What sysinfo(2) says of memory, in bytes."""
+
+    total: int
+    free: int
+    swap_total: int
+    swap_free: int
+
+
+# struct sysinfo: uptime, loads, memory (total, free, shared, buffers), swap (total, free), …, the unit of the sizes
+_SYSINFO = struct.Struct("@l3L6LHHLLI")
+
+
+def sysinfo() -> Sysinfo:
+    """sysinfo(2)."""
+    answer = ctypes.create_string_buffer(_SYSINFO.size + 64)  # the struct ends in padding, on 32 bits
+    _check(_libc.sysinfo(answer))
+    fields = _SYSINFO.unpack_from(answer)
+    unit = fields[-1]
+    return Sysinfo(fields[4] * unit, fields[5] * unit, fields[8] * unit, fields[9] * unit)
 
 
 def inotify_init1(flags: int) -> int:

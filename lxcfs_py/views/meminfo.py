@@ -6,9 +6,10 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lxcfs_py.cgroup import Cgroup, Hugetlb
+from lxcfs_py.cgroup import Cgroup, Hugetlb, Memory
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux.host import Host
+from lxcfs_py.linux.syscalls import Sysinfo
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
@@ -21,53 +22,58 @@ _NUMBER_END = 24
 
 
 def render(container: Container, host: Host, config: Config) -> bytes:
-    """Return the text; sizes in KiB.
-
-    MemTotal is the smallest limit along the container's cgroup and its ancestors, MemFree what the tightest of them
-    has left, MemAvailable that and what can be reclaimed: file pages and, on v2, slab. The usage figures are those of
-    memory.stat; what cgroups do not count is 0.
-    """
-    memory = container.cgroup.memory
-    if memory is None:
+    """Return the text; sizes in KiB."""
+    if container.cgroup.memory is None:
         return host.text("proc/meminfo")
-    amounts = memory.stat()
-    file_pages = amounts["Active(file)"] + amounts["Inactive(file)"]
-    reclaimable = amounts.get("SReclaimable", 0)
-    limit, free = memory.room()
-    if limit is None or limit >= host.memory_total:
-        # What the host has left, its own reclaimable pages included, is all there for an unlimited container.
-        text = host.text("proc/meminfo")
-        total, free, available = (_field(text, name) for name in (b"MemTotal", b"MemFree", b"MemAvailable"))
-    else:
-        total, available = limit, free + file_pages + reclaimable
-    swap_total, swap_used = swap(container.cgroup, host, config)
-    amounts["MemTotal"] = total
-    amounts["MemFree"] = min(free, total)
-    amounts["MemAvailable"] = max(min(available, total), amounts["MemFree"])
-    amounts["Active"] = amounts["Active(anon)"] + amounts["Active(file)"]
-    amounts["Inactive"] = amounts["Inactive(anon)"] + amounts["Inactive(file)"]
-    amounts["SwapTotal"] = swap_total
-    amounts["SwapFree"] = swap_total - swap_used
-    amounts["CommitLimit"] = total * host.overcommit_ratio // 100 + swap_total
-    amounts["KReclaimable"] = reclaimable
-    amounts["Slab"] = reclaimable + amounts.get("SUnreclaim", 0)
-    if container.cgroup.hugetlb and host.huge_page_size:
-        amounts.update(_huge_pages(container.cgroup.hugetlb, host))
+    amounts = figures(container.cgroup, container.cgroup.memory, host, config)
     template, fields = _template(host.meminfo_layout, tuple(amounts))
     return template % tuple([amounts[name] >> shift for name, shift in fields])
 
 
+def figures(cgroup: Cgroup, memory: Memory, host: Host, config: Config) -> dict[str, int]:
+    """Return the fields that are known, in bytes, but for the counts of huge pages.
+
+    MemTotal is the smallest limit along the cgroup, its ancestors and the host, MemFree what is free in the tightest of
+    them, MemAvailable that and what can be reclaimed there: file pages and, on v2, slab. The usage figures are those of
+    memory.stat.
+    """
+    amounts = memory.stat()
+    reclaimable = amounts.get("SReclaimable", 0)
+    file_pages = amounts["Active(file)"] + amounts["Inactive(file)"]
+    machine = host.memory()
+    room = memory.room(file_pages + reclaimable, config.memory.high)
+    room = room.within(machine.total, machine.free, lambda: max(host.available() - machine.free, 0))
+    total = amounts["MemTotal"] = room.limit
+    free = amounts["MemFree"] = min(room.free, total)
+    available = amounts["MemAvailable"] = min(room.available, total)
+    # Programs without MemAvailable add MemFree, Cached and SReclaimable up to it. So where the tightest level is not
+    # the container's own, Cached has what others cached there, which the container can have as well.
+    cached = max(amounts["Cached"], available - free - reclaimable)
+    amounts["Cached"] = max(min(cached, total - free - reclaimable), 0)
+    amounts["Active"] = amounts["Active(anon)"] + amounts["Active(file)"]
+    amounts["Inactive"] = amounts["Inactive(anon)"] + amounts["Inactive(file)"]
+    amounts["SwapTotal"], amounts["SwapFree"] = _swap(memory, machine) if config.memory.swap else (0, 0)
+    amounts["CommitLimit"] = total * host.overcommit_ratio // 100 + amounts["SwapTotal"]
+    amounts["KReclaimable"] = reclaimable
+    amounts["Slab"] = reclaimable + amounts.get("SUnreclaim", 0)
+    if cgroup.hugetlb and host.huge_page_size:
+        amounts.update(_huge_pages(cgroup.hugetlb, host))
+    return amounts
+
+
 def swap(cgroup: Cgroup, host: Host, config: Config) -> tuple[int, int]:
-    """Return a container's swap and how much of it is used, in bytes."""
-    host_total = host.swap_total() if config.memory.swap and cgroup.memory else 0
-    if not (host_total and cgroup.memory):
+    """Return a container's swap and how much of it is free, in bytes."""
+    return _swap(cgroup.memory, host.memory()) if config.memory.swap and cgroup.memory else (0, 0)
+
+
+def _swap(memory: Memory, machine: Sysinfo) -> tuple[int, int]:
+    if not machine.swap_total:
         return 0, 0
-    limit, used = cgroup.memory.swap()
-    used = min(used, host_total)
-    if limit is None or limit >= host_total:
-        # What others use of the host's swap cannot be used once more.
-        return host_total, max(used, 0)
-    return max(limit, used), used
+    room, used = memory.swap()
+    # What was swapped out before the limit was lowered stays there.
+    total = min(max(room.limit, used), machine.swap_total)
+    # What others use, along the ancestors or on the host, cannot be used once more.
+    return total, min(room.free, machine.swap_free, max(total - used, 0))
 
 
 def _huge_pages(hugetlb: Hugetlb, host: Host) -> Iterator[tuple[str, int]]:
@@ -81,13 +87,6 @@ def _huge_pages(hugetlb: Hugetlb, host: Host) -> Iterator[tuple[str, int]]:
         yield "HugePages_Total", total
         yield "HugePages_Free", total - used
         yield "Hugetlb", total * size
-
-
-def _field(text: bytes, name: bytes) -> int:
-    """Return a field of the host's /proc/meminfo: bytes of sizes, else the number; 0 if there is none."""
-    _, found, rest = (b"\n" + text).partition(b"\n" + name + b":")
-    number, _, unit = rest.partition(b"\n")[0].strip().partition(b" ")
-    return int(number) << (10 if unit else 0) if found else 0
 
 
 def _size_name(size: int) -> str:

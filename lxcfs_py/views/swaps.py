@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 def render(container: Container, host: Host, config: Config) -> bytes:
     """Return the text; sizes in KiB."""
     header, _, _ = host.text("proc/swaps").partition(b"\n")
-    total, used = swap(container.cgroup, host, config)
+    total, free = swap(container.cgroup, host, config)
     if not total:
         return header + b"\n"
-    figures = b"".join(map(_column, (total >> 10, used >> 10)))
+    figures = b"".join(map(_column, (total >> 10, (total >> 10) - (free >> 10))))
     return b"%s\n%-40s%-16s%s0\n" % (header, b"none", b"virtual", figures)
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,33 @@ def test_a_container_sees_its_memory_limit(daemon: Daemon, sandbox: MakeSandbox)
     meminfo = fields(read(box, "/proc/meminfo"))
     assert 0 <= meminfo["MemFree"] <= meminfo["MemAvailable"] <= meminfo["MemTotal"]
     assert meminfo["SwapTotal"] == 0
+
+
+@pytest.mark.parametrize("limit", [None, 1024 * MIB])
+def test_programs_of_all_kinds_see_the_same_memory_in_use(daemon: Daemon, sandbox: MakeSandbox, limit: int) -> None:
+    box = sandbox(memory=limit, views=daemon.mountpoint)
+    script = """
+        import sys
+        kept = bytearray(300 << 20)
+        kept[::4096] = b"x" * len(kept[::4096])
+        with open(sys.argv[1], "wb+") as file:
+            for _ in range(200):
+                file.write(bytes(1 << 20))
+            print(open("/proc/meminfo").read(), end="")
+    """
+    with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
+        command = [sys.executable, "-c", textwrap.dedent(script), file.name]
+        now = fields(box.run(command, check=True).stdout)
+    with_available = now["MemTotal"] - now["MemAvailable"]
+    without = now["MemTotal"] - now["MemFree"] - now["Buffers"] - now["Cached"] - now["SReclaimable"]
+    least = now["AnonPages"]
+    assert least >= 300 * 1024
+    assert abs(with_available - without) <= now["MemTotal"] * 0.02
+    if limit:
+        assert least <= with_available <= least + now["MemTotal"] * 0.02
+    else:
+        host = fields(Path("/proc/meminfo").read_text())
+        assert now["MemAvailable"] <= host["MemTotal"] - least
 
 
 def test_limits_changed_while_it_runs_are_seen_at_the_next_read(daemon: Daemon, sandbox: MakeSandbox) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lxcfs_py.cgroup import open_cgroup, taskstats, tree, v1, v2
 from lxcfs_py.cgroup.layout import Hierarchy, find, parse_paths
+from lxcfs_py.cgroup.tree import Room
 from lxcfs_py.linux import mount_table
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
@@ -102,7 +103,7 @@ def test_a_hybrid_takes_each_controller_from_where_it_is(made):
     cgroup = open_cgroup(find(str(root)), {"memory": "/box", "": "/box"})
     assert isinstance(cgroup.memory, v1.Memory)
     assert isinstance(cgroup.cpu, v2.Cpu)
-    assert cgroup.memory.room() == (1 << 20, (1 << 20) - 4096)
+    assert cgroup.memory.room()[:2] == (1 << 20, (1 << 20) - 4096)
     assert cgroup.cpu.quota() == 0.5
     assert cgroup.pressure.read("cpu") == b"some\n"
     assert cgroup.cpuset is cgroup.io is cgroup.hugetlb is None
@@ -289,9 +290,9 @@ def test_io_of_linux_5_15_which_leaves_out_line_ends_goes_to_the_right_device(fi
 
 def test_what_a_v2_controller_that_is_not_enabled_counts_is_nothing(files):
     levels = (files({}), files({}))
-    assert v2.Memory(levels).room() == (None, 0)
+    assert v2.Memory(levels).room() == Room()
     assert not any(v2.Memory(levels).stat().values())
-    assert v2.Memory(levels).swap() == (None, 0)
+    assert v2.Memory(levels).swap() == (Room(), 0)
     assert v2.Tasks(levels, "/proc").forked() == 0
     assert v2.Pressure(levels).read("cpu") is None
 
@@ -301,7 +302,7 @@ def test_a_controller_that_is_enabled_later_is_seen_within_a_second(made, monkey
     cgroup = open_cgroup(find(str(root)), PATHS_V2)
     now = time.monotonic()
     monkeypatch.setattr("lxcfs_py.linux.kernel_files.time.monotonic", lambda: now)
-    assert (cgroup.memory.room(), cgroup.cpu.quota()) == ((None, 0), None)
+    assert (cgroup.memory.room(), cgroup.cpu.quota()) == (Room(), None)
     made(
         {
             "sys/fs/cgroup/parent/box/memory.max": "1048576\n",
@@ -310,7 +311,7 @@ def test_a_controller_that_is_enabled_later_is_seen_within_a_second(made, monkey
         }
     )
     now += 1.1
-    assert (cgroup.memory.room(), cgroup.cpu.quota()) == ((1 << 20, (1 << 20) - 4096), 0.5)
+    assert (cgroup.memory.room()[:2], cgroup.cpu.quota()) == ((1 << 20, (1 << 20) - 4096), 0.5)
 
 
 def test_a_limit_that_changes_is_seen_at_the_next_look(made):
@@ -319,7 +320,7 @@ def test_a_limit_that_changes_is_seen_at_the_next_look(made):
     cgroup = open_cgroup(find(str(root)), {"": "/parent"})
     for text, limit in (("max", None), ("4096", 4096), ("1048576", 1 << 20), ("max", None)):
         (root / name).write_text(f"{text}\n")
-        assert cgroup.memory.room()[0] == limit
+        assert cgroup.memory.room().limit == (Room().limit if limit is None else limit)
 
 
 # Tasks

@@ -61,3 +61,14 @@ def test_the_clock_counts_from_boot_as_start_times_of_processes_do():
     own = int(Path("/proc/self/stat").read_text().rpartition(") ")[2].split()[19]) * NS_PER_TICK
     assert own <= Host.now() < own + 24 * 3600 * 10**9
     assert TICKS * NS_PER_TICK == 10**9
+
+
+def test_memory_is_what_proc_meminfo_says():
+    host = Host()
+    memory = host.memory()
+    text = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    sizes = {name: int(value.split()[0]) << 10 for name, value in text.items()}
+    assert (memory.total, memory.swap_total) == (sizes["MemTotal"], sizes["SwapTotal"])
+    assert memory.free == pytest.approx(sizes["MemFree"], rel=0.1)
+    assert memory.swap_free == pytest.approx(sizes["SwapFree"], rel=0.1)
+    assert host.available() == pytest.approx(sizes["MemAvailable"], rel=0.1)

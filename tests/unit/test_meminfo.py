@@ -317,10 +317,125 @@ def test_v1_limits_memory_and_swap_together(show, host):
     assert (now["SwapTotal"], now["SwapFree"]) == (128 * MIB // KIB, 98 * MIB // KIB)
 
 
-def test_v1_without_swap_accounting_shows_the_machines_swap_unused(show, host):
+def test_v1_without_swap_accounting_shows_the_machines_swap(show, host):
     levels = {name: value for name, value in level1(256 * MIB, 100 * MIB).items() if "memsw" not in name}
     now = show(1, host, levels)
-    assert now["SwapTotal"] == now["SwapFree"] == 512 * MIB // KIB
+    assert (now["SwapTotal"], now["SwapFree"]) == (512 * MIB // KIB, 400 * MIB // KIB)
+
+
+LEVELS = [(1, level1), (2, level2)]
+
+# What programs take for used memory, in KiB.
+USED = {
+    "procps 4, psutil 7": lambda now: now["MemTotal"] - now["MemAvailable"],
+    "procps 3, busybox, psutil 5, htop": lambda now: (
+        now["MemTotal"] - now["MemFree"] - now["Buffers"] - now["Cached"] - now["SReclaimable"]
+    ),
+}
+
+
+def usage(version: int, **amounts: int) -> str:
+    """A memory.stat with so many MiB of file pages (file), reclaimable slab (slab) and other figures."""
+    total, cache = ("total_", "total_cache") if version == 1 else ("", "file")
+    lines = {
+        f"{total}active_file": amounts.get("file", 0) // 2,
+        f"{total}inactive_file": amounts.get("file", 0) // 2,
+        cache: amounts.get("file", 0),
+        f"{total}slab_reclaimable": amounts.get("slab", 0),
+    }
+    return "\n".join(f"{name} {number * MIB}" for name, number in lines.items())
+
+
+@pytest.mark.parametrize("used", USED.values(), ids=USED)
+@pytest.mark.parametrize(("version", "level"), LEVELS)
+def test_programs_take_for_used_what_the_container_uses_and_cannot_give_back(version, level, used, show, host):
+    now = show(version, host, level(500 * MIB, usage=300 * MIB, stat=usage(version, file=200)))
+    assert used(now) == 100 * MIB // KIB
+    assert now["Cached"] == 200 * MIB // KIB
+
+
+@pytest.mark.parametrize("used", USED.values(), ids=USED)
+def test_reclaimable_slab_is_not_used(used, show, host):
+    now = show(2, host, level2(500 * MIB, usage=300 * MIB, stat=usage(2, file=160, slab=40)))
+    assert used(now) == 100 * MIB // KIB
+
+
+@pytest.mark.parametrize("limit", [None, 4090, 4096, 8192])
+@pytest.mark.parametrize(("version", "level"), LEVELS)
+def test_a_container_that_only_the_machine_limits_sees_what_that_has_left(version, level, limit, show, host):
+    limits = {} if limit is None else {"limit": limit * MIB}
+    now = show(version, host, level(**limits, usage=300 * MIB, stat=usage(version, file=200)))
+    assert now["MemTotal"] == min(limit or 4096, 4096) * MIB // KIB
+    assert (now["MemFree"], now["MemAvailable"]) == (1000 * MIB // KIB, 3000 * MIB // KIB)
+    assert {used(now) for used in USED.values()} == {now["MemTotal"] - 3000 * MIB // KIB}  # no page cache is in it
+
+
+@pytest.mark.parametrize(("version", "level"), LEVELS)
+def test_a_machine_that_is_full_of_page_cache_has_room_for_what_a_limit_allows(version, level, show, host):
+    now = show(version, host, level(2000 * MIB, usage=300 * MIB, stat=usage(version, file=200)))
+    assert (now["MemFree"], now["MemAvailable"], now["Cached"]) == tuple(n * MIB // KIB for n in (1700, 1900, 200))
+
+
+@pytest.mark.parametrize(("version", "level"), LEVELS)
+def test_the_page_cache_of_others_below_the_same_parent_can_be_reclaimed(version, level, show, host):
+    own = level(1000 * MIB, usage=300 * MIB, stat=usage(version, file=200))
+    full = level(1500 * MIB, usage=1500 * MIB, stat=usage(version, file=1200))
+    now = show(version, host, own, full)
+    assert (now["MemTotal"], now["MemAvailable"]) == (1000 * MIB // KIB, 900 * MIB // KIB)
+    tight = level(1500 * MIB, usage=1500 * MIB, stat=usage(version, file=600))
+    now = show(version, host, own, tight)
+    assert (now["MemFree"], now["MemAvailable"]) == (0, 600 * MIB // KIB)
+    assert {used(now) for used in USED.values()} == {400 * MIB // KIB}
+
+
+def test_the_machines_size_is_that_of_now(show, tmp_path):
+    host = make_host(tmp_path, **MEMORY)
+    level = level2(3000 * MIB, usage=100 * MIB)
+    for machine, total in ((4096, 3000), (2048, 2048), (4096, 3000)):
+        make_host(tmp_path, MemTotal=machine * MIB, MemFree=1000 * MIB, MemAvailable=1500 * MIB)
+        assert show(2, host, level)["MemTotal"] == total * MIB // KIB
+        assert show(2, host, level2())["MemTotal"] == machine * MIB // KIB
+
+
+def test_memory_high_is_a_limit_where_the_configuration_says_so(show, host):
+    own = {**level2(500 * MIB, usage=60 * MIB), "memory.high": 200 * MIB}
+    parent = {**level2(usage=60 * MIB), "memory.high": 100 * MIB}
+    high = Config(memory=Memory(high=True))
+    assert show(2, host, own, parent)["MemTotal"] == 500 * MIB // KIB
+    assert show(2, host, own, config=high)["MemTotal"] == 200 * MIB // KIB
+    now = show(2, host, own, parent, config=high)
+    assert (now["MemTotal"], now["MemFree"]) == (100 * MIB // KIB, 40 * MIB // KIB)
+    assert show(2, host, {**own, "memory.high": 900 * MIB}, config=high)["MemTotal"] == 500 * MIB // KIB
+
+
+def test_swap_that_others_below_the_same_parent_use_is_not_free(show, host):
+    now = show(2, host, level2(swap=100 * MIB, swap_usage=10 * MIB), level2(swap=200 * MIB, swap_usage=170 * MIB))
+    assert (now["SwapTotal"], now["SwapFree"]) == (100 * MIB // KIB, 30 * MIB // KIB)
+    own = level1(256 * MIB, 100 * MIB, both=356 * MIB, both_usage=110 * MIB)
+    now = show(1, host, own, level1(1000 * MIB, 300 * MIB, both=1200 * MIB, both_usage=470 * MIB))
+    assert (now["SwapTotal"], now["SwapFree"]) == (100 * MIB // KIB, 30 * MIB // KIB)
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [(1, level1(256 * MIB, both=456 * MIB)), (1, level1()), (2, level2(swap=200 * MIB)), (2, level2())],
+)
+def test_swap_that_others_use_on_the_machine_is_not_free(version, level, show, tmp_path):
+    host = make_host(tmp_path, **MEMORY, SwapTotal=512 * MIB, SwapFree=40 * MIB)
+    assert show(version, host, level)["SwapFree"] == 40 * MIB // KIB
+
+
+@pytest.mark.parametrize(("version", "level"), LEVELS)
+def test_swaps_and_meminfo_agree(version, level, show, files, cgroup, container_in, host):
+    limits = (
+        {"both": 900 * MIB, "both_usage": 150 * MIB} if version == 1 else {"swap": 400 * MIB, "swap_usage": 50 * MIB}
+    )
+    levels = level(500 * MIB, usage=100 * MIB, **limits)
+    now = show(version, host, levels)
+    memory = (v1 if version == 1 else v2).Memory((files(levels),))
+    line = swaps.render(container_in(cgroup(memory=memory)), host, Config()).splitlines()[1].split()
+    assert [int(word) for word in line[2:4]] == [now["SwapTotal"], now["SwapTotal"] - now["SwapFree"]]
+    assert now["SwapFree"] == 350 * MIB // KIB
 
 
 @pytest.mark.parametrize(("version", "level"), [(1, level1(both=900 * MIB)), (2, level2(swap=900 * MIB))])
@@ -385,7 +500,10 @@ def test_figures_are_in_order_whatever_the_kernel_counts(case, figures, swap, sh
     assert list(now) == list(own)
     assert min(now.values()) >= 0
     assert now["MemFree"] <= now["MemAvailable"] <= now["MemTotal"]
+    assert now["MemAvailable"] <= max(own["MemAvailable"], own["MemFree"])
+    assert all(used(now) >= 0 for used in USED.values())
     assert now["SwapFree"] <= now["SwapTotal"] <= own["SwapTotal"]
+    assert now["SwapFree"] <= own["SwapFree"]
     limits = [level.get("memory.limit_in_bytes", level.get("memory.max", "max")) for level in levels]
     known = [limit // KIB for limit in limits if limit not in ("max", UNLIMITED_V1)]
     assert now["MemTotal"] == min([own["MemTotal"], *known])
