@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from lxcfs_py.config import Config
-from lxcfs_py.runtimes import bind_snippets
+from lxcfs_py.runtimes import bind_snippets, names
 
 PATH = "/etc/cdi/lxcfs-py.json"
-KIND = "lxcfs.py/views"
+KIND = names.KEY
 
 _VERSION = "0.3.0"  # the first with all that is said here, which every engine that knows CDI takes
 

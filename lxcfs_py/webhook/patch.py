@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from lxcfs_py.runtimes.bind_snippets import HostPath
-
-KEY = "lxcfs.py/views"
-"""The label or annotation of a pod with which it opts in ("all") or out ("none")."""
+from lxcfs_py.runtimes.names import KEY
 
 _ALL, _NONE = "all", "none"
 _LEFT_OUT = "this pod sees the figures of its node, not its own (lxcfs-py): {}"

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from lxcfs_py.config import Config, Files
 from lxcfs_py.runtimes.bind_snippets import binds_of, kubernetes_volumes
+from lxcfs_py.runtimes.names import KEY
 from lxcfs_py.webhook import review
-from lxcfs_py.webhook.patch import KEY, ShapeError, of_ephemeral_containers, of_pod
+from lxcfs_py.webhook.patch import ShapeError, of_ephemeral_containers, of_pod
 
 TWO = kubernetes_volumes(binds_of(Config(files=Files(enabled=("proc/meminfo", "sys/devices/system/cpu")))))
 ALL = kubernetes_volumes(binds_of(Config()))
