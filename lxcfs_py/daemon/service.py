@@ -23,9 +23,8 @@ from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
 from lxcfs_py.daemon import metrics, reload_socket, systemd
 from lxcfs_py.daemon.attaching import Supervisor
-from lxcfs_py.daemon.filesystem import Filesystem, Texts
+from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.engine import watchdog
-from lxcfs_py.files import NAMES
 from lxcfs_py.linux import mountpoint
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.mountpoint import MountError
@@ -71,13 +70,13 @@ class Engine:
 class Service:
     """All that one daemon holds."""
 
-    def __init__(self, config: Config, caller: Callable[[], int], texts: Optional[Texts] = None) -> None:
+    def __init__(self, config: Config) -> None:
         """Open the host's files and find its cgroups; OSError when that cannot be."""
         self.sampler = Sampler(config.loadavg.interval)
         ledger = Ledger(mountpoint.runtime_file(config.mountpoint, "counters"))
         self.containers = Containers(find_hierarchies(), ledger, self.sampler)
         host = Host(proc=mountpoint.uncovered_proc(config.mountpoint))
-        self.filesystem = Filesystem(host, self.containers, config, _may_hang(caller), texts)
+        self.filesystem = Filesystem(host, self.containers, config)
         self.sampler.start()
         self.supervisor = Supervisor()
 
@@ -159,15 +158,14 @@ def choose_engine(wanted: str) -> tuple[str, str]:
 def show(config: Config, path: str, pid: int) -> bytes:
     """Return what a process would read of a file, without any mount. OSError when there is no such file."""
     containers = Containers(find_hierarchies(), Ledger(), Sampler(config.loadavg.interval))
-    filesystem = Filesystem(Host(), containers, config, lambda: pid)
-    filesystem.getattr(path)
-    return filesystem.read(path, 1 << 30, 0, 0)
+    filesystem = Filesystem(Host(), containers, config)
+    filesystem.getattr(pid, path)
+    return filesystem.render(pid, path)
 
 
 def _start_kernel(config: Config) -> tuple[Service, Engine]:
     from lxcfs_py.engine import kernel, session
 
-    known = [f"/{name}" for name in NAMES]
     try:
         kept = session.inherit() or session.take_over(config.mountpoint)
         resumed = kept is not None
@@ -177,8 +175,8 @@ def _start_kernel(config: Config) -> tuple[Service, Engine]:
         elif kept.mountpoint != config.mountpoint:
             log.warning("%s is in use and stays the mountpoint until the service is stopped", kept.mountpoint)
             config = dataclasses.replace(config, mountpoint=kept.mountpoint)
-        service = Service(config, kernel.caller, kept.texts)
-        server = kernel.Server(service.filesystem, kept, config.fuse.threads, known)
+        service = Service(config)
+        server = kernel.Server(service.filesystem, kept, config.fuse.threads)
         server.start()
     except session.SessionError as error:
         raise MountError(str(error)) from None
@@ -220,14 +218,14 @@ def _start_fusepy(config: Config) -> tuple[Service, Engine]:
         raise MountError(f"the engine fusepy needs the Python package fusepy and libfuse: {error}") from None
 
     mountpoint.prepare(config.mountpoint)
-    service = Service(config, fusepy.caller)
-    operations = fusepy.Observed(service.filesystem)
+    service = Service(config)
+    operations = fusepy.Operations(service.filesystem)
     ended = threading.Event()
     reason = [_UNMOUNTED]
 
     def run() -> None:
         try:
-            fusepy.FUSE(operations, config.mountpoint)
+            fusepy.run(operations, config.mountpoint)
         except RuntimeError as error:
             reason[0] = f"libfuse ended with {error}"
         ended.set()
@@ -402,18 +400,3 @@ def _raise_descriptor_limit() -> None:
     """Allow as many descriptors as may be had: each container takes some."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _may_hang(caller: Callable[[], int]) -> Callable[[], int]:
-    """Return `caller`; for tests, one that hangs a worker when there is the file that LXCFS_PY_TEST_HANG names."""
-    flag = os.environ.get("LXCFS_PY_TEST_HANG")
-    if not flag:
-        return caller
-
-    def hangs() -> int:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(flag)
-            threading.Event().wait()
-        return caller()
-
-    return hangs

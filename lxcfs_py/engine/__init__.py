@@ -1,1 +1,40 @@
-"""Who speaks to the kernel: an engine serves a filesystem written as fusepy Operations, and names the caller."""
+"""Who speaks to the kernel: an engine mounts a tree, keeps its open files, and says with each request who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+
+class Tree(Protocol):
+    """What an engine serves. What is there, and what it says, may depend on the caller: a pid, 0 if it is not known.
+
+    Paths are absolute within the mount, without "." and "..". Errors are OSError with an errno.
+    """
+
+    def getattr(self, caller: int, path: str, /) -> Mapping[str, Any]:
+        """Return a file's attributes by the names of os.stat_result; times in seconds since the epoch."""
+
+    def visible(self, caller: int, path: str, /) -> bool:
+        """Tell whether the caller may find this path. Who has it open or mounted uses it even so."""
+
+    def readlink(self, caller: int, path: str, /) -> str:
+        """Return where a link points to."""
+
+    def readdir(self, caller: int, path: str, /) -> list[str]:
+        """Return the names in a directory, "." and ".." first."""
+
+    def access(self, caller: int, path: str, mode: int, /) -> None:
+        """Raise EACCES where the caller may not do what `mode`, as access(2) has it, asks for."""
+
+    def open(self, caller: int, path: str, flags: int, /) -> None:
+        """Raise EACCES where the caller may not open the file with these flags of open(2)."""
+
+    def render(self, caller: int, path: str, /) -> bytes:
+        """Return a file's text as of now."""
+
+    def statfs(self) -> Mapping[str, int]:
+        """Return the filesystem's figures by the names of os.statvfs_result."""
+
+    def paths(self) -> Iterator[str]:
+        """Yield every path that anybody may have open or mounted, whether it can be found or not."""

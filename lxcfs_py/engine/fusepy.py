@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
 import os
 import threading
 import time
-from typing import Any, Callable, Optional
+from collections.abc import Mapping
+from typing import Any, Callable, Optional, TypeVar
+
+from lxcfs_py.engine import Tree
 
 # Debian installs the module as fusepy, PyPI as fuse. OSError (EnvironmentError) when libfuse itself is missing.
 try:
@@ -20,28 +23,51 @@ except ImportError:
 # Nothing about the tree changes: the kernel need not ask for names and attributes again.
 _TIMEOUT_SECONDS = 3600
 
-
-def caller() -> int:
-    """Return the pid of the process whose request is at hand, 0 when it has none in this pid namespace."""
-    return int(_fuse.fuse_get_context()[2])
+_T = TypeVar("_T")
 
 
-class Observed:
-    """Operations, and what can be told of them from outside.
+_MAX_TEXT_BYTES = 64 << 20
+"""What the texts of open files may take together: a container can open as many files as it likes."""
 
-    A process must not ask its own mount: killed while it waits for its own answer, it could not even die.
-    """
 
-    def __init__(self, operations: Any) -> None:
+class Texts:
+    """The texts of open files by handle; the oldest go when they take too much room."""
+
+    def __init__(self) -> None:
+        self._texts: dict[int, bytes] = {}
+        self._size = 0
+
+    def get(self, handle: int) -> Optional[bytes]:
+        """Return the text, None for an unknown handle."""
+        return self._texts.get(handle)
+
+    def put(self, handle: int, text: bytes) -> None:
+        """Keep a text in place of the one before."""
+        self.drop(handle)
+        self._size += len(text)
+        self._texts[handle] = text
+        while self._size > _MAX_TEXT_BYTES:
+            self.drop(next(iter(self._texts)))
+
+    def drop(self, handle: int) -> None:
+        """Forget a text, if there is one."""
+        self._size -= len(self._texts.pop(handle, b""))
+
+
+class Operations:
+    """A tree as fusepy's Operations. libfuse has one thread: one of them runs at a time."""
+
+    def __init__(self, tree: Tree) -> None:
         self.answers = threading.Event()
-        """Set when libfuse has begun to answer the kernel."""
+        """Set when libfuse has begun to answer the kernel.
 
-        self._operations = operations
+        A process must not ask its own mount: killed while it waits for its own answer, it could not even die.
+        """
+
+        self._tree = tree
+        self._texts = Texts()
+        self._handles = itertools.count(1)
         self._since: Optional[float] = None
-
-    def init(self, path: str) -> None:
-        """Take note that it begins, as fusepy says."""
-        self.answers.set()
 
     def stuck(self, limit: float) -> Optional[str]:
         """Say that one operation has taken for over so many seconds, None when it is not so."""
@@ -50,25 +76,68 @@ class Observed:
             return None
         return f"libfuse's thread has been at one operation for over {limit:g} s"
 
-    # fusepy calls the operations by name, its fork mfusepy as methods.
+    # fusepy calls an operation by its name, its fork mfusepy as a method.
 
     def __call__(self, operation: str, *arguments: Any) -> Any:
-        if operation == "init":
-            return self.init(*arguments)
-        return self._run(self._operations, operation, *arguments)
+        """Run one operation."""
+        return getattr(self, operation)(*arguments)
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return functools.partial(self._run, getattr(self._operations, name))
+    def init(self, path: str) -> None:
+        """Take note that it begins."""
+        self.answers.set()
 
-    def _run(self, operation: Callable[..., Any], *arguments: Any) -> Any:
+    def getattr(self, path: str, handle: Optional[int] = None) -> Mapping[str, Any]:
+        """Return a file's attributes."""
+        return self._run(self._tree.getattr, path)
+
+    def readlink(self, path: str) -> str:
+        """Return where a link points to."""
+        return self._run(self._tree.readlink, path)
+
+    def readdir(self, path: str, handle: int) -> list[str]:
+        """Return the names in a directory."""
+        return self._run(self._tree.readdir, path)
+
+    def access(self, path: str, mode: int) -> None:
+        """Tell, by an errno, what may not be done."""
+        self._run(self._tree.access, path, mode)
+
+    def open(self, path: str, flags: int) -> int:
+        """Return a new handle."""
+        self._run(self._tree.open, path, flags)
+        return next(self._handles)
+
+    def read(self, path: str, size: int, offset: int, handle: int) -> bytes:
+        """Return a part of the text, which is rendered afresh whenever a reader starts at offset 0."""
+        text = self._texts.get(handle) if offset else None
+        if text is None:
+            text = self._run(self._tree.render, path)
+            self._texts.put(handle, text)
+        return text[offset : offset + size]
+
+    def release(self, path: str, handle: int) -> None:
+        """Close a file."""
+        self._texts.drop(handle)
+
+    def statfs(self, path: str) -> Mapping[str, int]:
+        """Return the filesystem's figures."""
+        return self._tree.statfs()
+
+    def _run(self, operation: Callable[..., _T], *arguments: Any) -> _T:
+        """Ask the tree, for the process whose request is at hand: pid 0 when it has none in this pid namespace."""
         self._since = time.monotonic()
         try:
-            return operation(*arguments)
+            return operation(int(_fuse.fuse_get_context()[2]), *arguments)
         finally:
             self._since = None
 
 
-def FUSE(operations: Any, mountpoint: str) -> None:  # noqa: N802
+def serve(tree: Tree, mountpoint: str) -> None:
+    """Mount `tree` at `mountpoint` and serve it until it is unmounted. RuntimeError as `run` has it."""
+    run(Operations(tree), mountpoint)
+
+
+def run(operations: Operations, mountpoint: str) -> None:
     """Mount, and serve until unmounted. RuntimeError when libfuse cannot mount; it has said why on stderr.
 
     One thread: libfuse's threads are new to Python with every request, and wait for each other all the same.

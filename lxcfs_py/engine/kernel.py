@@ -1,25 +1,25 @@
 """The kernel engine: FUSE spoken on /dev/fuse itself, in a session that outlives the process that serves it.
 
-It is called as fusepy's FUSE is and runs the same operations. Each worker reads a request into its own slot of the
-session's memory, answers it and clears the slot. What a server had taken and not answered when it died is in the
-slots, and the next one answers it.
+Each worker reads a request into its own slot of the session's memory, answers it and clears the slot. What a server
+had taken and not answered when it died is in the slots, and the next one answers it.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 import stat
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from hashlib import blake2b
+from itertools import islice
 from queue import SimpleQueue
-from typing import Any, Callable, Protocol
+from typing import Any, Callable
 
-from lxcfs_py.engine import protocol
+from lxcfs_py.engine import Tree, protocol
 from lxcfs_py.engine.session import ATTEMPTS, OPCODE, RENDERED, Session, create
 from lxcfs_py.engine.turns import Relay
 from lxcfs_py.files import DIRECTORIES
@@ -43,35 +43,12 @@ _REFUSED = {
 
 _SILENT = (protocol.FORGET, protocol.BATCH_FORGET)  # no reply, and nothing to do: nodes follow from the tree
 
-_request = threading.local()
-
-Handler = Callable[[memoryview, int], bytes]  # (request, node id) -> the reply's body
+Handler = Callable[[memoryview, int, int], bytes]  # (request, node id, caller's pid or thread id) -> the reply's body
 
 
-class Operations(Protocol):
-    """What the engine asks of a filesystem: fusepy's Operations, and `visible`. Errors are OSError with an errno."""
-
-    def getattr(self, path: str, /) -> Mapping[str, Any]: ...
-    def visible(self, path: str, /) -> bool: ...
-    def readlink(self, path: str, /) -> str: ...
-    def readdir(self, path: str, handle: int, /) -> list[str]: ...
-    def open(self, path: str, flags: int, /) -> int: ...
-    def read(self, path: str, size: int, offset: int, handle: int, /) -> bytes: ...
-    def release(self, path: str, handle: int, /) -> Any: ...
-    def opendir(self, path: str, /) -> int: ...
-    def releasedir(self, path: str, handle: int, /) -> Any: ...
-    def access(self, path: str, mode: int, /) -> Any: ...
-    def statfs(self, path: str, /) -> Mapping[str, int]: ...
-
-
-def caller() -> int:
-    """The pid (to be exact: the thread id) of whoever made the request that this thread serves; 0 if not known."""
-    return getattr(_request, "pid", 0)
-
-
-def FUSE(operations: Operations, mountpoint: str, threads: int = THREADS) -> None:  # noqa: N802
-    """Mount `operations` at `mountpoint` and serve them until they are unmounted. SessionError if mounting fails."""
-    server = Server(operations, create(mountpoint), threads)
+def serve(tree: Tree, mountpoint: str, threads: int = THREADS) -> None:
+    """Mount `tree` at `mountpoint` and serve it until it is unmounted. SessionError if mounting fails."""
+    server = Server(tree, create(mountpoint), threads)
     server.start()
     server.wait()
 
@@ -79,14 +56,10 @@ def FUSE(operations: Operations, mountpoint: str, threads: int = THREADS) -> Non
 class Nodes:
     """Node ids and paths. The id follows from the path, so that it means the same in every server."""
 
-    def __init__(self, operations: Operations, known: Iterable[str]) -> None:
-        self._operations = operations
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
         self._paths = {protocol.ROOT_ID: "/"}
         self._walking = threading.Lock()
-        for path in known:
-            while path not in ("", "/"):
-                self.number(path)
-                path = path.rpartition("/")[0]
 
     def number(self, path: str) -> int:
         """The node id of `path`. OSError EIO should another path have the same, once in 2**63."""
@@ -107,35 +80,15 @@ class Nodes:
         return self._paths.get(node, f"node {node}")
 
     def _find(self, node: int) -> str:
-        """Number the whole tree, as the host sees it, until `node` turns up."""
-        pid, _request.pid = caller(), os.getpid()
-        try:
-            with self._walking:
-                seen, directories = 0, deque(["/"])
-                while directories and node not in self._paths and seen < WALK_LIMIT:
-                    for path in self._entries(directories.popleft()):
-                        seen += 1
-                        self.number(path)
-                        if self._is_directory(path):
-                            directories.append(path)
-        finally:
-            _request.pid = pid
+        """Number the whole tree until `node` turns up."""
+        with self._walking:
+            for path in islice(self._tree.paths(), WALK_LIMIT):
+                if node in self._paths:
+                    break
+                self.number(path)
         if node not in self._paths:
             raise OSError(errno.ESTALE, f"no file has the node id {node}")
         return self._paths[node]
-
-    def _entries(self, directory: str) -> list[str]:
-        try:
-            names = self._operations.readdir(directory, 0)
-        except OSError:
-            return []
-        return [child(directory, name) for name in names if name not in (".", "..")]
-
-    def _is_directory(self, path: str) -> bool:
-        try:
-            return stat.S_ISDIR(self._operations.getattr(path)["st_mode"])
-        except OSError:
-            return False
 
 
 def child(directory: str, name: str) -> str:
@@ -165,7 +118,7 @@ def describe(error: Exception) -> str:
 
 
 def attributes(node: int, st: Mapping[str, Any]) -> bytes:
-    """A fuse_attr from the st_* fields that fusepy's getattr returns; times are seconds since the epoch."""
+    """A fuse_attr from what a tree's getattr returns."""
     size = st.get("st_size", 0)
     times = [st.get(name, 0) for name in ("st_atime", "st_mtime", "st_ctime")]
     return protocol.ATTR.pack(
@@ -185,21 +138,18 @@ def attributes(node: int, st: Mapping[str, Any]) -> bytes:
 
 
 class Server:
-    """Answers the requests of one session with `threads` workers.
+    """Answers the requests of one session with `threads` workers."""
 
-    `known` are paths that readdir does not show and a predecessor may have served: of files no longer enabled.
-    """
-
-    def __init__(
-        self, operations: Operations, session: Session, threads: int = THREADS, known: Iterable[str] = ()
-    ) -> None:
-        self._operations = operations
+    def __init__(self, tree: Tree, session: Session, threads: int = THREADS) -> None:
+        self._tree = tree
         self._session = session
         self._workers = [
             threading.Thread(target=self._work, args=(number,), name=f"fuse-{number}", daemon=True)
             for number in range(min(threads, len(session.slots)))
         ]
-        self._nodes = Nodes(operations, known)
+        self._nodes = Nodes(tree)
+        # Handles are unique over all processes that serve this mount one after the other.
+        self._handles = itertools.count(time.time_ns())
         self._relay = Relay(session.slots)
         self._reasons: SimpleQueue[str] = SimpleQueue()
         self._handlers: dict[int, tuple[Handler, int]] = {  # and the least that a request has after its header
@@ -320,11 +270,10 @@ class Server:
         handler, least = self._handlers.get(opcode, (None, 0))
         if handler is None:
             return opcode in _SILENT or self._send(refusal(unique, _REFUSED.get(opcode, errno.ENOSYS)))
-        _request.pid = pid
         try:
             if length < _HEADER + least:
                 raise OSError(errno.EINVAL, "truncated request")
-            message = reply(unique, handler(slot, node))
+            message = reply(unique, handler(slot, node, pid))
         except OSError as error:
             message = refusal(unique, error.errno or errno.EIO)
         except Exception as error:
@@ -342,9 +291,9 @@ class Server:
             return False
         return True
 
-    # One method for each opcode: (request, node id) -> body of the reply
+    # One method for each opcode: (request, node id, caller) -> body of the reply
 
-    def _init(self, request: memoryview, _node: int) -> bytes:
+    def _init(self, request: memoryview, _node: int, _caller: int) -> bytes:
         major, minor, max_readahead, offered = protocol.INIT_IN.unpack_from(request, _HEADER)
         if major < protocol.KERNEL_VERSION:
             raise OSError(errno.EPROTO, f"this kernel speaks FUSE {major}.{minor}")
@@ -353,81 +302,84 @@ class Server:
         version = (protocol.KERNEL_VERSION, protocol.KERNEL_MINOR_VERSION)
         return protocol.INIT_OUT.pack(*version, max_readahead, flags, 0, 0, protocol.MAX_WRITE, 1)
 
-    def _lookup(self, request: memoryview, node: int) -> bytes:
+    def _lookup(self, request: memoryview, node: int, caller: int) -> bytes:
         name = os.fsdecode(bytes(request[_HEADER:]).partition(b"\0")[0])
         if name in ("", ".", "..") or "/" in name:
             raise OSError(errno.EINVAL, f"{name!r} is no file name")
         path = child(self._nodes.path(node), name)
-        if not self._operations.visible(path):
+        if not self._tree.visible(caller, path):
             raise OSError(errno.ENOENT, path)
-        return self._entry(path, self._operations.getattr(path))
+        return self._entry(path, self._tree.getattr(caller, path))
 
     def _entry(self, path: str, st: Mapping[str, Any]) -> bytes:
         node = self._nodes.number(path)
         lasting = 0 if path.startswith(PER_CALLER) else LASTING
         return protocol.ENTRY_OUT.pack(node, 0, lasting, lasting, 0, 0) + attributes(node, st)
 
-    def _getattr(self, _request: memoryview, node: int) -> bytes:
+    def _getattr(self, _request: memoryview, node: int, caller: int) -> bytes:
         path = self._nodes.path(node)
         lasting = 0 if path.startswith(PER_CALLER) else LASTING
-        return protocol.ATTR_OUT.pack(lasting, 0, 0) + attributes(node, self._operations.getattr(path))
+        return protocol.ATTR_OUT.pack(lasting, 0, 0) + attributes(node, self._tree.getattr(caller, path))
 
-    def _readlink(self, _request: memoryview, node: int) -> bytes:
-        return os.fsencode(self._operations.readlink(self._nodes.path(node)))
+    def _readlink(self, _request: memoryview, node: int, caller: int) -> bytes:
+        return os.fsencode(self._tree.readlink(caller, self._nodes.path(node)))
 
-    def _access(self, request: memoryview, node: int) -> bytes:
+    def _access(self, request: memoryview, node: int, caller: int) -> bytes:
         mask, _ = protocol.ACCESS_IN.unpack_from(request, _HEADER)
-        self._operations.access(self._nodes.path(node), mask)
+        self._tree.access(caller, self._nodes.path(node), mask)
         return b""
 
-    def _statfs(self, _request: memoryview, node: int) -> bytes:
-        fs = self._operations.statfs(self._nodes.path(node))
+    def _statfs(self, _request: memoryview, _node: int, _caller: int) -> bytes:
+        fs = self._tree.statfs()
         fields = ("f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_bsize", "f_namemax", "f_frsize")
         return protocol.STATFS_OUT.pack(*[fs.get(field, 0) for field in fields])
 
-    def _open(self, request: memoryview, node: int) -> bytes:
+    def _open(self, request: memoryview, node: int, caller: int) -> bytes:
         flags, _ = protocol.OPEN_IN.unpack_from(request, _HEADER)
-        handle = self._operations.open(self._nodes.path(node), flags)
-        return protocol.OPEN_OUT.pack(handle, protocol.FOPEN_DIRECT_IO, 0)
+        self._tree.open(caller, self._nodes.path(node), flags)
+        return protocol.OPEN_OUT.pack(next(self._handles), protocol.FOPEN_DIRECT_IO, 0)
 
-    def _read(self, request: memoryview, node: int) -> bytes:
+    def _read(self, request: memoryview, node: int, caller: int) -> bytes:
         handle, offset, size = protocol.READ_IN.unpack_from(request, _HEADER)
-        text = self._operations.read(self._nodes.path(node), size, offset, handle)
+        texts = self._session.texts
+        text = texts.get(handle) if offset else None
+        if text is None:
+            text = self._tree.render(caller, self._nodes.path(node))
+            texts.put(handle, text)
         if not offset:
             request[RENDERED] = 1  # from here on, this read has no other text
-        return text
+        return text[offset : offset + size]
 
-    def _release(self, request: memoryview, node: int) -> bytes:
-        self._operations.release(self._nodes.path(node), *protocol.RELEASE_IN.unpack_from(request, _HEADER))
+    def _release(self, request: memoryview, _node: int, _caller: int) -> bytes:
+        self._session.texts.drop(*protocol.RELEASE_IN.unpack_from(request, _HEADER))
         return b""
 
-    def _opendir(self, _request: memoryview, node: int) -> bytes:
-        return protocol.OPEN_OUT.pack(self._operations.opendir(self._nodes.path(node)), 0, 0)
+    def _opendir(self, _request: memoryview, _node: int, _caller: int) -> bytes:
+        return protocol.OPEN_OUT.pack(0, 0, 0)
 
-    def _readdir(self, request: memoryview, node: int) -> bytes:
-        return self._directory(request, node, plus=False)
+    def _readdir(self, request: memoryview, node: int, caller: int) -> bytes:
+        return self._directory(request, node, caller, plus=False)
 
-    def _readdirplus(self, request: memoryview, node: int) -> bytes:
-        return self._directory(request, node, plus=True)
+    def _readdirplus(self, request: memoryview, node: int, caller: int) -> bytes:
+        return self._directory(request, node, caller, plus=True)
 
-    def _releasedir(self, request: memoryview, node: int) -> bytes:
-        self._operations.releasedir(self._nodes.path(node), *protocol.RELEASE_IN.unpack_from(request, _HEADER))
+    def _releasedir(self, _request: memoryview, _node: int, _caller: int) -> bytes:
         return b""
 
-    def _directory(self, request: memoryview, node: int, plus: bool) -> bytes:
+    def _directory(self, request: memoryview, node: int, caller: int, plus: bool) -> bytes:
         """The entries from offset on, as many as fit; an entry's offset is its place in the list."""
-        handle, offset, size = protocol.READ_IN.unpack_from(request, _HEADER)
+        _, offset, size = protocol.READ_IN.unpack_from(request, _HEADER)
         directory = self._nodes.path(node)
-        names = self._operations.readdir(directory, handle)
+        names = self._tree.readdir(caller, directory)
         body = bytearray()
         for place in range(offset, len(names)):
-            entry = self._dirent(directory, node, names[place], place + 1, plus)
+            entry = self._dirent(caller, directory, node, names[place], place + 1, plus)
             if len(body) + len(entry) > size:
                 break
             body += entry
         return bytes(body)
 
-    def _dirent(self, directory: str, node: int, name: str, offset: int, plus: bool) -> bytes:
+    def _dirent(self, caller: int, directory: str, node: int, name: str, offset: int, plus: bool) -> bytes:
         """A fuse_dirent or fuse_direntplus; empty for a file that has gone meanwhile."""
         encoded = os.fsencode(name)
         if name in (".", ".."):
@@ -436,12 +388,12 @@ class Server:
         else:
             path = child(directory, name)
             try:
-                st = self._operations.getattr(path)
+                st = self._tree.getattr(caller, path)
             except OSError:
                 return b""
             looked_up, mode, node = self._entry(path, st), st["st_mode"], self._nodes.number(path)
         dirent = protocol.DIRENT.pack(inode(node), offset, len(encoded), stat.S_IFMT(mode) >> 12) + encoded
         return (looked_up if plus else b"") + dirent + bytes(-len(dirent) % 8)
 
-    def _destroy(self, _request: memoryview, _node: int) -> bytes:
+    def _destroy(self, _request: memoryview, _node: int, _caller: int) -> bytes:
         return b""

@@ -29,7 +29,6 @@ from typing import Any, Callable, Optional
 import pytest
 
 from lxcfs_py.engine import keeper, kernel, protocol, session
-from lxcfs_py.engine.open_texts import Texts
 from lxcfs_py.linux import syscalls
 
 pytestmark = pytest.mark.timeout(60)
@@ -56,11 +55,9 @@ def fault(text: bytes) -> str:
 
 
 class Tree:
-    """Operations: /proc with FILES and slow, /sys/devices/system/cpu with directories and a link."""
+    """/proc with FILES and slow, /sys/devices/system/cpu with directories and a link."""
 
-    def __init__(self, texts: Texts) -> None:
-        self.texts = texts
-        self.handles = itertools.count(time.time_ns())
+    def __init__(self) -> None:
         self.hidden: set[str] = set()
         self.callers: list[int] = []
         self.directories = {
@@ -74,7 +71,7 @@ class Tree:
             "/sys/devices/system/cpu/cpu1": [],
         }
 
-    def getattr(self, path: str, handle: Optional[int] = None) -> dict[str, Any]:
+    def getattr(self, caller: int, path: str) -> dict[str, Any]:
         directory, _, name = path.rpartition("/")
         if path in self.directories:
             return {"st_mode": stat.S_IFDIR | 0o555, "st_nlink": 2, "st_mtime": 1.5}
@@ -83,56 +80,46 @@ class Tree:
         kind = stat.S_IFLNK if name == "self" else stat.S_IFREG
         return {"st_mode": kind | 0o444, "st_size": 0, "st_nlink": 1, "st_mtime": 1.5}
 
-    def visible(self, path: str) -> bool:
+    def visible(self, caller: int, path: str) -> bool:
         return path not in self.hidden
 
-    def readdir(self, path: str, handle: int) -> list[str]:
+    def readdir(self, caller: int, path: str) -> list[str]:
         return [".", "..", *(name for name in self.directories[path] if f"{path}/{name}" not in self.hidden)]
 
-    def readlink(self, path: str) -> str:
+    def readlink(self, caller: int, path: str) -> str:
         return "../cpu0"
 
-    def open(self, path: str, flags: int) -> int:
+    def access(self, caller: int, path: str, mode: int) -> None:
+        if mode & os.W_OK:
+            raise OSError(errno.EACCES, path)
+
+    def open(self, caller: int, path: str, flags: int) -> None:
         if flags & os.O_ACCMODE:
             raise OSError(errno.EACCES, path)
         if path == "/proc/denied":
             raise OSError(errno.EPERM, path)
-        return next(self.handles)
 
-    def read(self, path: str, size: int, offset: int, handle: int) -> bytes:
-        text = self.texts.get(handle) if offset else None
-        if text is None:
-            self.callers.append(kernel.caller())
-            if path == "/proc/slow":
-                time.sleep(SLOW)
-            if path == "/proc/broken":
-                raise ValueError("this view is broken")
-            text = render(random.getrandbits(64), random.randint(1, FILES.get(path, 2)))
-            self.texts.put(handle, text)
-        return text[offset : offset + size]
+    def render(self, caller: int, path: str) -> bytes:
+        self.callers.append(caller)
+        if path == "/proc/slow":
+            time.sleep(SLOW)
+        if path == "/proc/broken":
+            raise ValueError("this view is broken")
+        return render(random.getrandbits(64), random.randint(1, FILES.get(path, 2)))
 
-    def release(self, path: str, handle: int) -> None:
-        self.texts.drop(handle)
-
-    def opendir(self, path: str) -> int:
-        return 0
-
-    def releasedir(self, path: str, handle: int) -> None:
-        pass
-
-    def access(self, path: str, mode: int) -> None:
-        if mode & os.W_OK:
-            raise OSError(errno.EACCES, path)
-
-    def statfs(self, path: str) -> dict[str, int]:
+    def statfs(self) -> dict[str, int]:
         return {"f_bsize": 4096, "f_namemax": 255}
+
+    def paths(self) -> Iterator[str]:
+        for directory, names in self.directories.items():
+            yield from (f"{directory.rstrip('/')}/{name}" for name in names)
 
 
 def serve(kept: session.Session, threads: int = 2, offered: bool = False) -> None:
     """A server's life, in a process of its own that a test has forked."""
     own = session.Session(kept.fuse, kept.memory)
     own.predecessor = kept.predecessor
-    server = kernel.Server(Tree(own.texts), own, threads)
+    server = kernel.Server(Tree(), own, threads)
     server.start()
     if offered:
         session.offer(own, lambda: server.stop("taken over"))
@@ -252,8 +239,8 @@ def mount(mountpoint: str) -> Iterator[Mount]:
 @pytest.fixture
 def served(mount: Mount) -> Iterator[Mount]:
     """A mount with a server in this process, whose operations are `tree`."""
-    mount.tree = Tree(mount.session.texts)
-    mount.server = kernel.Server(mount.tree, mount.session, threads=2, known=["/proc/short"])
+    mount.tree = Tree()
+    mount.server = kernel.Server(mount.tree, mount.session, threads=2)
     mount.server.start()
     yield mount
     mount.server.stop("the test is over")
@@ -396,17 +383,17 @@ def test_an_unknown_node_of_a_predecessor_is_found_again_and_a_wrong_one_is_stal
     mount.start()
     assert os.listdir(f"/proc/self/fd/{deep}") == ["self"]
     os.close(deep)
-    nodes = kernel.Nodes(Tree(mount.session.texts), ())
+    nodes = kernel.Nodes(Tree())
     with pytest.raises(OSError, match="no file has the node id") as failure:
         nodes.path(12345)
     assert failure.value.errno == errno.ESTALE
 
 
-def test_a_disabled_file_that_is_still_held_is_known_to_a_successor(mount: Mount) -> None:
-    tree = Tree(mount.session.texts)
+def test_a_disabled_file_that_is_still_held_is_known_to_a_successor() -> None:
+    tree = Tree()
     tree.hidden.add("/proc/short")
-    number = kernel.Nodes(tree, ()).number("/proc/short")
-    assert kernel.Nodes(tree, ["/proc/short"]).path(number) == "/proc/short"
+    number = kernel.Nodes(tree).number("/proc/short")
+    assert kernel.Nodes(tree).path(number) == "/proc/short"
 
 
 # A server dies
@@ -469,7 +456,7 @@ class ByHand:
         self.succeed()
 
     def succeed(self) -> None:
-        server = kernel.Server(Tree(self.session.texts), self.session, threads=1)
+        server = kernel.Server(Tree(), self.session, threads=1)
         server.stop("once it has taken up what there is")
         server.start()
         server.wait()
@@ -572,7 +559,7 @@ def succeed(path: str, ready: Any) -> None:
     """A new server's life: it takes over from whatever server is there."""
     taken = session.take_over(path)
     assert taken is not None
-    server = kernel.Server(Tree(taken.texts), taken, 2)
+    server = kernel.Server(Tree(), taken, 2)
     server.start()
     session.offer(taken, lambda: server.stop("taken over"))
     ready.set()
@@ -614,7 +601,7 @@ def test_no_reader_notices_fifty_takeovers(mount: Mount) -> None:
 
 def test_a_server_that_makes_way_but_does_not_leave_is_killed(mount: Mount, monkeypatch: Any) -> None:
     def stay() -> None:
-        server = kernel.Server(Tree(mount.session.texts), mount.session, 2)
+        server = kernel.Server(Tree(), mount.session, 2)
         server.start()
         session.offer(mount.session, lambda: None)
         server.wait()
@@ -781,7 +768,7 @@ def serve_below_a_keeper(mountpoint: str, run: str) -> None:
     if own is None:
         own = session.create(mountpoint)
         session.store_with_systemd(own)
-    server = kernel.Server(Tree(own.texts), own)
+    server = kernel.Server(Tree(), own)
     signal.signal(signal.SIGTERM, lambda *_: server.stop("told to"))
     server.start()
     session.offer(own, lambda: server.stop("taken over"))

@@ -193,7 +193,24 @@ KEEPER = """
 import sys
 from lxcfs_py.engine import keeper
 keeper.WATCHDOG = 2.0
-sys.exit(keeper.keep([sys.executable, "-m", "lxcfs_py", "run", *sys.argv[1:]]))
+sys.exit(keeper.keep([sys.executable, *sys.argv[1:]]))
+"""
+
+SERVER = """
+import contextlib, os, sys, threading
+from lxcfs_py import cli
+from lxcfs_py.daemon.filesystem import Filesystem
+
+flag, render = sys.argv.pop(1), Filesystem.render
+
+def hang_once(*arguments):
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(flag)
+        threading.Event().wait()
+    return render(*arguments)
+
+Filesystem.render = hang_once
+sys.exit(cli.main())
 """
 
 
@@ -201,8 +218,8 @@ def test_a_keeper_replaces_a_server_that_hangs_or_stands_still(tmp_path: Path, s
     mountpoint, flag = tmp_path / "mount", tmp_path / "hang"
     mountpoint.mkdir()
     (tmp_path / "lxcfs.toml").write_text('[fuse]\nengine = "kernel"\n')
-    command = [sys.executable, "-c", KEEPER, "--config", str(tmp_path / "lxcfs.toml"), str(mountpoint)]
-    daemon = Daemon(["env", f"LXCFS_PY_TEST_HANG={flag}", *command], mountpoint, tmp_path / "log")
+    served = ["-c", SERVER, str(flag), "run", "--config", str(tmp_path / "lxcfs.toml"), str(mountpoint)]
+    daemon = Daemon([sys.executable, "-c", KEEPER, *served], mountpoint, tmp_path / "log")
     try:
 
         def server() -> int:

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lxcfs_py.config import Config, Cpu, Files, Loadavg
-from lxcfs_py.daemon import filesystem as fs
-from lxcfs_py.daemon.filesystem import Filesystem, TextsInMemory
+from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.files import NAMES
 from lxcfs_py.views import VIEWS, sys_cpu
 
@@ -40,25 +39,20 @@ class Containers:
 
 @pytest.fixture
 def mounted(recorded):
-    """mounted(name) is what a container on that recorded machine has mounted; `caller` is who asks."""
+    """mounted(name) is what is mounted on that recorded machine."""
 
-    def mount(name="v1-2cpu", config=Config(), **options):  # noqa: B008 - it is immutable
+    def mount(name="v1-2cpu", config=Config()):  # noqa: B008 - it is immutable
         machine = recorded(name)
-        callers = [READER]
-        filesystem = Filesystem(machine.host, Containers(machine.container), config, lambda: callers[0], **options)
+        filesystem = Filesystem(machine.host, Containers(machine.container), config)
         filesystem.machine = machine
-        filesystem.call_as = lambda pid: callers.__setitem__(0, pid)
         return filesystem
 
     return mount
 
 
-def read(filesystem: Filesystem, path: str) -> bytes:
-    handle = filesystem.open(path, os.O_RDONLY)
-    try:
-        return filesystem.read(path, 1 << 20, 0, handle)
-    finally:
-        filesystem.release(path, handle)
+def read(filesystem: Filesystem, path: str, caller: int = READER) -> bytes:
+    filesystem.open(caller, path, os.O_RDONLY)
+    return filesystem.render(caller, path)
 
 
 # Reading
@@ -67,21 +61,19 @@ def read(filesystem: Filesystem, path: str) -> bytes:
 def test_a_container_reads_its_own_text_and_the_host_the_machines(mounted):
     filesystem = mounted()
     for name in filter(filesystem.machine.has, VIEWS):
-        filesystem.call_as(READER)
         assert b"262144 kB" in read(filesystem, "/proc/meminfo")
-        filesystem.call_as(STRANGER)
         machines = filesystem.machine.own(name)
         if name == "proc/slabinfo":  # which the kernel shows to root alone
             machines = b"".join(machines.splitlines(keepends=True)[:2])
-        assert read(filesystem, f"/{name}") == machines
-    assert read(filesystem, f"{SYS_CPU}/online") == b"0-1\n"
+        assert read(filesystem, f"/{name}", STRANGER) == machines
+    assert read(filesystem, f"{SYS_CPU}/online", STRANGER) == b"0-1\n"
 
 
 def test_what_the_kernel_shows_to_root_alone_cannot_be_opened(mounted, monkeypatch):
     filesystem = mounted()
     monkeypatch.setattr(type(filesystem.machine.host), "cpu_mode", lambda _self, _path: stat.S_IFREG | 0o400)
     with pytest.raises(PermissionError):
-        filesystem.open(f"{SYS_CPU}/online", os.O_RDONLY)
+        filesystem.open(READER, f"{SYS_CPU}/online", os.O_RDONLY)
 
 
 @pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC, os.O_RDWR | os.O_APPEND])
@@ -89,57 +81,11 @@ def test_what_the_kernel_shows_to_root_alone_cannot_be_opened(mounted, monkeypat
 def test_opening_for_writing_is_denied(mounted, path, flags):
     filesystem = mounted()
     with pytest.raises(PermissionError) as denied:
-        filesystem.open(path, flags)
+        filesystem.open(READER, path, flags)
     assert denied.value.errno == errno.EACCES
     with pytest.raises(PermissionError):
-        filesystem.access(path, os.W_OK)
-    assert filesystem.access(path, os.R_OK) == 0
-
-
-def test_small_reads_at_any_offsets_get_parts_of_one_text(mounted):
-    filesystem = mounted()
-    handle = filesystem.open("/proc/stat", os.O_RDONLY)
-    text = filesystem.read("/proc/stat", 1, 0, handle)
-    filesystem.machine.host.clock += 3_600_000_000_000  # an hour passes, which another reader sees
-    other = read(filesystem, "/proc/stat")
-    while part := filesystem.read("/proc/stat", 7, len(text), handle):
-        text += part
-    assert text != other
-    assert len(text) == len(other) or text.count(b"\n") == other.count(b"\n")
-    assert filesystem.read("/proc/stat", 50, 20, handle) == text[20:70]
-    assert filesystem.read("/proc/stat", 50, len(text) + 1000, handle) == b""
-    assert filesystem.read("/proc/stat", 1 << 20, 0, handle) == other  # a rewind renders afresh
-
-
-def test_two_open_files_do_not_mix_up_their_texts(mounted):
-    filesystem = mounted()
-    paths = ["/proc/meminfo", "/proc/stat", "/proc/meminfo", "/proc/cpuinfo"]
-    handles = [filesystem.open(path, os.O_RDONLY) for path in paths]
-    assert len(set(handles)) == len(handles)
-    whole = [read(filesystem, path) for path in paths]
-    parts = [b""] * len(paths)
-    while any(len(part) < len(text) for part, text in zip(parts, whole)):
-        for n, (path, handle) in enumerate(zip(paths, handles)):
-            parts[n] += filesystem.read(path, 100, len(parts[n]), handle)
-    assert parts == whole
-
-
-def test_a_handle_of_a_server_before_gets_a_text_at_any_offset(mounted):
-    """Unknown here, it is a file with no text yet: its reader goes on in a fresh one."""
-    filesystem = mounted()
-    text = read(filesystem, "/proc/meminfo")
-    assert filesystem.read("/proc/meminfo", 100, 50, 99) == text[50:150]
-    assert filesystem.release("/proc/meminfo", 12345) == 0
-
-
-def test_a_text_is_dropped_when_its_file_is_closed(mounted):
-    texts = TextsInMemory()
-    filesystem = mounted(texts=texts)
-    handle = filesystem.open("/proc/stat", os.O_RDONLY)
-    assert filesystem.read("/proc/stat", 5, 0, handle) == b"cpu  "
-    assert texts.get(handle).startswith(b"cpu  ")
-    filesystem.release("/proc/stat", handle)
-    assert texts.get(handle) is None
+        filesystem.access(READER, path, os.W_OK)
+    filesystem.access(READER, path, os.R_OK)
 
 
 def test_many_threads_read_whole_files(mounted):
@@ -148,14 +94,7 @@ def test_many_threads_read_whole_files(mounted):
     wrong = []
 
     def reader(paths):
-        for path in paths:
-            handle = filesystem.open(path, os.O_RDONLY)
-            text = b""
-            while part := filesystem.read(path, 333, len(text), handle):
-                text += part
-            filesystem.release(path, handle)
-            if text != expected[path]:
-                wrong.append(path)
+        wrong.extend(path for path in paths if read(filesystem, path) != expected[path])
 
     paths = list(expected)
     threads = [threading.Thread(target=reader, args=((paths[n:] + paths[:n]) * 3,)) for n in range(8)]
@@ -171,10 +110,7 @@ def test_reads_are_counted_by_file(mounted):
     for path, times in {"/proc/meminfo": 3, "/proc/stat": 1, f"{SYS_CPU}/online": 2}.items():
         for _ in range(times):
             read(filesystem, path)
-    handle = filesystem.open("/proc/stat", os.O_RDONLY)
-    for offset in range(0, 300, 10):
-        filesystem.read("/proc/stat", 10, offset, handle)
-    assert filesystem.reads == {"proc/meminfo": 3, "proc/stat": 2, sys_cpu.DIRECTORY: 2}
+    assert filesystem.reads == {"proc/meminfo": 3, "proc/stat": 1, sys_cpu.DIRECTORY: 2}
     assert filesystem.failures == 0
 
 
@@ -183,14 +119,14 @@ def test_a_file_that_is_not_enabled_shows_the_machines_text_and_is_not_listed(mo
     filesystem = mounted(config=config)
     assert read(filesystem, "/proc/meminfo") == filesystem.machine.own("proc/meminfo")
     assert read(filesystem, "/proc/stat") != filesystem.machine.own("proc/stat")
-    assert filesystem.readdir("/", 0) == [".", "..", "proc"]
-    assert filesystem.readdir("/proc", 0) == [".", "..", "pressure", "stat"]
-    assert filesystem.readdir("/proc/pressure", 0) == [".", "..", "io"]
-    assert not filesystem.visible("/proc/meminfo")
-    assert filesystem.visible("/proc/stat")
-    assert filesystem.visible("/proc")
+    assert filesystem.readdir(READER, "/") == [".", "..", "proc"]
+    assert filesystem.readdir(READER, "/proc") == [".", "..", "pressure", "stat"]
+    assert filesystem.readdir(READER, "/proc/pressure") == [".", "..", "io"]
+    assert not filesystem.visible(READER, "/proc/meminfo")
+    assert filesystem.visible(READER, "/proc/stat")
+    assert filesystem.visible(READER, "/proc")
     # Those who have it mounted go on using it.
-    assert stat.S_ISREG(filesystem.getattr("/proc/meminfo")["st_mode"])
+    assert stat.S_ISREG(filesystem.getattr(READER, "/proc/meminfo")["st_mode"])
     filesystem.config = Config()
     assert b"262144 kB" in read(filesystem, "/proc/meminfo")
 
@@ -198,19 +134,19 @@ def test_a_file_that_is_not_enabled_shows_the_machines_text_and_is_not_listed(mo
 def test_sys_devices_system_cpu_that_is_not_enabled_is_the_machines(mounted):
     filesystem = mounted("v2-64cpu", Config(files=Files(enabled=("proc/stat",))))
     assert read(filesystem, f"{SYS_CPU}/online") == b"0-63\n"
-    assert not filesystem.visible(SYS_CPU)
-    assert filesystem.visible(f"{SYS_CPU}/online"), "who has the directory mounted goes on"
-    assert filesystem.visible(f"{SYS_CPU}/cpu63")
+    assert not filesystem.visible(READER, SYS_CPU)
+    assert filesystem.visible(READER, f"{SYS_CPU}/online"), "who has the directory mounted goes on"
+    assert filesystem.visible(READER, f"{SYS_CPU}/cpu63")
 
 
 # The tree
 
 
 def walk(filesystem, path="/"):
-    for name in filesystem.readdir(path, 0)[2:]:
+    for name in filesystem.readdir(READER, path)[2:]:
         child = f"{path.rstrip('/')}/{name}"
         yield child
-        if stat.S_ISDIR(filesystem.getattr(child)["st_mode"]):
+        if stat.S_ISDIR(filesystem.getattr(READER, child)["st_mode"]):
             yield from walk(filesystem, child)
 
 
@@ -220,8 +156,8 @@ def test_all_that_is_listed_is_there_and_can_be_read_but_not_written(mounted, na
     paths = list(walk(filesystem))
     assert {f"/{view}" for view in NAMES} <= set(paths)
     for path in paths:
-        assert filesystem.visible(path)
-        mode = filesystem.getattr(path)["st_mode"]
+        assert filesystem.visible(READER, path)
+        mode = filesystem.getattr(READER, path)["st_mode"]
         assert not mode & 0o222
         if stat.S_ISREG(mode):
             assert read(filesystem, path) or path.endswith(("uevent", "isolated", "nohz_full", "enabled"))
@@ -233,50 +169,46 @@ def test_nothing_else_is_there(mounted):
     filesystem = mounted()
     for path in ("/nothing", "/proc/self", "/proc/meminfo2", "/pro", "/sys/devices/system/cpuid", f"{SYS_CPU}/nothing"):
         with pytest.raises(FileNotFoundError) as missing:
-            filesystem.getattr(path)
+            filesystem.getattr(READER, path)
         assert missing.value.errno == errno.ENOENT
 
 
 def test_cpus_that_the_container_does_not_see_are_not_there_for_it(mounted):
     filesystem = mounted("v2-64cpu")
-    listed = [name for name in filesystem.readdir(SYS_CPU, 0) if name[3:].isdigit()]
+    listed = [name for name in filesystem.readdir(READER, SYS_CPU) if name[3:].isdigit()]
     assert listed == ["cpu0", "cpu1", "cpu2"]
-    assert filesystem.visible(f"{SYS_CPU}/cpu2/topology/core_id")
+    assert filesystem.visible(READER, f"{SYS_CPU}/cpu2/topology/core_id")
     for hidden in ("cpu3", "cpu63/online"):
-        assert not filesystem.visible(f"{SYS_CPU}/{hidden}")
+        assert not filesystem.visible(READER, f"{SYS_CPU}/{hidden}")
         with pytest.raises(FileNotFoundError):
-            filesystem.getattr(f"{SYS_CPU}/{hidden}")
-    filesystem.call_as(STRANGER)
-    assert filesystem.visible(f"{SYS_CPU}/cpu63/online")
-    assert len(filesystem.readdir(SYS_CPU, 0)) > 64
-    assert read(filesystem, f"{SYS_CPU}/cpu63/online") == b"1\n"
+            filesystem.getattr(READER, f"{SYS_CPU}/{hidden}")
+    assert filesystem.visible(STRANGER, f"{SYS_CPU}/cpu63/online")
+    assert len(filesystem.readdir(STRANGER, SYS_CPU)) > 64
+    assert read(filesystem, f"{SYS_CPU}/cpu63/online", STRANGER) == b"1\n"
+
+
+def test_paths_are_all_that_anybody_may_have(mounted):
+    filesystem = mounted("v2-64cpu", Config(files=Files(enabled=("proc/stat",))))
+    paths = set(filesystem.paths())
+    assert {f"/{name}" for name in NAMES} <= paths
+    assert {"/proc", "/proc/pressure", "/sys", "/sys/devices", f"{SYS_CPU}/cpu63", f"{SYS_CPU}/cpu63/online"} <= paths
+    assert set(walk(filesystem)) <= paths
 
 
 def test_links_of_the_machines_directory_are_read(copied, tmp_path):
     machine = copied("v1-2cpu", tmp_path)
     (machine.root / sys_cpu.DIRECTORY / "cpu1/driver").symlink_to("../../../bus/cpu/drivers/processor")
-    filesystem = Filesystem(machine.host, Containers(machine.container), Config(), lambda: READER)
-    assert stat.S_ISLNK(filesystem.getattr(f"{SYS_CPU}/cpu1/driver")["st_mode"])
-    assert filesystem.readlink(f"{SYS_CPU}/cpu1/driver") == "../../../bus/cpu/drivers/processor"
+    filesystem = Filesystem(machine.host, Containers(machine.container), Config())
+    assert stat.S_ISLNK(filesystem.getattr(READER, f"{SYS_CPU}/cpu1/driver")["st_mode"])
+    assert filesystem.readlink(READER, f"{SYS_CPU}/cpu1/driver") == "../../../bus/cpu/drivers/processor"
 
 
 def test_no_link_leads_a_reader_out_of_the_machines_directory(copied, tmp_path):
     machine = copied("v1-2cpu", tmp_path)
     (machine.root / sys_cpu.DIRECTORY / "secret").symlink_to("/etc/shadow")
-    filesystem = Filesystem(machine.host, Containers(machine.container), Config(), lambda: READER)
+    filesystem = Filesystem(machine.host, Containers(machine.container), Config())
     with pytest.raises(OSError, match="Too many levels of symbolic links"):
         read(filesystem, f"{SYS_CPU}/secret")
-
-
-def test_operations_are_called_by_name_as_fusepy_does(mounted):
-    filesystem = mounted()
-    assert filesystem("getattr", "/proc", None)["st_nlink"] == 2
-    assert filesystem("access", "/proc/stat", os.R_OK) == 0
-    assert filesystem("opendir", "/proc") == filesystem("releasedir", "/proc", 0) == 0
-    assert filesystem("statfs", "/")["f_bsize"] == 4096
-    with pytest.raises(OSError, match="Function not implemented") as missing:
-        filesystem("bmap", "/proc/stat", 1, 2)
-    assert missing.value.errno == errno.ENOSYS
 
 
 # When a cgroup cannot be read
@@ -349,53 +281,14 @@ def test_whatever_a_cgroup_file_holds_a_reader_gets_figures_or_the_machines_text
         for mode in ("quota", "cpuset"):
             config = Config(cpu=Cpu(mode=mode), loadavg=Loadavg(enabled=True))
             containers = Containers(machine.again(), machine.again)
-            filesystem = Filesystem(machine.host, containers, config, lambda: READER)
+            filesystem = Filesystem(machine.host, containers, config)
             for name in VIEWS:
                 text = read(filesystem, f"/{name}")
                 assert text, name
             assert read(filesystem, f"{SYS_CPU}/online")
-            assert filesystem.readdir(SYS_CPU, 0)
-            assert filesystem.getattr(f"{SYS_CPU}/online")
-            filesystem.visible(f"{SYS_CPU}/cpu1/online")
+            assert filesystem.readdir(READER, SYS_CPU)
+            assert filesystem.getattr(READER, f"{SYS_CPU}/online")
+            filesystem.visible(READER, f"{SYS_CPU}/cpu1/online")
     finally:
         logging.disable(logging.NOTSET)
         path.write_bytes(before)
-
-
-# The texts of open files
-
-
-def test_texts_are_kept_till_their_file_is_closed():
-    texts = TextsInMemory()
-    texts.put(1, b"one")
-    texts.put(2, b"two")
-    texts.put(1, b"three")
-    assert (texts.get(1), texts.get(2), texts.get(3)) == (b"three", b"two", None)
-    texts.drop(1)
-    texts.drop(1)
-    assert texts.get(1) is None
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 130) | st.none()), max_size=60))
-def test_texts_take_no_more_room_than_they_may_and_the_latest_is_kept(steps):
-    texts, room = TextsInMemory(), 100
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fs, "_MAX_TEXT_BYTES", room)
-        for handle, size in steps:
-            if size is None:
-                texts.drop(handle)
-            else:
-                texts.put(handle, bytes(size))
-            kept = [text for text in map(texts.get, range(10)) if text is not None]
-            assert sum(map(len, kept)) <= room
-            assert size is None or size > room or texts.get(handle) == bytes(size)
-
-
-def test_a_container_that_opens_many_files_takes_bounded_room_and_still_reads(mounted, monkeypatch):
-    monkeypatch.setattr(fs, "_MAX_TEXT_BYTES", 20_000)
-    filesystem = mounted()
-    first = filesystem.open("/proc/meminfo", os.O_RDONLY)
-    text = filesystem.read("/proc/meminfo", 100, 0, first)
-    for _ in range(50):
-        filesystem.read("/proc/meminfo", 100, 0, filesystem.open("/proc/meminfo", os.O_RDONLY))
-    assert text + filesystem.read("/proc/meminfo", 1 << 20, 100, first) == read(filesystem, "/proc/meminfo")

@@ -23,51 +23,45 @@ PATHS = ["/", "/proc", "/proc/meminfo", "/proc/strange"]
 
 
 class Tree:
-    """Operations on PATHS, of which the last one fails in ways that a view should not."""
+    """PATHS, of which the last one fails in ways that a view should not."""
 
     failure: Any = ValueError("broken")
 
-    def getattr(self, path: str, handle: int = 0) -> dict[str, Any]:
+    def getattr(self, caller: int, path: str) -> dict[str, Any]:
         if path not in PATHS:
             raise OSError(errno.ENOENT, path)
         return {"st_mode": 0o444 | (stat.S_IFDIR if path in PATHS[:2] else stat.S_IFREG)}
 
-    def visible(self, path: str) -> bool:
+    def visible(self, caller: int, path: str) -> bool:
         return True
 
-    def readdir(self, path: str, handle: int) -> list[str]:
+    def readdir(self, caller: int, path: str) -> list[str]:
         return [
             ".",
             "..",
             *(other.rpartition("/")[2] for other in PATHS[1:] if other.rpartition("/")[0] == path.rstrip("/")),
         ]
 
-    def read(self, path: str, size: int, offset: int, handle: int) -> bytes:
+    def render(self, caller: int, path: str) -> bytes:
         if path == PATHS[-1]:
             if isinstance(self.failure, BaseException):
                 raise self.failure
             return self.failure
-        return b"MemTotal: 1 kB\n"[offset : offset + size]
+        return b"MemTotal: 1 kB\n"
 
-    def readlink(self, path: str) -> str:
+    def readlink(self, caller: int, path: str) -> str:
         raise OSError(errno.EINVAL, path)
 
-    def open(self, path: str, flags: int) -> int:
-        return 7
-
-    def opendir(self, path: str) -> int:
-        return 0
-
-    def access(self, path: str, mode: int) -> None:
+    def open(self, caller: int, path: str, flags: int) -> None:
         pass
 
-    def release(self, path: str, handle: int) -> None:
-        pass
+    access = open
 
-    releasedir = release
-
-    def statfs(self, path: str) -> dict[str, int]:
+    def statfs(self) -> dict[str, int]:
         return {"f_bsize": 4096}
+
+    def paths(self) -> Iterator[str]:
+        yield from PATHS
 
 
 class Kernel:
@@ -120,7 +114,7 @@ def request(opcode: int, unique: int, node: int, body: bytes, length: int = -1) 
 
 
 def node(path: str) -> int:
-    return kernel.Nodes(Tree(), ()).number(path)
+    return kernel.Nodes(Tree()).number(path)
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +235,7 @@ def test_a_server_leaves_no_descriptor_and_no_thread() -> None:
 
 
 def test_node_ids_follow_from_the_path_and_a_collision_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = kernel.Nodes(Tree(), ())
+    nodes = kernel.Nodes(Tree())
     assert nodes.number("/") == protocol.ROOT_ID
     assert nodes.number("/proc/meminfo") == 4253543928446956143
     assert nodes.path(nodes.number("/proc/meminfo")) == "/proc/meminfo"

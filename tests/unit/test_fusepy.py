@@ -1,0 +1,119 @@
+"""The engine fusepy, without any mount: what libfuse's calls ask of a tree, and the texts of open files."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+fusepy = pytest.importorskip("lxcfs_py.engine.fusepy", exc_type=(ImportError, OSError))
+
+READER = 4711
+LINE = b"%08d\n"
+
+
+class Tree:
+    """A tree whose every file says how often any was rendered, and for whom."""
+
+    def __init__(self) -> None:
+        self.rendered = 0
+        self.callers: set[int] = set()
+
+    def render(self, caller: int, path: str) -> bytes:
+        self.callers.add(caller)
+        self.rendered += 1
+        return LINE % self.rendered * 100
+
+    def open(self, caller: int, path: str, flags: int) -> None:
+        self.callers.add(caller)
+        if flags & os.O_ACCMODE:
+            raise OSError(errno.EACCES, path)
+
+
+@pytest.fixture
+def tree() -> Tree:
+    return Tree()
+
+
+@pytest.fixture
+def operations(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(fusepy._fuse, "fuse_get_context", lambda: (0, 0, READER))
+    return fusepy.Operations(tree)
+
+
+def test_each_request_is_its_callers(operations: Any, tree: Tree) -> None:
+    handle = operations("open", "/proc/stat", os.O_RDONLY)
+    operations("read", "/proc/stat", 10, 0, handle)
+    assert tree.callers == {READER}
+
+
+def test_small_reads_at_any_offsets_get_parts_of_one_text(operations: Any, tree: Tree) -> None:
+    handle = operations.open("/proc/stat", os.O_RDONLY)
+    text = operations.read("/proc/stat", 1, 0, handle)
+    operations.read("/proc/stat", 1, 0, operations.open("/proc/stat", os.O_RDONLY))
+    while part := operations.read("/proc/stat", 7, len(text), handle):
+        text += part
+    assert text == LINE % 1 * 100
+    assert operations.read("/proc/stat", 50, len(text) + 1000, handle) == b""
+    assert operations.read("/proc/stat", 1 << 20, 0, handle) == LINE % 3 * 100, "a rewind renders afresh"
+
+
+def test_two_open_files_do_not_mix_up_their_texts(operations: Any) -> None:
+    handles = [operations.open("/proc/stat", os.O_RDONLY) for _ in range(4)]
+    parts = [operations.read("/proc/stat", 100, 0, handle) for handle in handles]
+    for n, handle in enumerate(handles):
+        assert parts[n] + operations.read("/proc/stat", 1 << 20, 100, handle) == LINE % (n + 1) * 100
+
+
+def test_a_text_is_dropped_when_its_file_is_closed(operations: Any) -> None:
+    handle = operations.open("/proc/stat", os.O_RDONLY)
+    operations.read("/proc/stat", 5, 0, handle)
+    operations.release("/proc/stat", handle)
+    assert operations._texts.get(handle) is None
+
+
+def test_what_may_not_be_opened_gets_no_handle(operations: Any) -> None:
+    with pytest.raises(PermissionError):
+        operations("open", "/proc/stat", os.O_WRONLY)
+
+
+def test_a_container_that_opens_many_files_takes_bounded_room_and_still_reads(
+    operations: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusepy, "_MAX_TEXT_BYTES", 20_000)
+    first = operations.open("/proc/stat", os.O_RDONLY)
+    operations.read("/proc/stat", 100, 0, first)
+    for _ in range(50):
+        operations.read("/proc/stat", 100, 0, operations.open("/proc/stat", os.O_RDONLY))
+    assert len(operations.read("/proc/stat", 1 << 20, 100, first)) == 800
+
+
+def test_texts_are_kept_till_their_file_is_closed() -> None:
+    texts = fusepy.Texts()
+    texts.put(1, b"one")
+    texts.put(2, b"two")
+    texts.put(1, b"three")
+    assert (texts.get(1), texts.get(2), texts.get(3)) == (b"three", b"two", None)
+    texts.drop(1)
+    texts.drop(1)
+    assert texts.get(1) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 130) | st.none()), max_size=60))
+def test_texts_take_no_more_room_than_they_may_and_the_latest_is_kept(steps: list[tuple[int, Any]]) -> None:
+    texts, room = fusepy.Texts(), 100
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fusepy, "_MAX_TEXT_BYTES", room)
+        for handle, size in steps:
+            if size is None:
+                texts.drop(handle)
+            else:
+                texts.put(handle, bytes(size))
+            kept = [text for text in map(texts.get, range(10)) if text is not None]
+            assert sum(map(len, kept)) <= room
+            assert size is None or size > room or texts.get(handle) == bytes(size)
