@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Optional
 from lxcfs_py.container.containers import container_paths
 
 KEY = "lxcfs.py/views"
-"""The label, annotation or environment variable by which a container opts in ("all") or out ("none"), and a CDI kind."""
+"""The label, annotation or environment variable by which a container opts in ("all") or out ("none")."""
 
 _MAX_BYTES = 1 << 24
 _SHOWN_DIGITS = 12  # of an id, as the engines show it
