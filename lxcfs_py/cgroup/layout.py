@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lxcfs_py.cgroup.tree import Levels
-from lxcfs_py.linux import mount_table
+from lxcfs_py.linux import mount_table, roots
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 # A path can be 4096 bytes long, which is room for a thousand levels; an operator's limits stand near the root.
@@ -89,7 +89,7 @@ def find(root: str = "") -> Layout:
     hierarchies: dict[str, Hierarchy] = {}
     # A hierarchy may be mounted a second time, and only in part: the mount that shows all of it comes first.
     for mount in sorted(mounts, key=lambda mount: len(mount.root)):
-        mountpoint = root + mount.mountpoint
+        mountpoint = root + mount.mountpoint if root else roots.uncovered(mount.mountpoint)
         if mount.fstype == "cgroup":
             version, names = 1, [option.replace("name=", "") for option in mount.options.split(",")]
         else:

@@ -25,7 +25,7 @@ from lxcfs_py.daemon import metrics, reload_socket, systemd
 from lxcfs_py.daemon.attaching import Supervisor
 from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.engine import watchdog
-from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux import mountpoint, roots
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.mountpoint import MountError
 
@@ -75,8 +75,8 @@ class Service:
         self.sampler = Sampler(config.loadavg.interval)
         ledger = Ledger(mountpoint.runtime_file(config.mountpoint, "counters"))
         self.containers = Containers(find_hierarchies(), ledger, self.sampler)
-        host = Host(proc=mountpoint.uncovered_proc(config.mountpoint))
-        self.filesystem = Filesystem(host, self.containers, config)
+        proc, sys = mountpoint.machine_roots(config.mountpoint)
+        self.filesystem = Filesystem(Host(proc=proc, sys=sys), self.containers, config)
         self.sampler.start()
         self.supervisor = Supervisor()
 
@@ -98,6 +98,9 @@ def serve(
     unit = unit or systemd.Unit()
     logging.getLogger().setLevel(config.log.level.upper())
     _raise_descriptor_limit()
+    covered = roots.take()
+    if covered:
+        log.warning("%s", covered)
     resumes = systemd.keeps_a_session()
     if resumes:
         name, why = "kernel", "the mount of the server before this one goes on"
@@ -386,7 +389,7 @@ def _wait_until_it_answers(engine: Engine, path: str, ended: list[str]) -> None:
 
 def _may_mount() -> bool:
     """Tell whether this process has CAP_SYS_ADMIN."""
-    with open("/proc/self/status") as file:
+    with open(f"{roots.PROC}/self/status") as file:
         capabilities = next(line for line in file if line.startswith("CapEff:"))
     return bool(int(capabilities.split()[1], 16) >> 21 & 1)
 

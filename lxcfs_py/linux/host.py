@@ -8,7 +8,7 @@ import time
 from typing import Optional
 
 from lxcfs_py.files import FILES, NAMES
-from lxcfs_py.linux import cpu_list, syscalls
+from lxcfs_py.linux import cpu_list, roots, syscalls
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -27,15 +27,16 @@ class Host:
     is never read.
     """
 
-    def __init__(self, root: str = "", proc: Optional[str] = None) -> None:
+    def __init__(self, root: str = "", proc: Optional[str] = None, sys: Optional[str] = None) -> None:
         """Open the host's files.
 
-        `root` is put before every path: the directory of a recorded system, "" for this one. `proc` is where its
-        /proc is to be read when something covers the files there.
+        `root` is put before every path: the directory of a recorded system, "" for this one. `proc` and `sys` are where
+        its /proc and /sys are to be read, in place of where this process reads them otherwise.
         """
         self.root = root
-        self._proc = KernelDirectory(proc or f"{root}/proc")
-        self._cpu = KernelDirectory(f"{root}/sys/devices/system/cpu")
+        self.sys = sys or (f"{root}/sys" if root else roots.SYS)
+        self._proc = KernelDirectory(proc or (f"{root}/proc" if root else roots.PROC))
+        self._cpu = KernelDirectory(f"{self.sys}/devices/system/cpu")
         self._cpu_fd = os.open(self._cpu.path, os.O_PATH | os.O_CLOEXEC)
         for name in filter(_is_in_proc, NAMES):
             with contextlib.suppress(OSError):  # no PSI, no slabinfo: such a kernel just has none
@@ -44,7 +45,7 @@ class Host:
         self.meminfo_layout = self._proc.get("meminfo") or b""
         self.huge_page_size = _meminfo_field(self.meminfo_layout, b"Hugepagesize")
         kind = f"hugepages-{self.huge_page_size >> 10}kB"
-        self._huge_pages = KernelDirectory(f"{root}/sys/kernel/mm/hugepages/{kind}")
+        self._huge_pages = KernelDirectory(f"{self.sys}/kernel/mm/hugepages/{kind}")
         self.overcommit_ratio = int(self._proc.get("sys/vm/overcommit_ratio") or 50)
         cpuinfo = self._proc.read_records("cpuinfo")
         self._cpuinfo_block = max(map(len, cpuinfo.split(b"\n\n"))) + 32  # they differ by some digits

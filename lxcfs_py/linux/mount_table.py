@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from lxcfs_py.linux import roots
+
 
 class Mount(NamedTuple):
     """One mount."""
@@ -26,7 +28,8 @@ class Mount(NamedTuple):
 
 def read(root: str = "") -> Iterator[Mount]:
     """Yield the mounts, the upper ones of a mountpoint last. `root` is put before /proc, for a recorded system."""
-    return parse(os.fsdecode(Path(f"{root}/proc/self/mountinfo").read_bytes()))
+    proc = f"{root}/proc" if root else roots.PROC
+    return parse(os.fsdecode(Path(f"{proc}/self/mountinfo").read_bytes()))
 
 
 def parse(mountinfo: str) -> Iterator[Mount]:

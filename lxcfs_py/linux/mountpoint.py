@@ -8,11 +8,14 @@ import hashlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 from typing import Optional
 
-from lxcfs_py.linux import mount_table, syscalls
+from lxcfs_py.linux import mount_table, roots, syscalls
 
 log = logging.getLogger(__name__)
 
@@ -92,20 +95,43 @@ def forget(mountpoint: str) -> None:
         Path(kept).unlink(missing_ok=True)
 
 
-def uncovered_proc(mountpoint: str) -> str:
-    """Return where the host's own /proc can be read: this program must never wait for itself.
+def machine_roots(mountpoint: str) -> tuple[str, str]:
+    """Return where the machine's own /proc and /sys are read: never through this mount, nor through a dead server's.
 
-    A file of /proc may be covered by one of this mount's, or of a dead server's. Then a clone of /proc without what is
-    mounted below it is read. Another server's files are left alone: within a container, they are what the host is.
+    Files of another server that lives are left where they cover the machine's: within a container, they are what the
+    machine is.
     """
     mounts = list(mount_table.read())
     own = {mount.device for mount in mounts if mount.mountpoint == mountpoint}
-    for mount in mounts:
-        covers = mount.fstype == FSTYPE and mount.mountpoint.startswith("/proc/")
-        if covers and (mount.device in own or is_dead(mount.mountpoint)):
-            clone = syscalls.open_tree("/proc", syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
-            return f"/proc/self/fd/{clone}"
-    return "/proc"
+    covering = {
+        mount.device: mount.mountpoint
+        for mount in mounts
+        if mount.fstype == FSTYPE and mount.mountpoint.startswith(("/proc/", "/sys/")) and mount.device not in own
+    }
+    return ("/proc", "/sys") if any(map(answers, covering.values())) else (roots.PROC, roots.SYS)
+
+
+def answers(path: str, seconds: float = 1.0) -> bool:
+    """Tell whether the server of what is mounted at a path answers within so many seconds.
+
+    A process of its own asks: who asks a server that does not answer can be ended only by being killed.
+    """
+    child = os.fork()
+    if not child:
+        try:
+            os.statvfs(path)  # the attributes that stat gives may be the kernel's own, of before
+            os._exit(0)
+        finally:
+            os._exit(1)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status == 0
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    threading.Thread(target=os.waitpid, args=(child, 0), name="reap", daemon=True).start()  # it may take its time
+    return False
 
 
 def runtime_file(mountpoint: str, kind: str) -> Optional[str]:
@@ -129,6 +155,6 @@ def _servers(mountpoint: str) -> str:
 
 def _holds_fuse(pid: int) -> bool:
     try:
-        return any(os.readlink(entry.path) == "/dev/fuse" for entry in os.scandir(f"/proc/{pid}/fd"))
+        return any(os.readlink(entry.path) == "/dev/fuse" for entry in os.scandir(f"{roots.PROC}/{pid}/fd"))
     except OSError:
         return False

@@ -26,6 +26,12 @@ OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
+FSOPEN_CLOEXEC = 1
+FSCONFIG_CMD_CREATE = 6
+FSMOUNT_CLOEXEC = 1
+MOUNT_ATTR_NOSUID = 2
+MOUNT_ATTR_NODEV = 4
+MOUNT_ATTR_NOEXEC = 8
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -118,6 +124,20 @@ def move_mount(source: int, target: int) -> None:
     """Mount what `open_tree` has cloned onto what `target` is open at: move_mount(2), which Linux has since 5.2."""
     flags = ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
     _check(_libc.syscall(ctypes.c_long(429), source, b"", target, b"", flags))
+
+
+def mount_nowhere(fstype: str) -> int:
+    """Mount a filesystem that needs no options, at no place: fsopen(2), fsmount(2), which Linux has since 5.2.
+
+    Returns a descriptor of its root. It ends with the last descriptor in it, and nothing can be mounted over it.
+    """
+    context = _check(_libc.syscall(ctypes.c_long(430), fstype.encode(), ctypes.c_uint(FSOPEN_CLOEXEC)))
+    try:
+        _check(_libc.syscall(ctypes.c_long(431), context, ctypes.c_uint(FSCONFIG_CMD_CREATE), None, None, 0))
+        attributes = ctypes.c_uint(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)
+        return _check(_libc.syscall(ctypes.c_long(432), context, ctypes.c_uint(FSMOUNT_CLOEXEC), attributes))
+    finally:
+        os.close(context)
 
 
 def timerfd_create() -> int:

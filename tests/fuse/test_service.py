@@ -171,7 +171,7 @@ def test_a_mountpoint_may_be_a_symbolic_link(start_daemon: StartDaemon, tmp_path
 
 
 def test_a_server_never_reads_its_own_mount(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    # In a mount namespace of its own, a dead server's meminfo and later the daemon's own cover the host's.
+    # In a mount namespace of its own, a dead server's files and later the daemon's own cover the host's.
     script = """
         set -e
         serve() {
@@ -182,13 +182,18 @@ def test_a_server_never_reads_its_own_mount(start_daemon: StartDaemon, tmp_path:
         trap 'kill $server' EXIT
         serve "$@"
         mount --bind "$2/proc/meminfo" /proc/meminfo
+        mount --bind "$2/sys/devices/system/cpu" /sys/devices/system/cpu
         kill -9 $server; wait $server || true
         ! timeout 5 cat /proc/meminfo 2>/dev/null
         serve "$@"
-        umount -l /proc/meminfo
+        umount -l /proc/meminfo /sys/devices/system/cpu
         mount --bind "$2/proc/meminfo" /proc/meminfo
+        mount --bind "$2/sys" /sys
         timeout 5 head -n 1 /proc/meminfo
         timeout 5 head -n 1 "$2/proc/meminfo"
+        timeout 5 cat "$2/sys/devices/system/cpu/cpu0/uevent" >/dev/null
+        mount --bind "$2/proc" /proc
+        timeout 5 unshare --mount --pid --fork cat "$2/sys/devices/system/cpu/online"
     """
     start_daemon("kernel")  # only for what it requires of the machine
     answer = subprocess.run(
@@ -196,7 +201,9 @@ def test_a_server_never_reads_its_own_mount(start_daemon: StartDaemon, tmp_path:
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.splitlines() == [Path("/proc/meminfo").read_text().splitlines()[0]] * 2
+    *meminfo, online = answer.stdout.splitlines()
+    assert meminfo == [Path("/proc/meminfo").read_text().splitlines()[0]] * 2
+    assert online == Path("/sys/devices/system/cpu/online").read_text().strip()
 
 
 def test_check_prints_the_effective_configuration_or_all_errors(tmp_path: Path) -> None:

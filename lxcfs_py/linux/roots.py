@@ -1,0 +1,56 @@
+"""Where this process reads the machine's own /proc and /sys.
+
+A command reads them by their paths. The daemon must not: somebody may mount its files over the machine's at any time,
+and it would wait for its own answer. `take` gives it a procfs and a sysfs of its own, which stand in no mount
+namespace, so that nobody can mount anything over them. Its working directory becomes the root of that procfs: a path
+that starts there passes through no mount of others, and needs no descriptor in each call.
+
+Put `roots.PROC` and `roots.SYS` before a path, at each use: they change when `take` is called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Optional
+
+from lxcfs_py.linux import syscalls
+
+PROC = "/proc"
+SYS = "/sys"
+
+
+def take() -> Optional[str]:
+    """Use mounts that nobody can cover from now on. Where that cannot be, return why not, and use the paths."""
+    global PROC, SYS  # there is one working directory to each process, too
+    try:
+        proc, sys = _mount("proc", "/proc"), _mount("sysfs", "/sys")
+    except OSError as error:
+        return (
+            f"the machine's /proc and /sys are read by their paths ({error.strerror}): what is mounted over them holds "
+            "this server up"
+        )
+    os.fchdir(proc)
+    PROC, SYS = ".", f"./self/fd/{sys}"
+    return None
+
+
+def uncovered(mountpoint: str) -> str:
+    """Return a path to what is mounted at `mountpoint` that nobody can cover, after `take`; else the same path."""
+    if PROC == "/proc":
+        return mountpoint
+    with contextlib.suppress(OSError):
+        return f"{PROC}/self/fd/{_clone(mountpoint)}"
+    return mountpoint
+
+
+def _mount(fstype: str, path: str) -> int:
+    """Return a mount of a kernel's filesystem that stands nowhere; a clone of the one at `path` where none is given."""
+    try:
+        return syscalls.mount_nowhere(fstype)
+    except OSError:
+        return _clone(path)
+
+
+def _clone(path: str) -> int:
+    return syscalls.open_tree(path, syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
