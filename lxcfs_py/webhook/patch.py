@@ -13,6 +13,7 @@ from lxcfs_py.runtimes.names import KEY
 
 _ALL, _NONE = "all", "none"
 _LEFT_OUT = "this pod sees the figures of its node, not its own (lxcfs-py): {}"
+_EVICTABLE = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 _MIRROR = "kubernetes.io/config.mirror"
 _KINDS = ("initContainers", "containers", "ephemeralContainers")
 # What is added takes memory for each container, and time for each mount that is there.
@@ -63,7 +64,8 @@ def of_pod(pod: Object, volumes: Sequence[HostPath], opt_in: bool) -> Patch:
         for name, volume in mounts
         if name in used and volume.source not in named
     ]
-    return Patch([*_append("/spec/volumes", present, added), *operations], warnings=warnings)
+    evictable = _evictable(_object(pod, "metadata", "pod"), [str(volume["name"]) for volume in added])
+    return Patch([*_append("/spec/volumes", present, added), *operations, *evictable], warnings=warnings)
 
 
 def of_ephemeral_containers(pod: Object, before: Object, volumes: Sequence[HostPath]) -> Patch:
@@ -135,6 +137,19 @@ def _refusal(pod: Object, opt_in: bool) -> tuple[str, tuple[str, ...]]:
 def _said(reason: str, warnings: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return why a pod gets nothing, with that among the warnings: its user did not ask for it."""
     return reason, (*warnings, _LEFT_OUT.format(reason))
+
+
+def _evictable(metadata: Object, names: Sequence[str]) -> Iterator[Object]:
+    """Yield what lets the cluster's autoscaler take a pod from its node, though it has volumes of that node."""
+    annotations = _optional_object(metadata, "annotations", "pod.metadata")
+    listed = [name for name in str(annotations.get(_EVICTABLE, "")).split(",") if name]
+    value = ",".join([*listed, *names])
+    if not names:
+        return
+    if not annotations:
+        yield {"op": "add", "path": "/metadata/annotations", "value": {_EVICTABLE: value}}
+    else:
+        yield {"op": "add", "path": f"/metadata/annotations/{_EVICTABLE.replace('/', '~1')}", "value": value}
 
 
 def _container(path: str, container: Object, mounts: Sequence[tuple[str, HostPath]]) -> Iterator[Object]:

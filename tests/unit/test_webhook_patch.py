@@ -15,6 +15,7 @@ from lxcfs_py.config import Config, Files
 from lxcfs_py.runtimes.bind_snippets import binds_of, kubernetes_volumes
 from lxcfs_py.runtimes.names import KEY
 from lxcfs_py.webhook import review
+from lxcfs_py.webhook.patch import _EVICTABLE as EVICTABLE
 from lxcfs_py.webhook.patch import ShapeError, of_ephemeral_containers, of_pod
 
 TWO = kubernetes_volumes(binds_of(Config(files=Files(enabled=("proc/meminfo", "sys/devices/system/cpu")))))
@@ -197,6 +198,17 @@ def test_who_asks_for_nothing_unusual_and_gets_no_files_is_told(spec):
 @pytest.mark.parametrize("pod", [{"metadata": {"labels": {KEY: "none"}}}, {"os": {"name": "windows"}}])
 def test_who_opted_out_or_has_no_such_files_is_told_nothing(pod):
     assert of_pod(a_pod(**pod), TWO, opt_in=False).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("annotations", "before"),
+    [(None, []), ({"x": "y"}, []), ({EVICTABLE: "cache,tmp"}, ["cache", "tmp"])],
+    ids=["none", "others", "its own"],
+)
+def test_a_pod_with_the_files_does_not_keep_its_node_from_being_scaled_down(annotations, before):
+    pod = patched(a_pod(metadata={"annotations": annotations} if annotations else {}))
+    added = [volume["name"] for volume in pod["spec"]["volumes"] if "hostPath" in volume]
+    assert pod["metadata"]["annotations"] == {**(annotations or {}), EVICTABLE: ",".join([*before, *added])}
 
 
 def test_where_hostpath_is_forbidden_a_pod_is_let_in_as_it_is_and_its_user_is_told():
