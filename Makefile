@@ -36,7 +36,7 @@ test: lint apt-test ## lint and all tests: half an hour, with Docker and virtual
 	$(PYTHON) -m pytest tests
 
 test-fast: lint apt-test-fast ## lint and the tests that need neither
-	$(PYTHON) -m pytest tests/unit tests/fuse -m "not slow"
+	$(PYTHON) -m pytest -n 2 -m "not slow" tests/unit tests/fuse tests/kubernetes
 
 lint: .venv/.installed ## ruff, mypy, vermin for Python 3.9, the contract of imports, and what is generated
 	.venv/bin/ruff check

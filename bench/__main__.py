@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import contenders, measure, report, scale, takeover
+from bench import contenders, measure, report, scale, takeover, webhook
 from lxcfs_py.runtimes.sandbox import SandboxError
 
-PARTS = ("reads", "scale", "takeover")
+PARTS = ("reads", "scale", "takeover", "webhook")
 FILES = ("meminfo", "cpuinfo", "stat", "swaps", "diskstats", "uptime", "loadavg")
 
 
@@ -25,7 +25,8 @@ def arguments() -> argparse.Namespace:
         "part",
         nargs="?",
         choices=PARTS,
-        help="time of a read, what 1,000 containers cost, what a reader notices of a takeover (default: all)",
+        help="time of a read, what 1,000 containers cost, what a reader notices of a takeover, what the "
+        "webhook keeps up with (default: all)",
     )
     parser.add_argument("--seconds", type=float, default=3, help="how long to read each file of each server (3)")
     parser.add_argument(
@@ -63,6 +64,9 @@ def main() -> None:
     if "takeover" in parts and "kernel" in engines:
         results["takeover_ms"] = takeover.measure()
         print(report.takeover_sentence(results["takeover_ms"]))
+    if "webhook" in parts:
+        results["webhook_ms"] = webhook.measure()
+        print(webhook.sentence(results["webhook_ms"]))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -11,22 +11,34 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from lxcfs_py.linux import syscalls
 from lxcfs_py.runtimes.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
 ENGINES = ("fusepy", "kernel")
+ID_WIDTH = 40
 START = 20.0  # seconds for a daemon to answer, on a slow and busy machine
 STOP = 10.0
+
+
+# How long one example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_configure() -> None:
     """Let SIGTERM end the tests as ctrl-C does: what they started is stopped."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_make_parametrize_id(val: object) -> Optional[str]:
+    """Name a parameter by the beginning of a long text, where pytest would take all of it."""
+    return f"{val[:ID_WIDTH]!r}..." if isinstance(val, (str, bytes)) and len(val) > ID_WIDTH else None
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +64,7 @@ class Daemon:
     """A server in a process of its own, that has mounted and answers."""
 
     def __init__(self, command: list[str], mountpoint: Path, log: Path) -> None:
+        self.command = command
         self.mountpoint = mountpoint
         self.log = log
         with log.open("wb") as output:
@@ -65,6 +78,11 @@ class Daemon:
             self.process.wait(STOP)
             unmount_below(mountpoint)
             raise
+
+    @property
+    def config(self) -> Path:
+        """The file that the command names."""
+        return Path(self.command[self.command.index("--config") + 1])
 
     def _wait_till_it_answers(self) -> None:
         deadline = time.monotonic() + START

@@ -6,7 +6,6 @@ import fcntl
 import os
 import subprocess
 import time
-from pathlib import Path
 from typing import Callable
 
 from lxcfs_py.engine import session
@@ -35,10 +34,10 @@ class Kept:
             os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2", LISTEN_FDNAMES="lxcfs:lxcfs")
 
         if config:
-            Path(self.daemon.process.args[5]).write_text(config)
+            self.daemon.config.write_text(config)
         with self.daemon.log.open("wb") as log:
             self.server = self.daemon.process = subprocess.Popen(
-                self.daemon.process.args, cwd=ROOT, stderr=log, preexec_fn=give, pass_fds=(3, 4)
+                self.daemon.command, cwd=ROOT, stderr=log, preexec_fn=give, pass_fds=(3, 4)
             )
 
     def kill(self) -> None:

@@ -29,7 +29,7 @@ def shape(text: str) -> str:
 def read(path: str, size: int) -> str:
     fd = os.open(path, os.O_RDONLY)
     try:
-        parts = []
+        parts: list[bytes] = []
         while True:
             part = os.read(fd, size)
             if not part:

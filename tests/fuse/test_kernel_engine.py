@@ -203,6 +203,8 @@ class Mount:
         self.path = path
         self.session = session.create(path)
         self.servers: list[Any] = []
+        self.tree: Tree
+        self.server: kernel.Server
 
     def start(self, **arguments: Any) -> Any:
         server = FORK.Process(target=serve, args=(self.session,), kwargs=arguments)
@@ -507,7 +509,7 @@ def test_a_text_whose_first_part_was_sent_before_the_death_is_continued(mount: M
 
 
 def test_a_read_taken_up_after_its_file_was_closed_leaves_no_text(mount: Mount, by_hand: ByHand) -> None:
-    first = []
+    first: list[Any] = []
 
     def die_and_take_up_the_first_read_at_last() -> None:
         slot = by_hand.take()
@@ -804,7 +806,7 @@ def test_a_keeper_gives_up_a_server_that_dies_too_often_and_unmounts(kept: Kept)
 
 def test_a_keeper_ends_with_a_server_that_is_told_to_stop(kept: Kept) -> None:
     kept.server()
-    os.kill(kept.keeper.pid, signal.SIGTERM)
+    kept.keeper.terminate()
     kept.keeper.join(5)
     assert kept.keeper.exitcode == 0
     assert not os.path.ismount(kept.path)

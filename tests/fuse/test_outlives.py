@@ -169,7 +169,7 @@ def test_a_keeper_that_is_to_stay_waits_to_be_told_when_another_has_taken_over(
     with contextlib.ExitStack() as stack:
 
         def start(name: str, *options: str) -> Daemon:
-            daemon = Daemon([*first.process.args, *options], first.mountpoint, first.log.with_name(name))
+            daemon = Daemon([*first.command, *options], first.mountpoint, first.log.with_name(name))
             stack.callback(lambda: daemon.process.poll() is None and daemon.stop())
             return daemon
 

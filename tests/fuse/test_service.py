@@ -31,7 +31,7 @@ def lxcfs_py(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str
 def reload(daemon: Daemon, config: str) -> str:
     """Give the daemon another configuration; return what it logs of it."""
     already = len(daemon.log.read_text())
-    Path(daemon.process.args[5]).write_text(config)
+    daemon.config.write_text(config)
     daemon.process.send_signal(signal.SIGHUP)
     wait_for(lambda: "reloaded" in daemon.log.read_text()[already:])
     return daemon.log.read_text()[already:]
@@ -86,7 +86,7 @@ def test_a_broken_configuration_is_refused_and_the_old_one_stays(
     daemon = start_daemon(engine)
     box = sandbox(cpus=1, views=daemon.mountpoint)
     log = reload(daemon, '[cpu]\nmode = "quotas"\n\n[memroy]\nswap = true\n')
-    config = daemon.process.args[5]
+    config = daemon.config
     assert f'{config}:2: cpu.mode is "quotas"; allowed: "quota", "cpuset"' in log
     assert f'{config}:5: unknown key "memroy.swap"; did you mean "memory.swap"?' in log
     assert "the old one stays" in log
@@ -114,7 +114,7 @@ def test_after_its_end_a_unit_unmounts_where_it_served_whatever_the_configuratio
     (tmp_path / "systemctl").write_text("#!/bin/sh\necho 7 a.service stop running\n")
     (tmp_path / "systemctl").chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    config = daemon.process.args[5]
+    config = daemon.config
     ended = lxcfs_py("unmount", "--unless-restarting", "a.service", "--config", config, env=environment)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert str(daemon.mountpoint) not in mountpoints()
@@ -128,7 +128,7 @@ def test_a_daemon_can_be_killed_at_any_moment_of_its_start(start_daemon: StartDa
     daemon.process.kill()
     daemon.process.wait(10)
     for moment in range(60):
-        daemon.process = subprocess.Popen(daemon.process.args, cwd=ROOT, stderr=subprocess.DEVNULL)
+        daemon.process = subprocess.Popen(daemon.command, cwd=ROOT, stderr=subprocess.DEVNULL)
         time.sleep(0.1 + moment * 0.003)  # Python itself takes the first of it
         daemon.process.kill()
         daemon.process.wait(10)
@@ -141,7 +141,7 @@ def test_a_mount_that_a_dead_server_left_is_cleared_away(start_daemon: StartDaem
     daemon.process.wait(10)
     with pytest.raises(OSError, match="not connected"):
         (daemon.mountpoint / "proc/uptime").read_text()
-    again = Daemon(daemon.process.args, daemon.mountpoint, daemon.log)
+    again = Daemon(daemon.command, daemon.mountpoint, daemon.log)
     assert (daemon.mountpoint / "proc/uptime").read_text()
     assert "a dead server had left" in daemon.log.read_text()
     assert again.stop() == 0

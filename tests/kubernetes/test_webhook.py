@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import copy
@@ -13,7 +12,6 @@ import subprocess
 import sys
 import time
 
-import aiohttp
 import jsonpatch
 import kubernetes_validate
 import pytest
@@ -212,39 +210,6 @@ def test_a_certificate_that_does_not_fit_its_key_is_not_taken(webhook):
     webhook.pair.put(certificate, good)
     wait_for(lambda: "the one of before stays" in webhook.log.read_text())
     assert served(webhook) == before
-
-
-@pytest.mark.slow
-def test_500_requests_a_second_are_all_answered_while_certificates_change(webhook):
-    rate, seconds = 500, 5
-    body = json.dumps(recorded("deployment")).encode()
-
-    async def ask(session):
-        url = f"https://localhost:{webhook.port}/all"
-        async with session.post(url, data=body, ssl=webhook.pair.trusting) as response:
-            answer = await response.json()
-            return response.status == 200 and "patch" in answer["response"]
-
-    async def load():
-        start = time.monotonic()
-        requests = []
-        # Some connections are kept, as an API server keeps them, and some are new.
-        async with (
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=32)) as kept,
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=4, force_close=True)) as new,
-        ):
-            for number in range(rate * seconds):
-                await asyncio.sleep(max(0, start + number / rate - time.monotonic()))
-                if number % (rate * 2) == rate:
-                    webhook.pair.swap()
-                requests.append(asyncio.ensure_future(ask(new if number % 25 == 0 else kept)))
-            answers = await asyncio.gather(*requests)
-        return answers, time.monotonic() - start
-
-    answers, took = asyncio.run(load())
-    assert len(answers) == rate * seconds
-    assert all(answers)
-    assert took < seconds + 1, "it does not keep up"
 
 
 def test_without_tls_there_is_no_answer(webhook):

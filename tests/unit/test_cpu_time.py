@@ -135,7 +135,6 @@ limits = st.fixed_dictionaries(
 worlds = st.builds(World, st.sampled_from([1, 2]), st.sampled_from([0, 123_456_789, 30 * SECOND]))
 
 
-@settings(deadline=None)
 @given(data=st.data(), world=worlds)
 def test_no_counter_goes_down_whatever_the_tasks_use_and_however_the_limits_change(data, world, cgroup, container_in):
     reader = Reader(world, cgroup, container_in)
@@ -150,7 +149,6 @@ def test_no_counter_goes_down_whatever_the_tasks_use_and_however_the_limits_chan
             reader.check()
 
 
-@settings(deadline=None)
 @given(data=st.data(), world=worlds)
 def test_no_counter_goes_down_over_restarts_of_the_daemon(data, world, cgroup, container_in, tmp_path_factory):
     ledger = tmp_path_factory.mktemp("ledger") / "counters"
@@ -168,7 +166,6 @@ def test_no_counter_goes_down_over_restarts_of_the_daemon(data, world, cgroup, c
         reader.check()
 
 
-@settings(deadline=None)
 @given(data=st.data(), world=worlds, fixed=limits)
 def test_a_cpu_counts_the_time_that_passes_as_used_or_idle(data, world, fixed, cgroup, container_in):
     """No CPU is more than 100 % busy, and none is short of time: user + system + idle is the wall's time."""
@@ -331,7 +328,7 @@ numbers = st.lists(whole, max_size=3)
 entries = st.tuples(numbers, numbers, st.booleans(), st.lists(st.lists(whole, min_size=2, max_size=4), max_size=3))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     content=st.binary() | entries.map(lambda kept: json.dumps(["container", kept]).encode()) | st.just(b'["container"]')
 )

@@ -265,7 +265,7 @@ def changing(request, copied, tmp_path_factory):
     return machine, files
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(data=st.data(), content=st.none() | st.binary(max_size=40) | st.sampled_from(NUMBERS) | st.floats(0, 1))
 def test_whatever_a_cgroup_file_holds_a_reader_gets_figures_or_the_machines_text(data, content, changing):
     machine, files = changing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -473,7 +474,9 @@ stats = st.dictionaries(
     sizes,
 ).map(lambda figures: "\n".join(f"{name} {value}" for name, value in figures.items()))
 levels1 = st.lists(st.builds(level1, v1_limits, sizes, v1_limits, sizes, stats), min_size=1, max_size=4)
-levels2 = st.lists(st.builds(level2, v2_limits, sizes, v2_limits, sizes, stats) | st.just({}), min_size=1, max_size=4)
+levels2: Any = st.lists(
+    st.builds(level2, v2_limits, sizes, v2_limits, sizes, stats) | st.just({}), min_size=1, max_size=4
+)
 
 
 @st.composite
@@ -490,7 +493,7 @@ def machines(draw):
     }
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(case=st.tuples(st.just(1), levels1) | st.tuples(st.just(2), levels2), figures=machines(), swap=st.booleans())
 def test_figures_are_in_order_whatever_the_kernel_counts(case, figures, swap, show, changing):
     version, levels = case
@@ -509,7 +512,6 @@ def test_figures_are_in_order_whatever_the_kernel_counts(case, figures, swap, sh
     assert now["MemTotal"] == min([own["MemTotal"], *known])
 
 
-@settings(deadline=None)
 @given(pages=st.integers(0, 100), limit=st.none() | st.integers(0, 200 * MIB), used=st.integers(0, 100))
 def test_huge_pages_are_in_order_whatever_the_kernel_counts(pages, limit, used, files, cgroup, container_in, changing):
     host = make_host(changing, pages=pages, **MEMORY)

@@ -125,8 +125,7 @@ def peer() -> Iterator[Kernel]:
 
 
 def anything(function: Any) -> Any:
-    checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-    return settings(max_examples=400, deadline=None, suppress_health_check=checks)(function)
+    return settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])(function)
 
 
 @anything

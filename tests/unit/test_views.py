@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lxcfs_py.config import Config, Cpu, Files, Loadavg
@@ -424,7 +424,6 @@ def test_no_cpu_is_offline_in_a_container_and_other_files_are_the_machines(machi
 # Visible CPUs
 
 
-@settings(deadline=None)
 @given(
     listed=st.none() | st.sets(st.integers(0, 300), min_size=1).map(lambda found: tuple(sorted(found))),
     quota=st.none() | st.floats(0, 400),

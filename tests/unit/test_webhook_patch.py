@@ -8,7 +8,7 @@ import json
 
 import jsonpatch
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lxcfs_py.config import Config, Files
@@ -309,7 +309,6 @@ requests = sometimes(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(requests, st.booleans())
 def test_whatever_is_asked_the_pod_is_let_in_and_a_patch_applies(request, opt_in):
     request["uid"] = "0"

@@ -76,7 +76,7 @@ class Fleet:
     def play(self, playbook: str, *options: str, **variables: object) -> Run:
         """Run a playbook of the collection."""
         began = time.monotonic()
-        command = [ANSIBLE / "ansible-playbook", "-i", "inventory.json", f"lxcfs_py.fleet.{playbook}"]
+        command = [str(ANSIBLE / "ansible-playbook"), "-i", "inventory.json", f"lxcfs_py.fleet.{playbook}"]
         command += ["-e", json.dumps(variables), *options]
         ended = subprocess.run(
             command,
