@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-fusepy = pytest.importorskip("lxcfs_py.engine.fusepy", exc_type=(ImportError, OSError))
+fusepy = pytest.importorskip("lxcfs_py.engine.fusepy", exc_type=(ImportError, OSError))  # type: ignore[arg-type]
 
 READER = 4711
 LINE = b"%08d\n"
