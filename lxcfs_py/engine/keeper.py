@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import secrets
 import select
 import signal
 import socket
@@ -37,7 +36,7 @@ def keep(command: Sequence[str], stay: bool = False) -> int:
     """
     session.RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Containers that share the directory may have the same process ids.
-    address = str(session.RUN / f"keeper-{secrets.token_hex(8)}")
+    address = str(session.RUN / f"keeper-{os.urandom(8).hex()}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(address)
         notified.setblocking(False)

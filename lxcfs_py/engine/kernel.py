@@ -14,7 +14,6 @@ import stat
 import threading
 import time
 from collections.abc import Mapping
-from hashlib import blake2b
 from itertools import islice
 from queue import SimpleQueue
 from typing import Any, Callable
@@ -23,6 +22,7 @@ from lxcfs_py.engine import Tree, protocol
 from lxcfs_py.engine.session import ATTEMPTS, OPCODE, RENDERED, Session, create
 from lxcfs_py.engine.turns import Relay
 from lxcfs_py.files import DIRECTORIES
+from lxcfs_py.linux.digest import digest
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Nodes:
         """The node id of `path`. OSError EIO should another path have the same, once in 2**63."""
         if path == "/":
             return protocol.ROOT_ID
-        node = int.from_bytes(blake2b(os.fsencode(path), digest_size=8).digest(), "big") >> 1
+        node = int.from_bytes(digest(path), "big") >> 1
         known = self._paths.setdefault(node, path)
         if known != path:
             raise OSError(errno.EIO, f"{path} and {known} have the same node id {node}")

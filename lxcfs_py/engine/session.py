@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import logging
 import mmap
 import os
@@ -35,6 +34,7 @@ from typing import Callable, Optional
 
 from lxcfs_py.engine import open_texts, protocol
 from lxcfs_py.linux import syscalls
+from lxcfs_py.linux.digest import digest
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ def _notify(message: str, descriptors: list[int]) -> None:
 
 
 def _socket_path(mountpoint: str) -> str:
-    return str(RUN / hashlib.blake2b(os.fsencode(mountpoint), digest_size=8).hexdigest())
+    return str(RUN / digest(mountpoint).hex())
 
 
 def offer(session: Session, leave: Callable[[], None]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Optional
 
 from lxcfs_py.linux import mount_table, roots, syscalls
+from lxcfs_py.linux.digest import digest
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def runtime_file(mountpoint: str, kind: str) -> Optional[str]:
         Path(RUNTIME_DIRECTORY).mkdir(mode=0o700, exist_ok=True)
     if not os.access(RUNTIME_DIRECTORY, os.W_OK):
         return None
-    name = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]
+    name = digest(mountpoint).hex()
     return f"{RUNTIME_DIRECTORY}/{name}.{kind}"
 
 
