@@ -13,7 +13,7 @@ from typing import Callable, Optional, Protocol, TypeVar, Union
 
 from lxcfs_py.cgroup import v1, v2
 from lxcfs_py.cgroup.layout import Layout, Paths
-from lxcfs_py.cgroup.tree import Levels, Room
+from lxcfs_py.cgroup.tree import Levels, Room, Used
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 A = TypeVar("A")
@@ -45,10 +45,13 @@ class Cpu(Protocol):
     def quota(self) -> Optional[float]:
         """Return how many CPUs' worth of time the smallest quota allows, e.g. 1.5."""
 
-    def usage(self) -> tuple[int, int]:
-        """Return the CPU time used in user and in system mode, in nanoseconds."""
+    def path(self) -> str:
+        """Return the path in its hierarchy of the cgroup whose CPU time this is."""
 
-    def usage_per_cpu(self) -> Optional[Mapping[int, tuple[int, int]]]:
+    def usage(self) -> Used:
+        """Return the CPU time used."""
+
+    def usage_per_cpu(self) -> Optional[Mapping[int, Used]]:
         """Return the same by CPU number, None where the kernel does not count by CPU."""
 
 

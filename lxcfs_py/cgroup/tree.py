@@ -12,8 +12,10 @@ from lxcfs_py.linux.kernel_files import KernelDirectory
 Levels = tuple[KernelDirectory, ...]
 """A cgroup's directory and its ancestors', the cgroup's own first, without the root of the hierarchy."""
 
-# id of the wanted keys, which are constants -> the keys that the text had, and what picks out the numbers
-_positions: dict[int, tuple[list[bytes], Callable[[list[bytes]], tuple[bytes, ...]]]] = {}
+Used = tuple[int, int, int]
+"""CPU time in user mode, in user mode with a lowered priority (nice), and in the kernel, in nanoseconds."""
+
+NOTHING_USED: Used = (0, 0, 0)
 
 _NO_LIMIT = 1 << 62
 
@@ -86,17 +88,28 @@ def stat_fields(text: bytes) -> Mapping[bytes, bytes]:
     return dict(zip(words[::2], words[1::2]))
 
 
-def pick_fields(text: bytes, wanted: Mapping[str, bytes]) -> dict[str, int]:
-    """Parse lines of a key and a number; return the wanted ones by the names they are wanted for, 0 for a missing one.
+class Fields:
+    """Some fields of a text of lines of a key and a number, by the names that they are wanted for.
 
     The kernel writes the same keys in the same order every time: where they stand is found once.
     """
-    words = text.split()
-    keys = words[::2]
-    known = _positions.get(id(wanted))
-    if known is None or known[0] != keys:
-        # A number that stands behind the last word is that of a missing key.
-        places = [2 * keys.index(key) + 1 if key in keys else len(words) for key in wanted.values()]
-        known = _positions[id(wanted)] = (keys, itemgetter(*places))
-    words.append(b"0")
-    return dict(zip(wanted, map(int, known[1](words))))
+
+    def __init__(self, wanted: Mapping[str, bytes]) -> None:
+        self.wanted = wanted
+        self._known: tuple[list[bytes], Callable[[list[bytes]], tuple[bytes, ...]]] = (
+            [],
+            itemgetter(*[0] * len(wanted)),
+        )
+
+    def pick(self, text: bytes) -> dict[str, int]:
+        """Return the wanted numbers by name, 0 for a missing one."""
+        words = text.split()
+        keys = words[::2]
+        known, pick = self._known
+        if known != keys:
+            # A number that stands behind the last word is that of a missing key.
+            places = [2 * keys.index(key) + 1 if key in keys else len(words) for key in self.wanted.values()]
+            pick = itemgetter(*places)
+            self._known = keys, pick
+        words.append(b"0")
+        return dict(zip(self.wanted, map(int, pick(words))))

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Optional
 
 from lxcfs_py.cgroup import taskstats
-from lxcfs_py.cgroup.tree import Levels, Room, own_processes, pick_fields, subtree
+from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, own_processes, subtree
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 # "No limit" is the largest number of whole pages in a signed long, which depends on the page size.
@@ -19,22 +19,24 @@ class Memory:
 
     __slots__ = ("_levels",)
 
-    fields: Mapping[str, bytes] = {
-        "SwapCached": b"total_swapcached",
-        "Cached": b"total_cache",
-        "Active(anon)": b"total_active_anon",
-        "Inactive(anon)": b"total_inactive_anon",
-        "Active(file)": b"total_active_file",
-        "Inactive(file)": b"total_inactive_file",
-        "Unevictable": b"total_unevictable",
-        "Dirty": b"total_dirty",
-        "Writeback": b"total_writeback",
-        "AnonPages": b"total_rss",
-        "Mapped": b"total_mapped_file",
-        "Shmem": b"total_shmem",
-        "AnonHugePages": b"total_rss_huge",
-    }
-    _file_pages: Mapping[str, bytes] = {"active": b"total_active_file", "inactive": b"total_inactive_file"}
+    fields = Fields(
+        {
+            "SwapCached": b"total_swapcached",
+            "Cached": b"total_cache",
+            "Active(anon)": b"total_active_anon",
+            "Inactive(anon)": b"total_inactive_anon",
+            "Active(file)": b"total_active_file",
+            "Inactive(file)": b"total_inactive_file",
+            "Unevictable": b"total_unevictable",
+            "Dirty": b"total_dirty",
+            "Writeback": b"total_writeback",
+            "AnonPages": b"total_rss",
+            "Mapped": b"total_mapped_file",
+            "Shmem": b"total_shmem",
+            "AnonHugePages": b"total_rss_huge",
+        }
+    )
+    _file_pages = Fields({"active": b"total_active_file", "inactive": b"total_inactive_file"})
 
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
@@ -49,12 +51,10 @@ class Memory:
         return room
 
     def _reclaimable(self, level: KernelDirectory, own: int) -> int:
-        return (
-            own if level is self._levels[0] else sum(pick_fields(level.read("memory.stat"), self._file_pages).values())
-        )
+        return own if level is self._levels[0] else sum(self._file_pages.pick(level.read("memory.stat")).values())
 
     def stat(self) -> dict[str, int]:
-        return pick_fields(self._levels[0].read("memory.stat"), self.fields)
+        return self.fields.pick(self._levels[0].read("memory.stat"))
 
     def swap(self) -> tuple[Room, int]:
         # memsw counts memory and swap together; without swap accounting (swapaccount=0) its files are not there.
@@ -100,18 +100,24 @@ class Cpu:
                 smallest = cpus if smallest is None else min(smallest, cpus)
         return smallest
 
-    def usage(self) -> tuple[int, int]:
-        per_cpu = self.usage_per_cpu()
-        if per_cpu is None:
-            return 0, 0
-        return sum(user for user, _ in per_cpu.values()), sum(system for _, system in per_cpu.values())
+    def path(self) -> str:
+        return (self._accounts or self._levels)[0].below
 
-    def usage_per_cpu(self) -> Optional[Mapping[int, tuple[int, int]]]:
+    def usage(self) -> Used:
+        _, users, systems = self._usage_all()
+        return (sum(users), 0, sum(systems))
+
+    def usage_per_cpu(self) -> Optional[Mapping[int, Used]]:
+        cpus, users, systems = self._usage_all()
+        return {cpu: (user, 0, system) for cpu, user, system in zip(cpus, users, systems)} if cpus else None
+
+    def _usage_all(self) -> tuple[list[int], list[int], list[int]]:
+        """Return the possible CPUs and, in nanoseconds, the user and system time of each; nice time is not told."""
         if not self._accounts:
-            return None
-        # "cpu user system", then a line for each possible CPU, in nanoseconds.
+            return [], [], []
+        # "cpu user system", then a line for each CPU
         numbers = [int(word) for word in self._accounts[0].read("cpuacct.usage_all").split()[3:]]
-        return dict(zip(numbers[::3], zip(numbers[1::3], numbers[2::3])))
+        return numbers[::3], numbers[1::3], numbers[2::3]
 
 
 class Cpuset:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Optional
 
-from lxcfs_py.cgroup.tree import Levels, Room, own_processes, pick_fields, stat_fields, subtree
+from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, own_processes, stat_fields, subtree
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 _MAX = b"max\n"
@@ -26,34 +26,34 @@ class Memory:
 
     __slots__ = ("_levels",)
 
-    fields: Mapping[str, bytes] = {
-        "SwapCached": b"swapcached",
-        "Cached": b"file",
-        "Active(anon)": b"active_anon",
-        "Inactive(anon)": b"inactive_anon",
-        "Active(file)": b"active_file",
-        "Inactive(file)": b"inactive_file",
-        "Unevictable": b"unevictable",
-        "Zswap": b"zswap",
-        "Zswapped": b"zswapped",
-        "Dirty": b"file_dirty",
-        "Writeback": b"file_writeback",
-        "AnonPages": b"anon",
-        "Mapped": b"file_mapped",
-        "Shmem": b"shmem",
-        "SReclaimable": b"slab_reclaimable",
-        "SUnreclaim": b"slab_unreclaimable",
-        "KernelStack": b"kernel_stack",
-        "PageTables": b"pagetables",
-        "SecPageTables": b"sec_pagetables",
-        "Percpu": b"percpu",
-        "AnonHugePages": b"anon_thp",
-        "ShmemHugePages": b"shmem_thp",
-        "FileHugePages": b"file_thp",
-    }
-    _reclaimed: Mapping[str, bytes] = {
-        name: name.encode() for name in ("active_file", "inactive_file", "slab_reclaimable")
-    }
+    fields = Fields(
+        {
+            "SwapCached": b"swapcached",
+            "Cached": b"file",
+            "Active(anon)": b"active_anon",
+            "Inactive(anon)": b"inactive_anon",
+            "Active(file)": b"active_file",
+            "Inactive(file)": b"inactive_file",
+            "Unevictable": b"unevictable",
+            "Zswap": b"zswap",
+            "Zswapped": b"zswapped",
+            "Dirty": b"file_dirty",
+            "Writeback": b"file_writeback",
+            "AnonPages": b"anon",
+            "Mapped": b"file_mapped",
+            "Shmem": b"shmem",
+            "SReclaimable": b"slab_reclaimable",
+            "SUnreclaim": b"slab_unreclaimable",
+            "KernelStack": b"kernel_stack",
+            "PageTables": b"pagetables",
+            "SecPageTables": b"sec_pagetables",
+            "Percpu": b"percpu",
+            "AnonHugePages": b"anon_thp",
+            "ShmemHugePages": b"shmem_thp",
+            "FileHugePages": b"file_thp",
+        }
+    )
+    _reclaimed = Fields({name: name.encode() for name in ("active_file", "inactive_file", "slab_reclaimable")})
 
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
@@ -71,12 +71,10 @@ class Memory:
         return room
 
     def _reclaimable(self, level: KernelDirectory, own: int) -> int:
-        return (
-            own if level is self._levels[0] else sum(pick_fields(level.read("memory.stat"), self._reclaimed).values())
-        )
+        return own if level is self._levels[0] else sum(self._reclaimed.pick(level.read("memory.stat")).values())
 
     def stat(self) -> dict[str, int]:
-        return pick_fields(self._levels[0].get("memory.stat") or b"", self.fields)
+        return self.fields.pick(self._levels[0].get("memory.stat") or b"")
 
     def swap(self) -> tuple[Room, int]:
         room = Room()
@@ -106,11 +104,17 @@ class Cpu:
                 smallest = cpus if smallest is None else min(smallest, cpus)
         return smallest
 
-    def usage(self) -> tuple[int, int]:
-        stat = stat_fields(self._levels[0].read("cpu.stat"))
-        return int(stat.get(b"user_usec", 0)) * 1000, int(stat.get(b"system_usec", 0)) * 1000
+    def path(self) -> str:
+        return self._levels[0].below
 
-    def usage_per_cpu(self) -> Optional[Mapping[int, tuple[int, int]]]:
+    def usage(self) -> Used:
+        stat = stat_fields(self._levels[0].read("cpu.stat"))
+        user = int(stat.get(b"user_usec", 0)) * 1000
+        # Since Linux 6.12, and counted by ticks of the timer: it may seem to be more than the user time it is part of.
+        nice = min(int(stat.get(b"nice_usec", 0)) * 1000, user)
+        return (user - nice, nice, int(stat.get(b"system_usec", 0)) * 1000)
+
+    def usage_per_cpu(self) -> Optional[Mapping[int, Used]]:
         return None
 
 

@@ -1,20 +1,23 @@
 """A container's CPU time, as counters that never go down while it lives.
 
-What a CPU was used for comes from the kernel's cumulative counters, and its idle time is what is left of the
-container's age: so a restarted daemon goes on where the old one was. When the container is shown other CPUs than
-before (a changed quota or cpuset), the counters are carried over: a CPU that stays goes on from where it is, a new one
-starts at zero, and what a vanished one had counted is shared out among the others. What is carried is kept in a file.
+What its CPUs were used for comes from the kernel's cumulative counters, and idle time is what is left of the time that
+it may use: all of its age, or the part of it that its quota allows. So a container that uses all that it may is 100 %
+busy. Counting goes on from a `Mark`: a new one is made when the container is shown other CPUs, has another quota or is
+in another cgroup. The latest is kept in a file, so that a restarted daemon goes on where the old one was.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
+import zlib
 from typing import Any, NamedTuple, Optional
 
 from lxcfs_py.cgroup import Cgroup
+from lxcfs_py.cgroup.tree import NOTHING_USED, Used
 from lxcfs_py.container.visible_cpus import Visible
 from lxcfs_py.linux.host import NS_PER_TICK
 
@@ -25,22 +28,59 @@ _MAX_KEPT = 4096
 # The ledger is not written anew for fewer lines that are out of date.
 _FEW_LINES = 64
 
+# By how much a container may be ahead of its quota for a moment: that of two of the kernel's usual periods, the end of
+# one and the beginning of the next. What it used beyond that (by cpu.max.burst, or for the kernel's own inexactness) is
+# never made up for, and so must not delay the idle time that follows.
+_AHEAD_NS = 200_000_000
+
+
+Nanoseconds = tuple[int, int, int, int]
+"""What a CPU did, in the order of `Times`, and as a plain tuple: that is made in a tenth of the time, at each read."""
+
 
 class Times(NamedTuple):
-    """What a CPU did, all in nanoseconds or all in ticks."""
+    """What a CPU did, in ticks."""
 
     user: int
+    nice: int
     system: int
     idle: int
 
 
-_NONE = Times(0, 0, 0)
+class Shown(NamedTuple):
+    """What a container is shown, in ticks."""
+
+    total: Times
+    """Of all CPUs that it has ever been shown: what has vanished keeps its place in the sum."""
+
+    cpus: list[tuple[int, int, int, int]]
+    """Of each visible CPU."""
+
+
+class Mark(NamedTuple):
+    """Where counting goes on from, all in nanoseconds."""
+
+    cgroup: int
+    """Which cgroup's counters these are: a checksum of its path."""
+
+    visible: Visible
+    age: int
+    """The container's."""
+
+    used: list[Used]
+    """What the kernel had counted for each visible CPU by then."""
+
+    times: dict[int, Nanoseconds]
+    """What was shown then, of each CPU that was ever visible."""
+
+
+_NONE: Nanoseconds = (0, 0, 0, 0)
 
 _updating = threading.Lock()
 
 
 class Ledger:
-    """What must be carried for which container, in a file that outlives the daemon; in memory alone without a path.
+    """The latest mark of each container, in a file that outlives the daemon; in memory alone without a path.
 
     A line of the file is a container and what it has now, or null; it replaces what lines above say of that container.
     """
@@ -61,19 +101,25 @@ class Ledger:
                 log.warning("%s cannot be read (%s): CPU counters of running containers start anew", path, error)
             self._write_all()
 
-    def get(self, container: str) -> tuple[Visible, list[Times]] | None:
-        """Return the CPUs a container was last shown and what is added to each, None when that is not known."""
+    def get(self, container: str) -> Optional[Mark]:
+        """Return the latest mark of a container, None when none is known."""
         try:
-            cpus, numbers, whole, carried = self._kept[container]
-            visible = Visible(tuple(map(int, cpus)), tuple(map(int, numbers)), bool(whole))
-            times = [Times(*map(int, figures)) for figures in carried]
+            cgroup, (cpus, quota, whole), age, used, times = self._kept[container]
+            mark = Mark(
+                int(cgroup),
+                Visible(tuple(map(int, cpus)), None if quota is None else _finite(quota), bool(whole)),
+                int(age),
+                [(int(user), int(nice), int(system)) for user, nice, system in used],
+                {int(cpu): (int(user), int(nice), int(system), int(idle)) for cpu, user, nice, system, idle in times},
+            )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
-        return (visible, times) if 0 < len(visible.cpus) == len(visible.numbers) == len(times) else None
+        known = 0 < len(mark.visible.cpus) == len(mark.used) and mark.times.keys() >= set(mark.visible.cpus)
+        return mark if known else None
 
-    def put(self, container: str, visible: Visible, carried: list[Times]) -> None:
-        """Keep what is carried for a container."""
-        self._write(container, (*visible, carried))
+    def put(self, container: str, mark: Mark) -> None:
+        """Keep the latest mark of a container."""
+        self._write(container, (*mark[:4], [(cpu, *times) for cpu, times in mark.times.items()]))
 
     def drop(self, container: str) -> None:
         """Forget a container that has ended."""
@@ -112,6 +158,13 @@ class Ledger:
             log.warning("%s cannot be written: %s", self._path, error.strerror)
 
 
+def _finite(number: Any) -> float:
+    """Return a number of the file as a float. ValueError for one that is not finite."""
+    if not math.isfinite(number):
+        raise ValueError(number)
+    return float(number)
+
+
 def _line(container: str, kept: Any) -> str:
     return json.dumps((container, kept)) + "\n"
 
@@ -119,90 +172,121 @@ def _line(container: str, kept: Any) -> str:
 class Account:
     """One container's counters."""
 
-    __slots__ = ("_carried", "_container", "_ledger", "_shown", "_visible")
+    __slots__ = ("_cgroup", "_container", "_ledger", "_mark", "_times")
 
     def __init__(self, ledger: Ledger, container: str) -> None:
         self._ledger = ledger
         self._container = container
-        self._visible: Optional[Visible] = None
-        self._carried: list[Times] = []
-        self._shown: list[Times] = []
+        self._cgroup: Optional[Cgroup] = None
+        self._mark: Optional[Mark] = None
+        self._times: dict[int, Nanoseconds] = {}  # what was shown last, of each CPU that was ever visible
 
-    def read(self, cgroup: Cgroup, visible: Visible, age: int) -> list[Times]:
-        """Return the ticks that each visible CPU has counted; `age` is the container's, in nanoseconds."""
-        counted = _count(cgroup, visible, age)
+    def read(self, cgroup: Cgroup, visible: Visible, age: int) -> Shown:
+        """Return what each CPU has counted; `age` is the container's, in nanoseconds."""
+        used = _count(cgroup, visible)
         with _updating:
-            if visible != self._visible:
-                self._change(cgroup, visible, counted, age)
-            self._shown = [
-                # The clock and the counters are not read at the same instant: a counter may seem to step back a little.
-                Times(
-                    max((now.user + more.user) // NS_PER_TICK, last.user),
-                    max((now.system + more.system) // NS_PER_TICK, last.system),
-                    max((now.idle + more.idle) // NS_PER_TICK, last.idle),
-                )
-                for now, more, last in zip(counted, self._carried, self._shown)
-            ]
-            return self._shown
+            mark = self._mark
+            if mark is None or visible != mark.visible or cgroup is not self._cgroup:
+                mark = self._change(cgroup, visible, used, age)
+            if not self._advance(mark, used, age):
+                self._set_mark(mark._replace(age=age, used=used, times=dict(self._times)))
+            shown = {
+                cpu: (user // NS_PER_TICK, nice // NS_PER_TICK, system // NS_PER_TICK, idle // NS_PER_TICK)
+                for cpu, (user, nice, system, idle) in self._times.items()
+            }
+        return Shown(Times(*map(sum, zip(*shown.values()))), [shown[cpu] for cpu in visible.cpus])
 
     def close(self) -> None:
         """Forget what is kept for the container, which has ended."""
         with _updating:
             self._ledger.drop(self._container)
 
-    def _change(self, cgroup: Cgroup, visible: Visible, counted: list[Times], age: int) -> None:
-        """Carry the counters over to other CPUs."""
-        shown: dict[int, Times] = {}
-        kept = (self._visible, self._carried) if self._visible else self._ledger.get(self._container)
-        if kept is None:
-            # A cgroup that is older than its container's init may have used more than that one's age.
-            carried = [Times(0, 0, max(0, -now.idle)) for now in counted]
-        elif kept[0] == visible:
-            carried = kept[1]
-        else:
-            before, more = kept
-            shown = dict(zip(before.numbers, self._shown))
-            times = {
-                number: _at_least(_add(now, more), shown.get(number, _NONE))
-                for number, now, more in zip(before.numbers, _count(cgroup, before, age), more)
-            }
-            gone = [times[number] for number in times if number not in visible.numbers]
-            carried = [
-                _add(share, _subtract(times.get(number, _NONE), now))
-                for number, now, share in zip(visible.numbers, counted, _shares(gone, len(counted)))
-            ]
-        self._shown = [shown.get(number, _NONE) for number in visible.numbers]
-        self._visible, self._carried = visible, carried
-        if kept != (visible, carried):
-            self._ledger.put(self._container, visible, carried)
+    def _advance(self, mark: Mark, used: list[Used], age: int) -> bool:
+        """Count on from a mark; return False if idle time has to be counted from a new one.
+
+        No counter steps back: a container may be ahead of its quota, the kernel's counters and the clock are not read
+        at the same instant, and nice time is counted in another way than user time, which it is a part of.
+        """
+        cpus, quota, _ = mark.visible
+        shown, base = self._times, mark.times
+        passed = age - mark.age
+        times, left = [], []
+        for cpu, now, then in zip(cpus, used, mark.used):
+            user0, nice0, system0, _ = base[cpu]
+            least_user, least_nice, least_system, _ = shown[cpu]
+            user = user0 + now[0] - then[0]
+            nice = nice0 + now[1] - then[1]
+            system = system0 + now[2] - then[2]
+            user = user if user > least_user else least_user
+            nice = nice if nice > least_nice else least_nice
+            system = system if system > least_system else least_system
+            times.append((user, nice, system))
+            left.append(passed - (user - user0) - (nice - nice0) - (system - system0))
+        if quota is not None:  # what is left of it is left on no certain CPU
+            left = [(int(passed * (quota - len(cpus))) + sum(left)) // len(cpus)] * len(cpus)
+        within = True
+        for cpu, (user, nice, system), more in zip(cpus, times, left):
+            least = shown[cpu][3]
+            idle = base[cpu][3] + more
+            if idle < least:
+                within = within and least - idle <= _ahead(mark.visible)
+                idle = least
+            shown[cpu] = (user, nice, system, idle)
+        return within
+
+    def _change(self, cgroup: Cgroup, visible: Visible, used: list[Used], age: int) -> Mark:
+        """Go on with other CPUs, another quota or another cgroup from where the counters are; return the new mark."""
+        name = zlib.crc32(cgroup.cpu.path().encode(errors="surrogateescape")) if cgroup.cpu else 0
+        before, counted = self._mark, self._cgroup
+        if before is None:
+            before, counted = self._recall(cgroup, name) or (
+                Mark(name, visible, 0, [NOTHING_USED] * len(visible.cpus), dict.fromkeys(visible.cpus, _NONE)),
+                cgroup,
+            )
+            self._times = dict(before.times)
+        try:
+            used_before = _count(counted, before.visible) if counted else before.used
+        except (OSError, ValueError):  # that cgroup is gone: what was used there since the last look is not known
+            used_before = before.used
+        self._advance(before, used_before, age)
+        self._cgroup = cgroup
+        self._times = {**dict.fromkeys(visible.cpus, _NONE), **self._times}
+        return self._set_mark(Mark(name, visible, age, used, dict(self._times)))
+
+    def _recall(self, cgroup: Cgroup, name: int) -> Optional[tuple[Mark, Optional[Cgroup]]]:
+        """Return the mark that a daemon before this one has kept, and the cgroup that it counts in, if that is known.
+
+        How far the container was ahead of its quota when it was last shown its idle time is not: at the most.
+        """
+        mark = self._ledger.get(self._container)
+        if mark is None:
+            return None
+        if mark.visible.quota is not None:
+            ahead = _ahead(mark.visible)
+            times = {cpu: (*mark.times[cpu][:3], mark.times[cpu][3] + ahead) for cpu in mark.visible.cpus}
+            mark = mark._replace(times={**mark.times, **times})
+        return mark, cgroup if mark.cgroup == name else None
+
+    def _set_mark(self, mark: Mark) -> Mark:
+        self._mark = mark
+        self._ledger.put(self._container, mark)
+        return mark
 
 
-def _count(cgroup: Cgroup, visible: Visible, age: int) -> list[Times]:
-    """Return nanoseconds for each visible CPU; idle is negative where more was used than there was time for."""
+def _ahead(visible: Visible) -> int:
+    """Return by how many nanoseconds a CPU's idle time may be ahead of the quota."""
+    quota = len(visible.cpus) if visible.quota is None else visible.quota
+    return int(_AHEAD_NS * quota / len(visible.cpus))
+
+
+def _count(cgroup: Cgroup, visible: Visible) -> list[Used]:
+    """Return what the kernel has counted for each visible CPU.
+
+    It is an even share of all where the kernel does not count by CPU, and where a quota hides some of the CPUs.
+    """
     per_cpu = cgroup.cpu.usage_per_cpu() if cgroup.cpu and visible.whole else None
     if per_cpu is not None:
-        used = [per_cpu.get(cpu, (0, 0)) for cpu in visible.cpus]
-        return [Times(user, system, age - user - system) for user, system in used]
-    user, system = cgroup.cpu.usage() if cgroup.cpu else (0, 0)
-    user //= len(visible.cpus)
-    system //= len(visible.cpus)
-    return [Times(user, system, age - user - system)] * len(visible.cpus)
-
-
-def _shares(gone: list[Times], count: int) -> list[Times]:
-    """Share out what CPUs have counted, in whole ticks: of fractions, some would be lost to the sum that is shown."""
-    ticks = [sum(column) // NS_PER_TICK for column in zip(*gone)] if gone else _NONE
-    return [Times(*((each + number) // count * NS_PER_TICK for each in ticks)) for number in range(count)]
-
-
-def _add(a: Times, b: Times) -> Times:
-    return Times(a.user + b.user, a.system + b.system, a.idle + b.idle)
-
-
-def _subtract(a: Times, b: Times) -> Times:
-    return Times(a.user - b.user, a.system - b.system, a.idle - b.idle)
-
-
-def _at_least(counted: Times, shown: Times) -> Times:
-    """Return nanoseconds that are no less than the ticks which were shown."""
-    return Times(*(max(now, last * NS_PER_TICK) for now, last in zip(counted, shown)))
+        return [per_cpu.get(cpu, NOTHING_USED) for cpu in visible.cpus]
+    count = len(visible.cpus)
+    user, nice, system = cgroup.cpu.usage() if cgroup.cpu else NOTHING_USED
+    return [(user // count, nice // count, system // count)] * count

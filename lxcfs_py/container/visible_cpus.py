@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from lxcfs_py.cgroup import Cgroup
 from lxcfs_py.linux import cpu_list
@@ -15,30 +14,25 @@ class Visible(NamedTuple):
     """The CPUs a container sees."""
 
     cpus: tuple[int, ...]
-    """As the host numbers them, in ascending order; at least one."""
+    """The kernel's numbers, in ascending order; at least one."""
 
-    numbers: tuple[int, ...]
-    """As the container sees them numbered, in the same order."""
+    quota: Optional[float]
+    """How many CPUs' worth of time it may use; None when it may use all the time of all CPUs that it may run on."""
 
-    whole: bool
-    """True when these are all the CPUs that the container may run on, False when a quota shows it fewer."""
+    whole: bool = True
+    """True when these are all the CPUs that it may run on, False when a quota shows it fewer."""
 
 
 def visible(cgroup: Cgroup, host: Host, mode: str) -> Visible:
-    """Return the CPUs a container sees.
+    """Return the CPUs a container sees, by the kernel's numbers.
 
-    In mode "cpuset" these are its effective cpuset's, with the host's numbers. In mode "quota" they are as many of
-    them as the smallest CPU quota allows time for, rounded up and at least one, numbered from 0.
+    In mode "cpuset" these are all that it may run on. In mode "quota" they are the first of those, as many as the
+    smallest CPU quota allows time for, rounded up and at least one.
     """
     listed = cgroup.cpuset.cpus() if cgroup.cpuset else None
     cpus = (cpu_list.parse(listed) if listed else ()) or host.online()
-    if mode == "cpuset":
-        return Visible(cpus, cpus, True)
-    quota = cgroup.cpu.quota() if cgroup.cpu else None
-    count = len(cpus) if quota is None else max(1, min(len(cpus), math.ceil(quota)))
-    return Visible(cpus[:count], _first_numbers(count), count == len(cpus))
-
-
-@functools.lru_cache(maxsize=256)
-def _first_numbers(count: int) -> tuple[int, ...]:
-    return tuple(range(count))
+    quota = cgroup.cpu.quota() if cgroup.cpu and mode == "quota" else None
+    if quota is None or quota >= len(cpus):
+        return Visible(cpus, None)
+    count = max(1, math.ceil(quota))
+    return Visible(cpus[:count], quota, count == len(cpus))

@@ -24,12 +24,12 @@ class KernelDirectory:
     A file that does not exist is looked for again after a second at the earliest: cgroup controllers come and go.
     """
 
-    __slots__ = ("__weakref__", "_above", "_below", "_fds")
+    __slots__ = ("__weakref__", "_above", "_fds", "below")
 
     def __init__(self, path: str, below: str = "") -> None:
         """Take the path, in two strings where others have one of them too: there are many directories."""
         self._above = path
-        self._below = below
+        self.below = below
         # name -> descriptor; a negative number says "missing, look again at that millisecond of the monotonic clock"
         self._fds: dict[str, int] = {}
 
@@ -42,7 +42,7 @@ class KernelDirectory:
     @property
     def path(self) -> str:
         """The directory's path."""
-        return self._above + self._below
+        return self._above + self.below
 
     def read(self, name: str) -> bytes:
         """Return a file's text as of now. OSError when it is not there, or its cgroup is gone (ENODEV)."""

@@ -20,20 +20,20 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     """Return the text; `siblings` and `cpu cores` count what is visible of a package."""
     visible = visible_cpus.visible(container.cgroup, host, config.cpu.mode)
     found = host.cpuinfo(visible.cpus[-1] + 1)
-    blocks = [(number, found[cpu]) for cpu, number in zip(visible.cpus, visible.numbers) if cpu in found]
+    blocks = [found[cpu] for cpu in visible.cpus if cpu in found]
     if not blocks:
         raise ValueError(f"the host has none of the CPUs {visible.cpus} that the cgroup may run on")
     cores: dict[bytes, list[bytes]] = {}
-    for _, block in blocks:
+    for block in blocks:
         topology = _TOPOLOGY.search(block)
         if topology:
             cores.setdefault(topology[2], []).append(topology[4])
     texts = []
-    for number, block in blocks:
+    for block in blocks:
         topology = _TOPOLOGY.search(block)
         if topology:
             package = cores[topology[2]]
             lines = b"%s%d%s%d\n" % (topology[1], len(package), topology[3], len(set(package)))
             block = block[: topology.start()] + lines + block[topology.end() :]
-        texts.append(b"processor\t: %d%s\n\n" % (number, block[block.index(b"\n") :]))
-    return b"".join(texts)
+        texts.append(block)
+    return b"\n\n".join((*texts, b""))

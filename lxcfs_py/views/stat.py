@@ -19,11 +19,9 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     interrupt, which are most of the file on a large host.
     """
     visible = visible_cpus.visible(container.cgroup, host, config.cpu.mode)
-    times = container.account.read(container.cgroup, visible, max(host.now() - container.start, 0))
-    lines = [b"cpu  %d 0 %d %d 0 0 0 0 0 0\n" % tuple(map(sum, zip(*times)))]
-    lines += [
-        b"cpu%d %d 0 %d %d 0 0 0 0 0 0\n" % (number, *cpu_times) for number, cpu_times in zip(visible.numbers, times)
-    ]
+    total, times = container.account.read(container.cgroup, visible, max(host.now() - container.start, 0))
+    lines = [b"cpu  %d %d %d %d 0 0 0 0 0 0\n" % total]
+    lines += [b"cpu%d %d %d %d %d 0 0 0 0 0 0\n" % (cpu, *cpu_times) for cpu, cpu_times in zip(visible.cpus, times)]
     running, blocked, _ = container.states()
     tasks = container.cgroup.tasks
     lines.append(

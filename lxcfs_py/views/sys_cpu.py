@@ -23,7 +23,7 @@ def visible(path: str, container: Optional[Container], host: Host, config: Confi
     cpu = _CPU.match(path)
     if cpu is None or container is None:
         return True
-    return int(cpu[1]) in visible_cpus.visible(container.cgroup, host, config.cpu.mode).numbers
+    return int(cpu[1]) in visible_cpus.visible(container.cgroup, host, config.cpu.mode).cpus
 
 
 def render(path: str, container: Optional[Container], host: Host, config: Config) -> bytes:
@@ -31,5 +31,5 @@ def render(path: str, container: Optional[Container], host: Host, config: Config
     if container is None:
         return host.cpu_text(path)
     if path in ("online", "possible", "present"):
-        return cpu_list.render(visible_cpus.visible(container.cgroup, host, config.cpu.mode).numbers)
+        return cpu_list.render(visible_cpus.visible(container.cgroup, host, config.cpu.mode).cpus)
     return b"\n" if path == "offline" else host.cpu_text(path)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def render(container: Container, host: Host, config: Config) -> bytes:
-    """Return both in seconds, the second summed over the visible CPUs."""
+    """Return both in seconds, the second summed over the CPUs as in the first line of /proc/stat."""
     visible = visible_cpus.visible(container.cgroup, host, config.cpu.mode)
     age = max(host.now() - container.start, 0)
-    idle = sum(times.idle for times in container.account.read(container.cgroup, visible, age))
-    return b"%.2f %.2f\n" % (age / 1e9, idle / TICKS)
+    total, _ = container.account.read(container.cgroup, visible, age)
+    return b"%.2f %.2f\n" % (age / 1e9, total.idle / TICKS)

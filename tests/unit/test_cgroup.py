@@ -243,17 +243,23 @@ def test_huge_pages_are_limited_by_the_smallest_along_the_parents(files):
 def test_cpu_time_of_v1_comes_from_cpuacct_wherever_that_is_mounted(files):
     usage = "cpu user system\n0 1500000000 16000000\n1 68000000 1039847752\n7 1 2"
     cpu = v1.Cpu((files({}),), (files({"cpuacct.usage_all": usage}),))
-    assert cpu.usage_per_cpu() == {0: (1500000000, 16000000), 1: (68000000, 1039847752), 7: (1, 2)}
-    assert cpu.usage() == (1568000001, 1055847754)
+    assert cpu.usage_per_cpu() == {0: (1500000000, 0, 16000000), 1: (68000000, 0, 1039847752), 7: (1, 0, 2)}
+    assert cpu.usage() == (1568000001, 0, 1055847754)
     without = v1.Cpu((files({}),), ())
     assert without.usage_per_cpu() is None
-    assert without.usage() == (0, 0)
+    assert without.usage() == (0, 0, 0)
 
 
 def test_cpu_time_of_v2_is_a_total_in_microseconds(files):
     cpu = v2.Cpu((files({"cpu.stat": "usage_usec 5\nuser_usec 2\nsystem_usec 3\nnr_periods 9"}),))
-    assert cpu.usage() == (2000, 3000)
+    assert cpu.usage() == (2000, 0, 3000)
     assert cpu.usage_per_cpu() is None
+
+
+def test_nice_time_which_linux_counts_by_cgroup_since_6_12_is_a_part_of_the_user_time(files):
+    stat = "usage_usec 9\nuser_usec 6\nsystem_usec 3\nnice_usec {}"
+    assert v2.Cpu((files({"cpu.stat": stat.format(4)}),)).usage() == (2000, 4000, 3000)
+    assert v2.Cpu((files({"cpu.stat": stat.format(7)}),)).usage() == (0, 6000, 3000)  # it counts that by ticks
 
 
 def test_io_of_v1_counts_what_is_below_too_where_the_kernel_does(files):

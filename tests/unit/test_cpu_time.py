@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lxcfs_py.cgroup.tree import Used
 from lxcfs_py.config import Config, Cpu
-from lxcfs_py.container.cpu_time import Account, Ledger, Times
+from lxcfs_py.container.cpu_time import Account, Ledger, Mark, Times
 from lxcfs_py.container.visible_cpus import Visible
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import NS_PER_TICK, TICKS
 from lxcfs_py.views import stat, uptime
 
 SECOND = 1_000_000_000
-ONE = Visible((0,), (0,), True)
-TWO = Visible((0, 1), (0, 1), True)
+ONE = Visible((0,), 1.0)
+TWO = Visible((0, 1), None)
+MARK = Mark(7, ONE, 5, [(1, 0, 2)], {0: (1, 0, 2, 3), 4: (9, 9, 9, 9)})
 
 
 class World:
@@ -29,6 +32,8 @@ class World:
         self.version = version
         self.clock = self.start = 1000 * SECOND
         self.used = dict.fromkeys(self.cpus, (used_before, 0))
+        self.nice = 0.0  # the part of the user time that is nice time
+        self.cgroups = 1
         self.allowed: tuple[int, ...] = self.cpus
         self.limit: float | None = None
         self.mode = "quota"
@@ -60,16 +65,32 @@ class World:
     def online(self) -> tuple[int, ...]:
         return self.cpus
 
-    # What they ask of a cgroup
+
+class Controller:
+    """What the views ask of the cgroup that the container is in, as long as it is."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.number = world.cgroups
 
     def quota(self) -> float | None:
-        return self.limit
+        return self.world.limit
 
-    def usage(self) -> tuple[int, int]:
-        return sum(user for user, _ in self.used.values()), sum(system for _, system in self.used.values())
+    def path(self) -> str:
+        return f"/sys/fs/cgroup/{self.number}"
 
-    def usage_per_cpu(self) -> dict[int, tuple[int, int]] | None:
-        return dict(self.used) if self.version == 1 else None
+    def usage(self) -> Used:
+        if self.number != self.world.cgroups:
+            raise OSError(errno.ENODEV, "No such device")
+        user, system = (sum(figures) for figures in zip(*self.world.used.values()))
+        nice = int(user * self.world.nice) if self.world.version == 2 else 0
+        return (user - nice, nice, system)
+
+    def usage_per_cpu(self) -> dict[int, Used] | None:
+        self.usage()
+        if self.world.version == 2:
+            return None
+        return {cpu: (user, 0, system) for cpu, (user, system) in self.world.used.items()}
 
 
 class Cpuset:
@@ -86,10 +107,17 @@ class Reader:
     def __init__(self, world, cgroup, container_in, ledger="") -> None:
         self.world = world
         self.ledger = ledger
-        self.container = container_in(cgroup(cpu=world, cpuset=Cpuset(world)), start=world.start)
+        self.new_cgroup = lambda: cgroup(cpu=Controller(world), cpuset=Cpuset(world))
+        self.container = container_in(self.new_cgroup(), start=world.start)
         self.last: dict[str, Times] | None = None
         self.last_idle = 0.0
         self.restart()
+
+    def move(self, used: int) -> None:
+        """Init is moved to another cgroup, where so much was used before it came; the old one is gone at once."""
+        self.world.used = dict.fromkeys(self.world.cpus, (used, used))
+        self.world.cgroups += 1
+        self.container.cgroup = self.new_cgroup()
 
     def restart(self) -> None:
         """A new daemon comes in the place of the old one."""
@@ -102,24 +130,30 @@ class Reader:
             name, *numbers = line.decode().split()
             if name.startswith("cpu"):
                 user, nice, system, idle, *others = map(int, numbers)
-                assert min(user, system, idle) >= 0
-                assert not nice
+                assert min(user, nice, system, idle) >= 0
                 assert not any(others)
-                lines[name] = Times(user, system, idle)
+                lines[name] = Times(user, nice, system, idle)
         total = lines["cpu"]
-        assert total == Times(*map(sum, zip(*(times for name, times in lines.items() if name != "cpu"))))
+        seen = map(sum, zip(*(times for name, times in lines.items() if name != "cpu")))
+        assert all(map(int.__ge__, total, seen)), "what has vanished stays in the total"
         before, self.last_idle = self.last_idle, float(uptime.render(self.container, self.world, config).split()[1])
         assert before * TICKS <= total.idle + 0.1
         assert total.idle <= self.last_idle * TICKS + 0.1
         return lines
 
     def check(self) -> dict[str, Times]:
-        """Read; nothing may have gone down. Return by how much each line went up."""
+        """Read; nothing may have gone down since it was seen last. Return by how much each line went up."""
         now, last = self.read(), self.last or {}
         for name in now.keys() & last.keys():
             assert all(map(int.__ge__, now[name], last[name])), f"{name} went from {last[name]} to {now[name]}"
-        self.last = now
+        self.last = {**last, **now}
         return {name: Times(*map(int.__sub__, now[name], last[name])) for name in now.keys() & last.keys()}
+
+    def cpus(self) -> dict[str, Times]:
+        """Read; return the lines of the CPUs."""
+        lines = self.read()
+        del lines["cpu"]
+        return lines
 
 
 nanoseconds = st.integers(0, 20 * SECOND)
@@ -136,14 +170,20 @@ worlds = st.builds(World, st.sampled_from([1, 2]), st.sampled_from([0, 123_456_7
 
 
 @given(data=st.data(), world=worlds)
-def test_no_counter_goes_down_whatever_the_tasks_use_and_however_the_limits_change(data, world, cgroup, container_in):
+def test_no_counter_goes_down_whatever_the_tasks_use_and_however_limits_and_cgroup_change(
+    data, world, cgroup, container_in
+):
     reader = Reader(world, cgroup, container_in)
     reader.check()
-    for step in data.draw(st.lists(st.sampled_from(["run", "limits", "read"]), max_size=15)):
+    for step in data.draw(st.lists(st.sampled_from(["run", "limits", "move", "nice", "read"]), max_size=15)):
         if step == "run":
             world.run(data.draw(nanoseconds), data.draw(loads), over=data.draw(st.booleans()))
         elif step == "limits":
             vars(world).update(data.draw(limits))
+        elif step == "move":
+            reader.move(data.draw(st.sampled_from([0, 30 * SECOND])))
+        elif step == "nice":
+            world.nice = data.draw(st.sampled_from([0.0, 0.5, 1.0]))
         else:
             world.late = data.draw(st.lists(st.sampled_from([1000, 3_000_000, 120_000_000]), max_size=1))
             reader.check()
@@ -154,21 +194,23 @@ def test_no_counter_goes_down_over_restarts_of_the_daemon(data, world, cgroup, c
     ledger = tmp_path_factory.mktemp("ledger") / "counters"
     reader = Reader(world, cgroup, container_in, str(ledger))
     reader.check()
-    for step in data.draw(st.lists(st.sampled_from(["run", "limits", "restart"]), max_size=15)):
+    for step in data.draw(st.lists(st.sampled_from(["run", "limits", "move", "restart"]), max_size=15)):
         if step == "run":
             world.run(data.draw(nanoseconds), data.draw(loads))
         elif step == "limits":  # which may well change while no daemon runs
             vars(world).update(data.draw(limits))
             if data.draw(st.booleans()):
                 reader.restart()
+        elif step == "move":
+            reader.move(data.draw(st.sampled_from([0, 30 * SECOND])))
         else:
             reader.restart()
         reader.check()
 
 
 @given(data=st.data(), world=worlds, fixed=limits)
-def test_a_cpu_counts_the_time_that_passes_as_used_or_idle(data, world, fixed, cgroup, container_in):
-    """No CPU is more than 100 % busy, and none is short of time: user + system + idle is the wall's time."""
+def test_a_cpu_counts_the_time_that_it_may_be_used_for_as_used_or_idle(data, world, fixed, cgroup, container_in):
+    """All the time that passes, or of a quota this CPU's share; so full use is 100 %, and no use is 0."""
     vars(world).update(fixed)
     reader = Reader(world, cgroup, container_in)
     # A cgroup older than the container may have used more than there was time for: then the first reading counts.
@@ -176,11 +218,38 @@ def test_a_cpu_counts_the_time_that_passes_as_used_or_idle(data, world, fixed, c
     before = world.clock
     for _ in range(data.draw(st.integers(1, 8))):
         world.run(data.draw(nanoseconds), data.draw(loads))
+    count = len(reader.last) - 1
     passed = (world.clock - before) / NS_PER_TICK
+    if world.limit is not None and world.mode == "quota":
+        passed *= min(world.limit / count, 1.0)
     for name, times in reader.check().items():
-        cpus = 1 if name != "cpu" else len(reader.last) - 1
-        # Three figures of each CPU are rounded down to ticks, at the first reading and at the second.
-        assert cpus * (passed - 3) < sum(times) < cpus * (passed + 3)
+        if name != "cpu" and world.version == 1 and world.limit is not None:
+            continue  # v1 tells on which CPU the time was used; what is left of a quota is left on no certain one
+        cpus = 1 if name != "cpu" else count
+        # Four figures of each CPU are rounded down to ticks, at the first reading and at the second.
+        assert cpus * (passed - 4) < sum(times) < cpus * (passed + 4)
+
+
+@settings(deadline=None)
+@given(data=st.data(), world=worlds)
+def test_no_interval_shows_more_than_the_time_that_passes_however_limits_and_cgroup_change(
+    data, world, cgroup, container_in
+):
+    reader = Reader(world, cgroup, container_in)
+    reader.check()
+    before = world.clock
+    for step in data.draw(st.lists(st.sampled_from(["run", "limits", "move"]), min_size=1, max_size=15)):
+        if step == "run":
+            world.run(data.draw(nanoseconds), data.draw(loads))
+        elif step == "limits":
+            vars(world).update(data.draw(limits))
+        else:
+            reader.move(data.draw(st.sampled_from([0, 30 * SECOND])))
+        passed = (world.clock - before) / NS_PER_TICK
+        before = world.clock
+        for name, times in reader.check().items():
+            assert sum(times[:3]) <= (4 if name == "cpu" else 1) * passed + 4
+            assert name != "cpu" or sum(times) <= 4 * passed + 16
 
 
 @pytest.fixture
@@ -191,31 +260,63 @@ def reader(cgroup, container_in):
     return start
 
 
+def test_a_container_that_uses_all_of_its_quota_is_100_percent_busy(reader):
+    for version in (1, 2):
+        world = World(version)
+        world.limit = 0.2
+        busy = reader(world)
+        busy.check()
+        world.run(100 * SECOND, (1.0, 1.0, 1.0, 1.0))
+        assert busy.check() == {"cpu": Times(1500, 0, 500, 0), "cpu0": Times(1500, 0, 500, 0)}
+        world.run(100 * SECOND, (0.05, 0.05, 0, 0))
+        assert busy.check()["cpu"] == Times(750, 0, 250, 1000)
+
+
+def test_a_container_that_is_a_little_ahead_of_its_quota_for_long_has_idle_time_as_soon_as_it_is_idle(reader):
+    world = World(version=2)
+    world.limit = 0.2
+    bursting = reader(world)
+    for _ in range(1000):
+        world.run(SECOND, (0.203, 0, 0, 0), over=True)
+        bursting.check()
+    world.run(10 * SECOND, (0, 0, 0, 0))
+    assert bursting.check()["cpu"].idle == pytest.approx(200, abs=8)  # and not the 300 ticks less of 1000 seconds
+
+
 def test_a_new_cpu_starts_at_zero_and_the_others_go_on(reader):
     world = World(version=2)
     world.limit = 1.0
     alone = reader(world)
     world.run(8 * SECOND, (1.0, 0, 0, 0))
-    assert alone.read() == {"cpu": Times(600, 200, 0), "cpu0": Times(600, 200, 0)}
+    assert alone.read() == {"cpu": Times(600, 0, 200, 0), "cpu0": Times(600, 0, 200, 0)}
     world.limit = 2.0
-    assert alone.read() == {"cpu": Times(600, 200, 0), "cpu0": Times(600, 200, 0), "cpu1": Times(0, 0, 0)}
+    assert alone.cpus() == {"cpu0": Times(600, 0, 200, 0), "cpu1": Times(0, 0, 0, 0)}
     world.run(2 * SECOND, (1.0, 0, 0, 0))
-    assert alone.read() == {"cpu": Times(750, 250, 200), "cpu0": Times(675, 225, 100), "cpu1": Times(75, 25, 100)}
+    assert alone.cpus() == {"cpu0": Times(675, 0, 225, 100), "cpu1": Times(75, 0, 25, 100)}
 
 
-def test_what_a_vanished_cpu_has_counted_is_shared_out_among_the_others(reader):
+def test_what_a_vanished_cpu_has_counted_stays_in_the_total_and_comes_back_with_it(reader):
     world = World(version=1)
     shrinking = reader(world)
     world.run(10 * SECOND, (0, 0, 0, 1.0))
     before = shrinking.read()
-    assert before["cpu3"] == Times(750, 250, 0)
+    assert before["cpu3"] == Times(750, 0, 250, 0)
     world.allowed = (0, 1, 2)
-    assert shrinking.read() == {
-        "cpu": before["cpu"],
-        "cpu0": Times(250, 83, 1000),
-        "cpu1": Times(250, 83, 1000),
-        "cpu2": Times(250, 84, 1000),
-    }
+    after = shrinking.read()
+    assert after == {name: times for name, times in before.items() if name != "cpu3"}
+    world.run(10 * SECOND, (0, 0, 0, 0))
+    assert shrinking.read()["cpu"] == Times(750, 0, 250, 6000)
+    world.allowed = World.cpus
+    assert shrinking.read()["cpu3"] == before["cpu3"]
+
+
+def test_the_lines_have_the_kernels_numbers(reader):
+    world = World(version=2)
+    world.allowed, world.limit = (1, 3), 1.0
+    pinned = reader(world)
+    assert list(pinned.read()) == ["cpu", "cpu1"]
+    world.limit = None
+    assert list(pinned.read()) == ["cpu", "cpu1", "cpu3"]
 
 
 def test_each_cpu_of_cgroup_v1_counts_its_own_time(reader):
@@ -223,11 +324,11 @@ def test_each_cpu_of_cgroup_v1_counts_its_own_time(reader):
     busy = reader(world)
     world.run(4 * SECOND, (1.0, 0.5, 0, 0))
     assert busy.read() == {
-        "cpu": Times(450, 150, 1000),
-        "cpu0": Times(300, 100, 0),
-        "cpu1": Times(150, 50, 200),
-        "cpu2": Times(0, 0, 400),
-        "cpu3": Times(0, 0, 400),
+        "cpu": Times(450, 0, 150, 1000),
+        "cpu0": Times(300, 0, 100, 0),
+        "cpu1": Times(150, 0, 50, 200),
+        "cpu2": Times(0, 0, 0, 400),
+        "cpu3": Times(0, 0, 0, 400),
     }
 
 
@@ -235,15 +336,35 @@ def test_cgroup_v2_which_counts_no_cpus_is_spread_evenly(reader):
     world = World(version=2)
     busy = reader(world)
     world.run(4 * SECOND, (1.0, 1.0, 0, 0))
-    assert busy.read() == {"cpu": Times(600, 200, 800)} | {f"cpu{n}": Times(150, 50, 200) for n in range(4)}
+    assert busy.read() == {"cpu": Times(600, 0, 200, 800)} | {f"cpu{n}": Times(150, 0, 50, 200) for n in range(4)}
 
 
-def test_with_fewer_cpus_visible_than_it_may_run_on_its_time_is_spread_over_those(reader):
+def test_what_is_left_of_a_quota_is_left_on_no_certain_cpu(reader):
+    world = World(version=1)
+    world.limit, world.allowed = 1.5, (0, 1)
+    busy = reader(world)
+    world.run(4 * SECOND, (1.0, 0, 0, 0))
+    assert busy.read() == {
+        "cpu": Times(300, 0, 100, 200),
+        "cpu0": Times(300, 0, 100, 100),
+        "cpu1": Times(0, 0, 0, 100),
+    }
+
+
+def test_nice_time_is_shown_and_is_no_user_time(reader):
+    world = World(version=2)
+    world.nice = 0.5
+    busy = reader(world)
+    world.run(4 * SECOND, (1.0, 0, 0, 0))
+    assert busy.read()["cpu"] == Times(148, 148, 100, 1200)  # four times 37.5 ticks
+
+
+def test_where_a_quota_hides_cpus_the_time_is_spread_over_those_that_it_shows(reader):
     world = World(version=1)
     world.limit = 2.0
     busy = reader(world)
     world.run(4 * SECOND, (0, 0, 1.0, 1.0))
-    assert busy.read() == {"cpu": Times(600, 200, 0), "cpu0": Times(300, 100, 0), "cpu1": Times(300, 100, 0)}
+    assert busy.cpus() == {"cpu0": Times(300, 0, 100, 0), "cpu1": Times(300, 0, 100, 0)}
 
 
 def test_idle_time_that_was_shown_is_not_lost_when_more_was_used_than_the_quota_and_then_a_cpu_vanishes(reader):
@@ -251,21 +372,37 @@ def test_idle_time_that_was_shown_is_not_lost_when_more_was_used_than_the_quota_
     world.limit = 2.0
     bursting = reader(world)
     world.run(10 * SECOND, (0, 0, 0, 0))
-    assert bursting.read()["cpu"] == Times(0, 0, 2000)
+    assert bursting.read()["cpu"] == Times(0, 0, 0, 2000)
     world.run(10 * SECOND, (1.0, 1.0, 1.0, 1.0), over=True)
-    assert bursting.read()["cpu"] == Times(3000, 1000, 2000)
+    assert bursting.read()["cpu"] == Times(3000, 0, 1000, 2000)
     world.limit = 1.0
-    assert bursting.read() == {"cpu": Times(3000, 1000, 2000), "cpu0": Times(3000, 1000, 2000)}
+    assert bursting.read() == {"cpu": Times(3000, 0, 1000, 2000), "cpu0": Times(1500, 0, 500, 1000)}
+
+
+def test_counters_go_on_from_where_they_were_when_init_is_moved_to_another_cgroup(reader, tmp_path):
+    """What was used in the new one before is not this container's."""
+    for version in (1, 2):
+        for restarted in (False, True):
+            world = World(version)
+            moved = reader(world, str(tmp_path / f"counters-{version}-{restarted}"))
+            world.run(10 * SECOND, (0.5, 0.5, 0.5, 0.5))
+            moved.check()
+            moved.move(1000 * SECOND)
+            if restarted:
+                moved.restart()
+            assert moved.check()["cpu"] == Times(0, 0, 0, 0)
+            world.run(2 * SECOND, (0.5, 0.5, 0.5, 0.5))
+            assert sum(moved.check()["cpu"]) == pytest.approx(800, abs=8)
+            assert moved.last["cpu"].user == pytest.approx(1800, abs=4)
 
 
 def test_counters_stand_still_where_the_kernels_have_stepped_back(reader):
-    """As when init was moved to another cgroup."""
     world = World(version=1)
-    moved = reader(world)
+    odd = reader(world)
     world.run(10 * SECOND, (0.5, 0.5, 0.5, 0.5))
-    before = moved.read()
+    before = odd.read()
     world.used = dict.fromkeys(world.cpus, (0, 0))
-    after = moved.read()
+    after = odd.read()
     assert [(times.user, times.system) for times in after.values()] == [
         (times.user, times.system) for times in before.values()
     ]
@@ -281,7 +418,9 @@ def test_a_changed_mode_and_a_restart_between_two_readings_go_unnoticed(reader, 
     world.mode = "cpuset"
     seen.restart()
     seen.check()
-    assert seen.last["cpu0"] == before["cpu0"]
+    assert seen.last["cpu0"][:3] == before["cpu0"][:3]
+    # How far the container was ahead of its quota when it was shown its idle time last is not known any more.
+    assert 0 <= seen.last["cpu0"].idle - before["cpu0"].idle <= 20
 
 
 def test_a_container_that_has_ended_leaves_nothing_in_the_ledger(reader, tmp_path):
@@ -299,7 +438,7 @@ def test_the_ledger_of_many_short_lived_containers_stays_small(tmp_path):
     path = tmp_path / "counters"
     ledger = Ledger(str(path))
     for number in range(2000):
-        ledger.put(f"{number}", ONE, [Times(1, 2, 3)])
+        ledger.put(f"{number}", MARK)
         ledger.drop(f"{number}")
     assert len(path.read_text().splitlines()) < 100
 
@@ -309,10 +448,10 @@ def test_the_ledger_keeps_a_bounded_number_of_containers_the_latest(tmp_path, mo
     path = str(tmp_path / "counters")
     ledger = Ledger(path)
     for number in range(20):
-        ledger.put(f"{number}", ONE, [Times(number, 0, 0)])
+        ledger.put(f"{number}", MARK)
     for kept in (ledger, Ledger(path)):
         assert [number for number in range(20) if kept.get(f"{number}")] == list(range(12, 20))
-    assert Ledger(path).get("19") == (ONE, [Times(19, 0, 0)])
+    assert Ledger(path).get("19") == MARK
 
 
 def test_a_ledger_that_cannot_be_written_is_a_warning_and_the_counters_go_on(reader, tmp_path, caplog):
@@ -320,12 +459,18 @@ def test_a_ledger_that_cannot_be_written_is_a_warning_and_the_counters_go_on(rea
     lost = reader(world, str(tmp_path / "missing" / "counters"))
     assert "missing/counters cannot be written: No such file or directory" in caplog.text
     world.run(SECOND, (0, 0, 0, 0))
-    assert lost.read()["cpu0"] == Times(0, 0, 100)
+    assert lost.read()["cpu0"] == Times(0, 0, 0, 100)
 
 
 whole = st.integers(-5, 5) | st.sampled_from([10**30, float("inf"), float("nan"), None, "x", [0]])
 numbers = st.lists(whole, max_size=3)
-entries = st.tuples(numbers, numbers, st.booleans(), st.lists(st.lists(whole, min_size=2, max_size=4), max_size=3))
+entries = st.tuples(
+    whole,
+    st.tuples(numbers, whole, st.booleans()),
+    whole,
+    st.lists(numbers, max_size=3),
+    st.lists(st.lists(whole, max_size=5), max_size=3),
+)
 
 
 @settings(max_examples=100)
@@ -339,19 +484,21 @@ def test_a_ledger_with_any_content_gives_counters_or_starts_anew(content, cgroup
     reader = Reader(world, cgroup, container_in, str(path))
     reader.container.account.read(reader.container.cgroup, TWO, 0)
     world.run(SECOND, (0, 0, 0, 0))
-    assert len(reader.container.account.read(reader.container.cgroup, TWO, SECOND)) == 2
+    assert len(reader.container.account.read(reader.container.cgroup, TWO, SECOND).cpus) == 2
 
 
 @pytest.mark.parametrize(
     "kept",
     [
-        [[0], [0], True, []],
-        [[], [], True, []],
-        [[0, 1], [0], True, [[1, 2, 3]]],
-        [[0], [0], True, [[1, 2]]],
-        [[0], [0], True, [[1, 2, None]]],
-        [["a"], [0], True, [[1, 2, 3]]],
-        [[0], [0], True, [[1, 2, float("inf")]]],
+        [7, [[0], 1.0, True], 5, [], [[0, 1, 0, 2, 3]]],
+        [7, [[], 1.0, True], 5, [], []],
+        [7, [[0, 1], 1.0, True], 5, [[1, 0, 2], [1, 0, 2]], [[0, 1, 0, 2, 3]]],
+        [7, [[0], 1.0, True], 5, [[1, 0]], [[0, 1, 0, 2, 3]]],
+        [7, [[0], 1.0, True], 5, [[1, 0, 2]], [[0, 1, 0, 2, None]]],
+        [7, [["a"], 1.0, True], 5, [[1, 0, 2]], [[0, 1, 0, 2, 3]]],
+        [7, [[0], float("nan"), True], 5, [[1, 0, 2]], [[0, 1, 0, 2, 3]]],
+        [7, [[0], float("inf"), True], 5, [[1, 0, 2]], [[0, 1, 0, 2, 3]]],
+        [7, [[0], 1.0, True], float("inf"), [[1, 0, 2]], [[0, 1, 0, 2, 3]]],
         [0],
         "x",
     ],
@@ -365,9 +512,9 @@ def test_an_entry_of_the_ledger_that_makes_no_sense_is_none(kept, tmp_path):
 def test_the_last_line_of_a_ledger_cut_off_by_a_kill_costs_no_other_container(tmp_path, caplog):
     path = tmp_path / "counters"
     ledger = Ledger(str(path))
-    ledger.put("whole", ONE, [Times(1, 2, 3)])
+    ledger.put("whole", MARK)
     with path.open("a") as file:
         file.write('["torn", [[0')
-    assert Ledger(str(path)).get("whole") == (ONE, [Times(1, 2, 3)])
+    assert Ledger(str(path)).get("whole") == MARK
     assert "cannot be read" in caplog.text
-    assert Ledger(str(path)).get("whole") == (ONE, [Times(1, 2, 3)])
+    assert Ledger(str(path)).get("whole") == MARK
