@@ -14,13 +14,14 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Optional
 
-from lxcfs_py.engine import session
+from lxcfs_py.engine import node_keeper, session
 from lxcfs_py.linux import mountpoint
 
 log = logging.getLogger(__name__)
 
 STARTS, PERIOD = 10, 10.0  # how often a server is started within so many seconds before it is given up
 START = 60.0  # seconds that a server has to begin to serve the session of the one before
+_LOOK, _ALONE = 0.5, 3.0  # seconds: how often a successor is looked for, and how long it may be missing
 WATCHDOG = 20.0  # seconds without a sign of life after which a server that has a session is killed
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -30,9 +31,12 @@ def keep(command: Sequence[str], stay: bool = False) -> int:
     """Run a server and keep its session; start it again when it dies. Returns an exit status.
 
     SIGTERM, SIGINT and SIGHUP are passed on. It ends with its server when that ends with status 0, was told to stop, or
-    has no session yet. With `stay`, it waits to be told where another server has taken the session over. A server that
-    gives no sign of life is killed, and so is one that does not begin to serve what is kept for it. One that dies too
-    often is given up, and its filesystem unmounted.
+    has no session yet. A server that gives no sign of life is killed, and so is one that does not begin to serve what
+    is kept for it. One that dies too often is given up, and its filesystem unmounted.
+
+    With `stay`, as a pod, it ends only when it is told to. Where another server has taken the session over, it waits,
+    and starts its own again when nobody serves the session any more. When it is told to stop, the mount stays if the
+    node's systemd holds it for the next pod (node_keeper.py), or if a pod of before waits for it.
     """
     session.RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Containers that share the directory may have the same process ids.
@@ -51,6 +55,7 @@ class _Keeper:
         self._command, self._notified, self._stay = command, notified, stay
         self._kept: list[int] = []
         self._handed_over = False
+        self._is_held = False  # by the node's systemd
         self._heard = 0.0  # when the server was started, or gave a sign of life
         self._patience = START  # for how long it may give none
         self._server = 0
@@ -62,25 +67,74 @@ class _Keeper:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in _PASSED_ON:
             signal.signal(number, self._pass_on)
+        if self._stay:
+            self._take_back()
+        status = self._run_servers(woken)
+        while self._stay and (self._handed_over or not status) and self._waits_until_nobody_serves(woken):
+            log.warning("nobody serves what another server had taken over: serving it again")
+            status = self._run_servers(woken)
+        if self._handed_over:  # however the server went then
+            status = 0
+        elif (status or self._told_to_stop) and not self._is_kept_elsewhere():
+            self._unmount()
+        return status if status >= 0 else 128 - status
+
+    def _run_servers(self, woken: int) -> int:
+        """Run one server after the other until there is nothing to start another one for; the last one's status."""
+        self._handed_over = False
         starts: collections.deque[float] = collections.deque(maxlen=STARTS)
         while len(starts) < STARTS or time.monotonic() - starts[0] > PERIOD:
             starts.append(time.monotonic())
             status = self._serve(woken)
-            if not status or self._told_to_stop or not self._kept:
-                break
+            if not status or self._told_to_stop or self._handed_over or not self._kept:
+                return status
             log.warning("the server ended with status %d: starting it again", status)
-        else:
-            log.error("the server ended %d times within %.0f s: giving up and unmounting", STARTS, PERIOD)
-        if self._handed_over:  # however the server went then
-            status = 0
-            while self._stay and not self._told_to_stop:
-                select.select([woken], [], [])
+        log.error("the server ended %d times within %.0f s: giving up", STARTS, PERIOD)
+        return status
+
+    def _waits_until_nobody_serves(self, woken: int) -> bool:
+        """Return when nobody serves what another server had taken over; False when told to stop."""
+        mark = session.wait_for(self._kept[1]) if self._kept else -1
+        served = time.monotonic()
+        try:
+            while not self._told_to_stop:
+                select.select([woken], [], [], _LOOK)
                 with contextlib.suppress(BlockingIOError):
                     os.read(woken, 64)
                 self._reap()
-        elif status or self._told_to_stop:
-            self._unmount()
-        return status if status >= 0 else 128 - status
+                if not self._kept or session.is_over(self._kept[0]) or session.is_served(self._kept[1]):
+                    served = time.monotonic()
+                elif time.monotonic() - served > _ALONE:
+                    return True
+        finally:
+            if mark >= 0:
+                os.close(mark)
+        return False
+
+    def _take_back(self) -> None:
+        """Take what the node's systemd holds, unless another server lives, which is asked to hand it over."""
+        try:
+            held = node_keeper.take_back()
+        except node_keeper.NodeKeeperError as error:
+            log.warning("the mount ends with this pod: %s", error)
+            return
+        if held and not session.is_served(held[1]):
+            self._kept = held
+        else:
+            for fd in held:
+                os.close(fd)
+
+    def _hold(self) -> None:
+        """Let the node's systemd hold what is kept, for the pod after this one."""
+        try:
+            node_keeper.hold(self._kept)
+            self._is_held = True
+        except node_keeper.NodeKeeperError as error:
+            self._is_held = False
+            log.warning("the mount ends with this pod: %s", error)
+
+    def _is_kept_elsewhere(self) -> bool:
+        return self._is_held or (self._stay and bool(self._kept) and session.somebody_waits_for(self._kept[1]))
 
     def _unmount(self) -> None:
         kept = session.session_of(self._kept)
@@ -143,6 +197,8 @@ class _Keeper:
                 "WATCHDOG_PID": str(os.getpid()),
                 "WATCHDOG_USEC": str(round(WATCHDOG * 1e6)),
             }
+            if self._stay:  # as a server that systemd has started, it leaves the mount to who started it
+                environment["SYSTEMD_EXEC_PID"] = str(os.getpid())
             os.execvpe(self._command[0], list(self._command), {**os.environ, **environment})
         finally:
             os._exit(127)
@@ -162,12 +218,16 @@ class _Keeper:
         lines = message.split(b"\n")
         if b"READY=1" in lines or b"WATCHDOG=1" in lines:
             self._heard, self._patience = time.monotonic(), WATCHDOG
+        discarded: list[int] = []
         if b"FDSTOREREMOVE=1" in lines:
-            discarded, self._kept = self._kept, []
-            self._handed_over = bool(discarded)
+            self._handed_over = bool(self._kept)
+            if not self._stay:
+                discarded, self._kept = self._kept, []
         elif b"FDSTORE=1" in lines:
             discarded, self._kept = self._kept, descriptors
             self._handed_over = False
+            if self._stay:
+                self._hold()
         else:
             discarded = descriptors
         for fd in discarded:

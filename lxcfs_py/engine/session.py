@@ -133,14 +133,13 @@ class Session:
 
     def _kill_owner(self) -> bool:
         """Kill the process that has the lock; whatever it had at hand is in the slots."""
-        flock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, pid = struct.unpack("hhqqi", fcntl.fcntl(self.memory, fcntl.F_GETLK, flock))
-        if kind == fcntl.F_UNLCK:
+        pid = _claimed_by(self.memory)
+        if pid is None:
             return True
         log.warning("process %d does not leave the session of %s: killing it", pid, self.mountpoint)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        return bool(pid > 0)
+        return pid > 0
 
 
 def create(mountpoint: str) -> Session:
@@ -171,14 +170,27 @@ def session_of(descriptors: Sequence[int]) -> Optional[Session]:
     """The session that these make up, or None, and they are closed, if they don't or its mount is gone."""
     fuse = [fd for fd in descriptors if stat.S_ISCHR(os.fstat(fd).st_mode)]
     memory = [fd for fd in descriptors if stat.S_ISREG(os.fstat(fd).st_mode)]
-    if len(fuse) == len(memory) == 1 and len(descriptors) == 2 and not _is_unmounted(fuse[0]):
+    if len(fuse) == len(memory) == 1 and len(descriptors) == 2 and not is_over(fuse[0]):
         return Session(fuse[0], memory[0])
     for fd in descriptors:
         os.close(fd)
     return None
 
 
-def _is_unmounted(fuse: int) -> bool:
+def is_served(memory: int) -> bool:
+    """Tell whether a process has claimed the session of a memory file, and lives."""
+    return _claimed_by(memory) is not None
+
+
+def _claimed_by(memory: int) -> Optional[int]:
+    """Return the process that has the lock, 0 for one of another pid namespace; None when nobody has it."""
+    flock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, pid = struct.unpack("hhqqi", fcntl.fcntl(memory, fcntl.F_GETLK, flock))
+    return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def is_over(fuse: int) -> bool:
+    """Tell whether what this /dev/fuse serves is mounted nowhere any more."""
     poll = select.poll()
     poll.register(fuse, 0)
     return bool(poll.poll(0))  # POLLERR
@@ -190,6 +202,25 @@ def receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     for fd in descriptors:
         os.set_inheritable(fd, False)
     return message, descriptors
+
+
+def wait_for(memory: int) -> int:
+    """Tell who asks `somebody_waits_for` that this process would serve a session, until the result is closed."""
+    mark = os.open(f"/proc/self/fd/{memory}", os.O_RDWR | os.O_CLOEXEC)
+    fcntl.flock(mark, fcntl.LOCK_SH)
+    return mark
+
+
+def somebody_waits_for(memory: int) -> bool:
+    """Tell whether a process of before would serve this session again."""
+    mark = os.open(f"/proc/self/fd/{memory}", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(mark)
+    return False
 
 
 # systemd's descriptor store

@@ -120,6 +120,11 @@ def open_tree(path: str, flags: int) -> int:
     return _check(_libc.syscall(ctypes.c_long(428), AT_FDCWD, os.fsencode(path), ctypes.c_uint(flags)), path)
 
 
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """Return a copy of another process's descriptor, as pidfd_getfd(2) does, which Linux has since 5.6."""
+    return _check(_libc.syscall(ctypes.c_long(438), pidfd, fd, 0))
+
+
 def move_mount(source: int, target: int) -> None:
     """Mount what `open_tree` has cloned onto what `target` is open at: move_mount(2), which Linux has since 5.2."""
     flags = ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)

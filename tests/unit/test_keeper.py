@@ -19,6 +19,7 @@ import os, signal, sys
 from pathlib import Path
 from lxcfs_py.engine import keeper, session
 session.RUN = Path(sys.argv[1])
+keeper.node_keeper.BUS = sys.argv[1] + "/no-bus"
 {change}
 sys.exit(keeper.keep([sys.executable, "-c", sys.argv[2]], stay={stay}))
 """
@@ -70,7 +71,7 @@ def wait_for(condition):
 
 
 HANDS_OVER = """
-say("FDSTORE=1", 0)
+say("FDSTORE=1", os.open("/dev/null", os.O_RDWR), os.memfd_create("session"))
 say("FDSTOREREMOVE=1")
 lives.write_text("over")
 os.kill(os.getpid(), signal.SIGKILL)
