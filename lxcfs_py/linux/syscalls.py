@@ -92,17 +92,18 @@ class Sysinfo(NamedTuple):
     swap_free: int
 
 
-# struct sysinfo: uptime, loads, memory (total, free, shared, buffers), swap (total, free), …, the unit of the sizes
-_SYSINFO = struct.Struct("@l3L6LHHLLI")
+# struct sysinfo: uptime, 3 loads, total and free memory, 2 others, total and free swap, 3 others, the unit of the sizes
+_LONG = struct.calcsize("l")
+_SYSINFO = struct.Struct(f"@{4 * _LONG}x2L{2 * _LONG}x2L{3 * _LONG}xI")
+_Answer = ctypes.c_char * 128
 
 
 def sysinfo() -> Sysinfo:
     """sysinfo(2)."""
-    answer = ctypes.create_string_buffer(_SYSINFO.size + 64)  # the struct ends in padding, on 32 bits
+    answer = _Answer()
     _check(_libc.sysinfo(answer))
-    fields = _SYSINFO.unpack_from(answer)
-    unit = fields[-1]
-    return Sysinfo(fields[4] * unit, fields[5] * unit, fields[8] * unit, fields[9] * unit)
+    total, free, swap_total, swap_free, unit = _SYSINFO.unpack_from(answer)
+    return Sysinfo(total * unit, free * unit, swap_total * unit, swap_free * unit)
 
 
 def inotify_init1(flags: int) -> int:
