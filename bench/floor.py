@@ -36,6 +36,10 @@ class Constant:
         """Tell whether there is such a path."""
         return path in self.children
 
+    def attributes(self, path: str) -> dict[str, Any]:
+        """Return the attributes of what was listed."""
+        return self.getattr(0, path)
+
     def getattr(self, caller: int, path: str) -> dict[str, Any]:
         """Return the attributes of a file or a directory."""
         if path not in self.children:

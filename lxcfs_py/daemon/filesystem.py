@@ -7,19 +7,18 @@ import logging
 import os
 import stat
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Optional
+from typing import Callable, Optional
 
 from lxcfs_py.config import Config
 from lxcfs_py.container.containers import Container, Containers
 from lxcfs_py.files import NAMES
 from lxcfs_py.linux.host import Host
-from lxcfs_py.views import VIEWS, sys_cpu
+from lxcfs_py.views import TREES, VIEWS
+from lxcfs_py.views.host_tree import HostTree, Sight
 
 log = logging.getLogger(__name__)
-
-_SYS_CPU = f"/{sys_cpu.DIRECTORY}"
 
 # What a view raises: the cgroup is gone, or its files hold what no kernel writes, such as numbers beyond all bounds.
 _UNREADABLE = (OSError, ValueError, ArithmeticError)
@@ -44,70 +43,118 @@ class Filesystem:
         """Allow to open a file for reading. EACCES for writing."""
         if flags & os.O_ACCMODE:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
-        if path.startswith(_SYS_CPU) and not int(self.getattr(caller, path)["st_mode"]) & stat.S_IROTH:
+        if _tree_of(path) and not int(self.getattr(caller, path)["st_mode"]) & stat.S_IROTH:
             # The kernel keeps it for root.
             raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     def render(self, caller: int, path: str) -> bytes:
         """Return a file's text for the caller; the host's where that of its container cannot be computed."""
+        inside = _tree_of(path)
+        if inside:
+            return self._render_in(caller, *inside)
         name = path[1:]
-        self.reads[name if name in VIEWS else sys_cpu.DIRECTORY] += 1
+        self.reads[name] += 1
+        if name not in self.config.files.enabled:
+            return self._host.text(name)
+        view = VIEWS[name]
+        return self._computed(
+            caller,
+            name,
+            lambda container: view(container, self._host, self.config),
+            lambda: self._host.text(name),
+        )
+
+    def _render_in(self, caller: int, tree: HostTree, path: str) -> bytes:
+        self.reads[tree.name] += 1
+        text = tree.text(self._host, path)  # an error is the kernel's own, such as that of a CPU that is offline
+        view = tree.view(path)
+        if view is None or tree.name not in self.config.files.enabled:
+            return text
+        return self._computed(
+            caller,
+            f"{tree.name}/{path}",
+            lambda container: view(Sight(container, self._host, self.config), path, text),
+            lambda: text,
+        )
+
+    def _computed(
+        self, caller: int, name: str, compute: Callable[[Container], bytes], machines: Callable[[], bytes]
+    ) -> bytes:
+        """Return what is computed for the caller's container, or the machine's text."""
         container = self._containers.of(caller)
-        if container is not None:
-            try:
-                return self._text(name, container)
-            except _UNREADABLE:
-                # Its cgroup may have gone away in the middle, because it was moved to another one: look again.
-                self._containers.forget(caller)
-                container = self._containers.of(caller)
+        if container is None:
+            return machines()
         try:
-            return self._text(name, container)
+            return compute(container)
+        except _UNREADABLE:
+            # Its cgroup may have gone away in the middle, because it was moved to another one: look again.
+            self._containers.forget(caller)
+            container = self._containers.of(caller)
+        if container is None:
+            return machines()
+        try:
+            return compute(container)
         except _UNREADABLE as error:
-            if container is None:
-                raise
             self._count_failure(caller, name, error)
-            return self._text(name, None)
+            return machines()
 
     def readdir(self, caller: int, path: str) -> list[str]:
         """Return the names in a directory that are there for the caller."""
-        if _is_below(path, _SYS_CPU):
-            self._check_cpu(caller, path)
-            relative = path[len(_SYS_CPU) + 1 :]
-            names = self._host.cpu_names(relative)
-            if not relative:
-                names = [name for name in names if self._sees_cpu(caller, f"{_SYS_CPU}/{name}")]
-        else:
-            names = sorted({_child(name, path) for name in self.config.files.enabled if _is_below(f"/{name}", path)})
-        return [".", "..", *names]
+        inside = _tree_of(path)
+        if not inside:
+            return [
+                ".",
+                "..",
+                *sorted({_child(name, path) for name in self.config.files.enabled if _is_below(f"/{name}", path)}),
+            ]
+        tree, directory = inside
+        names = tree.names(self._host, directory)
+        sight = self._sight(caller, tree)
+        self._check(tree, directory, sight)
+        shown = (name for name in names if not name.startswith("."))
+        return [".", "..", *(name for name in shown if self._sees(tree, os.path.join(directory, name), sight))]
 
     def readlink(self, caller: int, path: str) -> str:
-        """Return where a link of the host's directory points to, always relative."""
-        return self._host.cpu_link(path[len(_SYS_CPU) + 1 :])
+        """Return where a link points to, always relative."""
+        inside = _tree_of(path)
+        if not inside:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+        return inside[0].link(self._host, inside[1])
 
     def getattr(self, caller: int, path: str) -> dict[str, float]:
         """Return a file's attributes; times in seconds since the epoch. ENOENT when there is no such file.
 
         A known file that is not enabled has them too: those who have it mounted go on using it.
         """
-        if _is_below(path, _SYS_CPU) and path != _SYS_CPU:
-            self._check_cpu(caller, path)
-            mode = self._host.cpu_mode(path[len(_SYS_CPU) + 1 :]) & ~0o222
+        inside = _tree_of(path)
+        if inside and inside[1]:
+            tree, below = inside
+            self._check(tree, below, self._sight(caller, tree))
+        return self.attributes(path)
+
+    def attributes(self, path: str) -> dict[str, float]:
+        """Return the attributes of what a caller has been shown already, as `getattr` does."""
+        inside = _tree_of(path)
+        if inside and inside[1]:
+            mode = inside[0].mode(self._host, inside[1]) & ~0o222
         elif path[1:] in VIEWS:
             mode = stat.S_IFREG | 0o444
         elif any(_is_below(f"/{name}", path) for name in NAMES):
             mode = stat.S_IFDIR | 0o555
         else:
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            raise _missing(path)
         links = 2 if stat.S_ISDIR(mode) else 1
         times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), self._started)
         return {"st_mode": mode, "st_nlink": links, "st_size": 0, "st_uid": 0, "st_gid": 0, **times}
 
     def visible(self, caller: int, path: str) -> bool:
-        """Tell whether a path is there for the caller: enabled, and no CPU that the caller does not see."""
-        if path == _SYS_CPU or not _is_below(path, _SYS_CPU):
+        """Tell whether a path is there for the caller: enabled, and nothing that is hidden from its container."""
+        inside = _tree_of(path)
+        if not inside or not inside[1]:
             return any(_is_below(f"/{name}", path) for name in self.config.files.enabled)
         # Below a directory that is no longer enabled is only who has it mounted, and goes on.
-        return self._sees_cpu(caller, path)
+        tree, below = inside
+        return self._sees(tree, below, self._sight(caller, tree))
 
     def hidden(self) -> set[str]:
         """Return the paths that there would be if more were enabled."""
@@ -125,30 +172,23 @@ class Filesystem:
     def paths(self) -> Iterator[str]:
         """Yield every path that there may be: of files that are not enabled and CPUs that are hidden, too."""
         yield from _with_parents(NAMES)
-        directories = deque([""])
-        while directories:
-            directory = directories.popleft()
-            try:
-                names = self._host.cpu_names(directory)
-            except OSError:  # it is none, or is gone
-                continue
-            for name in names:
-                directories.append(f"{directory}/{name}" if directory else name)
-                yield f"{_SYS_CPU}/{directories[-1]}"
+        for tree in TREES.values():
+            yield from (f"/{tree.name}/{path}" for path in tree.walk(self._host))
 
-    def _sees_cpu(self, caller: int, path: str) -> bool:
-        """Tell whether the caller sees the CPU that a path is of, if it is of one."""
-        relative = path[len(_SYS_CPU) + 1 :]
-        if not relative.startswith("cpu") or sys_cpu.DIRECTORY not in self.config.files.enabled:
-            return True
+    def _sight(self, caller: int, tree: HostTree) -> Optional[Sight]:
+        """Return what the caller's container sees; None for the host, and where the tree is not enabled."""
+        container = self._containers.of(caller) if tree.name in self.config.files.enabled else None
+        return Sight(container, self._host, self.config) if container else None
+
+    def _sees(self, tree: HostTree, path: str, sight: Optional[Sight]) -> bool:
         try:
-            return sys_cpu.visible(relative, self._containers.of(caller), self._host, self.config)
+            return tree.has(path, sight)
         except _UNREADABLE:  # then what is read is the host's too
             return True
 
-    def _check_cpu(self, caller: int, path: str) -> None:
-        if path.startswith(_SYS_CPU) and not self._sees_cpu(caller, path):
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    def _check(self, tree: HostTree, path: str, sight: Optional[Sight]) -> None:
+        if not self._sees(tree, path, sight):
+            raise _missing(f"/{tree.name}/{path}")
 
     def _count_failure(self, caller: int, name: str, error: Exception) -> None:
         """Count it, and log it unless another was logged within the last minute: a container must not fill the log."""
@@ -157,14 +197,17 @@ class Filesystem:
             self._silent_until = time.monotonic() + _SILENT_SECONDS
             log.warning("%s of process %d cannot be computed, it sees the host's: %s", name, caller, error)
 
-    def _text(self, name: str, container: Optional[Container]) -> bytes:
-        view = VIEWS.get(name)
-        if view is None:
-            container = container if sys_cpu.DIRECTORY in self.config.files.enabled else None
-            return sys_cpu.render(name[len(sys_cpu.DIRECTORY) + 1 :], container, self._host, self.config)
-        if container is None or name not in self.config.files.enabled:
-            return self._host.text(name)
-        return view(container, self._host, self.config)
+
+def _tree_of(path: str) -> Optional[tuple[HostTree, str]]:
+    """Return the tree that a path is in, and where in it; None for a path in no tree."""
+    for name, tree in TREES.items():
+        if _is_below(path, f"/{name}"):
+            return tree, path[len(name) + 2 :]
+    return None
+
+
+def _missing(path: str) -> OSError:
+    return OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
 def _is_below(path: str, directory: str) -> bool:

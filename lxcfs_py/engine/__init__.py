@@ -15,6 +15,9 @@ class Tree(Protocol):
     def getattr(self, caller: int, path: str, /) -> Mapping[str, Any]:
         """Return a file's attributes by the names of os.stat_result; times in seconds since the epoch."""
 
+    def attributes(self, path: str, /) -> Mapping[str, Any]:
+        """Return what `getattr` does, of a name that `readdir` has just given."""
+
     def visible(self, caller: int, path: str, /) -> bool:
         """Tell whether the caller may find this path. Who has it open or mounted uses it even so."""
 

@@ -388,7 +388,7 @@ class Server:
         else:
             path = child(directory, name)
             try:
-                st = self._tree.getattr(caller, path)
+                st = self._tree.attributes(path)
             except OSError:
                 return b""
             looked_up, mode, node = self._entry(path, st), st["st_mode"], self._nodes.number(path)

@@ -1,8 +1,9 @@
-"""Lists of CPUs as the kernel writes them ("0-3,8")."""
+"""Lists ("0-3,8") and masks ("ff,ffffffff") of CPUs as the kernel writes them."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 
 # More than any kernel is built for: a list that names more is not the kernel's.
 _MAX_CPUS = 65536
@@ -31,3 +32,19 @@ def render(cpus: tuple[int, ...]) -> bytes:
         else:
             runs.append([cpu, cpu])
     return (",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) + "\n").encode()
+
+
+def only(text: bytes, cpus: Collection[int]) -> bytes:
+    """Return those of a list that are among `cpus`. ValueError for what is no list."""
+    if text.strip() == b"(null)":  # nohz_full, before Linux 6.2 or so, where there are none
+        return text
+    return render(tuple(cpu for cpu in parse(text) if cpu in cpus))
+
+
+def masked(text: bytes, cpus: Collection[int]) -> bytes:
+    """Return those of a mask that are among `cpus`, in words of the same width. ValueError for what is no mask."""
+    words = text.strip().split(b",")
+    mask = int(b"".join(words), 16) & sum(1 << cpu for cpu in cpus)
+    # All words but the first have 32 bits.
+    digits = b"%0*x" % (sum(map(len, words)), mask)
+    return b",".join(digits[sum(map(len, words[:n])) :][: len(word)] for n, word in enumerate(words)) + b"\n"

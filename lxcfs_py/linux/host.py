@@ -7,17 +7,14 @@ import os
 import time
 from typing import Optional
 
-from lxcfs_py.files import FILES, NAMES
+from lxcfs_py.files import DIRECTORIES, FILES, NAMES
 from lxcfs_py.linux import cpu_list, roots, syscalls
-from lxcfs_py.linux.kernel_files import KernelDirectory
+from lxcfs_py.linux.kernel_files import HeldDirectory, KernelDirectory
 
 TICKS = os.sysconf("SC_CLK_TCK")
 """Ticks per second, the unit of /proc/stat and of start times (USER_HZ)."""
 
 NS_PER_TICK = 1_000_000_000 // TICKS
-
-# A sysfs file is a page at the most, but for a few lists.
-_SYSFS_BYTES = 1 << 16
 
 
 class Host:
@@ -37,7 +34,7 @@ class Host:
         self.sys = sys or (f"{root}/sys" if root else roots.SYS)
         self._proc = KernelDirectory(proc or (f"{root}/proc" if root else roots.PROC))
         self._cpu = KernelDirectory(f"{self.sys}/devices/system/cpu")
-        self._cpu_fd = os.open(self._cpu.path, os.O_PATH | os.O_CLOEXEC)
+        self._directories = {name: HeldDirectory(f"{root}/{name}") for name in DIRECTORIES}
         for name in filter(_is_in_proc, NAMES):
             with contextlib.suppress(OSError):  # no PSI, no slabinfo: such a kernel just has none
                 self._proc.read(name[5:])
@@ -101,29 +98,9 @@ class Host:
         """Return the numbers of the CPUs that are online."""
         return cpu_list.parse(self._cpu.get("online") or b"0") or (0,)
 
-    def cpu_text(self, path: str) -> bytes:
-        """Return the text of a file below /sys/devices/system/cpu. OSError when it is not there or cannot be read."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._cpu_fd)
-        try:
-            return os.read(fd, _SYSFS_BYTES)
-        finally:
-            os.close(fd)
-
-    def cpu_names(self, path: str) -> list[str]:
-        """Return the names in a directory below /sys/devices/system/cpu, "" for itself. OSError when it is not one."""
-        fd = os.open(path or ".", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=self._cpu_fd)
-        try:
-            return sorted(os.listdir(fd))
-        finally:
-            os.close(fd)
-
-    def cpu_mode(self, path: str) -> int:
-        """Return the type and mode of what is at a path below /sys/devices/system/cpu. OSError when nothing is."""
-        return os.lstat(path, dir_fd=self._cpu_fd).st_mode
-
-    def cpu_link(self, path: str) -> str:
-        """Return the target of a symbolic link below /sys/devices/system/cpu. OSError when it is none."""
-        return os.readlink(path, dir_fd=self._cpu_fd)
+    def directory(self, name: str) -> HeldDirectory:
+        """Return one of the directories of files.py, by its name there."""
+        return self._directories[name]
 
     @staticmethod
     def now() -> int:

@@ -15,6 +15,9 @@ import time
 _CHUNK = 16384
 _RETRY_MISSING_MS = 1000
 
+# A sysfs file is a page at the most, but for a few lists.
+_SYSFS_BYTES = 1 << 16
+
 _opening = threading.Lock()
 
 
@@ -113,3 +116,52 @@ class KernelDirectory:
             fresh = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
             os.dup2(fresh, fd, inheritable=False)
             os.close(fresh)
+
+
+class HeldDirectory:
+    """A directory that is open from the start: what is mounted over it later is never seen.
+
+    Paths are relative to it, "" for itself. Every method raises OSError when nothing is there, as all do where the
+    kernel has no such directory. None follows a symbolic link.
+    """
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, path: str) -> None:
+        self._fd = -1
+        with contextlib.suppress(FileNotFoundError):
+            self._fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def text(self, path: str) -> bytes:
+        """Return the text of a file."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._directory())
+        try:
+            return os.read(fd, _SYSFS_BYTES)
+        finally:
+            os.close(fd)
+
+    def names(self, path: str) -> list[str]:
+        """Return the names in a directory, in order."""
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
+        fd = os.open(path or ".", flags, dir_fd=self._directory())
+        try:
+            return sorted(os.listdir(fd))
+        finally:
+            os.close(fd)
+
+    def mode(self, path: str) -> int:
+        """Return the type and mode of what is at a path."""
+        return os.lstat(path or ".", dir_fd=self._directory()).st_mode
+
+    def link(self, path: str) -> str:
+        """Return the target of a symbolic link."""
+        return os.readlink(path, dir_fd=self._directory())
+
+    def _directory(self) -> int:
+        if self._fd < 0:  # a negative number would stand for the working directory, or for none at all
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return self._fd

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Callable
 
 from lxcfs_py.files import FILES
+from lxcfs_py.views import sys_cpu
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
@@ -25,3 +26,6 @@ def _view(name: str) -> View:
 
 VIEWS = {name: _view(name) for name, file in FILES.items() if not file.is_directory}
 """The views by the names of their files."""
+
+TREES = {tree.name: tree for tree in (sys_cpu.TREE,)}
+"""The directories of the host's by their names."""

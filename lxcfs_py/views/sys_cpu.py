@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Optional
-
-from lxcfs_py.container import visible_cpus
-from lxcfs_py.container.containers import Container
-from lxcfs_py.linux import cpu_list
-from lxcfs_py.linux.host import Host
-
-if TYPE_CHECKING:
-    from lxcfs_py.config import Config
-
-DIRECTORY = "sys/devices/system/cpu"
-
-_CPU = re.compile(r"cpu(\d+)(?:/|$)")
+from lxcfs_py.views.host_tree import HostTree, Sight, listed_cpus, masked_cpus
 
 
-def visible(path: str, container: Optional[Container], host: Host, config: Config) -> bool:
-    """Tell whether a path below the directory is there for a container; for the host (None) all of it is."""
-    cpu = _CPU.match(path)
-    if cpu is None or container is None:
-        return True
-    return int(cpu[1]) in visible_cpus.visible(container.cgroup, host, config.cpu.mode).cpus
+def _is_hidden(sight: Sight, cpu: int) -> bool:
+    return cpu not in sight.cpus
 
 
-def render(path: str, container: Optional[Container], host: Host, config: Config) -> bytes:
-    """Return a file's text. OSError when it is not there or cannot be read."""
-    if container is None:
-        return host.cpu_text(path)
-    if path in ("online", "possible", "present"):
-        return cpu_list.render(visible_cpus.visible(container.cgroup, host, config.cpu.mode).cpus)
-    return b"\n" if path == "offline" else host.cpu_text(path)
+def _numbers(sight: Sight, _path: str, text: bytes) -> bytes:
+    """Return those of a row of CPUs ("0 1 2") that are visible, as cpufreq writes them."""
+    return b" ".join(cpu for cpu in text.split() if int(cpu) in sight.cpus) + b"\n"
+
+
+TREE = HostTree(
+    "sys/devices/system/cpu",
+    hidden={r"cpu(\d+)": _is_hidden},
+    computed={
+        r"online|offline|present|possible|enabled|isolated|nohz_full": listed_cpus,
+        r"cpu\d+/topology/\w+_list|cpu\d+/cache/index\d+/shared_cpu_list": listed_cpus,
+        r"cpu\d+/topology/\w+_(siblings|cpus)|cpu\d+/cache/index\d+/shared_cpu_map": masked_cpus,
+        r"cpufreq/policy\d+/(affected|related)_cpus|cpu\d+/cpufreq/\w+_cpus": _numbers,
+    },
+)

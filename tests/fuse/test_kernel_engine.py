@@ -71,6 +71,9 @@ class Tree:
             "/sys/devices/system/cpu/cpu1": [],
         }
 
+    def attributes(self, path: str) -> dict[str, Any]:
+        return self.getattr(0, path)
+
     def getattr(self, caller: int, path: str) -> dict[str, Any]:
         directory, _, name = path.rpartition("/")
         if path in self.directories:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from lxcfs_py.config import Config, Cpu, Files, Loadavg
 from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.files import NAMES
+from lxcfs_py.linux.kernel_files import HeldDirectory
 from lxcfs_py.views import VIEWS, sys_cpu
 
-SYS_CPU = f"/{sys_cpu.DIRECTORY}"
+SYS_CPU = f"/{sys_cpu.TREE.name}"
 READER, STRANGER = 4711, 1  # a process in the container, and one of the host
 
 
@@ -71,7 +72,7 @@ def test_a_container_reads_its_own_text_and_the_host_the_machines(mounted):
 
 def test_what_the_kernel_shows_to_root_alone_cannot_be_opened(mounted, monkeypatch):
     filesystem = mounted()
-    monkeypatch.setattr(type(filesystem.machine.host), "cpu_mode", lambda _self, _path: stat.S_IFREG | 0o400)
+    monkeypatch.setattr(HeldDirectory, "mode", lambda _self, _path: stat.S_IFREG | 0o400)
     with pytest.raises(PermissionError):
         filesystem.open(READER, f"{SYS_CPU}/online", os.O_RDONLY)
 
@@ -110,7 +111,7 @@ def test_reads_are_counted_by_file(mounted):
     for path, times in {"/proc/meminfo": 3, "/proc/stat": 1, f"{SYS_CPU}/online": 2}.items():
         for _ in range(times):
             read(filesystem, path)
-    assert filesystem.reads == {"proc/meminfo": 3, "proc/stat": 1, sys_cpu.DIRECTORY: 2}
+    assert filesystem.reads == {"proc/meminfo": 3, "proc/stat": 1, sys_cpu.TREE.name: 2}
     assert filesystem.failures == 0
 
 
@@ -197,7 +198,7 @@ def test_paths_are_all_that_anybody_may_have(mounted):
 
 def test_links_of_the_machines_directory_are_read(copied, tmp_path):
     machine = copied("v1-2cpu", tmp_path)
-    (machine.root / sys_cpu.DIRECTORY / "cpu1/driver").symlink_to("../../../bus/cpu/drivers/processor")
+    (machine.root / sys_cpu.TREE.name / "cpu1/driver").symlink_to("../../../bus/cpu/drivers/processor")
     filesystem = Filesystem(machine.host, Containers(machine.container), Config())
     assert stat.S_ISLNK(filesystem.getattr(READER, f"{SYS_CPU}/cpu1/driver")["st_mode"])
     assert filesystem.readlink(READER, f"{SYS_CPU}/cpu1/driver") == "../../../bus/cpu/drivers/processor"
@@ -205,7 +206,7 @@ def test_links_of_the_machines_directory_are_read(copied, tmp_path):
 
 def test_no_link_leads_a_reader_out_of_the_machines_directory(copied, tmp_path):
     machine = copied("v1-2cpu", tmp_path)
-    (machine.root / sys_cpu.DIRECTORY / "secret").symlink_to("/etc/shadow")
+    (machine.root / sys_cpu.TREE.name / "secret").symlink_to("/etc/shadow")
     filesystem = Filesystem(machine.host, Containers(machine.container), Config())
     with pytest.raises(OSError, match="Too many levels of symbolic links"):
         read(filesystem, f"{SYS_CPU}/secret")

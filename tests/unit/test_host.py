@@ -17,8 +17,8 @@ def test_this_machines_files_are_read_as_they_are():
     assert host.text("proc/swaps") == Path("/proc/swaps").read_bytes()
     assert host.meminfo_layout.split()[0] == b"MemTotal:"
     assert len(host.online()) == os.sysconf("SC_NPROCESSORS_ONLN")
-    assert host.cpu_text("online") == Path("/", sys_cpu.DIRECTORY, "online").read_bytes()
-    assert set(host.cpu_names("")) == set(os.listdir(Path("/", sys_cpu.DIRECTORY)))
+    assert host.directory(sys_cpu.TREE.name).text("online") == Path("/", sys_cpu.TREE.name, "online").read_bytes()
+    assert set(host.directory(sys_cpu.TREE.name).names("")) == set(os.listdir(Path("/", sys_cpu.TREE.name)))
 
 
 def test_what_comes_to_cover_a_file_later_is_never_read(copied, tmp_path):
@@ -34,7 +34,7 @@ def test_what_comes_to_cover_a_file_later_is_never_read(copied, tmp_path):
 
 def test_another_place_can_stand_in_for_proc(made):
     root = made({"elsewhere/cpuinfo": "processor\t: 0\n\n", "elsewhere/meminfo": "MemTotal: 1 kB\n"})
-    (root / sys_cpu.DIRECTORY).mkdir(parents=True)
+    (root / sys_cpu.TREE.name).mkdir(parents=True)
     assert Host(str(root), proc=str(root / "elsewhere")).text("proc/meminfo") == b"MemTotal: 1 kB\n"
 
 
@@ -48,7 +48,7 @@ def test_a_kernel_without_some_files_has_none(recorded):
 def test_blocks_of_cpuinfo_are_found_by_number_where_some_cpus_are_offline(made, flags):
     numbers = [0, 1, 5, 40]
     text = "".join(f"processor\t: {n}\nflags\t\t: {flags}\nmodel\t\t: {'x' * n}\n\n" for n in numbers)
-    root = made({"proc/cpuinfo": text, f"{sys_cpu.DIRECTORY}/online": "0-1,5,40\n"})
+    root = made({"proc/cpuinfo": text, f"{sys_cpu.TREE.name}/online": "0-1,5,40\n"})
     host = Host(str(root))
     assert sorted(host.cpuinfo(41)) == numbers
     assert {0, 1} <= set(host.cpuinfo(2))

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lxcfs_py.config import Config, Cpu, Files, Loadavg
+from lxcfs_py.config import Config, Cpu, Loadavg
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.files import NAMES
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import NS_PER_TICK, TICKS, Host
-from lxcfs_py.views import VIEWS, diskstats, pressure, sys_cpu
+from lxcfs_py.views import TREES, VIEWS, diskstats, pressure, sys_cpu
+from lxcfs_py.views.host_tree import Sight, listed_cpus
 
 CPUSET = Config(cpu=Cpu(mode="cpuset"))
 QUOTA = Config(cpu=Cpu(mode="quota"))
@@ -112,7 +113,7 @@ def test_hyperthreads_count_as_siblings_and_their_cores_once(tmp_path, made, cgr
     )
     wired = [(cpu, cpu // 4, cpu // 2 % 2) for cpu in range(8)]  # 2 packages of 2 cores of 2 threads
     cpuinfo = "".join(block.format(cpu=cpu, package=package, core=core) for cpu, package, core in wired)
-    root = made({"proc/cpuinfo": cpuinfo, f"{sys_cpu.DIRECTORY}/online": "0-7\n"})
+    root = made({"proc/cpuinfo": cpuinfo, f"{sys_cpu.TREE.name}/online": "0-7\n"})
     cpuset = SimpleNamespace(cpus=lambda: b"1-3,6\n")
     shown = blocks(VIEWS["proc/cpuinfo"](container_in(cgroup(cpuset=cpuset)), Host(str(root)), CPUSET))
     counted = {cpu: (fields["physical id"], fields["siblings"], fields["cpu cores"]) for cpu, fields in shown.items()}
@@ -121,7 +122,7 @@ def test_hyperthreads_count_as_siblings_and_their_cores_once(tmp_path, made, cgr
 
 def test_cpuinfo_of_an_architecture_without_topology_is_only_cut_down(made, cgroup, container_in):
     cpuinfo = "".join(f"processor\t: {cpu}\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd\n\n" for cpu in range(4))
-    root = made({"proc/cpuinfo": cpuinfo, f"{sys_cpu.DIRECTORY}/online": "0-3\n"})
+    root = made({"proc/cpuinfo": cpuinfo, f"{sys_cpu.TREE.name}/online": "0-3\n"})
     cpu = SimpleNamespace(quota=lambda: 1.2)
     shown = VIEWS["proc/cpuinfo"](container_in(cgroup(cpu=cpu)), Host(str(root)), QUOTA)
     assert shown == cpuinfo[: len(cpuinfo) // 2].encode()
@@ -131,7 +132,7 @@ def test_a_cpu_that_goes_offline_in_the_middle_is_left_out_and_the_others_keep_t
     made, cgroup, container_in
 ):
     cpuinfo = "".join(f"processor\t: {cpu}\nmodel name\t: number {cpu}\n\n" for cpu in (0, 1, 3))
-    root = made({"proc/cpuinfo": cpuinfo, f"{sys_cpu.DIRECTORY}/online": "0-1,3\n"})
+    root = made({"proc/cpuinfo": cpuinfo, f"{sys_cpu.TREE.name}/online": "0-1,3\n"})
     cpuset = SimpleNamespace(cpus=lambda: b"1-3\n")
     shown = blocks(VIEWS["proc/cpuinfo"](container_in(cgroup(cpuset=cpuset)), Host(str(root)), CPUSET))
     assert {cpu: fields["model name"] for cpu, fields in shown.items()} == {1: "number 1", 3: "number 3"}
@@ -185,7 +186,7 @@ def test_cpuinfo_of_a_machine_that_measures_no_frequencies_is_read_when_other_cp
     own = machine.root / "proc/cpuinfo"
     text = own.read_bytes()
     own.write_bytes(text[: text.index(b"processor\t: 5\n")])
-    (machine.root / sys_cpu.DIRECTORY / "online").write_text("0-4\n")
+    (machine.root / sys_cpu.TREE.name / "online").write_text("0-4\n")
     assert numbers_in(machine.render("proc/cpuinfo", CPUSET)) == [2, 3, 4]
     assert sum(read_of_cpuinfo) == own.stat().st_size
 
@@ -396,40 +397,6 @@ def test_pressure_that_is_switched_off_for_the_cgroup_is_zeros(cgroup, container
     assert pressure.cpu(container, None, Config()).startswith(b"some avg10=0.00 ")
 
 
-# sys/devices/system/cpu
-
-
-@pytest.mark.parametrize("name", ["online", "possible", "present"])
-def test_the_lists_of_cpus_name_those_that_are_visible(machine, name):
-    count, cpuset = CPUS[machine.name]
-    for config, numbers in ((QUOTA, cpuset[:count]), (CPUSET, cpuset)):
-        shown = sys_cpu.render(name, machine.container, machine.host, config)
-        assert shown == cpu_list.render(tuple(numbers))
-    assert sys_cpu.render(name, None, machine.host, Config()) == machine.own(f"{sys_cpu.DIRECTORY}/{name}")
-
-
-def test_a_container_sees_the_directories_of_its_cpus_alone(machine):
-    count, cpuset = CPUS[machine.name]
-    for config, numbers in ((QUOTA, cpuset[:count]), (CPUSET, cpuset)):
-        names = [
-            name
-            for name in machine.host.cpu_names("")
-            if sys_cpu.visible(name, machine.container, machine.host, config)
-        ]
-        assert sorted(name for name in names if name[3:].isdigit()) == sorted(f"cpu{number}" for number in numbers)
-        assert {"online", "possible", "present", "uevent"} <= set(names)
-        for path in ("cpu0", "cpu0/topology/core_id", "cpu9/online"):
-            number = int(path[3])
-            assert sys_cpu.visible(path, machine.container, machine.host, config) == (number in numbers)
-            assert sys_cpu.visible(path, None, machine.host, config)
-
-
-def test_no_cpu_is_offline_in_a_container_and_other_files_are_the_machines(machine):
-    assert sys_cpu.render("offline", machine.container, machine.host, Config()) == b"\n"
-    shown = sys_cpu.render("kernel_max", machine.container, machine.host, Config())
-    assert shown == machine.own(f"{sys_cpu.DIRECTORY}/kernel_max")
-
-
 # Visible CPUs
 
 
@@ -521,10 +488,11 @@ def test_psutil_reads_what_is_rendered(machine, rendered, monkeypatch):
 
 
 def test_uptime_and_vmstat_print_what_is_rendered(machine, rendered, sandbox):
-    (rendered / sys_cpu.DIRECTORY).mkdir(parents=True)
+    (rendered / sys_cpu.TREE.name).mkdir(parents=True)
     for name in ("online", "possible", "present"):
-        text = sys_cpu.render(name, machine.container, machine.host, Config())
-        (rendered / sys_cpu.DIRECTORY / name).write_bytes(text)
+        text = sys_cpu.TREE.text(machine.host, name)
+        shown = listed_cpus(Sight(machine.container, machine.host, Config()), name, text)
+        (rendered / sys_cpu.TREE.name / name).write_bytes(shown)
     box = sandbox(views=rendered)
     printed = box.run(["uptime"], check=True).stdout
     assert re.search(r" up 0 min,  .*load average: 0\.00, 0\.00, 0\.00$", printed.strip())
@@ -551,7 +519,7 @@ def test_uptime_and_vmstat_print_what_is_rendered(machine, rendered, sandbox):
 
 
 def test_every_file_is_there_and_none_is_empty(machine):
-    assert set(Files().enabled) == set(NAMES) == {*VIEWS, sys_cpu.DIRECTORY}
+    assert set(NAMES) == {*VIEWS, *TREES}
     for name in VIEWS:
         assert machine.render(name)
         assert machine.render(name).endswith(b"\n")
