@@ -15,6 +15,7 @@ from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Callable, Union, get_type_hints
 
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.files import BY_DEFAULT, NAMES
 
 if sys.version_info >= (3, 11):
@@ -23,12 +24,16 @@ else:
     import tomli as tomllib
 
 
-class ConfigError(Exception):
+class ConfigError(LxcfsError):
     """A configuration that cannot be used; `errors` has all that is wrong with it, one sentence each."""
 
     def __init__(self, errors: Iterable[str]) -> None:
         self.errors = list(errors)
         super().__init__("\n".join(self.errors))
+
+    def told_by(self, program: str) -> str:
+        """Return the errors, each of which begins with its file and line."""
+        return str(self)
 
 
 def _quoted(text: str) -> str:

@@ -6,7 +6,6 @@ wrong command line.
 
 import argparse
 import fcntl
-import logging
 import os
 import signal
 import sys
@@ -19,7 +18,9 @@ from typing import Callable, Optional, TextIO
 from lxcfs_py import __version__
 from lxcfs_py.config import Config, Cpu, Fuse, Loadavg, Log, Memory
 from lxcfs_py.daemon import service
+from lxcfs_py.errors import LxcfsError, report
 from lxcfs_py.linux import mountpoint
+from lxcfs_py.log import to_stderr
 
 # What callers of the C program pass on to libfuse and mount(8). None of it changes anything here: the files are for all
 # to read and for nobody to write either way.
@@ -30,14 +31,14 @@ _MOUNT_OPTIONS = (
 )
 
 
-class PidfileError(Exception):
+class PidfileError(LxcfsError):
     """A pidfile that cannot be taken; its text is one sentence."""
 
 
 def main(argv: Optional[list[str]] = None) -> int:
     """Serves until stopped; the exit code. Returns twice without -f: in the caller's process and in the daemon's."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(format="lxcfs: %(levelname)s: %(message)s")
+    to_stderr()
     pidfile: Path = arguments.pidfile or arguments.runtime_dir / "lxcfs.pid"
     serve = partial(_serve, _configuration(arguments), pidfile.absolute())
     # systemd follows the process that it has started: units of the C program do without -f.
@@ -93,8 +94,8 @@ def _serve(config: Config, pidfile: Path, ready: Callable[[], None]) -> int:
     try:
         with _held(pidfile):
             return service.serve(config, ready)
-    except (PidfileError, service.ServiceError) as error:
-        print(f"lxcfs: {error}", file=sys.stderr)
+    except Exception as error:
+        report(error, "lxcfs")
         return 1
 
 

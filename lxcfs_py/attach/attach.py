@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, NoReturn, Optional
 
 from lxcfs_py.attach import mount_users
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import mount_table, syscalls
 from lxcfs_py.linux.mount_table import Mount
 from lxcfs_py.linux.mountpoint import FSTYPE, is_dead
@@ -38,7 +39,7 @@ _KERNEL_FILESYSTEMS = {"proc": "proc", "sys": "sysfs"}
 _ENDED = (errno.ESRCH, errno.ENOENT, errno.EINVAL)
 
 
-class AttachError(Exception):
+class AttachError(LxcfsError):
     """Why nothing could be done with a container: one sentence for the operator."""
 
 
@@ -46,7 +47,7 @@ class EndedError(AttachError):
     """The container has ended."""
 
 
-class _RefusedError(Exception):
+class _RefusedError(LxcfsError):
     """Why a file is left alone."""
 
 

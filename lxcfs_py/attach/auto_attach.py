@@ -27,6 +27,7 @@ from typing import NamedTuple, NoReturn
 from lxcfs_py.attach import attach, mount_users
 from lxcfs_py.cgroup import layout
 from lxcfs_py.linux import syscalls
+from lxcfs_py.log import to_stderr
 
 log = logging.getLogger("lxcfs_py.attach.auto_attach")
 
@@ -341,7 +342,7 @@ def main() -> int:
     if not line:  # the daemon has ended
         return 0
     settings = Settings(*json.loads(line))
-    logging.basicConfig(format="lxcfs-py: %(levelname)s: %(message)s", level=settings.level.upper(), stream=sys.stderr)
+    to_stderr(settings.level)
     try:
         Attacher(settings).run()
     except OSError as error:

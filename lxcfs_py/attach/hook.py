@@ -12,12 +12,13 @@ from typing import Any, BinaryIO
 
 from lxcfs_py.attach import attach
 from lxcfs_py.config import Config
+from lxcfs_py.errors import LxcfsError
 
 _MAX_STATE = 1 << 20  # bytes
 _MAX_CONFIG = 1 << 24
 
 
-class HookError(Exception):
+class HookError(LxcfsError):
     """Why the container starts without views: one sentence for the operator."""
 
 

@@ -14,6 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from lxcfs_py.container.containers import Containers
 from lxcfs_py.daemon.filesystem import Filesystem
+from lxcfs_py.errors import LxcfsError
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ _MAX_CONNECTIONS = 8
 _CONNECTION_SECONDS = 5
 
 
-class MetricsError(Exception):
+class MetricsError(LxcfsError):
     """Why there are no metrics: one sentence for the operator."""
 
 

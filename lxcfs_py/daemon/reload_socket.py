@@ -8,12 +8,14 @@ import os
 import socket
 from typing import Callable
 
+from lxcfs_py.errors import LxcfsError
+
 ANSWER_SECONDS = 15.0
 
 _REQUEST = b"reload"
 
 
-class ControlError(Exception):
+class ControlError(LxcfsError):
     """Why the daemon could not be asked: one sentence for the operator."""
 
 

@@ -25,6 +25,7 @@ from lxcfs_py.daemon import metrics, reload_socket, systemd
 from lxcfs_py.daemon.attaching import Supervisor
 from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.engine import watchdog
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import mountpoint, roots
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.mountpoint import MountError
@@ -41,7 +42,7 @@ _ENDED = 0
 """The byte that stands among the signals' numbers for the engine's end."""
 
 
-class ServiceError(Exception):
+class ServiceError(LxcfsError):
     """Why the daemon cannot run: one sentence for the operator."""
 
 

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from lxcfs_py.engine import open_texts, protocol
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import syscalls
 from lxcfs_py.linux.digest import digest
 
@@ -63,7 +64,7 @@ _MINE = b"mine"
 _UCRED = struct.Struct("=iII")  # pid, uid, gid
 
 
-class SessionError(Exception):
+class SessionError(LxcfsError):
     """A session can't be had, in one sentence for the operator."""
 
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Optional
 
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import mount_table, roots, syscalls
 from lxcfs_py.linux.digest import digest
 
@@ -26,7 +27,7 @@ RUNTIME_DIRECTORY = "/run/lxcfs-py"
 _MAX_LINKS = 40  # as many as the kernel follows
 
 
-class MountError(Exception):
+class MountError(LxcfsError):
     """Why nothing can be mounted: one sentence for the operator."""
 
 

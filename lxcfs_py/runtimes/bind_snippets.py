@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 from typing import Callable, NamedTuple
 
 from lxcfs_py.config import Config
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.files import FILES
 
 _Bind = tuple[str, str]  # source on the host, target in the container
@@ -19,7 +20,7 @@ class HostPath(NamedTuple):
     type: str  # what has to be at the source before the pod starts: "File" or "Directory"
 
 
-class MountsError(Exception):
+class MountsError(LxcfsError):
     """A snippet that cannot be written; its text is one sentence."""
 
 

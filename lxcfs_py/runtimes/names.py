@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from lxcfs_py.container.containers import container_paths
+from lxcfs_py.errors import LxcfsError
 
 KEY = "lxcfs.py/views"
 """The label, annotation or environment variable by which a container opts in ("all") or out ("none")."""
@@ -44,7 +45,7 @@ _CONTAINER = ("io.kubernetes.cri.container-name", "io.kubernetes.container.name"
 _TYPE = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
 
 
-class NamesError(Exception):
+class NamesError(LxcfsError):
     """Why a name leads to no container: one sentence for the operator."""
 
 

@@ -23,6 +23,7 @@ from typing import Any, Callable, Optional, Union
 
 from lxcfs_py import files as known_files
 from lxcfs_py.cgroup import layout
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import syscalls
 
 # "" is the unified hierarchy; where it is mounted beside v1's, it has the controllers that those do not have.
@@ -36,7 +37,7 @@ _LEAF = "init.scope"  # where a v2 cgroup keeps its processes once it has childr
 _numbers = itertools.count()
 
 
-class SandboxError(Exception):
+class SandboxError(LxcfsError):
     """Why there is no sandbox, or no such sandbox: one sentence for the operator."""
 
 

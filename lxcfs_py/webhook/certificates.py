@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from lxcfs_py.errors import LxcfsError
+
 log = logging.getLogger(__name__)
 
 LIFETIME = datetime.timedelta(days=365)
@@ -24,7 +26,7 @@ _LOOK_SECONDS = 1.0
 _SKEW = datetime.timedelta(hours=1)  # by which the API server's clock may be behind
 
 
-class CertificateError(Exception):
+class CertificateError(LxcfsError):
     """A certificate that cannot be served: one sentence for the operator."""
 
 

@@ -11,6 +11,7 @@ from typing import Any, Optional
 
 import aiohttp
 
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.webhook.patch import Object
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -18,7 +19,7 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _SECONDS = 10.0
 
 
-class ClusterError(Exception):
+class ClusterError(LxcfsError):
     """Why the API server did not do something: one sentence for the operator."""
 
 

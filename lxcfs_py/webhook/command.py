@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import re
 from typing import Optional
 
 from lxcfs_py.config import Config
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.runtimes import bind_snippets
 from lxcfs_py.webhook import certificates, cluster, server
 from lxcfs_py.webhook.rotation import Rotation
 
 
-class WebhookError(Exception):
+class WebhookError(LxcfsError):
     """Why there is no webhook: one sentence for the operator."""
 
 
 def run(options: argparse.Namespace, config: Config) -> int:
     """Serve until told to stop; return the exit code. WebhookError."""
-    logging.basicConfig(format="lxcfs-py: %(levelname)s: %(message)s", level=config.log.level.upper())
     host, port = _address(options.listen)
     served = certificates.Served()
     volumes = bind_snippets.kubernetes_volumes(bind_snippets.binds_of(config))

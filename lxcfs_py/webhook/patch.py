@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.runtimes.bind_snippets import HostPath
 from lxcfs_py.runtimes.names import KEY
 
@@ -23,7 +24,7 @@ Object = dict[str, Any]
 """A JSON object of the API's."""
 
 
-class ShapeError(Exception):
+class ShapeError(LxcfsError):
     """A pod that does not look like one: a sentence that names the field."""
 
 

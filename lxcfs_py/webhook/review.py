@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.runtimes.bind_snippets import HostPath
 from lxcfs_py.webhook.patch import Object, Patch, ShapeError, forbidden, of_ephemeral_containers, of_pod
 
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 _MOST_VALUES = 250_000  # in a body: a parsed value may take 200 bytes where its text takes 5
 
 
-class ReviewError(Exception):
+class ReviewError(LxcfsError):
     """A request that is no AdmissionReview: a sentence that says what is wrong."""
 
 

@@ -13,6 +13,7 @@ from typing import Any, Callable, Optional
 import prometheus_client
 from aiohttp import web
 
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.runtimes.bind_snippets import HostPath
 from lxcfs_py.webhook import connections, review
 from lxcfs_py.webhook.certificates import Served
@@ -29,7 +30,7 @@ _LARGE_BODIES = 4
 Handler = Callable[[web.Request], Coroutine[Any, Any, web.Response]]
 
 
-class ServerError(Exception):
+class ServerError(LxcfsError):
     """Why the webhook cannot serve: one sentence for the operator."""
 
 

@@ -187,7 +187,7 @@ def test_all_includes_a_container_that_was_only_being_made(
     (tmp_path / "lxcfs.toml").write_text(f'mountpoint = "{views}"\n')
     assert box.run(["mount", "-t", "tmpfs", "none", "/proc"]).returncode == 0
     finish = SimpleNamespace(sleep=lambda seconds: box.run(["umount", "/proc"]))
-    monkeypatch.setattr("lxcfs_py.cli.time", finish)
+    monkeypatch.setattr("lxcfs_py.commands.attach.time", finish)
     monkeypatch.setattr(attach, "containers", lambda: [box.init])  # no others of this machine
     assert command_line(["attach", "--all", "--config", str(tmp_path / "lxcfs.toml")]) == 0
     assert capsys.readouterr() == (f"{box.init}: {len(Config().files.enabled)} attached\n", "")

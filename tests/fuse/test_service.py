@@ -259,7 +259,7 @@ def test_try_without_a_daemon_says_how_to_start_one(tmp_path: Path) -> None:
     answer = lxcfs_py("try", "--mountpoint", tmp_path, "--", "free")
     assert answer.returncode == 1
     assert answer.stderr == (
-        f"lxcfs-py: nothing is mounted at {tmp_path}; start the daemon: lxcfs-py run {tmp_path}\n"
+        f"lxcfs-py: nothing is mounted at {tmp_path}\n  start the daemon: lxcfs-py run {tmp_path}\n"
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ MAN = Path(__file__).parent.parent.parent / "docs/man"
 
 
 def commands():
-    listed = re.findall(r"^    ([a-z][a-z-]*)", cli._parser().format_help(), re.MULTILINE)
+    listed = re.findall(r"^    ([a-z][a-z-]*)", cli.parser().format_help(), re.MULTILINE)
     assert len(listed) > 5
     return listed
 

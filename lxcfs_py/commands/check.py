@@ -1,0 +1,34 @@
+"""lxcfs-py check: what a configuration says."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from lxcfs_py import config as configuration
+from lxcfs_py.commands.common import CONFIG_PATH, load_config, new_command
+
+if TYPE_CHECKING:
+    from lxcfs_py.commands.common import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command's parser."""
+    parser = new_command(
+        commands,
+        "check",
+        _check,
+        "print the effective configuration, or all errors in it",
+        "Print every key of the configuration with the value that a daemon would go by. Where the file has errors, "
+        "print each of them, with its line and what is allowed; the exit code is 1 then. Nothing is changed.",
+        [
+            ("lxcfs-py check", f"what {CONFIG_PATH} says"),
+            ("lxcfs-py check ./lxcfs.toml && cp lxcfs.toml /etc", "look at a file before it is put in place"),
+        ],
+    )
+    parser.add_argument("file", metavar="FILE", nargs="?", help=f"default: {CONFIG_PATH} if it is there")
+
+
+def _check(options: argparse.Namespace) -> int:
+    print(configuration.dump(load_config(options.file)), end="")
+    return 0

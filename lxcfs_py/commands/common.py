@@ -1,0 +1,97 @@
+"""What the commands' parsers and functions share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, Optional
+
+from lxcfs_py import config as configuration
+from lxcfs_py.config import Config
+from lxcfs_py.errors import LxcfsError
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+CONFIG_PATH = "/etc/lxcfs.toml"
+
+
+class CommandError(LxcfsError):
+    """Why a command cannot be done."""
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """One that keeps paragraphs apart, and examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(
+            paragraph if paragraph.startswith("  ") else textwrap.fill(" ".join(paragraph.split()), width)
+            for paragraph in paragraphs
+        )
+
+
+def new_command(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    text: str,
+    examples: Iterable[tuple[str, str]],
+) -> argparse.ArgumentParser:
+    """Add a command and return its parser.
+
+    `summary` is its line in the list of commands; `text` says what it does, in paragraphs with an empty line between
+    them; the examples are command lines, each with what it is good for. The manual pages have the same texts.
+    """
+    shown = "\n\n".join(
+        f"  {line}\n{textwrap.indent(textwrap.fill(purpose, 70), '      ')}" for line, purpose in examples
+    )
+    parser = commands.add_parser(
+        name, help=summary, description=text, epilog=f"examples:\n\n{shown}", formatter_class=_HelpFormatter
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add --config."""
+    parser.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
+
+
+def load_config(path: Optional[str]) -> Config:
+    """Return the configuration of a file, or of the default path; the defaults where that does not exist."""
+    if path is None and not os.path.exists(CONFIG_PATH):
+        return Config()
+    return configuration.load(Path(path or CONFIG_PATH))
+
+
+def config_path(path: Optional[str]) -> str:
+    """Return the absolute path of the configuration, by which the daemon is known."""
+    return os.path.abspath(path or CONFIG_PATH)
+
+
+def mountpoint_even_if_broken(path: Optional[str]) -> str:
+    """Return the mountpoint of a configuration, of the one before where that has errors."""
+    from lxcfs_py.daemon import last_config
+
+    try:
+        return load_config(path).mountpoint
+    except configuration.ConfigError:
+        return (last_config.recall(config_path(path)) or Config()).mountpoint
+
+
+def process_id(text: str) -> int:
+    """Return a --pid. argparse.ArgumentTypeError where no process can have it."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no process id: give a whole number above 0")
+    return int(text)
+
+
+def require_root() -> None:
+    """CommandError for everybody else."""
+    if os.geteuid() != 0:
+        raise CommandError("only root sees and changes the mounts of containers", "run this with sudo")

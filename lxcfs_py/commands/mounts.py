@@ -1,0 +1,35 @@
+"""lxcfs-py mounts: the files in a container's definition."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from lxcfs_py.commands.common import add_config, load_config, new_command
+from lxcfs_py.runtimes import bind_snippets
+
+if TYPE_CHECKING:
+    from lxcfs_py.commands.common import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command's parser."""
+    parser = new_command(
+        commands,
+        "mounts",
+        _mounts,
+        "print what binds the enabled files into a container",
+        "Print flags, or a piece of a container's definition, that mount the enabled files over the container's own, "
+        "in the terms of an engine. Files that the engine's runtime refuses are left out.",
+        [
+            ("docker run -m 256m $(lxcfs-py mounts docker) debian free -m", "a container of Docker's with the files"),
+            ("lxcfs-py mounts kubernetes", "what goes into a pod's specification"),
+        ],
+    )
+    parser.add_argument("runtime", choices=bind_snippets.RUNTIMES, help="in whose terms")
+    add_config(parser)
+
+
+def _mounts(options: argparse.Namespace) -> int:
+    print(bind_snippets.snippet(options.runtime, load_config(options.config)), end="")
+    return 0

@@ -1,0 +1,44 @@
+"""lxcfs-py reload: let the daemon read its configuration anew."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from lxcfs_py.commands.common import CONFIG_PATH, CommandError, config_path, new_command
+from lxcfs_py.daemon import reload_socket
+from lxcfs_py.linux import mountpoint
+
+if TYPE_CHECKING:
+    from lxcfs_py.commands.common import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command's parser."""
+    parser = new_command(
+        commands,
+        "reload",
+        _reload,
+        "let the daemon read its configuration anew, and say how that went",
+        "Have the daemon read its configuration anew, and wait until it has. Where the file has errors, they are "
+        "printed, the exit code is 1, and the daemon goes on with what it had. What takes effect only after a restart "
+        "is said.",
+        [("lxcfs-py reload", "after a change of the configuration")],
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"the daemon's (default: {CONFIG_PATH})")
+
+
+def _reload(options: argparse.Namespace) -> int:
+    path = config_path(options.config)
+    socket = mountpoint.runtime_file(path, "control")
+    if socket is None:
+        raise CommandError("only root may ask the daemon to reload")
+    try:
+        errors, remarks = reload_socket.ask(socket)
+    except reload_socket.ControlError as error:
+        raise CommandError(f"{path} was not reloaded: {error}") from None
+    print(*errors, *remarks, sep="\n", end="\n" if errors or remarks else "", file=sys.stderr)
+    if errors:
+        raise CommandError(f"{path} was not reloaded; the daemon goes on with what it had")
+    return 0

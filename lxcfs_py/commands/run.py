@@ -1,0 +1,91 @@
+"""lxcfs-py run: mount and serve."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import faulthandler
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from lxcfs_py import log
+from lxcfs_py.commands.common import CommandError, add_config, config_path, load_config, new_command
+from lxcfs_py.config import Config, ConfigError
+from lxcfs_py.daemon import last_config, service, systemd
+from lxcfs_py.engine import keeper
+from lxcfs_py.errors import report
+from lxcfs_py.linux import mountpoint
+
+if TYPE_CHECKING:
+    from lxcfs_py.commands.common import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command's parser."""
+    parser = new_command(
+        commands,
+        "run",
+        _run,
+        "mount and serve, in the foreground",
+        "Mount the filesystem and serve it until SIGTERM or SIGINT; SIGHUP reloads the configuration. A mount that a "
+        "dead server left is cleared away. Where another lxcfs-py serves the mountpoint already, it hands over to this "
+        "one, and readers notice nothing.",
+        [
+            ("lxcfs-py run", "serve at the configured mountpoint"),
+            ("lxcfs-py run --keep /mnt/views", "serve elsewhere; the mount outlives a server that dies"),
+        ],
+    )
+    add_config(parser)
+    parser.add_argument(
+        "mountpoint", metavar="MOUNTPOINT", nargs="?", type=_place, help="where to mount, instead of the configured one"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="run it under a process that starts it again when it dies or hangs"
+    )
+    parser.add_argument(
+        "--stay", action="store_true", help="with --keep: end when told to, not when another server has taken over"
+    )
+
+
+def _place(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path is no mountpoint: name a directory, or leave it out")
+    return text
+
+
+def _run(options: argparse.Namespace) -> int:
+    log.to_stderr()
+    if options.stay and not options.keep:
+        raise CommandError("--stay says what the process of --keep is to do: give both")
+    if options.keep:
+        arguments = [*(["--config", options.config] if options.config else []), *filter(None, [options.mountpoint])]
+        # The server finds its modules where this process did, wherever a package has put them.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        return keeper.keep([sys.executable, "-m", "lxcfs_py", "run", *arguments], options.stay)
+
+    faulthandler.enable()  # the watchdog's SIGABRT leaves in the log where every thread was
+    unit = systemd.Unit()
+    path = config_path(options.config)
+
+    def load() -> Config:
+        config = load_config(options.config)
+        return dataclasses.replace(config, mountpoint=mountpoint.resolve(options.mountpoint or config.mountpoint))
+
+    try:
+        config = load()
+    except ConfigError as error:
+        before = last_config.recall(path) if systemd.keeps_a_session() else None
+        if before is None:
+            report(error)
+            return os.EX_CONFIG  # systemd need not try again
+        config = before
+        logging.error("%s; serving with the configuration of before, because containers use the mount", error)
+    return service.serve(
+        config,
+        reload=load,
+        remember=lambda config: last_config.remember(path, config),
+        control_path=mountpoint.runtime_file(path, "control"),
+        unit=unit,
+    )

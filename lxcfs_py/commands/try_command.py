@@ -1,0 +1,65 @@
+"""lxcfs-py try: a command in a small container."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command
+from lxcfs_py.linux.mountpoint import is_mounted
+from lxcfs_py.runtimes import sandbox
+
+if TYPE_CHECKING:
+    from lxcfs_py.commands.common import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command's parser."""
+    parser = new_command(
+        commands,
+        "try",
+        _try,
+        "run a command in a small container of its own that sees itself",
+        "Run a command in a container that is made for it: cgroups with these limits, namespaces, and the files of a "
+        "running daemon over its own. It has the host's file tree; no engine and no image are needed. The exit code is "
+        "the command's, or 128 and the number of the signal that ended it.",
+        [
+            ("lxcfs-py try --memory 256M --cpus 1 -- free -m", "what free says in 256 MiB"),
+            ("lxcfs-py try --cpuset 0 -- sh", "a shell that sees one CPU"),
+        ],
+    )
+    parser.add_argument("--memory", metavar="SIZE", type=_size, help="limit of memory, e.g. 256M")
+    parser.add_argument("--swap", metavar="SIZE", type=_size, help="limit of swap, e.g. 0 or 1G")
+    parser.add_argument("--cpus", metavar="NUMBER", type=_cpus, help="CPU quota, e.g. 1.5")
+    parser.add_argument("--cpuset", metavar="LIST", help="the CPUs to run on, e.g. 0 or 0-3")
+    parser.add_argument("--mountpoint", help="where the daemon's mount is, instead of the configured one")
+    add_config(parser)
+    parser.add_argument("arguments", metavar="COMMAND", nargs="+", help="the command and its arguments, after --")
+
+
+def _size(text: str) -> int:
+    try:
+        return sandbox.parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _cpus(text: str) -> float:
+    try:
+        cpus = float(text)
+    except ValueError:
+        cpus = math.nan
+    if not 0 < cpus < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of CPUs: give one above 0, such as 0.5 or 2")
+    return cpus
+
+
+def _try(options: argparse.Namespace) -> int:
+    config = load_config(options.config)
+    mountpoint = options.mountpoint or config.mountpoint
+    if not is_mounted(mountpoint):
+        raise CommandError(f"nothing is mounted at {mountpoint}", f"start the daemon: lxcfs-py run {mountpoint}")
+    limits = {name: getattr(options, name) for name in ("memory", "swap", "cpus", "cpuset")}
+    return sandbox.run_command(options.arguments, views=Path(mountpoint), **limits)

@@ -1,0 +1,60 @@
+"""lxcfs-py unmount: take the mount away."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from lxcfs_py.attach import mount_users
+from lxcfs_py.commands.common import add_config, config_path, mountpoint_even_if_broken, new_command
+from lxcfs_py.daemon import last_config, systemd
+from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux.mountpoint import is_mounted
+
+if TYPE_CHECKING:
+    from lxcfs_py.commands.common import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command's parser."""
+    parser = new_command(
+        commands,
+        "unmount",
+        _unmount,
+        "take the mount away, and say who loses it",
+        "Take the mount away from the host, and name the containers that still have files of it: without a server, "
+        "reading them fails until they get them anew.",
+        [("lxcfs-py unmount", "after the daemon was stopped for good")],
+    )
+    add_config(parser)
+    parser.add_argument(
+        "--unless-restarting", metavar="UNIT", help="leave it where systemd is about to start this unit again"
+    )
+
+
+def _unmount(options: argparse.Namespace) -> int:
+    unit = options.unless_restarting
+    if unit and systemd.will_be_started_again(unit):
+        return 0
+    places = {mountpoint_even_if_broken(options.config)}
+    served = last_config.recall(config_path(options.config))
+    if unit and served:  # the file may name another place by now
+        places.add(served.mountpoint)
+    for path in sorted(places):
+        _unmount_at(path)
+    return 0
+
+
+def _unmount_at(path: str) -> None:
+    losing = [user for user in mount_users.find(path) if user.device == mount_users.device(path)]
+    while is_mounted(path):
+        mountpoint.unmount(path)
+    if losing:
+        print(
+            f"lxcfs-py: files of {path} are still mounted in the containers of "
+            f"{', '.join(f'process {user.pid} ({user.command})' for user in losing)}: without a server, reading them "
+            "fails with 'Transport endpoint is not connected' until they get them anew from a server that runs "
+            "(lxcfs-py attach --all), or are restarted",
+            file=sys.stderr,
+        )

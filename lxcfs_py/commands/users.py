@@ -1,0 +1,35 @@
+"""lxcfs-py users: who depends on the mount."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from lxcfs_py.attach import mount_users
+from lxcfs_py.commands.common import add_config, mountpoint_even_if_broken, new_command
+
+if TYPE_CHECKING:
+    from lxcfs_py.commands.common import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command's parser."""
+    parser = new_command(
+        commands,
+        "users",
+        _users,
+        "print who has files of the mount, or of another like it, mounted",
+        "Print a line for each container, or other mount namespace, in which files of such a mount are mounted: its "
+        "first process, that process's name, one of the files, and whether a server still serves it. The columns are "
+        "separated by tabs.",
+        [("lxcfs-py users", "who is concerned when the mount ends")],
+    )
+    add_config(parser)
+
+
+def _users(options: argparse.Namespace) -> int:
+    for user in mount_users.find(mountpoint_even_if_broken(options.config)):
+        # Both names are the container's to choose: neither may end the line, or be none that can be printed.
+        names = (name.encode("unicode_escape").decode() for name in (user.command, user.path))
+        print(user.pid, *names, "unserved" if mount_users.is_unserved(user) else "served", sep="\t")
+    return 0

@@ -1,0 +1,55 @@
+"""lxcfs-py webhook: the files in the pods of a Kubernetes cluster."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from lxcfs_py import log
+from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command
+
+if TYPE_CHECKING:
+    from lxcfs_py.commands.common import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command's parser."""
+    parser = new_command(
+        commands,
+        "webhook",
+        _webhook,
+        "add the enabled files to the pods of a Kubernetes cluster",
+        "Serve a mutating admission webhook over HTTPS. At the path /all a pod gets the files unless its label or "
+        "annotation lxcfs.py/views is none, at /opt-in only where that is all; /healthz and /metrics are for the "
+        "cluster's own use.\n\nIt needs the Python packages aiohttp, cryptography and prometheus-client.",
+        [
+            ("lxcfs-py webhook --self-signed lxcfs-py-webhook", "in a pod of the Service of that name"),
+            ("lxcfs-py webhook --certificate tls.crt tls.key --dry-run", "with your own certificate; log only"),
+        ],
+    )
+    pair = parser.add_mutually_exclusive_group(required=True)
+    pair.add_argument(
+        "--certificate", nargs=2, metavar=("FILE", "KEY"), help="serve with this, read anew when it changes"
+    )
+    pair.add_argument(
+        "--self-signed",
+        metavar="NAME",
+        help="make and renew one for the Service of that name, keep it in the Secret and put its authority into the "
+        "MutatingWebhookConfiguration of that name",
+    )
+    parser.add_argument("--listen", metavar="HOST:PORT", default=":8443", help="default: port 8443 of all addresses")
+    parser.add_argument("--dry-run", action="store_true", help="change no pod, and log what would be changed")
+    add_config(parser)
+
+
+def _webhook(options: argparse.Namespace) -> int:
+    try:
+        from lxcfs_py.webhook import command
+    except ImportError as error:
+        raise CommandError(
+            "webhook needs the Python packages aiohttp, cryptography and prometheus-client (Debian: python3-aiohttp, "
+            f"python3-cryptography, python3-prometheus-client): {error}"
+        ) from None
+    config = load_config(options.config)
+    log.to_stderr(config.log.level)
+    return command.run(options, config)

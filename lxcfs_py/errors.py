@@ -1,0 +1,43 @@
+"""What a user is told when something cannot be done."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+
+
+class LxcfsError(Exception):
+    """Why something cannot be done: one sentence for a user, and where there is one, a hint of what to do."""
+
+    def __init__(self, sentence: str = "", hint: str = "") -> None:
+        super().__init__(sentence)
+        self.hint = hint
+
+    def told_by(self, program: str) -> str:
+        """Return the lines that a user reads."""
+        return "\n".join([f"{program}: {self}", *([f"  {self.hint}"] if self.hint else [])])
+
+
+def report(error: BaseException, program: str = "lxcfs-py") -> None:
+    """Tell a user on standard error why a command ended: a traceback is nothing to go by."""
+    if isinstance(error, LxcfsError):
+        text = error.told_by(program)
+    elif isinstance(error, OSError):
+        text = f"{program}: {_of_system(error)}"
+    else:
+        text = f"{program}: this is a bug, please report it: {type(error).__name__}: {error} ({_way(error)})"
+    print(text, file=sys.stderr, flush=True)
+
+
+def _of_system(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def _way(error: BaseException) -> str:
+    """Return where this package's code was, from the outside in: "cli.py:61, commands/show.py:30"."""
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    return ", ".join(f"{path.relative_to(_PACKAGE)}:{line}" for path, line in frames if _PACKAGE in path.parents)

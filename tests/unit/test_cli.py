@@ -1,0 +1,124 @@
+"""The command line: what a user is told, whatever is wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from lxcfs_py import cli
+from lxcfs_py.errors import LxcfsError, report
+
+
+def lxcfs_py(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "lxcfs_py", *arguments],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+def test_the_program_alone_lists_its_commands(capsys):
+    assert cli.main([]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"\n    {command} " in listed for command in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_the_help_of_a_command_says_what_it_does_and_has_an_example_and_fits_a_terminal(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    description = text.partition("\n\n")[2].partition("\n\n")[0]
+    assert len(description) > 60
+    assert not description.startswith("options:")
+    assert re.search(rf"^  .*(lxcfs-py {command}\b|podman)", text.partition("examples:")[2], re.MULTILINE)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", ""], "an empty path is no mountpoint"),
+        (["try", "--cpus", "-1", "true"], "'-1' is no number of CPUs: give one above 0"),
+        (["try", "--cpus", "nan", "true"], "'nan' is no number of CPUs"),
+        (["try", "--memory", "lots", "true"], "'lots' is no size"),
+        (["show", "meminfo", "--pid", "0"], "'0' is no process id"),
+        (["attach", "--pid", "-5"], "'-5' is no process id"),
+        (["stauts"], "invalid choice: 'stauts'"),
+    ],
+    ids=" ".join,
+)
+def test_a_value_that_means_nothing_is_refused_with_what_is_allowed(arguments, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["check", "/dev/null"], ["mounts", "docker"], ["show", "uptime"], ["--help"], []]
+)
+def test_a_full_disk_is_one_sentence(arguments):
+    with open("/dev/full", "w") as full:
+        done = lxcfs_py(*arguments, stdout=full)
+    assert (done.returncode, done.stderr) == (1, "lxcfs-py: No space left on device\n")
+
+
+@pytest.mark.parametrize("arguments", [["check", "/dev/null"], ["show", "uptime"], ["--help"]])
+def test_a_reader_that_has_seen_enough_is_told_nothing(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = lxcfs_py(*arguments, stdout=writer)
+    os.close(writer)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "0<&- 1>&- 2>&-"])
+def test_closed_streams_are_no_reason_to_fail(closed):
+    command = f'exec "$@" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", sys.executable, "-m", "lxcfs_py", "show", "uptime"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_error_is_one_sentence_and_a_hint(capsys):
+    report(LxcfsError("nothing is mounted at /x", "start the daemon"))
+    assert capsys.readouterr().err == "lxcfs-py: nothing is mounted at /x\n  start the daemon\n"
+
+
+def test_an_error_nobody_thought_of_is_one_line_that_names_where_it_came_from(capsys, monkeypatch):
+    def broken(options):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("lxcfs_py.commands.check._check", broken)
+    assert cli.main(["check"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("lxcfs-py: this is a bug, please report it: ZeroDivisionError: division by zero (cli.py:")
+    assert said.count("\n") == 1
+
+
+def test_every_error_of_the_package_is_one_for_users():
+    """All that is raised to say why something cannot be done derives from one class, and so is told in one way."""
+    found = subprocess.run(
+        ["grep", "-rnE", r"^class \w+Error\((Exception|RuntimeError|ValueError|OSError)\)", "lxcfs_py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=os.path.dirname(os.path.dirname(os.path.dirname(__file__))),
+    ).stdout
+    assert [line for line in found.splitlines() if "/errors.py:" not in line] == []
