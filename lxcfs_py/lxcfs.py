@@ -17,7 +17,7 @@ from typing import Callable, Optional, TextIO
 
 from lxcfs_py import __version__
 from lxcfs_py.config import Config, Cpu, Fuse, Loadavg, Log, Memory
-from lxcfs_py.daemon import service
+from lxcfs_py.daemon import service, systemd
 from lxcfs_py.errors import LxcfsError, report
 from lxcfs_py.linux import mountpoint
 from lxcfs_py.log import to_stderr
@@ -42,7 +42,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     pidfile: Path = arguments.pidfile or arguments.runtime_dir / "lxcfs.pid"
     serve = partial(_serve, _configuration(arguments), pidfile.absolute())
     # systemd follows the process that it has started: units of the C program do without -f.
-    if arguments.foreground or arguments.debug or service.is_started_by_systemd():
+    if arguments.foreground or arguments.debug or systemd.is_started_by_systemd():
         return serve(lambda: None)
     return _in_background(serve)
 

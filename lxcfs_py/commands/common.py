@@ -91,6 +91,11 @@ def process_id(text: str) -> int:
     return int(text)
 
 
+def printable(text: str) -> str:
+    """Return a name that a container could choose as a terminal may have it."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
 def require_root() -> None:
     """CommandError for everybody else."""
     if os.geteuid() != 0:

@@ -88,4 +88,5 @@ def _run(options: argparse.Namespace) -> int:
         remember=lambda config: last_config.remember(path, config),
         control_path=mountpoint.runtime_file(path, "control"),
         unit=unit,
+        source=path,
     )

@@ -1,16 +1,57 @@
-"""lxcfs-py status: which container has which files."""
+"""lxcfs-py status: how the daemon is, and which container has which files."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from lxcfs_py.attach import attach
-from lxcfs_py.commands.common import add_config, load_config, new_command, require_root
+from lxcfs_py.commands.common import (
+    add_config,
+    load_config,
+    mountpoint_even_if_broken,
+    new_command,
+    printable,
+    require_root,
+)
+from lxcfs_py.config import Config, ConfigError
+from lxcfs_py.daemon import status as daemon
+from lxcfs_py.errors import LxcfsError, report
+from lxcfs_py.linux.mountpoint import resolve
+from lxcfs_py.runtimes.names import Names
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
+
+WELL, DEGRADED, NOT_RUNNING = 0, 1, 3
+
+_NOISIEST = 5
+_BETWEEN_LOOKS = 0.5  # seconds over which reads are counted
+_WATCH_SECONDS = 2.0
+
+
+class Daemon(NamedTuple):
+    """How a daemon is."""
+
+    state: str
+    """well, degraded, "not answering" or "not running"."""
+
+    told: dict[str, Any]
+    """What it told of itself, {} where it did not."""
+
+    rates: dict[int, float]
+    """Reads a second by the init of the container, and by 0 for all together."""
+
+    reason: Optional[LxcfsError] = None
+
+    @property
+    def code(self) -> int:
+        """The exit code for scripts."""
+        return {"well": WELL, "not running": NOT_RUNNING}.get(self.state, DEGRADED)
 
 
 def add(commands: Commands) -> None:
@@ -19,32 +60,172 @@ def add(commands: Commands) -> None:
         commands,
         "status",
         _status,
-        "print which container has which of the enabled files",
-        "Print for each container which of the enabled files it has: live, of another server, dead or none.",
-        [("lxcfs-py status --json", "for scripts")],
+        "say how the daemon is, and which container has which of the files",
+        "Say first how the daemon is: whether it answers, what it serves and since when, who keeps its mount, whether "
+        "its configuration is the file's, what it goes without, and which containers keep it busy. Then say of each "
+        "container which of the enabled files it has: live (of this mount), other (of another server), dead (its "
+        "server has ended) or none.\n\nThe exit code is 0 when all is well, 1 when something is not as it should be or "
+        "the daemon does not answer, and 3 when none runs.",
+        [
+            ("lxcfs-py status", "at a glance"),
+            ("lxcfs-py status --json", "for scripts"),
+            ("lxcfs-py status --probe", "only whether the daemon serves, for Kubernetes and monitoring"),
+        ],
     )
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--json", action="store_true", help="as JSON")
+    kind.add_argument(
+        "--probe", action="store_true", help="only ask the daemon; exit code 0 if it serves its mount, else 1 or 3"
+    )
+    kind.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
+    parser.add_argument("--mountpoint", help="whose daemon, instead of that of the configured one")
     add_config(parser)
 
 
 def _status(options: argparse.Namespace) -> int:
     require_root()
-    config = load_config(options.config)
-    found = list(attach.status(config.mountpoint, config.files.enabled))
+    place = resolve(options.mountpoint or mountpoint_even_if_broken(options.config))
+    if options.probe:
+        return _probe(place)
+    if not options.watch:
+        return _look(options, place)
+    while True:
+        sys.stdout.write("\x1b[H\x1b[2J" if sys.stdout.isatty() else "\n")
+        _look(options, place)
+        sys.stdout.flush()
+        time.sleep(_WATCH_SECONDS)
+
+
+def _probe(place: str) -> int:
+    """Ask the daemon alone: what is degraded is no reason to start it again."""
+    try:
+        told = daemon.ask(place)
+    except daemon.NotRunningError as error:
+        report(error)
+        return NOT_RUNNING
+    except daemon.NotAnsweringError as error:
+        report(error)
+        return DEGRADED
+    trouble = told["stuck"] or ("" if told["mounted"] else f"nothing is mounted at {place}")
+    print(trouble or f"serving at {place}")
+    return DEGRADED if trouble else WELL
+
+
+def _look(options: argparse.Namespace, place: str) -> int:
+    found = look(place)
+    containers = list(_containers(options.config, place, found))
     if options.json:
-        print(json.dumps([container._asdict() for container in found], indent=2))
-        return 0
-    rows = [("PID", "CGROUP", "FILES")]
-    for container in found:
-        states: dict[str, list[str]] = {}
-        for name, state in container.files.items():
-            states.setdefault(state, []).append(name.rpartition("proc/")[2])
-        # Whoever has them all in one state needs no list of them.
-        parts = [
-            f"{state}: {' '.join(names)}" if len(states) > 1 else f"all {state}" for state, names in states.items()
-        ]
-        rows.append((str(container.pid), container.cgroup, container.error or "; ".join(parts)))
+        print(json.dumps({**_as_json(found), "containers": containers}, indent=2))
+    else:
+        print(*_lines(found, place, containers), sep="\n")
+        print(*_table(containers), sep="\n")
+    return found.code
+
+
+def look(place: str) -> Daemon:
+    """Ask the daemon of a mountpoint twice, so that its reads can be counted over the time between."""
+    try:
+        first = daemon.ask(place)
+        time.sleep(_BETWEEN_LOOKS)
+        told = daemon.ask(place)
+    except daemon.NotRunningError as error:
+        return Daemon("not running", {}, {}, error)
+    except daemon.NotAnsweringError as error:
+        return Daemon("not answering", {}, {}, error)
+    seconds = told["clock"] - first["clock"]
+    before = {each["pid"]: each["reads"] for each in first["containers"]}
+    rates = {each["pid"]: (each["reads"] - before.get(each["pid"], 0)) / seconds for each in told["containers"]}
+    rates[0] = (sum(told["reads"].values()) - sum(first["reads"].values())) / seconds
+    return Daemon("degraded" if told["degraded"] else "well", told, rates)
+
+
+def _containers(config_file: Optional[str], place: str, found: Daemon) -> Iterator[dict[str, Any]]:
+    """Yield what is known of each container, as JSON has it."""
+    try:
+        config = load_config(config_file)
+    except ConfigError:
+        config = Config()
+    names = Names()
+    for container in attach.status(place, config.files.enabled):
+        identity = names.of(container.cgroup)
+        yield {
+            "name": printable(identity.name if identity else container.cgroup),
+            "engine": identity.engine if identity else "",
+            **container._asdict(),
+            "reads_per_second": round(found.rates.get(container.pid, 0.0), 1),
+        }
+
+
+def _as_json(found: Daemon) -> dict[str, Any]:
+    told = {key: value for key, value in found.told.items() if key not in ("containers", "clock")}
+    return {
+        "state": found.state,
+        **({"reason": str(found.reason)} if found.reason else {"reads_per_second": round(found.rates[0], 1)}),
+        "daemon": told,
+    }
+
+
+def _lines(found: Daemon, place: str, containers: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield how the daemon is, for people."""
+    if found.reason:
+        yield f"{found.state}: {found.reason}"
+        if found.reason.hint:
+            yield f"  {found.reason.hint}"
+    else:
+        told = found.told
+        since = time.strftime("%F %T", time.localtime(told["since"]))
+        yield f"{found.state}: serving {told['mountpoint']} since {since}"
+        yield from (f"  problem: {sentence}" for sentence in told["degraded"])
+        yield f"  version {told['version']}, process {told['pid']}, engine {told['engine']}"
+        yield f"  if it dies: {_KEEPERS[told['keeper']]}"
+        yield from _configuration(told["configuration"])
+        seen = len(told["containers"])
+        yield f"  containers seen: {seen}, {found.rates[0]:.1f} reads a second{_noise(found, containers)}"
+    yield ""
+
+
+_KEEPERS = {
+    "systemd": "systemd keeps the mount, and starts it again",
+    "keeper": "the process above it keeps the mount, and starts it again",
+    "none": "the mount ends with it",
+}
+
+
+def _configuration(told: dict[str, Any]) -> Iterator[str]:
+    yield f"  configuration: {told['file'] or 'given by options'}{_reloaded(told)}"
+    yield from (f"    the file has an error: {error}" for error in told["errors"])
+    if told["differences"]:
+        yield f"    the file says otherwise by now: {', '.join(told['differences'])} (lxcfs-py reload)"
+
+
+def _reloaded(told: dict[str, Any]) -> str:
+    if told["reloaded"] is None:
+        return ""
+    result = "refused" if told["reload_errors"] else "taken"
+    return f", reloaded {time.strftime('%F %T', time.localtime(told['reloaded']))} and {result}"
+
+
+def _noise(found: Daemon, containers: Iterable[dict[str, Any]]) -> str:
+    """Return who reads most, with the names of the containers."""
+    names = {each["pid"]: each["name"] for each in containers}
+    busy = sorted(((rate, pid) for pid, rate in found.rates.items() if pid and rate), reverse=True)[:_NOISIEST]
+    shown = ", ".join(f"{names.get(pid, f'process {pid}')} {rate:.1f}" for rate, pid in busy)
+    return f", most by {shown}" if shown else ""
+
+
+def _table(containers: list[dict[str, Any]]) -> Iterator[str]:
+    rows = [("CONTAINER", "PID", "FILES")]
+    rows += [(each["name"], str(each["pid"]), each["error"] or _files(each["files"])) for each in containers]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    for pid, cgroup, states_of_files in rows:
-        print(f"{pid:<{widths[0]}}  {cgroup:<{widths[1]}}  {states_of_files}")
-    return 0
+    for name, pid, files in rows:
+        yield f"{name:<{widths[0]}}  {pid:>{widths[1]}}  {files}"
+
+
+def _files(files: dict[str, str]) -> str:
+    states: dict[str, list[str]] = {}
+    for name, state in files.items():
+        states.setdefault(state, []).append(name.rpartition("proc/")[2])
+    # Whoever has them all in one state needs no list of them.
+    return "; ".join(
+        f"{state}: {' '.join(names)}" if len(states) > 1 else f"all {state}" for state, names in states.items()
+    )

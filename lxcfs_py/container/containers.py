@@ -49,14 +49,15 @@ class Container:
     __slots__ = (
         "_cgroup_hash",
         "_layout",
-        "_pid",
         "_proc",
         "account",
         "cgroup",
         "checked",
+        "init",
         "load",
         "namespace",
         "pidfd",
+        "reads",
         "start",
     )
 
@@ -69,7 +70,8 @@ class Container:
             if error.errno != errno.ENOSYS:  # before Linux 5.3, it stays -1
                 raise
         self.namespace = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self._pid = pid
+        self.init = pid
+        self.reads = 0
         self._proc = KernelDirectory(f"/proc/{pid}")
         self._layout = layout
         self._cgroup_hash = 0
@@ -96,7 +98,7 @@ class Container:
         """Look again which cgroup init is in. OSError when it has ended."""
         text = self._proc.read("cgroup")
         if not self.is_in(text):
-            self.cgroup = open_cgroup(self._layout, container_paths(self._pid, text))
+            self.cgroup = open_cgroup(self._layout, container_paths(self.init, text))
             self._cgroup_hash = hash(text)  # the text itself is most of what a container would take
         self.checked = time.monotonic()
 
@@ -138,6 +140,10 @@ class Containers:
 
     def __len__(self) -> int:
         return len(self._watched)
+
+    def all(self) -> list[Container]:
+        """Return those known by now."""
+        return list(self._watched.values())
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when `reap` has something to do."""

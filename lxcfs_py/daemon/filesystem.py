@@ -84,6 +84,7 @@ class Filesystem:
         container = self._containers.of(caller)
         if container is None:
             return machines()
+        container.reads += 1
         try:
             return compute(container)
         except _UNREADABLE:

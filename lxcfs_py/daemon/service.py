@@ -24,6 +24,7 @@ from lxcfs_py.container.load import Sampler
 from lxcfs_py.daemon import metrics, reload_socket, systemd
 from lxcfs_py.daemon.attaching import Supervisor
 from lxcfs_py.daemon.filesystem import Filesystem
+from lxcfs_py.daemon.status import Status, listen
 from lxcfs_py.engine import watchdog
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import mountpoint, roots
@@ -89,12 +90,13 @@ def serve(
     remember: Callable[[Config], None] = lambda config: None,
     control_path: Optional[str] = None,
     unit: Optional[systemd.Unit] = None,
+    source: Optional[str] = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code.
 
     `ready` is called once the mount answers. SIGHUP takes what `reload` returns, and keeps what there was where that
     raises ConfigError; who asks at the socket `control_path` is told how that went. `remember` is given what is served,
-    at first and after each reload. ServiceError when the daemon cannot start.
+    at first and after each reload. `source` is the file that `reload` reads. ServiceError when the daemon cannot start.
     """
     unit = unit or systemd.Unit()
     logging.getLogger().setLevel(config.log.level.upper())
@@ -136,7 +138,10 @@ def serve(
         remember(config)
         service.supervisor.apply(config)
         unit.ready(_status(service, engine.name))
-        _run(service, engine, unit, signals, reload, remember, control_path)
+        status = Status(service.filesystem, service.containers, engine.name, engine.stuck, source, reload)
+        stop_status = _listen_for_status(status, config.mountpoint)
+        _run(service, engine, unit, signals, status, reload, remember, control_path)
+        stop_status()
         unit.stopping()
         if not ended:  # another server may wait for this process's end, with which all of it ends
             service.supervisor.stop()
@@ -184,7 +189,7 @@ def _start_kernel(config: Config) -> tuple[Service, Engine]:
         server.start()
     except session.SessionError as error:
         raise MountError(str(error)) from None
-    kept_for_successor = session.store_with_systemd(kept) and is_started_by_systemd()
+    kept_for_successor = session.store_with_systemd(kept) and systemd.is_started_by_systemd()
     handed_over = threading.Event()
 
     def leave() -> None:
@@ -260,6 +265,7 @@ def _run(
     engine: Engine,
     unit: systemd.Unit,
     signals: socket.socket,
+    status: Status,
     reload: Optional[Callable[[], Config]],
     remember: Callable[[Config], None],
     control_path: Optional[str],
@@ -269,6 +275,7 @@ def _run(
     def reloaded() -> tuple[list[str], list[str]]:
         unit.reloading()
         result = _reload(service, engine, reload) if reload else ([], [])
+        status.reloaded(result[0])
         remember(service.filesystem.config)
         unit.ready(_status(service, engine.name))
         return result
@@ -320,6 +327,15 @@ def _listen_for_requests(path: Optional[str]) -> Optional[socket.socket]:
     except OSError as error:
         log.warning("nobody can ask for a reload at %s (%s); SIGHUP does it", path, error.strerror)
         return None
+
+
+def _listen_for_status(status: Status, place: str) -> Callable[[], None]:
+    path = mountpoint.runtime_file(place, "status")
+    try:
+        return listen(path, status) if path else lambda: None
+    except OSError as error:
+        log.warning("lxcfs-py status cannot ask this daemon at %s (%s)", path, error.strerror)
+        return lambda: None
 
 
 def _listen_for_metrics(service: Service, resumes: bool) -> Callable[[], None]:
@@ -393,11 +409,6 @@ def _may_mount() -> bool:
     with open(f"{roots.PROC}/self/status") as file:
         capabilities = next(line for line in file if line.startswith("CapEff:"))
     return bool(int(capabilities.split()[1], 16) >> 21 & 1)
-
-
-def is_started_by_systemd() -> bool:
-    """Tell whether systemd itself has started this process, so that it knows whether there will be a successor."""
-    return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
 
 
 def _raise_descriptor_limit() -> None:

@@ -77,6 +77,11 @@ def keeps_a_session() -> bool:
     return os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") != "0"
 
 
+def is_started_by_systemd() -> bool:
+    """Tell whether systemd itself has started this process, so that it knows whether there will be a successor."""
+    return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+
+
 def will_be_started_again(unit: str) -> bool:
     """Tell, while a unit's process has just ended, whether another one follows. True when that is not known.
 

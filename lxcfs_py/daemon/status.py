@@ -1,0 +1,216 @@
+"""What a daemon tells of itself: to `lxcfs-py status`, over a socket that only root can reach, and to its metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+from lxcfs_py import __version__
+from lxcfs_py.config import KEYS, Config, ConfigError
+from lxcfs_py.daemon import systemd
+from lxcfs_py.errors import LxcfsError
+from lxcfs_py.linux import mountpoint
+
+if TYPE_CHECKING:
+    from lxcfs_py.container.containers import Containers
+    from lxcfs_py.daemon.filesystem import Filesystem
+    from lxcfs_py.engine.watchdog import Check
+
+ANSWER_SECONDS = 2.0
+"""A daemon that has said nothing by then does not answer."""
+
+_STUCK_SECONDS = 10.0
+"""A request that takes longer is one whose worker hangs."""
+
+_LOOK_SECONDS = 5.0
+"""From one look at the workers to the next."""
+
+_MAX_BYTES = 1 << 24
+
+
+class NotRunningError(LxcfsError):
+    """There is no daemon."""
+
+
+class NotAnsweringError(LxcfsError):
+    """There is a daemon, which says nothing."""
+
+
+class Status:
+    """What is known of one daemon, gathered when somebody asks."""
+
+    def __init__(
+        self,
+        filesystem: Filesystem,
+        containers: Containers,
+        engine: str,
+        stuck: Check,
+        file: Optional[str] = None,
+        load: Optional[Callable[[], Config]] = None,
+    ) -> None:
+        """`stuck` says which of the engine's workers do not answer; `load` reads the configuration's `file` anew."""
+        self._filesystem = filesystem
+        self._containers = containers
+        self._engine = engine
+        self._stuck = stuck
+        self._file = file
+        self._load = load
+        self._since = time.time()
+        self._reloaded: Optional[float] = None
+        self._reload_errors: list[str] = []
+        self.troubles: dict[str, str] = {}
+        """Sentences about what this daemon goes without, by what that is."""
+
+    def reloaded(self, errors: list[str]) -> None:
+        """Note a reload and the errors because of which it changed nothing."""
+        self._reloaded = time.time()
+        self._reload_errors = errors
+
+    def describe(self) -> dict[str, Any]:
+        """Return all of it as JSON has it; times in seconds since the epoch."""
+        config = self._filesystem.config
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "engine": self._engine,
+            "since": self._since,
+            "mountpoint": config.mountpoint,
+            "mounted": mountpoint.is_mounted(config.mountpoint),
+            "keeper": self.keeper(),
+            "configuration": {
+                "file": self._file,
+                "reloaded": self._reloaded,
+                "reload_errors": self._reload_errors,
+                **self._compare_with_file(),
+            },
+            "degraded": self.degraded(),
+            "stuck": self.stuck(),
+            "reads": dict(self._filesystem.reads),
+            "failures": self._filesystem.failures,
+            "unplaced": self._containers.unplaced,
+            "clock": time.monotonic(),
+            "containers": [{"pid": each.init, "reads": each.reads} for each in self._containers.all()],
+        }
+
+    def keeper(self) -> str:
+        """Return who keeps the session when this daemon dies: "systemd", "keeper", or "none"."""
+        if self._engine != "kernel":
+            return "none"
+        if systemd.is_started_by_systemd():
+            return "systemd"
+        return "keeper" if "/keeper-" in os.environ.get("NOTIFY_SOCKET", "") else "none"
+
+    def stuck(self) -> Optional[str]:
+        """Say which worker of the engine hangs; to be called every now and then, as it is seen between two looks."""
+        return self._stuck(_STUCK_SECONDS)
+
+    def degraded(self) -> list[str]:
+        """Return what is not as it should be, a sentence each."""
+        return list(self._degraded())
+
+    def _degraded(self) -> Iterator[str]:
+        config = self._filesystem.config
+        if not mountpoint.is_mounted(config.mountpoint):
+            yield f"nothing is mounted at {config.mountpoint} any more"
+        stuck = self.stuck()
+        if stuck:
+            yield stuck
+        if self._reload_errors:
+            yield f"the last reload changed nothing, because of errors in {self._file}"
+        yield from self.troubles.values()
+
+    def _compare_with_file(self) -> dict[str, list[str]]:
+        """Return the keys that the file on disk has otherwise, and the errors in it."""
+        if self._load is None:
+            return {"differences": [], "errors": []}
+        try:
+            there = self._load()
+        except ConfigError as error:
+            return {"differences": [], "errors": error.errors}
+        served = self._filesystem.config
+        return {"differences": [key for key in KEYS if _differs(key, served, there)], "errors": []}
+
+
+def _differs(key: str, one: Config, other: Config) -> bool:
+    return bool(attrgetter(key)(one) != attrgetter(key)(other))
+
+
+def listen(path: str, status: Status) -> Callable[[], None]:
+    """Answer whoever connects to a socket at `path`, in a thread; return what ends that. OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    os.chmod(path, 0o600)
+    listener.listen()
+    mine = os.stat(path)
+
+    def serve() -> None:
+        listener.settimeout(_LOOK_SECONDS)
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except socket.timeout:
+                status.stuck()
+                continue
+            connection.settimeout(ANSWER_SECONDS)  # who does not read must not keep others waiting
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(json.dumps(status.describe()).encode())
+
+    def stop() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), mine):  # not a successor's
+                os.unlink(path)
+
+    threading.Thread(target=serve, name="status", daemon=True).start()
+    return stop
+
+
+def ask(place: str) -> dict[str, Any]:
+    """Return what the daemon at a mountpoint tells of itself. NotRunningError, NotAnsweringError."""
+    path = mountpoint.runtime_file(place, "status")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(ANSWER_SECONDS)
+        try:
+            connection.connect(path or "")
+        except socket.timeout:
+            raise NotAnsweringError(_silent(place)) from None
+        except OSError:
+            raise NotRunningError(_not_running(place), _start(place)) from None
+        deadline = time.monotonic() + ANSWER_SECONDS
+        reply = bytearray()
+        try:
+            while len(reply) < _MAX_BYTES:
+                connection.settimeout(max(deadline - time.monotonic(), 0.001))
+                part = connection.recv(1 << 16)
+                if not part:
+                    break
+                reply += part
+            found: dict[str, Any] = json.loads(reply)
+        except (OSError, ValueError):
+            raise NotAnsweringError(_silent(place), "see its log; a restart keeps the mount") from None
+    return found
+
+
+def _silent(place: str) -> str:
+    return f"the daemon of {place} does not answer: it said nothing within {ANSWER_SECONDS:.0f} s"
+
+
+def _not_running(place: str) -> str:
+    if mountpoint.is_mounted(place):
+        return f"no daemon runs for {place}, where a mount is left that nobody serves"
+    return f"no daemon runs for {place}"
+
+
+def _start(place: str) -> str:
+    if Path("/run/systemd/system").is_dir():
+        return "start it: systemctl start lxcfs-py"
+    return f"start it: lxcfs-py run {place}"

@@ -1,0 +1,118 @@
+"""lxcfs-py status: how the daemon is, as an operator and as a script asks."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from lxcfs_py.linux import syscalls
+from lxcfs_py.linux.mountpoint import runtime_file
+from lxcfs_py.runtimes.sandbox import Sandbox
+from tests.conftest import ROOT, Daemon
+
+MIB = 1 << 20
+
+
+def lxcfs_py(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    command = [sys.executable, "-m", "lxcfs_py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def daemon(start_daemon: Callable[..., Daemon]) -> Daemon:
+    return start_daemon("kernel")
+
+
+def config(daemon: Daemon) -> str:
+    return str(daemon.process.args[5])
+
+
+def status(daemon: Daemon, *options: str) -> subprocess.CompletedProcess[str]:
+    return lxcfs_py("status", *options, "--mountpoint", daemon.mountpoint, "--config", config(daemon))
+
+
+def test_without_a_daemon_it_says_so_and_how_to_start_one(tmp_path: Path) -> None:
+    (tmp_path / "lxcfs.toml").write_text(f'mountpoint = "{tmp_path}/views"\n')
+    for options in ([], ["--json"], ["--probe"]):
+        done = lxcfs_py("status", *options, "--config", tmp_path / "lxcfs.toml")
+        assert done.returncode == 3
+        assert f"no daemon runs for {tmp_path}/views" in done.stdout + done.stderr
+    assert (
+        json.loads(lxcfs_py("status", "--json", "--config", tmp_path / "lxcfs.toml").stdout)["state"] == "not running"
+    )
+
+
+def test_of_a_daemon_that_is_well_it_says_what_it_serves_and_who_has_the_files(
+    daemon: Daemon, sandbox: Callable[..., Sandbox]
+) -> None:
+    box = sandbox(memory=256 * MIB, views=daemon.mountpoint)
+    box.run(["cat", "/proc/meminfo"])
+    done = status(daemon)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"well: serving {daemon.mountpoint} since 20")
+    assert f"process {daemon.process.pid}, engine kernel" in done.stdout
+    assert f"configuration: {config(daemon)}\n" in done.stdout
+    (line,) = (line for line in done.stdout.splitlines() if f" {box.init} " in line)
+    assert line.endswith("all live")
+    assert max(map(len, done.stdout.splitlines())) <= 120
+    told = json.loads(status(daemon, "--json").stdout)
+    assert (told["state"], told["daemon"]["mounted"], told["daemon"]["reads"]["proc/meminfo"]) == ("well", True, 1)
+
+
+def test_of_a_daemon_that_stands_still_it_says_so_and_does_not_wait_for_it(daemon: Daemon) -> None:
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        done = status(daemon)
+        assert (done.returncode, done.stdout.splitlines()[0][:15]) == (1, "not answering: ")
+        assert status(daemon, "--probe").returncode == 1
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+
+
+def test_a_configuration_that_has_changed_or_was_refused_is_told(daemon: Daemon) -> None:
+    before = Path(config(daemon)).read_text()
+    Path(config(daemon)).write_text(before + '\n[cpu]\nmode = "cpuset"\n')
+    assert "the file says otherwise by now: cpu.mode (lxcfs-py reload)" in status(daemon).stdout
+    Path(config(daemon)).write_text(before + '\n[cpu]\nmode = "cpusets"\n')
+    assert lxcfs_py("reload", "--config", config(daemon)).returncode == 1
+    done = status(daemon)
+    assert done.returncode == 1
+    assert "problem: the last reload changed nothing" in done.stdout
+    assert 'cpu.mode is "cpusets"' in done.stdout
+    assert status(daemon, "--probe").returncode == 0, "it serves: no reason to start it again"
+
+
+def test_a_mount_that_somebody_took_away_is_told(daemon: Daemon) -> None:
+    syscalls.umount(str(daemon.mountpoint), syscalls.MNT_DETACH)
+    deadline = time.monotonic() + 10
+    while status(daemon, "--probe").returncode == 0 and daemon.process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_who_reads_most_is_named(daemon: Daemon, sandbox: Callable[..., Sandbox]) -> None:
+    box = sandbox(views=daemon.mountpoint)
+    reader = box.popen(["sh", "-c", "while cat /proc/uptime; do :; done"], stdout=subprocess.DEVNULL)
+    try:
+        told = json.loads(status(daemon, "--json").stdout)
+    finally:
+        reader.kill()
+    (container,) = (each for each in told["containers"] if each["pid"] == box.init)
+    assert container["reads_per_second"] > 0
+    assert container["reads_per_second"] > told["reads_per_second"] / 2
+
+
+def test_only_root_may_ask_and_the_socket_goes_with_the_daemon(daemon: Daemon) -> None:
+    socket = Path(runtime_file(str(daemon.mountpoint), "status") or "")
+    assert socket.stat().st_mode & 0o777 == 0o600
+    daemon.process.terminate()
+    daemon.process.wait(10)
+    assert not socket.exists()
