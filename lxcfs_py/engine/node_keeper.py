@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import syscalls
 
 UNIT = "lxcfs-py-session.service"
@@ -23,7 +24,7 @@ _PROGRAM = ["/bin/sleep", "infinity"]
 _GONE = (f"{_SYSTEMD}.NoSuchUnit", "org.freedesktop.DBus.Error.UnknownObject")
 
 
-class NodeKeeperError(Exception):
+class NodeKeeperError(LxcfsError):
     """What systemd was asked and did not do; `name` is the error's on the bus."""
 
     def __init__(self, sentence: str, name: str = "") -> None:

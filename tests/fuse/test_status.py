@@ -32,7 +32,8 @@ def daemon(start_daemon: Callable[..., Daemon]) -> Daemon:
 
 
 def config(daemon: Daemon) -> str:
-    return str(daemon.process.args[5])
+    arguments: Any = daemon.process.args
+    return str(arguments[5])
 
 
 def status(daemon: Daemon, *options: str) -> subprocess.CompletedProcess[str]:

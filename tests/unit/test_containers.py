@@ -124,7 +124,7 @@ def test_a_container_starts_when_its_init_does(containers, sandbox):
     container = containers.of(sandbox().init)
     started = time.clock_gettime(time.CLOCK_BOOTTIME) - container.start / 1e9
     assert 0 <= started < 10
-    init = psutil.Process(containers.of(sandbox().init)._pid)
+    init = psutil.Process(containers.of(sandbox().init).init)
     assert init.create_time() == pytest.approx(time.time(), abs=10)
 
 
@@ -268,7 +268,7 @@ def test_a_service_in_the_hosts_pid_namespace_is_its_cgroup(containers, sandbox,
     assert containers.of(two) is container
     assert len(containers) == 1
     # The oldest process is what starts it, whoever asks first.
-    assert containers.of(two)._pid == min(members(box), key=lambda pid: psutil.Process(pid).create_time())
+    assert containers.of(two).init == min(members(box), key=lambda pid: psutil.Process(pid).create_time())
 
 
 def test_a_process_with_the_hosts_own_files_sees_the_host_whatever_its_cgroup(containers, sandbox):
@@ -300,20 +300,20 @@ def test_a_service_whose_first_process_is_moved_away_still_sees_its_own_limits(
     box = sandbox(memory=64 * MIB)
     pids = service(box), service(box)
     for pid in pids:
-        assert containers.of(pid)._pid == box.init
+        assert containers.of(pid).init == box.init
     monkeypatch.setattr(module, "_REFRESH_SECONDS", 0)
     (other.cgroup("memory") / "cgroup.procs").write_text(f"{box.init}")
     for _ in range(3):
         for pid in pids:
             assert limit(containers.of(pid)) == 64 * MIB
-            assert containers.of(pid)._pid in pids
+            assert containers.of(pid).init in pids
     assert len(containers) == 1
 
 
 def test_a_service_whose_first_process_has_ended_goes_on(containers, sandbox, service, monkeypatch):
     box = sandbox(memory=64 * MIB)
     pids = service(box), service(box)
-    assert containers.of(pids[0])._pid == box.init
+    assert containers.of(pids[0]).init == box.init
     monkeypatch.setattr(module, "_REFRESH_SECONDS", 0)
     os.kill(box.init, signal.SIGKILL)  # nobody has reaped it yet
     deadline = time.monotonic() + 10
@@ -322,7 +322,7 @@ def test_a_service_whose_first_process_has_ended_goes_on(containers, sandbox, se
         time.sleep(0.01)
     for pid in pids:
         assert limit(containers.of(pid)) == 64 * MIB
-        assert containers.of(pid)._pid in pids
+        assert containers.of(pid).init in pids
     assert containers.unplaced == 0
 
 
@@ -347,7 +347,7 @@ def test_processes_that_share_only_some_cgroups_are_told_apart(containers, sandb
     pid = service(other)
     (box.cgroup("pids") / "cgroup.procs").write_text(f"{pid}")
     container = containers.of(pid)
-    assert container._pid == pid  # and not box.init, which is older and has the same pids cgroup
+    assert container.init == pid  # and not box.init, which is older and has the same pids cgroup
     assert limit(container) == 96 * MIB
 
 

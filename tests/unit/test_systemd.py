@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -140,23 +141,20 @@ def test_a_worker_that_is_always_at_another_request_is_not_stuck(monkeypatch):
 def test_an_operation_of_fusepys_that_takes_too_long_is_found(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(fusepy.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(fusepy, "_fuse", SimpleNamespace(fuse_get_context=lambda: (0, 0, 4711)))
+    found = []
 
-    class Operations:
-        def __call__(self, operation, *arguments):
-            return getattr(self, operation)(*arguments)
+    class Tree:
+        def readlink(self, caller, path):
+            now[0] += int(path)
+            found.append(operations.stuck(5))
 
-        def read(self, path, seconds):
-            now[0] += seconds
-            return path, observed.stuck(5)
-
-    observed = fusepy.Observed(Operations())
-    for call in (lambda *arguments: observed("read", *arguments), observed.read):
-        assert call("/proc/stat", 4) == ("/proc/stat", None)
-        path, stuck = call("/proc/stat", 6)
-        assert path == "/proc/stat"
-        assert "at one operation for over 5 s" in stuck
-        assert observed.stuck(5) is None
-    assert not hasattr(observed, "write")
+    operations = fusepy.Operations(Tree())
+    for path in ("4", "6"):
+        operations("readlink", path)
+    assert found[0] is None
+    assert "over 5 s" in found[1]
+    assert operations.stuck(5) is None
 
 
 def test_who_asks_for_a_reload_gets_its_errors_and_remarks(tmp_path):
