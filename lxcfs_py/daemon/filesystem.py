@@ -20,6 +20,10 @@ from lxcfs_py.views.host_tree import HostTree, Sight
 
 log = logging.getLogger(__name__)
 
+_NOBODY = 0xFFFF_FFFF
+"""The owner of all: the one user that no process can be. A file's owner could take a lease of it (fcntl(2)), for whose
+end everybody else who opens the file, in any container, would have to wait. stat(2) shows the overflow user."""
+
 # What a view raises: the cgroup is gone, or its files hold what no kernel writes, such as numbers beyond all bounds.
 _UNREADABLE = (OSError, ValueError, ArithmeticError)
 
@@ -146,7 +150,7 @@ class Filesystem:
             raise _missing(path)
         links = 2 if stat.S_ISDIR(mode) else 1
         times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), self._started)
-        return {"st_mode": mode, "st_nlink": links, "st_size": 0, "st_uid": 0, "st_gid": 0, **times}
+        return {"st_mode": mode, "st_nlink": links, "st_uid": _NOBODY, "st_gid": 0, **times}
 
     def visible(self, caller: int, path: str) -> bool:
         """Tell whether a path is there for the caller: enabled, and nothing that is hidden from its container."""
@@ -171,7 +175,10 @@ class Filesystem:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     def paths(self) -> Iterator[str]:
-        """Yield every path that there may be: of files that are not enabled and CPUs that are hidden, too."""
+        """Yield every path that there may be: of files that are not enabled and CPUs that are hidden, too.
+
+        What is below the directories that are served whole comes last.
+        """
         yield from _with_parents(NAMES)
         for tree in TREES.values():
             yield from (f"/{tree.name}/{path}" for path in tree.walk(self._host))

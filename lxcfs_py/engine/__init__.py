@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+SIZE = 4096
+"""What stat(2) says of a file in bytes, as sysfs does: who splices a file takes 0 for its end, and how long its text is
+differs by who reads it. Of a longer text it has to say more, for programs that go to the end of a file (tail)."""
+
 
 class Tree(Protocol):
     """What an engine serves. What is there, and what it says, may depend on the caller: a pid, 0 if it is not known.
@@ -13,7 +17,7 @@ class Tree(Protocol):
     """
 
     def getattr(self, caller: int, path: str, /) -> Mapping[str, Any]:
-        """Return a file's attributes by the names of os.stat_result; times in seconds since the epoch."""
+        """Return a file's attributes by the names of os.stat_result; times in seconds since the epoch, no size."""
 
     def attributes(self, path: str, /) -> Mapping[str, Any]:
         """Return what `getattr` does, of a name that `readdir` has just given."""
@@ -40,4 +44,7 @@ class Tree(Protocol):
         """Return the filesystem's figures by the names of os.statvfs_result."""
 
     def paths(self) -> Iterator[str]:
-        """Yield every path that anybody may have open or mounted, whether it can be found or not."""
+        """Yield every path that anybody may have open or mounted, whether it can be found or not.
+
+        Those that are there for all callers come first.
+        """

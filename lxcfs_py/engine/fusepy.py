@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
+import stat
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Callable, Optional, TypeVar
 
-from lxcfs_py.engine import Tree
+from lxcfs_py.engine import SIZE, Tree
 
 # Debian installs the module as fusepy, PyPI as fuse. OSError (EnvironmentError) when libfuse itself is missing.
 try:
@@ -86,9 +88,10 @@ class Operations:
         """Take note that it begins."""
         self.answers.set()
 
-    def getattr(self, path: str, handle: Optional[int] = None) -> Mapping[str, Any]:
+    def getattr(self, path: str, file: Any = None) -> Mapping[str, Any]:
         """Return a file's attributes."""
-        return self._run(self._tree.getattr, path)
+        attributes = self._run(self._tree.getattr, path)
+        return {**attributes, "st_size": SIZE if stat.S_ISREG(attributes["st_mode"]) else 0}
 
     def readlink(self, path: str) -> str:
         """Return where a link points to."""
@@ -102,22 +105,29 @@ class Operations:
         """Tell, by an errno, what may not be done."""
         self._run(self._tree.access, path, mode)
 
-    def open(self, path: str, flags: int) -> int:
-        """Return a new handle."""
-        self._run(self._tree.open, path, flags)
-        return next(self._handles)
+    def open(self, path: str, file: Any) -> int:
+        """Give an open file, a struct fuse_file_info, its handle."""
+        self._run(self._tree.open, path, file.flags)
+        file.fh = next(self._handles)
+        file.direct_io = 1
+        return 0
 
-    def read(self, path: str, size: int, offset: int, handle: int) -> bytes:
-        """Return a part of the text, which is rendered afresh whenever a reader starts at offset 0."""
-        text = self._texts.get(handle) if offset else None
+    def read(self, path: str, size: int, offset: int, file: Any) -> bytes:
+        """Return a part of the text, which is rendered afresh whenever a reader starts at offset 0.
+
+        EINVAL where nobody is named who reads: this is for the page cache, where the next reader would find it.
+        """
+        if not file.lock_owner:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+        text = self._texts.get(file.fh) if offset else None
         if text is None:
             text = self._run(self._tree.render, path)
-            self._texts.put(handle, text)
+            self._texts.put(file.fh, text)
         return text[offset : offset + size]
 
-    def release(self, path: str, handle: int) -> None:
+    def release(self, path: str, file: Any) -> None:
         """Close a file."""
-        self._texts.drop(handle)
+        self._texts.drop(file.fh)
 
     def statfs(self, path: str) -> Mapping[str, int]:
         """Return the filesystem's figures."""
@@ -145,12 +155,11 @@ def run(operations: Operations, mountpoint: str) -> None:
     _fuse.FUSE(
         operations,
         mountpoint,
-        raw_fi=False,
+        raw_fi=True,
         foreground=True,
         nothreads=True,
         nonempty=True,
         allow_other=os.geteuid() == 0,
-        direct_io=True,
         entry_timeout=_TIMEOUT_SECONDS,
         attr_timeout=_TIMEOUT_SECONDS,
         fsname="lxcfs",

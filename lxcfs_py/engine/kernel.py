@@ -7,6 +7,7 @@ had taken and not answered when it died is in the slots, and the next one answer
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import logging
 import os
@@ -18,7 +19,7 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import Any, Callable
 
-from lxcfs_py.engine import Tree, protocol
+from lxcfs_py.engine import SIZE, Tree, protocol
 from lxcfs_py.engine.session import ATTEMPTS, OPCODE, RENDERED, Session, create
 from lxcfs_py.engine.turns import Relay
 from lxcfs_py.files import DIRECTORIES
@@ -117,14 +118,14 @@ def describe(error: Exception) -> str:
     return f"{error!r} at {place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else repr(error)
 
 
-def attributes(node: int, st: Mapping[str, Any]) -> bytes:
-    """A fuse_attr from what a tree's getattr returns."""
-    size = st.get("st_size", 0)
+def attributes(node: int, st: Mapping[str, Any], length: int = SIZE) -> bytes:
+    """A fuse_attr from what a tree's getattr returns; `length` is of the text, where there may be one."""
+    size = max(SIZE, length) if stat.S_ISREG(st["st_mode"]) else 0
     times = [st.get(name, 0) for name in ("st_atime", "st_mtime", "st_ctime")]
     return protocol.ATTR.pack(
         inode(node),
         size,
-        st.get("st_blocks", (size + 511) // 512),
+        (size + 511) // 512,
         *[int(seconds) for seconds in times],
         *[int(seconds % 1 * 1e9) for seconds in times],
         st["st_mode"],
@@ -150,12 +151,13 @@ class Server:
         self._nodes = Nodes(tree)
         # Handles are unique over all processes that serve this mount one after the other.
         self._handles = itertools.count(time.time_ns())
+        self._long: set[str] = set()  # files of which somebody has read more than SIZE
         self._relay = Relay(session.slots)
         self._reasons: SimpleQueue[str] = SimpleQueue()
         self._handlers: dict[int, tuple[Handler, int]] = {  # and the least that a request has after its header
             protocol.INIT: (self._init, protocol.INIT_IN.size),
             protocol.LOOKUP: (self._lookup, 2),
-            protocol.GETATTR: (self._getattr, 0),
+            protocol.GETATTR: (self._getattr, protocol.GETATTR_IN.size),
             protocol.READLINK: (self._readlink, 0),
             protocol.OPEN: (self._open, protocol.OPEN_IN.size),
             protocol.READ: (self._read, protocol.READ_IN.size),
@@ -166,6 +168,9 @@ class Server:
             protocol.RELEASEDIR: (self._releasedir, protocol.RELEASE_IN.size),
             protocol.ACCESS: (self._access, protocol.ACCESS_IN.size),
             protocol.STATFS: (self._statfs, 0),
+            protocol.GETLK: (self._getlk, 0),
+            protocol.SETLK: (self._setlk, 0),
+            protocol.SETLKW: (self._setlk, 0),
             protocol.DESTROY: (self._destroy, 0),
         }
 
@@ -174,6 +179,16 @@ class Server:
         self._session.claim()
         for worker in self._workers:
             worker.start()
+        if self._session.agreed != (0, 0):
+            self._forget_attributes()
+
+    def _forget_attributes(self) -> None:
+        """Let the kernel ask anew for what it keeps of a predecessor, which may have given other attributes."""
+        for path in itertools.takewhile(lambda path: not path.startswith(PER_CALLER), self._tree.paths()):
+            self._notify(protocol.NOTIFY_INVAL_INODE, self._inval_inode(path))
+
+    def _inval_inode(self, path: str) -> bytes:
+        return protocol.NOTIFY_INVAL_INODE_OUT.pack(self._nodes.number(path), -1, 0)
 
     def stop(self, reason: str) -> None:
         """Take no more requests and let `wait` return `reason`. Fit for signal handlers."""
@@ -198,14 +213,13 @@ class Server:
         encoded = os.fsencode(name)
         entry = protocol.NOTIFY_INVAL_ENTRY_OUT.pack(self._nodes.number(directory or "/"), len(encoded), 0)
         self._notify(protocol.NOTIFY_INVAL_ENTRY, entry + encoded + b"\0")
-        inode = protocol.NOTIFY_INVAL_INODE_OUT.pack(self._nodes.number(path), -1, 0)
-        self._notify(protocol.NOTIFY_INVAL_INODE, inode)
+        self._notify(protocol.NOTIFY_INVAL_INODE, self._inval_inode(path))
 
     def _notify(self, code: int, body: bytes) -> None:
         try:
             os.write(self._session.fuse, protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(body), code, 0) + body)
         except OSError as error:
-            if error.errno != errno.ENOENT:  # the kernel knew nothing of it
+            if error.errno not in (errno.ENOENT, errno.ENODEV):  # it knew nothing of it, or is unmounted by now
                 raise
 
     # One request, start to end
@@ -253,10 +267,10 @@ class Server:
 
     def _take_up_read(self, slot: memoryview, length: int, unique: int) -> None:
         """Answer a read with the text that was rendered for it: its reader may have a part already, and go on in it."""
-        handle, offset, size = protocol.READ_IN.unpack_from(slot, _HEADER)
+        handle, offset, size, flags = protocol.READ_IN.unpack_from(slot, _HEADER)
         texts = self._session.texts
         text = texts.get(handle)
-        if text is not None and (offset or slot[RENDERED]):
+        if text is not None and (offset or slot[RENDERED]) and flags & protocol.READ_LOCKOWNER:
             self._send(reply(unique, text[offset : offset + size]))
         elif not self._answer(slot, length) and text is None:
             texts.drop(handle)  # the file is closed, by a release that was taken after this read
@@ -313,13 +327,23 @@ class Server:
 
     def _entry(self, path: str, st: Mapping[str, Any]) -> bytes:
         node = self._nodes.number(path)
-        lasting = 0 if path.startswith(PER_CALLER) else LASTING
-        return protocol.ENTRY_OUT.pack(node, 0, lasting, lasting, 0, 0) + attributes(node, st)
+        known = 0 if path.startswith(PER_CALLER) else LASTING
+        lasting = 0 if path in self._long else known
+        return protocol.ENTRY_OUT.pack(node, 0, known, lasting, 0, 0) + attributes(node, st)
 
-    def _getattr(self, _request: memoryview, node: int, caller: int) -> bytes:
+    def _getattr(self, request: memoryview, node: int, caller: int) -> bytes:
         path = self._nodes.path(node)
-        lasting = 0 if path.startswith(PER_CALLER) else LASTING
-        return protocol.ATTR_OUT.pack(lasting, 0, 0) + attributes(node, self._tree.getattr(caller, path))
+        st = self._tree.getattr(caller, path)
+        if path not in self._long:
+            lasting = 0 if path.startswith(PER_CALLER) else LASTING
+            return protocol.ATTR_OUT.pack(lasting, 0, 0) + attributes(node, st)
+        flags, handle = protocol.GETATTR_IN.unpack_from(request, _HEADER)
+        text = self._session.texts.get(handle) if flags & protocol.GETATTR_FH else None
+        if text is None:
+            text = self._tree.render(caller, path)
+            if flags & protocol.GETATTR_FH:  # who goes to its end reads this one
+                self._session.texts.put(handle, text)
+        return protocol.ATTR_OUT.pack(0, 0, 0) + attributes(node, st, len(text))
 
     def _readlink(self, _request: memoryview, node: int, caller: int) -> bytes:
         return os.fsencode(self._tree.readlink(caller, self._nodes.path(node)))
@@ -340,12 +364,18 @@ class Server:
         return protocol.OPEN_OUT.pack(next(self._handles), protocol.FOPEN_DIRECT_IO, 0)
 
     def _read(self, request: memoryview, node: int, caller: int) -> bytes:
-        handle, offset, size = protocol.READ_IN.unpack_from(request, _HEADER)
+        handle, offset, size, flags = protocol.READ_IN.unpack_from(request, _HEADER)
+        if not flags & protocol.READ_LOCKOWNER:  # who reads next would find this caller's text in the page cache
+            raise OSError(errno.EINVAL, "a read for the page cache")
         texts = self._session.texts
         text = texts.get(handle) if offset else None
         if text is None:
-            text = self._tree.render(caller, self._nodes.path(node))
+            path = self._nodes.path(node)
+            text = self._tree.render(caller, path)
             texts.put(handle, text)
+            if len(text) > SIZE and path not in self._long:
+                self._long.add(path)
+                self._notify(protocol.NOTIFY_INVAL_INODE, self._inval_inode(path))
         if not offset:
             request[RENDERED] = 1  # from here on, this read has no other text
         return text[offset : offset + size]
@@ -368,7 +398,7 @@ class Server:
 
     def _directory(self, request: memoryview, node: int, caller: int, plus: bool) -> bytes:
         """The entries from offset on, as many as fit; an entry's offset is its place in the list."""
-        _, offset, size = protocol.READ_IN.unpack_from(request, _HEADER)
+        _, offset, size, _ = protocol.READ_IN.unpack_from(request, _HEADER)
         directory = self._nodes.path(node)
         names = self._tree.readdir(caller, directory)
         body = bytearray()
@@ -394,6 +424,13 @@ class Server:
             looked_up, mode, node = self._entry(path, st), st["st_mode"], self._nodes.number(path)
         dirent = protocol.DIRENT.pack(inode(node), offset, len(encoded), stat.S_IFMT(mode) >> 12) + encoded
         return (looked_up if plus else b"") + dirent + bytes(-len(dirent) % 8)
+
+    def _getlk(self, _request: memoryview, _node: int, _caller: int) -> bytes:
+        return protocol.LK_OUT.pack(0, 0, fcntl.F_UNLCK, 0)
+
+    def _setlk(self, _request: memoryview, _node: int, _caller: int) -> bytes:
+        """Grant any lock: nobody shares what is read, so that one container's lock is nothing to another."""
+        return b""
 
     def _destroy(self, _request: memoryview, _node: int, _caller: int) -> bytes:
         return b""

@@ -25,6 +25,9 @@ INIT = 26
 OPENDIR = 27
 READDIR = 28
 RELEASEDIR = 29
+GETLK = 31
+SETLK = 32
+SETLKW = 33
 ACCESS = 34
 DESTROY = 38
 IOCTL = 39
@@ -40,14 +43,22 @@ NOTIFY_INVAL_ENTRY = 3
 
 # INIT flags
 ASYNC_READ = 1 << 0  # several reads of one open file at a time
+POSIX_LOCKS = 1 << 1  # ask the server for locks; without, the kernel has them in common for all who open a file
+FLOCK_LOCKS = 1 << 10
 DO_READDIRPLUS = 1 << 13
 READDIRPLUS_AUTO = 1 << 14
 PARALLEL_DIROPS = 1 << 18  # several lookups in one directory at a time
 
-WANTED = ASYNC_READ | DO_READDIRPLUS | READDIRPLUS_AUTO | PARALLEL_DIROPS
+WANTED = ASYNC_READ | POSIX_LOCKS | FLOCK_LOCKS | DO_READDIRPLUS | READDIRPLUS_AUTO | PARALLEL_DIROPS
 
 # OPEN flags
 FOPEN_DIRECT_IO = 1 << 0
+
+# GETATTR flags
+GETATTR_FH = 1 << 0  # it is asked of an open file
+
+# READ flags
+READ_LOCKOWNER = 1 << 1  # it is a process's own read; without, it fills the page cache, which all processes share
 
 IN_HEADER = Struct("=IIQQ8xI4x")  # len, opcode, unique, nodeid, (uid, gid), pid, (total_extlen, padding)
 OUT_HEADER = Struct("=IiQ")  # len, error, unique
@@ -59,10 +70,12 @@ ATTR = Struct("=QQQQQQIIIIIIIIII")  # ino, size, blocks, atime, mtime, ctime, at
 #                                     mode, nlink, uid, gid, rdev, blksize, flags
 ENTRY_OUT = Struct("=QQQQII")  # nodeid, generation, entry_valid, attr_valid, entry_valid_nsec, attr_valid_nsec; ATTR
 ATTR_OUT = Struct("=QII")  # attr_valid, attr_valid_nsec, dummy; ATTR
+GETATTR_IN = Struct("=I4xQ")  # getattr_flags, fh
 ACCESS_IN = Struct("=II")  # mask, padding
 OPEN_IN = Struct("=II")  # flags, open_flags
 OPEN_OUT = Struct("=QII")  # fh, open_flags, padding
-READ_IN = Struct("=QQI")  # fh, offset, size; the rest is not asked for
+READ_IN = Struct("=QQII")  # fh, offset, size, read_flags; the rest is not asked for
+LK_OUT = Struct("=QQII")  # start, end, type, pid
 RELEASE_IN = Struct("=Q")  # fh; the rest is not asked for
 DIRENT = Struct("=QQII")  # ino, off, namelen, type; name, padded to 8 bytes
 STATFS_OUT = Struct("=QQQQQIII28x")  # blocks, bfree, bavail, files, ffree, bsize, namelen, frsize

@@ -81,7 +81,7 @@ class Tree:
         if name not in self.directories.get(directory or "/", ()):
             raise OSError(errno.ENOENT, path)
         kind = stat.S_IFLNK if name == "self" else stat.S_IFREG
-        return {"st_mode": kind | 0o444, "st_size": 0, "st_nlink": 1, "st_mtime": 1.5}
+        return {"st_mode": kind | 0o444, "st_nlink": 1, "st_mtime": 1.5}
 
     def visible(self, caller: int, path: str) -> bool:
         return path not in self.hidden
@@ -296,7 +296,7 @@ def test_a_directory_of_many_entries_is_listed_whole(served: Mount) -> None:
 
 def test_attributes_are_those_of_the_filesystem(served: Mount) -> None:
     st = os.stat(f"{served.path}/proc/short")
-    assert (st.st_mode, st.st_nlink, st.st_size, st.st_mtime) == (stat.S_IFREG | 0o444, 1, 0, 1.5)
+    assert (st.st_mode, st.st_nlink, st.st_size, st.st_mtime) == (stat.S_IFREG | 0o444, 1, 4096, 1.5)
     assert os.statvfs(served.path).f_namemax == 255
     assert os.access(f"{served.path}/proc/short", os.R_OK)
     assert not os.access(f"{served.path}/proc/short", os.W_OK)

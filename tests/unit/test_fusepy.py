@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,50 +47,65 @@ def operations(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     return fusepy.Operations(tree)
 
 
+def opened(operations: Any, flags: int = os.O_RDONLY) -> SimpleNamespace:
+    """A struct fuse_file_info of an open file."""
+    file = SimpleNamespace(flags=flags, lock_owner=1)
+    assert operations("open", "/proc/stat", file) == 0
+    return file
+
+
 def test_each_request_is_its_callers(operations: Any, tree: Tree) -> None:
-    handle = operations("open", "/proc/stat", os.O_RDONLY)
-    operations("read", "/proc/stat", 10, 0, handle)
+    operations("read", "/proc/stat", 10, 0, opened(operations))
     assert tree.callers == {READER}
 
 
 def test_small_reads_at_any_offsets_get_parts_of_one_text(operations: Any, tree: Tree) -> None:
-    handle = operations.open("/proc/stat", os.O_RDONLY)
-    text = operations.read("/proc/stat", 1, 0, handle)
-    operations.read("/proc/stat", 1, 0, operations.open("/proc/stat", os.O_RDONLY))
-    while part := operations.read("/proc/stat", 7, len(text), handle):
+    file = opened(operations)
+    text = operations.read("/proc/stat", 1, 0, file)
+    operations.read("/proc/stat", 1, 0, opened(operations))
+    while part := operations.read("/proc/stat", 7, len(text), file):
         text += part
     assert text == LINE % 1 * 100
-    assert operations.read("/proc/stat", 50, len(text) + 1000, handle) == b""
-    assert operations.read("/proc/stat", 1 << 20, 0, handle) == LINE % 3 * 100, "a rewind renders afresh"
+    assert operations.read("/proc/stat", 50, len(text) + 1000, file) == b""
+    assert operations.read("/proc/stat", 1 << 20, 0, file) == LINE % 3 * 100, "a rewind renders afresh"
 
 
 def test_two_open_files_do_not_mix_up_their_texts(operations: Any) -> None:
-    handles = [operations.open("/proc/stat", os.O_RDONLY) for _ in range(4)]
-    parts = [operations.read("/proc/stat", 100, 0, handle) for handle in handles]
-    for n, handle in enumerate(handles):
-        assert parts[n] + operations.read("/proc/stat", 1 << 20, 100, handle) == LINE % (n + 1) * 100
+    files = [opened(operations) for _ in range(4)]
+    parts = [operations.read("/proc/stat", 100, 0, file) for file in files]
+    for n, file in enumerate(files):
+        assert parts[n] + operations.read("/proc/stat", 1 << 20, 100, file) == LINE % (n + 1) * 100
 
 
 def test_a_text_is_dropped_when_its_file_is_closed(operations: Any) -> None:
-    handle = operations.open("/proc/stat", os.O_RDONLY)
-    operations.read("/proc/stat", 5, 0, handle)
-    operations.release("/proc/stat", handle)
-    assert operations._texts.get(handle) is None
+    file = opened(operations)
+    operations.read("/proc/stat", 5, 0, file)
+    operations.release("/proc/stat", file)
+    assert operations._texts.get(file.fh) is None
+
+
+def test_a_read_for_the_page_cache_gets_nothing(operations: Any, tree: Tree) -> None:
+    file = opened(operations)
+    file.lock_owner = 0
+    for offset in (0, 10):
+        with pytest.raises(OSError, match="Invalid argument"):
+            operations.read("/proc/stat", 10, offset, file)
+    assert not tree.rendered
 
 
 def test_what_may_not_be_opened_gets_no_handle(operations: Any) -> None:
     with pytest.raises(PermissionError):
-        operations("open", "/proc/stat", os.O_WRONLY)
+        opened(operations, os.O_WRONLY)
 
 
 def test_a_container_that_opens_many_files_takes_bounded_room_and_still_reads(
     operations: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fusepy, "_MAX_TEXT_BYTES", 20_000)
-    first = operations.open("/proc/stat", os.O_RDONLY)
+    first = opened(operations)
     operations.read("/proc/stat", 100, 0, first)
     for _ in range(50):
-        operations.read("/proc/stat", 100, 0, operations.open("/proc/stat", os.O_RDONLY))
+        operations.read("/proc/stat", 100, 0, opened(operations))
     assert len(operations.read("/proc/stat", 1 << 20, 100, first)) == 800
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import os
 import socket
@@ -116,6 +117,10 @@ def request(opcode: int, unique: int, node: int, body: bytes, length: int = -1) 
     return protocol.IN_HEADER.pack(size if length < 0 else length, opcode, unique, node, os.getpid()) + body
 
 
+def reading(offset: int, size: int, flags: int = protocol.READ_LOCKOWNER) -> bytes:
+    return protocol.READ_IN.pack(7, offset, size, flags)
+
+
 def node(path: str) -> int:
     return kernel.Nodes(Tree()).number(path)
 
@@ -216,9 +221,23 @@ def test_init_agrees_on_what_both_can_and_notes_it(peer: Kernel) -> None:
 )
 def test_an_operation_that_fails_is_an_errno_for_its_reader(peer: Kernel, failure: Any, expected: int) -> None:
     peer.tree.failure = failure
-    assert peer.ask(protocol.READ, node("/proc/strange"), protocol.READ_IN.pack(7, 0, 4096)) == (expected, b"")
-    error, text = peer.ask(protocol.READ, node("/proc/meminfo"), protocol.READ_IN.pack(7, 4, 4))
+    assert peer.ask(protocol.READ, node("/proc/strange"), reading(0, 4096)) == (expected, b"")
+    error, text = peer.ask(protocol.READ, node("/proc/meminfo"), reading(4, 4))
     assert (error, text) == (0, b"otal")
+
+
+def test_a_read_for_the_page_cache_gets_nothing_also_of_a_text_that_there_is(peer: Kernel) -> None:
+    path = node("/proc/meminfo")
+    assert peer.ask(protocol.READ, path, reading(0, 4096))[0] == 0
+    for offset in (0, 4):
+        assert peer.ask(protocol.READ, path, reading(offset, 4096, 0)) == (errno.EINVAL, b"")
+
+
+@pytest.mark.parametrize("opcode", [protocol.SETLK, protocol.SETLKW])
+def test_every_lock_is_granted_and_none_is_seen(peer: Kernel, opcode: int) -> None:
+    assert peer.ask(opcode, node("/proc/meminfo"), bytes(48)) == (0, b"")
+    error, lock = peer.ask(protocol.GETLK, node("/proc/meminfo"), bytes(48))
+    assert (error, protocol.LK_OUT.unpack(lock)[2]) == (0, fcntl.F_UNLCK)
 
 
 def test_a_server_leaves_no_descriptor_and_no_thread() -> None:

@@ -1,0 +1,98 @@
+"""Whatever way a program reads by, it gets its own container's text, or an error after which programs read on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from bench.floor import Constant
+from lxcfs_py.engine import kernel
+from lxcfs_py.linux import syscalls
+from lxcfs_py.runtimes.sandbox import Sandbox
+from tests.conftest import ROOT, Daemon
+
+MIB = 1 << 20
+SECONDS = "5"
+PIPES: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+WAYS = [sys.executable, str(ROOT / "tests/fuse/ways.py")]
+ONLINE = "/sys/devices/system/cpu/online"
+
+LENGTHS = {
+    "/proc/meminfo": 4095,
+    "/proc/stat": 4096,
+    "/proc/cpuinfo": 4097,
+    "/proc/swaps": 8192,
+    "/proc/uptime": 100_000,
+}
+
+
+@pytest.fixture(scope="module", params=["kernel", "fusepy"])
+def served(request: Any, start_daemon: Callable[..., Daemon]) -> Path:
+    return start_daemon(request.param).mountpoint
+
+
+def test_two_containers_read_one_file_in_all_ways_and_none_sees_the_others_text(
+    served: Path, sandbox: Callable[..., Sandbox]
+) -> None:
+    small = sandbox(memory=256 * MIB, cpus=1, views=served)
+    large = sandbox(memory=512 * MIB, cpus=2, views=served)
+    running = [
+        small.popen([*WAYS, SECONDS, "/proc/meminfo", "MemTotal:         262144 kB", ONLINE, "0"], **PIPES),
+        large.popen([*WAYS, SECONDS, "/proc/meminfo", "MemTotal:         524288 kB", ONLINE, "0-1"], **PIPES),
+    ]
+    for process in running:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+        assert "read 4096, /proc/meminfo: text" in output
+
+
+def test_a_file_has_a_size_so_that_programs_that_splice_it_try(served: Path) -> None:
+    for name in ("proc/meminfo", "proc/stat", "sys/devices/system/cpu/online"):
+        assert (served / name).stat().st_size == 4096
+
+
+class Lines(Constant):
+    """Texts that are shorter or longer than the size of a file that nobody has read, or just as long."""
+
+    def render(self, caller: int, path: str) -> bytes:
+        length = LENGTHS[path]
+        return b"".join(b"line %d\n" % n for n in range(length))[: length - 1] + b"\n"
+
+
+@pytest.fixture
+def lines(require: Callable[[object, str], None], tmp_path: Path) -> Iterator[Path]:
+    require(os.geteuid() == 0, "root")
+    require(os.path.exists("/dev/fuse"), "/dev/fuse")
+    server = multiprocessing.get_context("fork").Process(target=kernel.serve, args=(Lines(), str(tmp_path)))
+    server.start()
+    try:
+        while not os.path.ismount(tmp_path):
+            server.join(0.01)
+            assert server.is_alive()
+        yield tmp_path
+    finally:
+        syscalls.umount(str(tmp_path), syscalls.MNT_DETACH)
+        server.join(5)
+        server.kill()
+
+
+def test_texts_longer_and_shorter_than_their_size_are_read_whole_in_all_ways(lines: Path) -> None:
+    files = [word for path in LENGTHS for word in (f"{lines}{path}", "line 1")]
+    done = subprocess.run([*WAYS, "0", *files], **PIPES, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_last_lines_of_a_long_text_are_its_last(lines: Path) -> None:
+    path = lines / "proc/uptime"
+    whole = path.read_text().splitlines()
+    done = subprocess.run(["tail", "-n", "20", path], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == whole[-20:]
+    done = subprocess.run(["tail", "-c", "50", path], capture_output=True, text=True, check=True)
+    assert done.stdout == path.read_text()[-50:]
