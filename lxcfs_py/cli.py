@@ -18,6 +18,7 @@ COMMANDS = {
     "check": "check",
     "status": "status",
     "show": "show",
+    "explain": "explain",
     "try": "try_command",
     "mounts": "mounts",
     "attach": "attach",

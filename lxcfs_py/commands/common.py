@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import textwrap
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Optional
 
 from lxcfs_py import config as configuration
+from lxcfs_py.cgroup.layout import parse_paths
 from lxcfs_py.config import Config
 from lxcfs_py.errors import LxcfsError
 
@@ -94,6 +96,45 @@ def process_id(text: str) -> int:
 def printable(text: str) -> str:
     """Return a name that a container could choose as a terminal may have it."""
     return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def add_container(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add the ways to say which container is meant."""
+    which = parser.add_mutually_exclusive_group(required=required)
+    which.add_argument("--container", metavar="NAME", help="by its name, or the start of its id, on any engine")
+    which.add_argument("--docker", metavar="NAME", help="by Docker's name or id")
+    which.add_argument("--podman", metavar="NAME", help="by Podman's name or id")
+    which.add_argument("--pid", type=process_id, help="that of this process")
+    which.add_argument("--cgroup", metavar="PATH", help="that of this cgroup, a path as /proc/PID/cgroup has it")
+
+
+def chosen_process(options: argparse.Namespace) -> Optional[int]:
+    """Return a process of the container that was named, None where none was. LxcfsError."""
+    from lxcfs_py.attach import attach
+    from lxcfs_py.runtimes import names
+
+    if options.pid is not None:
+        if not os.path.exists(f"/proc/{options.pid}"):
+            raise CommandError(f"there is no process {options.pid}")
+        return int(options.pid)
+    if options.cgroup is not None:
+        return _process_in(options.cgroup)
+    for engine in ("docker", "podman"):
+        if getattr(options, engine) is not None:
+            return attach.engine_pid(engine, getattr(options, engine))
+    if options.container is not None:
+        return names.find(options.container, attach.containers())
+    return None
+
+
+def _process_in(cgroup: str) -> int:
+    path = "/" + cgroup.strip("/")
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        with contextlib.suppress(OSError):
+            paths = parse_paths(Path(f"/proc/{pid}/cgroup").read_bytes()).values()
+            if any(f"{each}/".startswith(f"{path}/") for each in paths):
+                return pid
+    raise CommandError(f"there is no process in a cgroup {path}", "its path is as /proc/PID/cgroup has it")
 
 
 def require_root() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from lxcfs_py import files
-from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command, process_id
-from lxcfs_py.daemon import service
+from lxcfs_py.commands.common import CommandError, add_config, add_container, chosen_process, load_config, new_command
+from lxcfs_py.daemon import service, status
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -22,28 +22,38 @@ def add(commands: Commands) -> None:
         "show",
         _show,
         "print what a process would read, without any mount",
-        "Print what a process reads of a file where it has it mounted. No daemon is needed: the text is computed here.",
+        "Print what a container's processes read of a file where it has it mounted. The daemon is asked; where none "
+        "runs, the text is computed here, with no load averages, which take time to gather.",
         [
-            ("lxcfs-py show meminfo --pid 4711", "the memory that process 4711 sees"),
+            ("lxcfs-py show meminfo --container web", "the memory that the container web sees"),
             ("lxcfs-py show sys/devices/system/cpu/online --pid 4711", "its CPUs"),
         ],
     )
     parser.add_argument("file", metavar="FILE", help="e.g. meminfo, pressure/cpu or sys/devices/system/cpu/online")
-    parser.add_argument("--pid", type=process_id, default=os.getpid(), help="the process (default: this one)")
+    add_container(parser, required=False)
     add_config(parser)
 
 
 def _show(options: argparse.Namespace) -> int:
     name = files.named(options.file)
-    if not os.path.exists(f"/proc/{options.pid}"):
-        raise CommandError(f"there is no process {options.pid}")
+    pid = chosen_process(options) or os.getpid()
     if name in files.DIRECTORIES:
         raise CommandError(f"{options.file} is a directory; name a file in it, such as {name}/online")
     try:
-        text = service.show(load_config(options.config), f"/{name}", options.pid)
+        text = text_of(name, pid, options.config)
     except OSError as error:
         raise CommandError(
             f"{options.file} cannot be shown ({error.strerror}); there is: {', '.join(files.NAMES)}"
         ) from None
     sys.stdout.buffer.write(text)
     return 0
+
+
+def text_of(name: str, pid: int, config_file: Optional[str]) -> bytes:
+    """Return what a process reads of a file: the daemon's word, or where none runs, what is computed here. OSError."""
+    config = load_config(config_file)
+    try:
+        text = status.read(config.mountpoint, pid, f"/{name}")
+    except (status.NotRunningError, status.NotAnsweringError):
+        text = b""
+    return text or service.show(config, f"/{name}", pid)

@@ -34,6 +34,7 @@ _LOOK_SECONDS = 5.0
 """From one look at the workers to the next."""
 
 _MAX_BYTES = 1 << 24
+_MAX_REQUEST = 1 << 12
 
 
 class NotRunningError(LxcfsError):
@@ -100,6 +101,13 @@ class Status:
             "containers": [{"pid": each.init, "reads": each.reads} for each in self._containers.all()],
         }
 
+    def answer(self, request: bytes) -> bytes:
+        """Return the answer to a request: a file's text for a process, or all that is known. ValueError, OSError."""
+        asked = json.loads(request)
+        if asked:
+            return self._filesystem.render(int(asked["pid"]), str(asked["path"]))
+        return json.dumps(self.describe()).encode()
+
     def keeper(self) -> str:
         """Return who keeps the session when this daemon dies: "systemd", "keeper", or "none"."""
         if self._engine != "kernel":
@@ -162,8 +170,8 @@ def listen(path: str, status: Status) -> Callable[[], None]:
                 status.stuck()
                 continue
             connection.settimeout(ANSWER_SECONDS)  # who does not read must not keep others waiting
-            with connection, contextlib.suppress(OSError):
-                connection.sendall(json.dumps(status.describe()).encode())
+            with connection, contextlib.suppress(OSError, ValueError):
+                connection.sendall(status.answer(connection.recv(_MAX_REQUEST)))
 
     def stop() -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -176,28 +184,47 @@ def listen(path: str, status: Status) -> Callable[[], None]:
 
 def ask(place: str) -> dict[str, Any]:
     """Return what the daemon at a mountpoint tells of itself. NotRunningError, NotAnsweringError."""
+    try:
+        told: dict[str, Any] = json.loads(_request(place, {}))
+    except ValueError:
+        raise NotAnsweringError(_silent(place), _SILENT_HINT) from None
+    return told
+
+
+def read(place: str, pid: int, path: str) -> bytes:
+    """Return what a process reads of a file by the daemon at a mountpoint, b"" where that fails.
+
+    NotRunningError, NotAnsweringError.
+    """
+    return _request(place, {"pid": pid, "path": path})
+
+
+def _request(place: str, request: dict[str, Any]) -> bytes:
     path = mountpoint.runtime_file(place, "status")
+    deadline = time.monotonic() + ANSWER_SECONDS
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(ANSWER_SECONDS)
         try:
             connection.connect(path or "")
         except socket.timeout:
-            raise NotAnsweringError(_silent(place)) from None
+            raise NotAnsweringError(_silent(place), _SILENT_HINT) from None
         except OSError:
             raise NotRunningError(_not_running(place), _start(place)) from None
-        deadline = time.monotonic() + ANSWER_SECONDS
         reply = bytearray()
         try:
+            connection.sendall(json.dumps(request).encode())
             while len(reply) < _MAX_BYTES:
                 connection.settimeout(max(deadline - time.monotonic(), 0.001))
                 part = connection.recv(1 << 16)
                 if not part:
                     break
                 reply += part
-            found: dict[str, Any] = json.loads(reply)
-        except (OSError, ValueError):
-            raise NotAnsweringError(_silent(place), "see its log; a restart keeps the mount") from None
-    return found
+        except OSError:
+            raise NotAnsweringError(_silent(place), _SILENT_HINT) from None
+    return bytes(reply)
+
+
+_SILENT_HINT = "its log says why; a restart keeps the mount"
 
 
 def _silent(place: str) -> str:

@@ -1,0 +1,151 @@
+"""Where each figure of a file comes from: the cgroup whose limit holds, the parents, the host."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable, NamedTuple, Optional
+
+from lxcfs_py.cgroup import layout
+from lxcfs_py.config import Config
+from lxcfs_py.container import visible_cpus
+from lxcfs_py.container.containers import Container, Containers
+from lxcfs_py.container.cpu_time import Ledger
+from lxcfs_py.container.load import Sampler
+from lxcfs_py.linux import cpu_list
+from lxcfs_py.linux.host import Host
+
+_NO_LIMIT_V1 = 1 << 62  # memory.limit_in_bytes shows the largest multiple of a page that fits 63 bits
+
+
+class Limit(NamedTuple):
+    """A limit that one cgroup of a container's, or one above it, has."""
+
+    cgroup: str
+    file: str
+    value: float
+    """Bytes, or CPUs."""
+
+
+class Subject:
+    """A container whose figures are to be explained, as it is now."""
+
+    def __init__(self, pid: int, config: Config) -> None:
+        """Place a process. OSError when it has ended."""
+        self._layout = layout.find()
+        self.config = config
+        self.host = Host()
+        sampler = Sampler(config.loadavg.interval)
+        self.container: Optional[Container] = Containers(self._layout, Ledger(), sampler).of(pid)
+        self.init = self.container.init if self.container else pid
+        self._paths = layout.parse_paths(Path(f"/proc/{self.init}/cgroup").read_bytes())
+
+    def cgroup(self, controller: str = "memory") -> str:
+        """Return the path of the cgroup that its init is in, of a controller."""
+        return self._paths.get(controller) or self._paths.get("", "/")
+
+    def memory_limits(self) -> list[Limit]:
+        """Return the limits of memory along its cgroup and those above, its own first."""
+        return list(self._limits("memory", ("memory.limit_in_bytes", "memory.max"), _bytes))
+
+    def swap_limits(self) -> list[Limit]:
+        """Return the limits of swap: on cgroup v1, of memory and swap together."""
+        return list(self._limits("memory", ("memory.memsw.limit_in_bytes", "memory.swap.max"), _bytes))
+
+    def quotas(self) -> list[Limit]:
+        """Return the CPU quotas along its cgroup and those above, in CPUs."""
+        return list(self._limits("cpu", ("cpu.cfs_quota_us", "cpu.max"), _cpus))
+
+    def cpusets(self) -> list[tuple[str, str]]:
+        """Return the effective cpuset of its cgroup, "0-3", with the cgroup that says so; none where there is none."""
+        for path, directory, version in self._levels("cpuset"):
+            names = ("cpuset.cpus.effective",) if version == 2 else ("cpuset.effective_cpus", "cpuset.cpus")
+            for name in names:
+                text = _read(os.path.join(directory, name))
+                if text:
+                    return [(path, text)]
+        return []
+
+    def visible(self) -> visible_cpus.Visible:
+        """Return the CPUs that it sees."""
+        assert self.container
+        return visible_cpus.visible(self.container.cgroup, self.host, self.config.cpu.mode)
+
+    def _levels(self, controller: str) -> Iterator[tuple[str, str, int]]:
+        """Yield path, directory and version of the cgroup of a controller, and of those above it but the root."""
+        hierarchy = self._layout.hierarchies.get(controller)
+        if hierarchy is None:
+            return
+        path = self._paths.get(controller if hierarchy.version == 1 else "", "/")
+        while path != "/":
+            yield path, hierarchy.directory(path), hierarchy.version
+            path = os.path.dirname(path)
+
+    def _limits(
+        self, controller: str, names: tuple[str, str], parse: Callable[[str, str], Optional[float]]
+    ) -> Iterator[Limit]:
+        for path, directory, version in self._levels(controller):
+            name = names[version - 1]
+            value = parse(directory, _read(os.path.join(directory, name)))
+            if value is not None:
+                yield Limit(path, name, value)
+
+
+def _read(path: str) -> str:
+    """Return a cgroup's file, "" where there is none."""
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _bytes(directory: str, text: str) -> Optional[float]:
+    limit = int(text) if text.isdecimal() else _NO_LIMIT_V1
+    return limit if limit < _NO_LIMIT_V1 else None
+
+
+def _cpus(directory: str, text: str) -> Optional[float]:
+    quota, _, period = text.partition(" ")
+    period = period or _read(os.path.join(directory, "cpu.cfs_period_us"))
+    return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() and int(period) else None
+
+
+def size(number: float) -> str:
+    """Return bytes for people: "256 MiB", "1.5 GiB"."""
+    for unit, name in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if number >= unit:
+            return f"{number / unit:.4g} {name}"
+    return f"{number:.0f} bytes"
+
+
+def why_limit(limits: list[Limit], host: str, show: Callable[[float], str]) -> str:
+    """Say which of the limits holds, what the others are, and what the host has."""
+    if not limits:
+        return f"neither its cgroup nor one above it has a limit; the host has {host}"
+    tightest = min(limits, key=lambda limit: limit.value)
+    others = [f"{limit.cgroup} has {show(limit.value)}" for limit in limits if limit is not tightest]
+    rest = "; ".join(others) if others else "no other cgroup around it has a limit"
+    return f"{tightest.file} of {tightest.cgroup} is {show(tightest.value)}; {rest}; the host has {host}"
+
+
+def why_cpus(subject: Subject) -> str:
+    """Say why a container sees the CPUs that it sees."""
+    visible = subject.visible()
+    online = subject.host.online()
+    allowed = subject.cpusets()
+    whole = cpu_list.render(online).decode().strip()
+    if allowed:
+        text = f"the cpuset of {allowed[0][0]} allows CPU {allowed[0][1]} of the host's {whole}"
+    else:
+        text = f"no cpuset: it may run on the host's CPUs {whole}"
+    quotas = subject.quotas()
+    if subject.config.cpu.mode == "cpuset":
+        return f'{text}; quotas do not count, as cpu.mode is "cpuset"'
+    if not quotas:
+        return f"{text}; no CPU quota"
+    least = min(quotas, key=lambda limit: limit.value)
+    count = max(1, math.ceil(least.value))
+    effect = f"rounded up to {count}" if visible.quota is not None else "no less than it may run on"
+    return f"{text}; {least.file} of {least.cgroup} allows {least.value:g} CPUs' worth of time, {effect}"

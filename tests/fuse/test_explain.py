@@ -1,0 +1,86 @@
+"""lxcfs-py explain and show: why a container sees a figure."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from lxcfs_py import cli, files
+from lxcfs_py.runtimes.sandbox import Sandbox
+from tests.conftest import Daemon
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def explain(
+    start_daemon: Callable[..., Daemon], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """What it says of a file for a process, on one line."""
+    daemon = start_daemon("kernel")
+    config = tmp_path / "explain.toml"
+    config.write_text(f'mountpoint = "{daemon.mountpoint}"\n')
+
+    def run(*arguments: Any) -> str:
+        cli.main([*map(str, arguments), "--config", str(config)])
+        said = capsys.readouterr()
+        return " ".join((said.out + said.err).split())
+
+    run.views = daemon.mountpoint  # type: ignore[attr-defined]
+    return run
+
+
+def test_the_cgroup_whose_limit_holds_is_named_with_its_parents_and_the_host(
+    explain: Any, sandbox: Callable[..., Sandbox]
+) -> None:
+    parent = sandbox(memory=64 * MIB)
+    child = sandbox(memory=256 * MIB, parent=parent, views=explain.views)
+    said = explain("explain", "meminfo:MemTotal", "--pid", child.init)
+    assert "MemTotal: 64 MiB" in said
+    outer, inner = (f"/{box.cgroup('memory').name}" for box in (parent, child))
+    assert f"of {outer} is 64 MiB; {outer}{inner} has 256 MiB; the host has" in said
+    assert "mounted and served" in said
+    assert "sysinfo(2)" in said
+
+
+def test_why_one_cpu(explain: Any, sandbox: Callable[..., Sandbox]) -> None:
+    box = sandbox(cpus=0.5, cpuset="0", views=explain.views)
+    said = explain("explain", "cpuinfo", "--cgroup", box.cgroup("cpu").name)
+    assert "CPUs: 0 the cpuset of" in said
+    assert "allows CPU 0 of the host's" in said
+    assert "allows 0.5 CPUs' worth of time" in said
+
+
+def test_whether_the_container_has_the_file_is_said(explain: Any, sandbox: Callable[..., Sandbox]) -> None:
+    without = sandbox(memory=64 * MIB)
+    assert "not mounted: it sees the host's" in explain("explain", "meminfo", "--pid", without.init)
+    assert "is in no container" in explain("explain", "meminfo", "--pid", os.getpid())
+
+
+@pytest.mark.parametrize("name", files.NAMES)
+def test_every_file_can_be_explained(name: str, explain: Any, sandbox: Callable[..., Sandbox]) -> None:
+    said = explain("explain", name, "--pid", sandbox(views=explain.views).init)
+    assert "bug" not in said
+    assert "mounted and served" in said
+    assert len(said) > 100
+
+
+def test_a_field_that_there_is_not_is_answered_with_those_there_are(
+    explain: Any, sandbox: Callable[..., Sandbox]
+) -> None:
+    said = explain("explain", "uptime:nonsense", "--pid", sandbox(views=explain.views).init)
+    assert said.endswith("proc/uptime has no field nonsense to explain; there is: uptime, idle")
+
+
+def test_show_asks_the_daemon_for_the_load(explain: Any, sandbox: Callable[..., Sandbox]) -> None:
+    box = sandbox(views=explain.views)
+    box.popen(["sh", "-c", "while :; do :; done"])
+    box.run(["cat", "/proc/loadavg"])
+    deadline = time.monotonic() + 30
+    while explain("show", "loadavg", "--pid", box.init).startswith("0.00"):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
