@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional
 
+from lxcfs_py.attach import servers
+from lxcfs_py.attach.visits import Visits
 from lxcfs_py.linux import mount_table
-from lxcfs_py.linux.mountpoint import FSTYPE, is_dead
+from lxcfs_py.linux.mountpoint import FSTYPE
 
 
 class User(NamedTuple):
@@ -55,6 +57,8 @@ def device(mountpoint: str) -> Optional[str]:
     return found[-1] if found else None
 
 
-def is_unserved(user: User) -> bool:
-    """Tell whether the server of what it has mounted has ended. It waits for that server, if it lives."""
-    return is_dead(f"/proc/{user.pid}/root{user.path}")
+def served(users: Iterable[User]) -> dict[str, str]:
+    """Return for each device whether somebody serves it: "served", "unserved", or "silent" if he does not answer."""
+    found = servers.states((servers.Use(user.device, user.pid, user.path) for user in users), Visits())
+    words = {servers.LIVE: "served", servers.DEAD: "unserved", servers.SILENT: "silent"}
+    return {device: words[state] for device, state in found.items()}

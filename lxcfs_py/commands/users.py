@@ -28,8 +28,10 @@ def add(commands: Commands) -> None:
 
 
 def _users(options: argparse.Namespace) -> int:
-    for user in mount_users.find(mountpoint_even_if_broken(options.config)):
+    users = list(mount_users.find(mountpoint_even_if_broken(options.config)))
+    served = mount_users.served(users)
+    for user in users:
         # Both names are the container's to choose: neither may end the line, or be none that can be printed.
         names = (name.encode("unicode_escape").decode() for name in (user.command, user.path))
-        print(user.pid, *names, "unserved" if mount_users.is_unserved(user) else "served", sep="\t")
+        print(user.pid, *names, served.get(user.device, "ended"), sep="\t")
     return 0

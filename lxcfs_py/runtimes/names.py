@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from lxcfs_py.container.containers import container_paths
+from lxcfs_py.attach.running import cgroup
 from lxcfs_py.errors import LxcfsError
 
 KEY = "lxcfs.py/views"
@@ -77,12 +77,6 @@ class Identity(NamedTuple):
         if _first(self.annotations, _TYPE) == "sandbox":
             return "it is a pod's pause container"
         return ""
-
-
-def cgroup(pid: int) -> str:
-    """Return the cgroup of the container with this init: that of memory on v1, else the unified one. OSError."""
-    paths = container_paths(pid, Path(f"/proc/{pid}/cgroup").read_bytes())
-    return paths.get("memory") or paths.get("", "/")
 
 
 def find(wanted: str, inits: Iterable[int]) -> int:

@@ -1,0 +1,138 @@
+"""Where the files of a container are: its /proc and /sys, entered one component at a time.
+
+What a container arranged there is not trusted: symbolic links are not followed, and only what the mount table says is
+the kernel's own is entered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import NamedTuple, Optional
+
+from lxcfs_py.attach.visits import Ask
+from lxcfs_py.linux import mount_table
+from lxcfs_py.linux.mount_table import Mount
+from lxcfs_py.linux.mountpoint import FSTYPE
+
+# What a container's /proc and /sys have to be.
+_KERNEL_FILESYSTEMS = {"proc": "proc", "sys": "sysfs"}
+
+
+class RefusedError(Exception):
+    """Why a file is left alone."""
+
+
+class Mounted(NamedTuple):
+    """A mount with what else the kernel says of it."""
+
+    id: int
+    peers: str
+    """The peer group that it is in, "shared:7", "" when mounts below it stay in its mount namespace."""
+
+    mount: Mount
+
+
+class Place(NamedTuple):
+    """Where a file of the container's is: open descriptors, and what is mounted at it."""
+
+    directory: int
+    file: int
+    base: Mounted
+    """The container's /proc or /sys."""
+
+    top: Mounted
+    """The base, or a mount of FSTYPE over the file."""
+
+    @property
+    def is_bare(self) -> bool:
+        """True when nothing is mounted over the file."""
+        return self.top.id == self.base.id
+
+
+class Tree:
+    """The /proc and /sys below a root that a process sees. Its descriptors are closed by the process's end."""
+
+    def __init__(self, process: int, root: int, ask: Ask, hosts: Sequence[str] = ("self", "1")) -> None:
+        """`process` and `root` are descriptors; `hosts` are processes in the host's mount namespace."""
+        self.peers_of_host: set[str] = set()
+        for pid in hosts:
+            with contextlib.suppress(OSError):
+                self.peers_of_host |= {mount.peers for mount in mounts(os.open(f"/proc/{pid}", os.O_PATH)).values()}
+        self._process = process
+        self._root = root
+        self._descriptors = os.open("/proc/self/fdinfo", os.O_PATH | os.O_DIRECTORY)
+        below = mounts(process).get(self._mount_id(root))
+        ask(below.mount.device if below else "", "the container's root filesystem")
+
+    def find(self, name: str) -> Optional[Place]:
+        """Return where a file is, None if there is none. RefusedError if it is not the kernel's, or not to be seen."""
+        kind, *between, last = name.split("/")
+        try:
+            directory = _open(kind, self._root, os.O_DIRECTORY)
+        except OSError as error:
+            raise RefusedError(f"the container has no /{kind} ({error.strerror})") from None
+        seen = mounts(self._process)
+        base = seen.get(self._mount_id(directory))
+        if base is None or (base.mount.fstype, base.mount.root) != (_KERNEL_FILESYSTEMS[kind], "/"):
+            raise RefusedError(f"the container's /{kind} is not the kernel's own {_KERNEL_FILESYSTEMS[kind]}")
+        try:
+            for component in between:
+                directory = _open(component, directory, os.O_DIRECTORY)
+                if self._mount_id(directory) != base.id:
+                    raise RefusedError(f"the container has something else mounted over a directory of /{name}")
+            file = _open(last, directory)
+        except FileNotFoundError:
+            return None
+        top = seen.get(self._mount_id(file))
+        if top is None or (top.id != base.id and top.mount.fstype != FSTYPE):
+            # A subtype of FUSE is the container's to choose: it may hold what a terminal or a log takes amiss. ascii()
+            # needs no codec, which would have to be imported here, where the host's files are out of sight.
+            what = ascii(top.mount.fstype)[1:-1] if top else "something else"
+            raise RefusedError(f"the container has {what} mounted over it")
+        return Place(directory, file, base, top)
+
+    def open(self, path: str) -> tuple[int, str]:
+        """Return a descriptor of what stands at a path, without following links, and the device that it is on.
+
+        OSError.
+        """
+        *between, last = path.strip("/").split("/")
+        directory = self._root
+        for component in between:
+            directory = _open(component, directory, os.O_DIRECTORY)
+        descriptor = _open(last, directory)
+        top = mounts(self._process).get(self._mount_id(descriptor))
+        return descriptor, top.mount.device if top else ""
+
+    def _mount_id(self, descriptor: int) -> int:
+        """Return the id of the mount that an open descriptor is on, without asking the filesystem."""
+        text = read(str(descriptor), self._descriptors)
+        return int(text.partition(b"mnt_id:")[2].split()[0])
+
+
+def tree_of(process: int, ask: Ask) -> Tree:
+    """Return what a process sees, of which a descriptor of /proc/PID is given."""
+    return Tree(process, os.open("root", os.O_PATH | os.O_DIRECTORY, dir_fd=process), ask)
+
+
+def mounts(process: int) -> dict[int, Mounted]:
+    """Return the mounts that a process sees, by their ids, from /proc/PID/mountinfo."""
+    found = {}
+    for line in filter(None, read("mountinfo", process).decode("utf-8", "surrogateescape").split("\n")):
+        (mount,) = mount_table.parse(line)
+        number, _, _, _, _, _, *optional = line.partition(" - ")[0].split(" ")
+        peers = next((field for field in optional if field.startswith("shared:")), "")
+        found[int(number)] = Mounted(int(number), peers, mount)
+    return found
+
+
+def read(name: str, directory: int, size: int = -1) -> bytes:
+    """Return what a file of the kernel's holds, or its first `size` bytes. OSError."""
+    with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory), "rb") as file:
+        return file.read(size)
+
+
+def _open(name: str, directory: int, flags: int = 0) -> int:
+    return os.open(name, os.O_PATH | os.O_NOFOLLOW | flags, dir_fd=directory)
