@@ -90,7 +90,7 @@ def attach(pid: int, mountpoint: str, names: Sequence[str], wanted: Wanted = DEF
 
     What a dead server's mount has there is replaced. AttachError.
     """
-    return _raised(attach_all([pid], mountpoint, names, wanted)[0])
+    return _one(attach_all([pid], mountpoint, names, wanted))
 
 
 def attach_all(pids: Sequence[int], mountpoint: str, names: Sequence[str], wanted: Wanted = DEFAULT) -> list[Any]:
@@ -99,7 +99,7 @@ def attach_all(pids: Sequence[int], mountpoint: str, names: Sequence[str], wante
     visits = Visits()
     states = servers.states((use for use in _uses(pids, names) if use.device != device), visits)
     work = partial(_attach, mountpoint, device, names, wanted, states)
-    return _outcomes(pids, work, visits, _require_no_server)
+    return _outcomes(pids, work, visits)
 
 
 def detach(pid: int, mountpoint: str, names: Sequence[str], wanted: Wanted = DEFAULT) -> list[Outcome]:
@@ -107,7 +107,7 @@ def detach(pid: int, mountpoint: str, names: Sequence[str], wanted: Wanted = DEF
 
     AttachError.
     """
-    return _raised(detach_all([pid], mountpoint, names, wanted)[0])
+    return _one(detach_all([pid], mountpoint, names, wanted))
 
 
 def detach_all(pids: Sequence[int], mountpoint: str, names: Sequence[str], wanted: Wanted = DEFAULT) -> list[Any]:
@@ -205,7 +205,8 @@ def engine_pid(engine: str, name: str) -> int:
 # In the caller's process
 
 
-def _raised(answer: Any) -> list[Outcome]:
+def _one(answers: list[Any]) -> list[Outcome]:
+    (answer,) = answers
     if isinstance(answer, Exception):
         raise answer
     return list(answer)
@@ -218,32 +219,10 @@ def _device(mountpoint: str) -> str:
     return device
 
 
-def _outcomes(
-    pids: Sequence[int], work: processes.Work, visits: Visits, require: Callable[[int], None] = lambda pid: None
-) -> list[Any]:
-    """Return for each process the outcomes of its files, or the AttachError; `require` raises one to prevent it."""
-    prevented: dict[int, AttachError] = {}
-    for pid in pids:
-        try:
-            require(pid)
-        except AttachError as error:
-            prevented[pid] = error
-    wanted = [pid for pid in pids if pid not in prevented]
-    answers = dict(zip(wanted, processes.each([(pid, work) for pid in wanted], visits)))
-    return [
-        prevented.get(pid) or _as_outcomes(answers[pid])
-        for pid in pids
-    ]
-
-
-def _as_outcomes(answer: Any) -> Any:
-    return [Outcome(*each) for each in answer] if isinstance(answer, list) else answer
-
-
-def _require_no_server(pid: int) -> None:
-    reason = running.serves(pid)
-    if reason:
-        raise LeftAloneError(f"the container of process {pid} is left alone: {reason}")
+def _outcomes(pids: Sequence[int], work: Callable[..., list[Outcome]], visits: Visits) -> list[Any]:
+    """Return for each process the outcomes of its files, or the AttachError."""
+    answers = processes.each([(pid, partial(work, pid)) for pid in pids], visits)
+    return [[Outcome(*each) for each in answer] if isinstance(answer, list) else answer for answer in answers]
 
 
 def _uses(pids: Iterable[int], names: Sequence[str]) -> Iterator[servers.Use]:
@@ -274,9 +253,13 @@ def _attach(
     names: Sequence[str],
     wanted: Wanted,
     states: Mapping[str, str],
+    pid: int,
     process: int,
     ask: Ask,
 ) -> list[Outcome]:
+    reason = running.serves(pid)
+    if reason:
+        raise LeftAloneError(reason)
     if wanted.opt_outs and _OPT_OUT in places.read("environ", process, _MAX_ENVIRONMENT).split(b"\0"):
         raise LeftAloneError(f"it opts out by its environment: {_OPT_OUT.decode()}")
     tree = places.tree_of(process, ask)
@@ -313,8 +296,8 @@ def _attach_file(
         if (top.fstype, top.device, top.root) == (FSTYPE, device, f"/{name}"):
             return "replaced" if replaced else "kept"
         state = _state(place, device, states)
-        if wanted.only_dead and state == "none":
-            return "replaced" if replaced else "absent"
+        if wanted.only_dead and state == "none" and not replaced:
+            return "absent"
         if state in ("other", "silent") and not wanted.replace:
             return "other"
         if clone is None:
@@ -331,7 +314,7 @@ def _attach_file(
 
 
 def _detach(
-    own: Optional[str], names: Sequence[str], wanted: Wanted, states: Mapping[str, str], process: int, ask: Ask
+    own: Optional[str], names: Sequence[str], wanted: Wanted, states: Mapping[str, str], _: int, process: int, ask: Ask
 ) -> list[Outcome]:
     tree = places.tree_of(process, ask)
     syscalls.setns(os.open("ns/mnt", os.O_RDONLY, dir_fd=process), syscalls.CLONE_NEWNS)

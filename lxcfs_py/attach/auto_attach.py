@@ -24,10 +24,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, NoReturn
 
-from lxcfs_py.attach import attach, mount_users
+from lxcfs_py.attach import attach, mount_users, running
 from lxcfs_py.cgroup import layout
 from lxcfs_py.linux import syscalls
+from lxcfs_py.linux.mountpoint import FSTYPE
 from lxcfs_py.log import to_stderr
+from lxcfs_py.runtimes.names import Names
 
 log = logging.getLogger("lxcfs_py.attach.auto_attach")
 
@@ -40,9 +42,17 @@ MAX_ATTACHING = 16
 _LOOK_SECONDS = (0.002, 0.05)
 _GIVE_UP_SECONDS = 30.0
 
+# What a process that was to attach ends with when that is to be tried again.
+_HAS_ENDED = 1
+_NO_ANSWER = 2
+_AGAIN_SECONDS = 1.0
+
 _MAX_PROCESSES = 64
 _MAX_CHILDREN = 16
 _MAX_MOUNTINFO = 1 << 18  # bytes
+
+# All of a server's mount: the container is that server's own, or its engine has not put its root in place yet.
+_WHOLE = re.compile(rb"^\d+ \d+ \S+ / .* - %b " % re.escape(FSTYPE).encode(), re.MULTILINE)
 
 _ROOTS = re.compile(rb"^\d+ \d+ (\S+) (\S+) (/|/proc) ", re.MULTILINE)
 
@@ -181,12 +191,12 @@ class Attacher:
         self._cgroups = Cgroups(hierarchy, Patterns(settings.cgroups))
         self._backlog: deque[str] = deque()
         self._candidates: list[Candidate] = []
-        self._attaching: dict[int, int] = {}  # pidfd: pid
+        self._attaching: dict[int, tuple[int, Candidate]] = {}  # pidfd: pid, for whom
         try:
             os.close(os.pidfd_open(os.getpid()))
         except OSError:
             raise OSError(errno.ENOSYS, f"this kernel is {os.uname().release}; Linux 5.3 or later is needed") from None
-        self._host_namespaces = attach.host_mount_namespaces()
+        self._host_namespaces = running.host_mount_namespaces()
         self._host_roots = []
         for pid in ("self", "1"):
             with contextlib.suppress(PermissionError):
@@ -231,68 +241,104 @@ class Attacher:
             candidate = heapq.heappop(self._candidates)
             if now - candidate.since > _GIVE_UP_SECONDS:
                 log.debug("%s: no container has started there", _shown(candidate.path))
-            elif not self._is_settled(candidate.path):
-                pause = min(max((now - candidate.since) / 10, _LOOK_SECONDS[0]), _LOOK_SECONDS[1])
-                heapq.heappush(self._candidates, candidate._replace(due=now + pause))
+            elif not self._is_settled(candidate):
+                self._look_again(candidate, now)
 
-    def _is_settled(self, path: str) -> bool:
+    def _look_again(self, candidate: Candidate, now: float) -> None:
+        pause = min(max((now - candidate.since) / 10, _LOOK_SECONDS[0]), _LOOK_SECONDS[1])
+        heapq.heappush(self._candidates, candidate._replace(due=now + pause))
+
+    def _is_settled(self, candidate: Candidate) -> bool:
         """Attach to the container in a cgroup if it is ready for that; tell whether there is no need to look again."""
         try:
-            pids = _processes(self._hierarchy.directory(path))
+            pids = _processes(self._hierarchy.directory(candidate.path))
         except OSError:  # it has gone
             return True
-        for pid in pids:
-            try:
-                if _mount_namespace(str(pid)) in self._host_namespaces:
-                    continue
-                mountinfo = _mountinfo(str(pid))
-            except OSError:  # it has ended
-                continue
-            roots = _roots(mountinfo)
-            if len(roots) < 2 or roots in self._host_roots:
-                continue
-            if not all(mounted in mountinfo for mounted in self._mounted):
-                if len(self._attaching) == MAX_ATTACHING:
-                    return False
-                self._attach(pid, path)
-            return True
+        if not any(map(self._mountinfo_if_ready, pids)):
+            return False
+        for pid in sorted(pids, key=_age):
+            mountinfo = self._mountinfo_if_ready(pid)
+            if mountinfo:
+                if not all(mounted in mountinfo for mounted in self._mounted):
+                    if len(self._attaching) == MAX_ATTACHING:
+                        return False
+                    self._attach(pid, candidate)
+                return True
         return False
 
-    def _attach(self, pid: int, path: str) -> None:
+    def _mountinfo_if_ready(self, pid: int) -> bytes:
+        """Return the mountinfo of a process with a root and a /proc that are no longer the host's, b"" for another."""
+        try:
+            if _mount_namespace(str(pid)) in self._host_namespaces:
+                return b""
+            mountinfo = _mountinfo(str(pid))
+        except OSError:  # it has ended
+            return b""
+        roots = _roots(mountinfo)
+        is_ready = len(roots) == 2 and roots not in self._host_roots and not _WHOLE.search(mountinfo)
+        return mountinfo if is_ready else b""
+
+    def _attach(self, pid: int, candidate: Candidate) -> None:
         child = os.fork()
         if not child:
-            _attach_and_end(pid, path, self._settings)
+            _attach_and_end(pid, candidate.path, self._settings)
         pidfd = os.pidfd_open(child)
-        self._attaching[pidfd] = child
+        self._attaching[pidfd] = child, candidate
         self._poll.register(pidfd, select.POLLIN)
 
     def _reap(self, pidfd: int) -> None:
-        os.waitpid(self._attaching.pop(pidfd), 0)
+        child, candidate = self._attaching.pop(pidfd)
+        _, status = os.waitpid(child, 0)
         self._poll.unregister(pidfd)
         os.close(pidfd)
+        now = time.monotonic()
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _HAS_ENDED:
+            self._look_again(candidate, now)  # another process of it may be there
+        elif os.WIFEXITED(status) and os.WEXITSTATUS(status) == _NO_ANSWER:
+            heapq.heappush(self._candidates, Candidate(now + _AGAIN_SECONDS, candidate.path, now))
 
 
 def _attach_and_end(pid: int, path: str, settings: Settings) -> NoReturn:
-    """Attach and log what came of it, in a process of its own, since a container may keep a helper from answering."""
+    """Attach and log what came of it, in a process of its own, since a container may keep it waiting."""
+    code = 0
     try:
-        outcomes = attach.attach(pid, settings.mountpoint, settings.names)
-        refused: dict[str, list[str]] = {}
-        for name, result, reason in outcomes:
-            if result == "refused":
-                refused.setdefault(reason, []).append(f"/{name}")
-        done = sum(result in ("attached", "replaced") for _, result, _ in outcomes)
-        if done:
-            log.info("container %d (%s): %d files attached", pid, _shown(path), done)
-        for reason, names in refused.items():
-            log.warning("container %d (%s): %s: %s", pid, _shown(path), " ".join(names), reason)
+        code = _attach_and_log(pid, path, settings)
+    finally:
+        os._exit(code)
+
+
+def _attach_and_log(pid: int, path: str, settings: Settings) -> int:
+    """Return 0, _HAS_ENDED or _NO_ANSWER."""
+    try:
+        identity = Names().of(path)
+        reason = identity.opt_out() if identity else ""
+        if reason:
+            raise attach.LeftAloneError(reason)
+        _log(pid, path, attach.attach(pid, settings.mountpoint, settings.names, attach.Wanted(opt_outs=True)))
     except attach.EndedError:
         log.debug("container %d (%s) has ended", pid, _shown(path))
+        return _HAS_ENDED
+    except attach.LeftAloneError as error:
+        log.debug("container %d (%s): %s", pid, _shown(path), error)
     except attach.AttachError as error:
         log.warning("container %d (%s): %s", pid, _shown(path), error)
+        if isinstance(error, attach.SilentError) and error.device == mount_users.device(settings.mountpoint):
+            return _NO_ANSWER
     except Exception:
         log.exception("container %d (%s)", pid, _shown(path))
-    finally:
-        os._exit(0)
+    return 0
+
+
+def _log(pid: int, path: str, outcomes: Sequence[attach.Outcome]) -> None:
+    refused: dict[str, list[str]] = {}
+    for name, result, reason in outcomes:
+        if result == "refused":
+            refused.setdefault(reason, []).append(f"/{name}")
+    done = sum(result in ("attached", "replaced") for _, result, _ in outcomes)
+    if done:
+        log.info("container %d (%s): %d files attached", pid, _shown(path), done)
+    for reason, names in refused.items():
+        log.warning("container %d (%s): %s: %s", pid, _shown(path), " ".join(names), reason)
 
 
 def _mountinfo(pid: str) -> bytes:
@@ -307,12 +353,22 @@ def _roots(mountinfo: bytes) -> dict[bytes, tuple[bytes, bytes]]:
     return {place: (device, root) for device, root, place in _ROOTS.findall(mountinfo)}
 
 
+def _age(pid: int) -> tuple[bool, int]:
+    """Order a container's processes: its init is first, then the oldest. Pids tell nothing, for they wrap around."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        with open(f"/proc/{pid}/status", "rb") as file:
+            is_init = file.read().partition(b"\nNSpid:")[2].partition(b"\n")[0].split()[-1] == b"1"
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return not is_init, int(file.read().rpartition(b") ")[2].split()[19])
+    return True, sys.maxsize  # it has ended
+
+
 def _mount_namespace(pid: str) -> int:
     return os.stat(f"/proc/{pid}/ns/mnt").st_ino
 
 
 def _processes(directory: str) -> list[int]:
-    """Return some of the pids in a cgroup, or in its children where it has none of its own: the lowest comes first."""
+    """Return some of the pids in a cgroup, or in its children where it has none of its own."""
     pids = _members(directory)
     if not pids:
         with os.scandir(directory) as entries:
@@ -320,7 +376,7 @@ def _processes(directory: str) -> list[int]:
         for child in children[:_MAX_CHILDREN]:
             with contextlib.suppress(OSError):
                 pids += _members(child)
-    return sorted(pids)[:_MAX_PROCESSES]
+    return pids[:_MAX_PROCESSES]
 
 
 def _members(directory: str) -> list[int]:

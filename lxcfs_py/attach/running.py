@@ -128,9 +128,9 @@ def serves(pid: int) -> str:
     """
     whole = whole_mount(mounts(pid))
     if whole:
-        return f"a whole mount of lxcfs stands in it, at {ascii(whole)[1:-1]}: its server may be in there"
+        return f"a whole mount of lxcfs stands in the container, at {ascii(whole)[1:-1]}: its server may be in there"
     if any(map(_holds_session, _descendants(pid))):
-        return "it holds the session of a mount of lxcfs"
+        return "the container holds the session of a mount of lxcfs"
     return ""
 
 

@@ -24,6 +24,8 @@ SECONDS = 2.0
 AT_ONCE = 32
 
 _REAP_SECONDS = 0.1
+_KILLED = "the process that was to do it was killed"
+
 _MAX_TEXT = 200  # characters of an unexpected exception
 
 Ask = Callable[[str, str], None]
@@ -101,7 +103,7 @@ class _Visit:
         if last[0] != "asks":
             return _answer(*last) if self._is_closed or said else _too_busy()
         if self._is_closed:
-            return AttachError("the process that was to do it was killed")
+            return AttachError(_KILLED)
         _, device, what = last
         return SilentError(f"{what} did not answer within {SECONDS:g} s (filesystem {device})", device)
 
@@ -118,9 +120,7 @@ def _answer(kind: str, *told: Any) -> Any:
     known = {error.__name__: error for error in (AttachError, LeftAloneError, SilentError)}
     if kind in known:
         return known[kind](*told)
-    if kind == "nothing":
-        return AttachError("the process that was to do it was killed")
-    raise RuntimeError(*told)
+    return AttachError(f"this is a bug, please report it: {told[0]}" if told else _KILLED)
 
 
 # In the process, which ends soon: nothing is closed there

@@ -37,9 +37,10 @@ def add(commands: Commands) -> None:
         "attach",
         _attach,
         "put the enabled files into containers that already run",
-        "Mount the enabled files, or only those of --file, over the own files of containers that run already. A mount "
-        "there whose server has ended is replaced; one of another server that lives is kept, unless --replace is given. "
-        "A container in which a server of such a mount runs is left alone, and with --all so is one that opts out.",
+        "Mount the enabled files, or only those of --file, over the own files of containers that run already. "
+        "What a server that has ended has left there is replaced; what another one serves is kept, unless --replace is "
+        "given. A container in which a server of such a mount runs is left alone; with --all, one that opts out is "
+        "too.",
         [
             ("lxcfs-py attach web", "into one container, by its name"),
             ("lxcfs-py attach --all --dry-run", "what would be done with every container on this machine"),
@@ -76,14 +77,14 @@ def _add_containers(parser: argparse.ArgumentParser) -> None:
 
 def _attach(options: argparse.Namespace) -> int:
     config = load_config(options.config)
-    names = _chosen_files(options) or config.files.enabled
-    return _for_containers(options, lambda pids: attach.attach_all(pids, config.mountpoint, names, _wanted(options)))
+    chosen = _chosen_files(options) or config.files.enabled
+    return _for_containers(options, lambda pids: attach.attach_all(pids, config.mountpoint, chosen, _wanted(options)))
 
 
 def _detach(options: argparse.Namespace) -> int:
     mountpoint = mountpoint_even_if_broken(options.config)
-    names = _chosen_files(options) or files.NAMES
-    return _for_containers(options, lambda pids: attach.detach_all(pids, mountpoint, names, _wanted(options)))
+    chosen = _chosen_files(options) or files.NAMES
+    return _for_containers(options, lambda pids: attach.detach_all(pids, mountpoint, chosen, _wanted(options)))
 
 
 def _wanted(options: argparse.Namespace) -> attach.Wanted:
@@ -91,11 +92,11 @@ def _wanted(options: argparse.Namespace) -> attach.Wanted:
 
 
 def _chosen_files(options: argparse.Namespace) -> list[str]:
-    names = [files.named(given) for given in options.file or ()]
-    for given, name in zip(options.file or (), names):
+    chosen = [files.named(given) for given in options.file or ()]
+    for given, name in zip(options.file or (), chosen):
         if name not in files.NAMES:
             raise CommandError(f"there is no file {given}; there is: {', '.join(files.NAMES)}")
-    return names
+    return chosen
 
 
 def _for_containers(options: argparse.Namespace, act: _Act) -> int:

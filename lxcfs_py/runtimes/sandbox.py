@@ -24,7 +24,8 @@ from typing import Any, Callable, Optional, Union
 from lxcfs_py import files as known_files
 from lxcfs_py.cgroup import layout
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import syscalls
+from lxcfs_py.linux import mount_table, syscalls
+from lxcfs_py.linux.mountpoint import FSTYPE
 
 # "" is the unified hierarchy; where it is mounted beside v1's, it has the controllers that those do not have.
 _CONTROLLERS = ("memory", "cpu", "cpuacct", "cpuset", "blkio", "io", "pids", "hugetlb", "")
@@ -274,6 +275,8 @@ class Sandbox:
         if sleep is None:
             raise SandboxError("a sandbox's PID 1 is the program sleep, and there is none in PATH")
         binds = self._binds()
+        # A container has files of a mount, but no mount as a whole.
+        whole = [mount.mountpoint for mount in mount_table.read() if (mount.fstype, mount.root) == (FSTYPE, "/")]
         cgroups = {self._hierarchies[name].mountpoint: directory for name, directory in self._directories.items()}
 
         def become_init() -> None:
@@ -286,6 +289,9 @@ class Sandbox:
             for source, target in binds:
                 if Path(target).exists():
                     syscalls.mount(source, target, flags=syscalls.MS_BIND)
+            for mountpoint in whole[::-1]:
+                with contextlib.suppress(OSError):
+                    syscalls.umount(mountpoint, syscalls.MNT_DETACH)
             for mountpoint, directory in cgroups.items():
                 syscalls.mount(str(directory), mountpoint, flags=syscalls.MS_BIND)
             os.chdir("/")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import encodings
 import errno
 import json
+import linecache
 import os
 import signal
 import subprocess
@@ -20,10 +22,12 @@ from lxcfs_py.attach import attach
 from lxcfs_py.cli import main as command_line
 from lxcfs_py.config import Config
 from lxcfs_py.linux import syscalls
+from lxcfs_py.runtimes.names import KEY, Identity, Names
 from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ROOT, Daemon
 
 MIB = 1 << 20
+IN_OPEN = 0x20
 MEMINFO = ["proc/meminfo"]
 SEEN = "grep MemTotal /proc/meminfo; grep -c ^processor /proc/cpuinfo"
 LIMITED = f"MemTotal: {64 * 1024:14} kB\n1\n"  # what SEEN prints in a box
@@ -77,6 +81,10 @@ def seen(box: Sandbox) -> str:
 def mounts(pid: int) -> list[str]:
     """What is mounted where in the mount namespace of a process, without what may change between two of the same."""
     return [" ".join(line.split(" ")[2:6]) for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+
+
+def pids_of(box: Sandbox) -> list[int]:
+    return [int(pid) for pid in (box.cgroup("memory") / "cgroup.procs").read_text().split()]
 
 
 def children() -> list[str]:
@@ -188,7 +196,7 @@ def test_all_includes_a_container_that_was_only_being_made(
     assert box.run(["mount", "-t", "tmpfs", "none", "/proc"]).returncode == 0
     finish = SimpleNamespace(sleep=lambda seconds: box.run(["umount", "/proc"]))
     monkeypatch.setattr("lxcfs_py.commands.attach.time", finish)
-    monkeypatch.setattr(attach, "containers", lambda: [box.init])  # no others of this machine
+    monkeypatch.setattr(attach, "all_targets", lambda: {box.init: [box.init]})  # no others of this machine
     assert command_line(["attach", "--all", "--config", str(tmp_path / "lxcfs.toml")]) == 0
     assert capsys.readouterr() == (f"{box.init}: {len(Config().files.enabled)} attached\n", "")
     assert seen(box) == LIMITED
@@ -227,43 +235,176 @@ def test_a_dead_mount_is_replaced_in_place(
     assert len(mounts(box.init)) == before + len(names)
 
 
-def test_a_living_servers_mount_is_told_apart_and_replaced(
+def test_a_living_servers_mount_is_told_apart_and_replaced_only_on_request(
     box: Sandbox, views: str, start_daemon: Callable[..., Daemon]
 ) -> None:
     other = str(start_daemon("kernel", '[memory]\nswap = false\n[cpu]\nmode = "cpuset"\n').mountpoint)
     attach.attach(box.init, other, MEMINFO)
     assert states(box.init, views, ("proc/meminfo",)) == {"proc/meminfo": "other"}
-    assert results(attach.attach(box.init, views, MEMINFO)) == {"replaced"}
+    assert results(attach.attach(box.init, views, MEMINFO)) == {"other"}
+    assert results(attach.detach(box.init, views, MEMINFO)) == {"other"}
+    assert results(attach.attach(box.init, views, MEMINFO, attach.Wanted(only_dead=True))) == {"other"}
+    assert results(attach.attach(box.init, views, MEMINFO, attach.Wanted(replace=True))) == {"replaced"}
     assert states(box.init, views, ("proc/meminfo",)) == {"proc/meminfo": "live"}
 
 
 def test_detach_clears_away_a_dead_mount_without_any_server(box: Sandbox, start_daemon: Callable[..., Daemon]) -> None:
     dead_mount(box, start_daemon, "kernel", tuple(MEMINFO))
-    assert results(attach.detach(box.init, MEMINFO)) == {"detached"}
+    assert results(attach.detach(box.init, "/nowhere", MEMINFO)) == {"detached"}
     assert "MemTotal" in box.run(["cat", "/proc/meminfo"]).stdout
 
 
 def test_a_server_that_does_not_answer_holds_up_nobody_for_long(
-    box: Sandbox,
-    sandbox: Callable[..., Sandbox],
-    views: str,
-    start_daemon: Callable[..., Daemon],
-    monkeypatch: pytest.MonkeyPatch,
+    box: Sandbox, sandbox: Callable[..., Sandbox], views: str, start_daemon: Callable[..., Daemon]
 ) -> None:
-    monkeypatch.setattr(attach, "HELPER_SECONDS", 1.0)
     stopped = start_daemon("kernel")
     attach.attach(box.init, str(stopped.mountpoint), MEMINFO)
     fine = sandbox(views=Path(views))
     stopped.process.send_signal(signal.SIGSTOP)
     try:
-        with pytest.raises(attach.AttachError, match="did not answer within 1 s"):
+        with pytest.raises(attach.AttachError, match=f"mount at {stopped.mountpoint} did not answer within 2 s"):
             attach.attach(fine.init, str(stopped.mountpoint), ["proc/stat"])
         found = {status.pid: status for status in attach.status(views, MEMINFO)}
-        assert "did not answer within 1 s" in found[box.init].error
+        assert found[box.init].files == {"proc/meminfo": "silent"}
         assert found[fine.init].files == {"proc/meminfo": "live"}
-        assert results(attach.attach(box.init, views, MEMINFO)) == {"replaced"}  # which asks it nothing
+        assert results(attach.attach(box.init, views, [*MEMINFO, "proc/stat"])) == {"other", "attached"}
+        assert results(attach.attach(box.init, views, MEMINFO, attach.Wanted(replace=True))) == {
+            "replaced"
+        }  # which asks it nothing
     finally:
         stopped.process.send_signal(signal.SIGCONT)
+
+
+# Servers that are in containers themselves
+
+
+@pytest.fixture
+def server(box: Sandbox, tmp_path: Path) -> Iterator[Path]:
+    """The mountpoint of a server that runs in the box."""
+    mountpoint = tmp_path / "within"
+    process = box.popen([sys.executable, "-m", "lxcfs_py", "run", str(mountpoint)], cwd=ROOT, stderr=subprocess.PIPE)
+    while f" {mountpoint} " not in Path(f"/proc/{box.init}/mountinfo").read_text():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.02)
+    assert box.run(["cat", f"{mountpoint}/proc/meminfo"]).returncode == 0
+    yield mountpoint
+    process.terminate()
+    process.wait(20)
+
+
+def test_a_container_in_which_a_whole_mount_stands_is_left_alone(box: Sandbox, server: Path, served: Daemon) -> None:
+    before = mounts(box.init)
+    done = cli("attach", "--pid", str(box.init), daemon=served)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"lxcfs-py: a whole mount of lxcfs stands in the container, at {server}: ")
+    assert mounts(box.init) == before
+
+
+def test_a_container_that_holds_a_session_is_left_alone(box: Sandbox, server: Path, views: str) -> None:
+    assert box.run(["mount", "--bind", f"{server}/proc/meminfo", "/etc/hostname"]).returncode == 0
+    assert box.run(["umount", "--lazy", str(server)]).returncode == 0
+    (holder,) = [pid for pid in pids_of(box) if "run" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
+    with pytest.raises(attach.LeftAloneError, match="holds the session"):
+        attach.attach(holder, views, MEMINFO)
+
+
+# Mount namespaces within a container
+
+
+@pytest.fixture
+def service(box: Sandbox) -> subprocess.Popen[str]:
+    """A shell in the box with a /proc of its own, as systemd's ProtectProc= makes one."""
+    shell = box.popen(["unshare", "--mount", "sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    ask(shell, "mount -t proc proc /proc")
+    return shell
+
+
+def test_a_service_with_a_proc_of_its_own_sees_its_containers_limits_too(
+    box: Sandbox, service: subprocess.Popen[str], served: Daemon
+) -> None:
+    assert ask(service, SEEN) == HOST
+    files = len(Config().files.enabled)
+    done = cli("attach", "--pid", str(box.init), daemon=served)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{box.init}: {files} attached\n{service.pid}: {files} attached\n"
+    assert ask(service, SEEN) == LIMITED
+    cli("detach", "--pid", str(box.init), daemon=served)
+    assert ask(service, SEEN) == HOST
+
+
+def test_status_tells_of_a_service_that_misses_what_its_container_has(
+    box: Sandbox, service: subprocess.Popen[str], views: str
+) -> None:
+    attach.attach(box.init, views, MEMINFO)
+    found = {each.pid: each for each in attach.status(views, MEMINFO)}
+    assert found[box.init].files == {"proc/meminfo": "live"}
+    assert (found[service.pid].files, found[service.pid].within) == ({"proc/meminfo": "none"}, box.init)
+    attach.attach(service.pid, views, MEMINFO)
+    assert service.pid not in [each.pid for each in attach.status(views, MEMINFO)]
+
+
+# What is asked for
+
+
+def test_a_dry_run_tells_what_would_be_done_and_does_nothing(
+    box: Sandbox, served: Daemon, start_daemon: Callable[..., Daemon]
+) -> None:
+    before = mounts(box.init)
+    done = cli("attach", "--dry-run", "--pid", str(box.init), daemon=served)
+    assert (done.returncode, done.stdout) == (0, f"{box.init}: would be {len(Config().files.enabled)} attached\n")
+    assert mounts(box.init) == before
+    dead_mount(box, start_daemon, "kernel", tuple(MEMINFO))
+    before = mounts(box.init)
+    for command, result in (("attach", "replaced"), ("detach", "detached")):
+        done = cli(command, "--dry-run", "--dead", "--file", "meminfo", "--pid", str(box.init), daemon=served)
+        assert (done.returncode, done.stdout) == (0, f"{box.init}: would be 1 {result}\n")
+    assert mounts(box.init) == before
+
+
+def test_only_what_is_dead_is_healed_where_that_is_asked_for(
+    box: Sandbox, views: str, start_daemon: Callable[..., Daemon]
+) -> None:
+    dead_mount(box, start_daemon, "kernel", tuple(MEMINFO))
+    outcomes = attach.attach(box.init, views, ["proc/meminfo", "proc/stat"], attach.Wanted(only_dead=True))
+    assert [outcome.result for outcome in outcomes] == ["replaced", "absent"]
+    assert states(box.init, views, ("proc/meminfo", "proc/stat")) == {"proc/meminfo": "live", "proc/stat": "none"}
+    assert results(attach.detach(box.init, views, MEMINFO, attach.Wanted(only_dead=True))) == {"kept"}
+
+
+def test_a_container_is_attached_to_by_its_name(
+    box: Sandbox, views: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = f"/{box.cgroup('memory').name}"
+    known = {path: Identity("docker", "0" * 64, "web")}
+    monkeypatch.setattr(Names, "of", lambda self, cgroup: known.get(cgroup))
+    (tmp_path / "lxcfs.toml").write_text(f'mountpoint = "{views}"\n')
+    assert command_line(["attach", "web", "--file", "meminfo", "--config", str(tmp_path / "lxcfs.toml")]) == 0
+    assert capsys.readouterr().out == f"{box.init}: 1 attached\n"
+    assert command_line(["attach", "db", "--config", str(tmp_path / "lxcfs.toml")]) == 1
+    assert 'no container that runs is called "db"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("opted_out_by", ["label", "environment"])
+def test_all_leaves_a_container_alone_that_opts_out_unless_it_is_named(
+    box: Sandbox,
+    views: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    opted_out_by: str,
+) -> None:
+    (tmp_path / "lxcfs.toml").write_text(f'mountpoint = "{views}"\n')
+    if opted_out_by == "label":
+        init = box.init
+        monkeypatch.setattr(Names, "of", lambda self, cgroup: Identity("docker", "0" * 64, "web", {KEY: "none"}))
+    else:
+        _, init = nested(box, ["env", f"{KEY}=none", *NESTED, "--mount-proc"])
+    monkeypatch.setattr(attach, "all_targets", lambda: {init: [init]})
+    options = ["--file", "meminfo", "--config", str(tmp_path / "lxcfs.toml")]
+    assert command_line(["attach", "--all", *options]) == 0
+    assert capsys.readouterr().out.startswith(f"{init}: left alone: it opts out by its {opted_out_by}")
+    assert command_line(["attach", "--pid", str(init), *options]) == 0
+    assert capsys.readouterr().out == f"{init}: 1 attached\n"
 
 
 # Containers of all kinds
@@ -291,7 +432,7 @@ def test_a_container_in_a_user_namespace_sees_its_own_limits(box: Sandbox, views
     assert Path(f"/proc/{init}/ns/user").readlink() != Path("/proc/self/ns/user").readlink()
     assert results(attach.attach(init, views, Config().files.enabled)) == {"attached"}
     assert ask(shell, SEEN) == LIMITED
-    assert results(attach.detach(init, Config().files.enabled)) == {"detached"}
+    assert results(attach.detach(init, views, Config().files.enabled)) == {"detached"}
     assert ask(shell, SEEN) == HOST
 
 
@@ -414,8 +555,9 @@ def test_a_container_that_shares_its_proc_with_the_host_is_refused(views: str, r
     script = f"""
 import subprocess
 from pathlib import Path
-from lxcfs_py.attach import attach
+from lxcfs_py.attach import attach, running
 before = Path("/proc/self/mountinfo").read_text()
+running.serves = lambda pid: ""  # the whole mount is shared, too
 container = subprocess.Popen(
     ["unshare", "--mount", "--propagation", "unchanged", "sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
 )
@@ -452,6 +594,27 @@ def test_a_container_that_dies_in_the_middle_has_ended(
     with pytest.raises(attach.EndedError, match=f"process {box.init} has ended"):
         attach.attach(box.init, views, Config().files.enabled)
     assert children() == before
+
+
+def test_an_unexpected_exception_opens_no_file_while_in_the_container(
+    box: Sandbox, views: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files there are the container's, and what is imported from them is executed with all rights."""
+
+    def odd(*_: object) -> str:
+        raise ValueError("b\udcffd")
+
+    monkeypatch.setattr(attach, "_attach_file", odd)  # in the process that has entered the container
+    opened = syscalls.inotify_init1(os.O_NONBLOCK)
+    for path in (attach.__file__, __file__, linecache.__file__, str(Path(encodings.__file__).parent)):
+        syscalls.inotify_add_watch(opened, path, IN_OPEN)
+    try:
+        with pytest.raises(attach.AttachError, match=r"bug.*: ValueError: b.d \(.*odd:\d+\)$"):
+            attach.attach(box.init, views, MEMINFO)
+        with pytest.raises(BlockingIOError):
+            os.read(opened, 1 << 16)
+    finally:
+        os.close(opened)
 
 
 def test_a_kernel_before_5_2_is_named_as_the_reason(box: Sandbox, views: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -573,5 +736,5 @@ def test_nothing_is_left_open_and_no_helper_is_left_behind(box: Sandbox, views: 
     for _ in range(3):
         attach.attach(box.init, views, Config().files.enabled)
         list(attach.status(views, Config().files.enabled))
-        attach.detach(box.init, Config().files.enabled)
+        attach.detach(box.init, views, Config().files.enabled)
     assert (children(), len(os.listdir("/proc/self/fd"))) == before
