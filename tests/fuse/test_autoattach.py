@@ -229,10 +229,12 @@ def test_the_successor_of_a_killed_daemon_attaches(automatic, engine, sandbox) -
 
 def test_a_container_whose_init_has_not_the_lowest_pid_is_attached(automatic, engine, sandbox) -> None:
     """Pids wrap around, and then a child that is about to end may have the lowest."""
-    low = os.getpid()
+    last = Path("/proc/sys/kernel/ns_last_pid")
+    low = int(last.read_text())
+    last.write_text(str(low + 15000))
     box = sandbox(memory=64 * MIB, parent=engine)
     shell = box.popen(["sh", "-c", "read go; while :; do /bin/true; done"], stdin=subprocess.PIPE)
-    Path("/proc/sys/kernel/ns_last_pid").write_text(str(low))
+    last.write_text(str(low))
     shell.stdin.write(b"\n")
     shell.stdin.flush()
     within(PATIENCE, lambda: any(pid < box.init for pid in children(shell.pid)))
