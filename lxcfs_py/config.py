@@ -137,6 +137,16 @@ def _are_cgroups(value: Any) -> Iterator[str]:
             )
 
 
+_OPTIONS = '"" or SELinux\'s context=, fscontext=, defcontext=, rootcontext='
+
+
+def _are_options(value: Any) -> bool:
+    """Tell whether these are mount options that say what SELinux's label is: a label with a comma is in quotes."""
+    label = r"(?:[\w.:-]+|\"[\w.:,-]+\")"
+    option = rf"(?:fs|def|root)?context={label}"
+    return isinstance(value, str) and re.fullmatch(rf"(?:{option}(?:,{option})*)?", value) is not None
+
+
 _MAX_PATTERNS = 64
 _MAX_LEVELS = 16
 _CGROUP_PATTERN = re.compile(rf"(?:/[^/]{{1,255}}){{1,{_MAX_LEVELS}}}")
@@ -161,6 +171,8 @@ _CGROUPS = (
     "/libpod_parent/*/libpod-[0-9a-f][0-9a-f]*",
     "/lxc.payload.*",
     "/lxc/*",
+    "/machine.slice/systemd-nspawn@*.service",
+    "/machine.slice/machine-*.scope",
 )
 
 
@@ -196,6 +208,7 @@ class Attach:
 class Fuse:
     engine: Annotated[str, _one_of("auto", "kernel", "fusepy")] = "auto"
     threads: Annotated[int, _whole(1, 32)] = 4
+    options: Annotated[str, _rule(_OPTIONS, _are_options)] = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ wrong command line.
 import argparse
 import fcntl
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,20 +16,30 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Optional, TextIO
 
-from lxcfs_py import __version__
+from lxcfs_py import __version__, isolated
 from lxcfs_py.config import Config, Cpu, Fuse, Loadavg, Log, Memory
 from lxcfs_py.daemon import service, systemd
 from lxcfs_py.errors import LxcfsError, report
 from lxcfs_py.linux import mountpoint
 from lxcfs_py.log import to_stderr
 
-# What callers of the C program pass on to libfuse and mount(8). None of it changes anything here: the files are for all
+# What callers of the C program pass on to libfuse and mount(8) that changes nothing here: the files are for all
 # to read and for nobody to write either way.
 _MOUNT_OPTIONS = (
     "allow_other, async, atime, attr_timeout, auto_unmount, big_writes, default_permissions, dev, direct_io, "
     "entry_timeout, exec, fsname, kernel_cache, max_read, max_write, negative_timeout, noatime, nodev, noexec, "
     "nonempty, nosuid, relatime, ro, rw, subtype, suid, sync"
 )
+
+_LABELS = ("context", "fscontext", "defcontext", "rootcontext")
+"""SELinux's mount options, which reach the kernel."""
+
+_ALWAYS_SO = {
+    "enable-pidfd": "always on",
+    "enable-cgroup": "accepted, no effect: there is no tree of cgroups below the mount",
+    "enable-psi-poll": "accepted, no effect: needs no switch here",
+}
+"""Flags that set nothing here."""
 
 
 class PidfileError(LxcfsError):
@@ -39,6 +50,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     """Serves until stopped; the exit code. Returns twice without -f: in the caller's process and in the daemon's."""
     arguments = _parser().parse_args(argv)
     to_stderr()
+    isolated.clean_environment()
     pidfile: Path = arguments.pidfile or arguments.runtime_dir / "lxcfs.pid"
     serve = partial(_serve, _configuration(arguments), pidfile.absolute())
     # systemd follows the process that it has started: units of the C program do without -f.
@@ -61,19 +73,33 @@ def _parser() -> argparse.ArgumentParser:
     add("-u", "--disable-swap", action="store_true", help="show containers no swap")
     add("-s", dest="single_thread", action="store_true", help="answer requests one by one")
     add("-p", "--pidfile", type=Path, metavar="FILE", help="where to write the process id (/run/lxcfs.pid)")
-    add("-o", dest="mount_options", type=_mount_options, metavar="OPTIONS", help="mount options; accepted, no effect")
+    add("-z", "--disable-zswap", action="store_true", help="accepted, no effect: containers are shown no zswap")
+    add(
+        "-o",
+        dest="mount_options",
+        type=_mount_options,
+        action="extend",
+        default=[],
+        metavar="OPTIONS",
+        help="mount options; but for SELinux's, such as context=, they are accepted and have no effect",
+    )
     add("--enable-cfs", action="store_true", help="show as many CPUs as the CPU quota buys, not the whole cpuset")
-    add("--enable-pidfd", action="store_true", help="always on")
+    for flag, meaning in _ALWAYS_SO.items():
+        add(f"--{flag}", action="store_true", help=meaning)
     add("--runtime-dir", type=Path, default=Path("/run"), metavar="DIR", help="the directory of lxcfs.pid (/run)")
+    add("-n", action="help", help="another name of -h")
     add("-v", "--version", action="version", version=f"lxcfs-py {__version__}")
     return parser
 
 
-def _mount_options(text: str) -> str:
-    for option in text.split(","):
-        if option.partition("=")[0] not in _MOUNT_OPTIONS.split(", "):
-            raise argparse.ArgumentTypeError(f'unknown mount option "{option}"; allowed: {_MOUNT_OPTIONS}')
-    return text
+def _mount_options(text: str) -> list[str]:
+    """Return those of SELinux. argparse.ArgumentTypeError for one that is unknown."""
+    options = re.findall(r'(?:[^,"]|"[^"]*"?)+', text)  # a label may have commas, and is in quotes then
+    allowed = (*_MOUNT_OPTIONS.split(", "), *_LABELS)
+    for option in options:
+        if option.partition("=")[0] not in allowed:
+            raise argparse.ArgumentTypeError(f'unknown mount option "{option}"; allowed: {", ".join(allowed)}')
+    return [option for option in options if option.partition("=")[0] in _LABELS]
 
 
 def _configuration(arguments: argparse.Namespace) -> Config:
@@ -83,7 +109,7 @@ def _configuration(arguments: argparse.Namespace) -> Config:
         cpu=Cpu(mode="quota" if arguments.enable_cfs else "cpuset"),
         memory=Memory(swap=not arguments.disable_swap),
         loadavg=Loadavg(enabled=arguments.enable_loadavg),
-        fuse=Fuse(threads=1) if arguments.single_thread else Fuse(),
+        fuse=Fuse(threads=1 if arguments.single_thread else Fuse.threads, options=",".join(arguments.mount_options)),
         log=Log(level="debug") if arguments.debug else Log(),
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
 from lxcfs_py.attach.visits import Ask
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import mount_table
 from lxcfs_py.linux.mount_table import Mount
 from lxcfs_py.linux.mountpoint import FSTYPE
@@ -20,7 +21,7 @@ from lxcfs_py.linux.mountpoint import FSTYPE
 _KERNEL_FILESYSTEMS = {"proc": "proc", "sys": "sysfs"}
 
 
-class RefusedError(Exception):
+class RefusedError(LxcfsError):
     """Why a file is left alone."""
 
 

@@ -7,10 +7,9 @@ import dataclasses
 import faulthandler
 import logging
 import os
-import sys
 from typing import TYPE_CHECKING
 
-from lxcfs_py import log
+from lxcfs_py import isolated, log
 from lxcfs_py.commands.common import CommandError, add_config, config_path, load_config, new_command
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.daemon import last_config, service, systemd
@@ -59,11 +58,13 @@ def _run(options: argparse.Namespace) -> int:
     log.to_stderr()
     if options.stay and not options.keep:
         raise CommandError("--stay says what the process of --keep is to do: give both")
+    options.config = options.config and os.path.abspath(options.config)
+    place = options.mountpoint and os.path.abspath(options.mountpoint)
+    os.chdir("/")
+    isolated.clean_environment()
     if options.keep:
-        arguments = [*(["--config", options.config] if options.config else []), *filter(None, [options.mountpoint])]
-        # The server finds its modules where this process did, wherever a package has put them.
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        return keeper.keep([sys.executable, "-m", "lxcfs_py", "run", *arguments], options.stay)
+        named = ["--config", options.config] if options.config else []
+        return keeper.keep(isolated.command("lxcfs_py", "run", *named, *filter(None, [place])), options.stay)
 
     faulthandler.enable()  # the watchdog's SIGABRT leaves in the log where every thread was
     unit = systemd.Unit()
@@ -71,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
 
     def load() -> Config:
         config = load_config(options.config)
-        return dataclasses.replace(config, mountpoint=mountpoint.resolve(options.mountpoint or config.mountpoint))
+        return dataclasses.replace(config, mountpoint=mountpoint.resolve(place or config.mountpoint))
 
     try:
         config = load()

@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import subprocess
-import sys
 import threading
 import time
 from typing import Optional
 
+from lxcfs_py import isolated
 from lxcfs_py.attach.auto_attach import Settings
 from lxcfs_py.config import Config
 
@@ -56,8 +55,6 @@ class _Restarter:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = json.dumps(settings).encode() + b"\n"
-        # It finds its modules where this process did, wherever a package has put them.
-        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._stopping = threading.Event()
         self._starting = threading.Lock()
@@ -91,11 +88,9 @@ class _Restarter:
         with self._starting:
             self._let_go()
             self._process = process = subprocess.Popen(
-                [sys.executable, "-m", "lxcfs_py.attach.auto_attach"],
+                isolated.command("lxcfs_py.attach.auto_attach"),
                 bufsize=0,
                 stdin=subprocess.PIPE,
-                env=self._environment,
-                cwd="/",  # -m looks for modules in the working directory first
                 start_new_session=True,  # a terminal's Ctrl-C is meant for the daemon
             )
             assert process.stdin

@@ -180,7 +180,7 @@ def _start_kernel(config: Config) -> tuple[Service, Engine]:
         resumed = kept is not None
         if kept is None:
             mountpoint.prepare(config.mountpoint)
-            kept = session.create(config.mountpoint)
+            kept = session.create(config.mountpoint, config.fuse.options)
         elif kept.mountpoint != config.mountpoint:
             log.warning("%s is in use and stays the mountpoint until the service is stopped", kept.mountpoint)
             config = dataclasses.replace(config, mountpoint=kept.mountpoint)
@@ -234,7 +234,7 @@ def _start_fusepy(config: Config) -> tuple[Service, Engine]:
 
     def run() -> None:
         try:
-            fusepy.run(operations, config.mountpoint)
+            fusepy.run(operations, config.mountpoint, config.fuse.options)
         except RuntimeError as error:
             reason[0] = f"libfuse ended with {error}"
         ended.set()
@@ -361,8 +361,10 @@ def _reload(service: Service, engine: Engine, reload: Callable[[], Config]) -> t
         log.info("the configuration was not reloaded; the old one stays")
         return error.errors, []
     remarks = []
-    if (new.mountpoint, new.fuse.engine) != (old.mountpoint, old.fuse.engine):
-        remarks.append("mountpoint and fuse.engine stay what they are until the service is stopped and started")
+    if (new.mountpoint, new.fuse.engine, new.fuse.options) != (old.mountpoint, old.fuse.engine, old.fuse.options):
+        remarks.append(
+            "mountpoint, fuse.engine and fuse.options stay what they are until the service is stopped and started"
+        )
     if (new.fuse.threads, new.metrics) != (old.fuse.threads, old.metrics):
         remarks.append("fuse.threads and metrics.listen stay what they are until the service is restarted")
     for remark in remarks:

@@ -147,8 +147,10 @@ def serve(tree: Tree, mountpoint: str) -> None:
     run(Operations(tree), mountpoint)
 
 
-def run(operations: Operations, mountpoint: str) -> None:
-    """Mount, and serve until unmounted. RuntimeError when libfuse cannot mount; it has said why on stderr.
+def run(operations: Operations, mountpoint: str, options: str = "") -> None:
+    """Mount, with more options of mount(2) if there are any, and serve until unmounted.
+
+    RuntimeError when libfuse cannot mount; it has said why on stderr.
 
     One thread: libfuse's threads are new to Python with every request, and wait for each other all the same.
     """
@@ -164,4 +166,5 @@ def run(operations: Operations, mountpoint: str) -> None:
         attr_timeout=_TIMEOUT_SECONDS,
         fsname="lxcfs",
         subtype="lxcfs",
+        **({options: True} if options else {}),  # which stand behind -o as they are
     )

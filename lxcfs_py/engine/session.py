@@ -143,15 +143,19 @@ class Session:
         return pid > 0
 
 
-def create(mountpoint: str) -> Session:
-    """Mount at `mountpoint`, an absolute path. SessionError if that fails."""
+def create(mountpoint: str, options: str = "") -> Session:
+    """Mount at `mountpoint`, an absolute path, with more options of mount(2) if there are any.
+
+    SessionError if that fails.
+    """
     try:
         fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise SessionError(f"can't open /dev/fuse: {error.strerror}; load the module fuse, be root") from error
     try:
-        options = f"fd={fuse},rootmode=40755,user_id=0,group_id=0,allow_other"
-        syscalls.mount("lxcfs", mountpoint, "fuse.lxcfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, options)
+        own = f"fd={fuse},rootmode=40755,user_id=0,group_id=0,allow_other"
+        flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
+        syscalls.mount("lxcfs", mountpoint, "fuse.lxcfs", flags, ",".join(filter(None, (own, options))))
     except OSError as error:
         os.close(fuse)
         raise SessionError(f"can't mount on {mountpoint}: {error.strerror}") from error

@@ -167,13 +167,13 @@ def test_without_inotify_the_error_names_the_limit(tree, monkeypatch):
         tree()
 
 
-def test_the_lowest_pid_of_a_cgroup_comes_first_and_children_are_looked_into_where_it_has_none(tmp_path):
+def test_children_of_a_cgroup_are_looked_into_where_it_has_no_process_of_its_own(tmp_path):
     (tmp_path / "cgroup.procs").write_text("")
     (tmp_path / "container").mkdir()
     (tmp_path / "container/cgroup.procs").write_text("4711\n12\n")
-    assert auto_attach._processes(str(tmp_path)) == [12, 4711]
+    assert auto_attach._processes(str(tmp_path)) == [4711, 12]
     (tmp_path / "cgroup.procs").write_text("9\n7\n")
-    assert auto_attach._processes(str(tmp_path)) == [7, 9]
+    assert auto_attach._processes(str(tmp_path)) == [9, 7]
 
 
 def test_what_is_mounted_at_the_root_and_at_proc_is_read_the_upper_mount_last():
@@ -211,7 +211,7 @@ def attacher(tmp_path, monkeypatch):
         monkeypatch.setattr(layout, "find", lambda: found)
         made = auto_attach.Attacher(auto_attach.Settings("/var/lib/lxcfs", ["proc/meminfo"], ["/docker/*"], "info"))
         made.attached = []
-        monkeypatch.setattr(made, "_attach", lambda pid, path: made.attached.append((pid, path)))
+        monkeypatch.setattr(made, "_attach", lambda pid, candidate: made.attached.append((pid, candidate.path)))
         made._add(made._cgroups.all())
         return made
 
@@ -240,6 +240,14 @@ def test_a_process_with_a_root_and_a_proc_of_its_own_is_attached_to_once(attache
     made._look()
     assert made.attached == [(4711, "/docker/one")]
     assert not made._candidates
+
+
+def test_a_process_that_sees_a_whole_mount_is_a_servers_or_not_ready_yet(attacher, process):
+    made = attacher("one")
+    process(ROOT + PROC + b"102 100 0:47 / /var/lib/lxcfs rw shared:1 - fuse.lxcfs lxcfs rw\n")
+    made._look()
+    assert not made.attached
+    assert made._candidates
 
 
 def test_a_process_without_a_proc_is_waited_for(attacher, process):
@@ -308,7 +316,7 @@ def test_no_more_are_attached_to_at_a_time_than_the_bound(attacher, process, mon
     monkeypatch.setattr(auto_attach, "MAX_ATTACHING", 1)
     made = attacher("one")
     process(ROOT + PROC)
-    made._attaching = {99: 4712}
+    made._attaching = {99: (4712, None)}
     made._look()
     assert not made.attached
     assert made._candidates

@@ -66,6 +66,7 @@ def test_every_key_is_read():
         [fuse]
         engine = "fusepy"
         threads = 32
+        options = 'context="a:b:c:s0:c1,c2"'
         [log]
         level = "error"
         [metrics]
@@ -78,7 +79,7 @@ def test_every_key_is_read():
         memory=Memory(swap=False),
         loadavg=Loadavg(enabled=False, interval=1.5),
         attach=Attach(auto=True, cgroups=("/a/*", "/b[0-9]?.slice")),
-        fuse=Fuse(engine="fusepy", threads=32),
+        fuse=Fuse(engine="fusepy", threads=32, options='context="a:b:c:s0:c1,c2"'),
         log=Log(level="error"),
         metrics=Metrics(listen="[::1]:9756"),
     )
@@ -159,6 +160,13 @@ def test_metrics_listen_takes_host_and_port(listen):
 def test_metrics_listen_refuses_what_is_no_host_and_port(listen):
     found = f'lxcfs.toml:1: metrics.listen is "{listen}"; allowed: "" (off), "HOST:PORT", "[IPV6]:PORT"'
     assert errors(f'metrics.listen = "{listen}"') == [found]
+
+
+@pytest.mark.parametrize("options", ["allow_other", "context=", "context=a,b", "context=a,user_id=7", 'context="a"b'])
+def test_fuse_options_refuses_what_is_not_selinuxs(options):
+    (error,) = errors(f"fuse.options = '{options}'")
+    assert "fuse.options is" in error
+    assert 'allowed: "" or SELinux\'s context=' in error
 
 
 def test_a_name_that_is_like_no_file_is_answered_with_all_of_them():
@@ -261,7 +269,12 @@ CONFIGS = st.builds(
     cpu=st.builds(Cpu, mode=st.sampled_from(["quota", "cpuset"])),
     memory=st.builds(Memory, swap=st.booleans()),
     loadavg=st.builds(Loadavg, enabled=st.booleans(), interval=st.integers(1, 60) | st.floats(1, 60)),
-    fuse=st.builds(Fuse, engine=st.sampled_from(["auto", "kernel", "fusepy"]), threads=st.integers(1, 32)),
+    fuse=st.builds(
+        Fuse,
+        engine=st.sampled_from(["auto", "kernel", "fusepy"]),
+        threads=st.integers(1, 32),
+        options=st.sampled_from(["", 'context="a:b,c"']),
+    ),
     log=st.builds(Log, level=st.sampled_from(["debug", "info", "warning", "error"])),
     metrics=st.builds(Metrics, listen=st.sampled_from(["", "127.0.0.1:9756", "[::1]:9756"])),
 )

@@ -56,6 +56,8 @@ def served(monkeypatch, tmp_path):
         ("-l --debug --enable-cfs", Config(log=Log(level="debug"))),
         ("-sl --enable-cfs", Config(fuse=Fuse(threads=1))),
         ("--enable-pidfd", PLAIN),
+        ("-z --disable-zswap --enable-psi-poll --enable-cgroup", PLAIN),
+        ("-zluf --enable-cfs --enable-cgroup", Config(memory=Memory(swap=False))),
         ("--foreground", PLAIN),
         ("-o allow_other", PLAIN),
         ("-oallow_other,nonempty,ro,default_permissions,entry_timeout=0.5 -o fsname=lxcfs", PLAIN),
@@ -63,6 +65,19 @@ def served(monkeypatch, tmp_path):
 )
 def test_flags_set_what_the_keys_of_the_file_set(served, flags, config):
     assert served(*flags.split(), "/var/lib/lxcfs") == config
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("context=system_u:object_r:container_file_t:s0", "context=system_u:object_r:container_file_t:s0"),
+        ('allow_other,context="a_u:b_r:c_t:s0:c1,c2",nonempty', 'context="a_u:b_r:c_t:s0:c1,c2"'),
+        ("fscontext=a:b:c,ro,rootcontext=d:e:f", "fscontext=a:b:c,rootcontext=d:e:f"),
+    ],
+)
+def test_what_selinux_is_to_make_of_the_mount_is_passed_on(served, given, taken):
+    assert served("-o", given, "/var/lib/lxcfs").fuse.options == taken
+    assert served("-o", "ro", "-o", given, "/var/lib/lxcfs").fuse.options == taken
 
 
 def test_the_mountpoint_may_stand_before_the_flags(served):

@@ -10,6 +10,7 @@ import pytest
 
 from lxcfs_py.engine import session
 from lxcfs_py.engine.open_texts import _SHELVES, VERSION, Texts
+from lxcfs_py.linux import syscalls
 
 
 @pytest.fixture
@@ -109,3 +110,16 @@ def test_a_session_of_another_version_goes_on_without_its_texts(memory: int, siz
 
 def test_a_session_knows_its_mountpoint(memory: int) -> None:
     assert session.Session(-1, memory).mountpoint == "/var/lib/lxcfs"
+
+
+def test_mount_options_reach_the_kernel_behind_the_servers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached: list[str] = []
+    monkeypatch.setattr(syscalls, "mount", lambda *arguments: reached.append(arguments[-1]))
+    monkeypatch.setattr(os, "open", lambda *_: os.dup(0))
+    for options in ("", 'context="a:b:c:s0:c1,c2"'):
+        made = session.create("/nowhere", options)
+        os.close(made.fuse)
+        os.close(made.memory)
+    plain, labelled = (text.partition(",")[2] for text in reached)
+    assert plain.startswith("rootmode=")
+    assert labelled == f'{plain},context="a:b:c:s0:c1,c2"'
