@@ -148,8 +148,9 @@ def _containers(config_file: Optional[str], place: str, found: Daemon) -> Iterat
     names = Names()
     for container in attach.status(place, config.files.enabled):
         identity = names.of(container.cgroup)
+        inside = " (with a /proc of its own)" if container.within else ""
         yield {
-            "name": printable(identity.name if identity else container.cgroup),
+            "name": printable(identity.name if identity else container.cgroup) + inside,
             "engine": identity.engine if identity else "",
             **container._asdict(),
             "reads_per_second": round(found.rates.get(container.pid, 0.0), 1),
