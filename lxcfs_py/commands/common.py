@@ -110,7 +110,7 @@ def add_container(parser: argparse.ArgumentParser, required: bool = True) -> Non
 
 def chosen_process(options: argparse.Namespace) -> Optional[int]:
     """Return a process of the container that was named, None where none was. LxcfsError."""
-    from lxcfs_py.attach import attach
+    from lxcfs_py.attach import attach, running
     from lxcfs_py.runtimes import names
 
     if options.pid is not None:
@@ -123,7 +123,7 @@ def chosen_process(options: argparse.Namespace) -> Optional[int]:
         if getattr(options, engine) is not None:
             return attach.engine_pid(engine, getattr(options, engine))
     if options.container is not None:
-        return names.find(options.container, attach.containers())
+        return names.find(options.container, running.inits())
     return None
 
 
