@@ -94,7 +94,7 @@ def _ancestors(pid: int, parents: dict[int, int]) -> set[int]:
 
 def cgroup(pid: int) -> str:
     """Return the cgroup of the container with this init: that of memory on v1, else the unified one. OSError."""
-    from lxcfs_py.container.containers import (
+    from lxcfs_py.container.processes import (
         container_paths,  # here, as the processes that enter containers are to be small
     )
 

@@ -7,7 +7,7 @@ A method raises OSError when the cgroup is gone, and ValueError when a file hold
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Callable, Optional, Protocol, TypeVar, Union
 
@@ -85,8 +85,8 @@ class Tasks(Protocol):
     def forked(self) -> int:
         """Return a number of tasks that have certainly been created; it never goes down."""
 
-    def pids(self) -> list[int]:
-        """Return processes in the cgroup itself, as the daemon's pid namespace numbers them."""
+    def pids(self) -> Iterator[int]:
+        """Yield processes in the cgroup, and then in those below it, as the daemon's pid namespace numbers them."""
 
 
 class Pressure(Protocol):

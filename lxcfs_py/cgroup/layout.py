@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,12 @@ from pathlib import Path
 from lxcfs_py.cgroup.tree import Levels
 from lxcfs_py.linux import mount_table, roots
 from lxcfs_py.linux.kernel_files import KernelDirectory
+
+# What the figures of a container come from.
+_CONTROLLERS = ("memory", "cpu", "cpuacct", "cpuset", "blkio", "io", "pids", "hugetlb")
+
+# A path of 4096 bytes must have room for the longest name of a file in a cgroup.
+_LONGEST_DIRECTORY = 4050
 
 # A path can be 4096 bytes long, which is room for a thousand levels; an operator's limits stand near the root.
 _MAX_LEVELS = 64
@@ -51,6 +58,17 @@ class Layout:
         hierarchy = self.hierarchies.get(controller)
         return hierarchy.version if hierarchy else 0
 
+    def places(self, paths: Paths) -> Paths:
+        """Return those of a process's cgroup paths that a container's figures come from, in one order for all."""
+        keys = {name if self.version(name) == 1 else "" for name in _CONTROLLERS if name in self.hierarchies} or {""}
+        return {key: paths.get(key, "/") for key in sorted(keys)}
+
+    def inode(self, paths: Paths) -> int:
+        """Return a number that no other cgroup at the same path has had. OSError when it is gone."""
+        key, path = max(paths.items(), key=lambda item: len(item[1]))
+        hierarchy = self.hierarchies[key]
+        return os.stat(hierarchy.directory(_nearest(hierarchy, path))).st_ino
+
     def levels(self, controller: str, paths: Paths, own: dict[str, KernelDirectory]) -> Levels:
         """Return a cgroup's directory and its ancestors', none for the root or a controller that is not mounted.
 
@@ -60,7 +78,7 @@ class Layout:
         hierarchy = self.hierarchies.get(controller)
         if hierarchy is None:
             return ()
-        path = paths.get(controller if hierarchy.version == 1 else "", "/")
+        path = _nearest(hierarchy, paths.get(controller if hierarchy.version == 1 else "", "/"))
         directory = hierarchy.directory(path)
         ancestors = []
         while len(directory) > len(hierarchy.mountpoint):
@@ -111,6 +129,18 @@ def parse_paths(text: bytes) -> dict[str, str]:
         for controller in controllers.split(","):
             paths[controller.replace("name=", "")] = equal.setdefault(path, path)
     return paths
+
+
+def is_below(path: str, ancestor: str) -> bool:
+    """Tell whether a cgroup is another one itself or below it."""
+    return path == ancestor or ancestor == "/" or path.startswith(f"{ancestor}/")
+
+
+def _nearest(hierarchy: Hierarchy, path: str) -> str:
+    """Return the path of a cgroup, or of its nearest ancestor whose files can be opened by their paths."""
+    while len(os.fsencode(hierarchy.directory(path))) > _LONGEST_DIRECTORY:
+        path = path.rpartition("/")[0]
+    return path
 
 
 def _controllers(mountpoint: str) -> list[str]:

@@ -77,9 +77,23 @@ def _children(path: str) -> list[str]:
         return []
 
 
-def own_processes(levels: Levels) -> list[int]:
-    """Return the processes of the cgroup itself. Zeros, which stand for processes of other namespaces, are left out."""
-    return [pid for pid in map(int, levels[0].read("cgroup.procs").split()) if pid]
+def processes(directory: KernelDirectory) -> Iterator[int]:
+    """Yield the processes of a cgroup, and then of those below it.
+
+    Zeros, which stand for processes of pid namespaces that are not below this one's, are left out.
+    """
+    for fd in subtree(directory):
+        yield from filter(None, read_pids(fd, "cgroup.procs"))
+
+
+def read_pids(directory: int, name: str) -> list[int]:
+    """Return the pids in a file of a cgroup's directory; none when that is gone."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        with open(fd, "rb") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
 
 
 def stat_fields(text: bytes) -> Mapping[bytes, bytes]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Optional
 
 from lxcfs_py.cgroup import taskstats
-from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, own_processes, subtree
+from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, processes, subtree
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 # "No limit" is the largest number of whole pages in a signed long, which depends on the page size.
@@ -190,5 +190,5 @@ class Tasks:
     def forked(self) -> int:
         return int(self._levels[0].get("pids.peak") or 0)
 
-    def pids(self) -> list[int]:
-        return own_processes(self._levels)
+    def pids(self) -> Iterator[int]:
+        return processes(self._levels[0])

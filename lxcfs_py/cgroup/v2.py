@@ -5,13 +5,12 @@ A controller that is not enabled for a cgroup has no files there; its ancestors'
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Optional
 
-from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, own_processes, stat_fields, subtree
+from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, processes, read_pids, stat_fields, subtree
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 _MAX = b"max\n"
@@ -194,7 +193,7 @@ class Tasks:
     def _look(self) -> tuple[int, int, int]:
         running = blocked = total = 0
         for directory in subtree(self._levels[0]):
-            for thread in _threads(directory):
+            for thread in read_pids(directory, "cgroup.threads"):
                 total += 1
                 if total <= _MAX_THREADS:
                     state = _state(self._proc, thread)
@@ -205,8 +204,8 @@ class Tasks:
     def forked(self) -> int:
         return int(self._levels[0].get("pids.peak") or 0)
 
-    def pids(self) -> list[int]:
-        return own_processes(self._levels)
+    def pids(self) -> Iterator[int]:
+        return processes(self._levels[0])
 
 
 class Pressure:
@@ -224,15 +223,6 @@ class Pressure:
 def _limits(levels: Levels, name: str) -> list[int]:
     texts = [level.get(name) or _MAX for level in levels]
     return [int(text) for text in texts if text != _MAX]
-
-
-def _threads(directory: int) -> list[int]:
-    try:
-        fd = os.open("cgroup.threads", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-        with open(fd, "rb") as file:
-            return [int(word) for word in file.read().split()]
-    except OSError:
-        return []
 
 
 def _state(proc: str, thread: int) -> bytes:

@@ -1,90 +1,113 @@
 """Who is asking: from the pid of a reader to its container.
 
-A container is a pid namespace and the cgroup of its init. In the host's own pid namespace it is a mount namespace
-other than the host's (a `--pid=host` container, a systemd service with files bound over its /proc) and the reader's
-own cgroup. All of it comes from the host's /proc and the kernel's namespaces, nothing through the container's root.
+A container is a pid namespace and the cgroup of its init. A reader in a cgroup that is neither init's nor below it, and
+a reader in the host's own pid namespace, have a container that is their own cgroup. docs/architecture.md has the rule.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
+import resource
 import select
 import threading
 import time
+import weakref
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Optional
+from typing import Callable, NamedTuple, Optional, Union
 
 from lxcfs_py.cgroup import Cgroup, open_cgroup
-from lxcfs_py.cgroup.layout import Layout, Paths, parse_paths
+from lxcfs_py.cgroup.layout import Layout, Paths, is_below, parse_paths
+from lxcfs_py.container import processes
 from lxcfs_py.container.cpu_time import Account, Ledger
+from lxcfs_py.container.eviction import choose
 from lxcfs_py.container.load import Load, Sampler
-from lxcfs_py.linux import syscalls
-from lxcfs_py.linux.host import NS_PER_TICK
+from lxcfs_py.linux import roots
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 log = logging.getLogger(__name__)
 
-# <linux/nsfs.h>: _IOR(0xb7, 0x6, int), Linux 6.11
-_NS_GET_PID_FROM_PIDNS = 0x8004B706
-
-# One container is some kilobytes and up to 20 descriptors.
 MAX_CONTAINERS = 4096
+_DESCRIPTORS = 32  # of one container, its share of those of its ancestors included
+_OTHER_DESCRIPTORS = 256
+
+_MAX_READERS = 4096
 
 # What the kernel says of a process that is gone, or that only its parent has still to be told of.
 _ENDED = (ProcessLookupError, FileNotFoundError)
 
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+
 _REFRESH_SECONDS = 1.0
-_MAX_PROCESSES_EXAMINED = 64
 
 
 class Container:
-    """A container, as long as its init lives."""
+    """A container, as long as its init lives, or in the host's pid namespace any process of its cgroup."""
 
     __slots__ = (
+        "__weakref__",
         "_cgroup_hash",
         "_layout",
         "_proc",
         "account",
+        "boottime_offset",
         "cgroup",
         "checked",
+        "home",
         "init",
+        "known_as",
+        "last_pid",
         "load",
         "namespace",
+        "paths",
         "pidfd",
         "reads",
         "start",
     )
 
-    def __init__(self, pid: int, layout: Layout, ledger: Ledger, sampler: Sampler) -> None:
-        """Open the container whose init has that pid. OSError when there is no such process any more."""
-        self.pidfd = self.namespace = -1
-        try:
-            self.pidfd = os.pidfd_open(pid)
-        except OSError as error:
-            if error.errno != errno.ENOSYS:  # before Linux 5.3, it stays -1
-                raise
-        self.namespace = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self.init = pid
-        self.reads = 0
-        self._proc = KernelDirectory(f"/proc/{pid}")
+    def __init__(self, pid: int, layout: Layout, ledger: Ledger, sampler: Sampler, name: str = "") -> None:
+        """Open the container whose init has that pid; its counters are kept by that name, or by that init.
+
+        OSError when there is no such process any more.
+        """
         self._layout = layout
         self._cgroup_hash = 0
+        self.paths: Paths = {}
         self.cgroup: Cgroup
+        self.home: Optional[Paths] = None
+        """The cgroup that it is, where it is no pid namespace."""
+        self.known_as: list[_Key] = []
+        self.pidfd = self.namespace = -1
+        self.go_on_as(pid)
         self.refresh()
-        self.start = _start_time(self._proc.read("stat"))
-        self.account = Account(ledger, f"{os.fstat(self.namespace).st_ino}:{pid}:{self.start}")
+        start = processes.start_time(self._proc.read("stat"))
+        self.account = Account(ledger, name or f"{os.fstat(self.namespace).st_ino}:{pid}:{start}", start)
+        self.start = self.account.start
         self.load = Load(sampler)
+        self.last_pid = 0
+        self.reads = 0
 
     def __del__(self) -> None:
         for fd in (self.pidfd, self.namespace):
             if fd >= 0:
                 os.close(fd)
+
+    def go_on_as(self, pid: int) -> None:
+        """Take a process for its init. OSError if it has ended, and then nothing changes."""
+        namespace = os.open(f"{roots.PROC}/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        pidfd = -1
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:  # before Linux 5.3
+                os.close(namespace)
+                raise
+        self.__del__()
+        self.pidfd, self.namespace = pidfd, namespace
+        self.init = pid
+        self._proc = KernelDirectory(f"{roots.PROC}/{pid}")
 
     def key(self) -> int:
         """Return a descriptor that no other container has: the pidfd, where the kernel knows pidfds."""
@@ -92,19 +115,30 @@ class Container:
 
     def namespace_name(self) -> str:
         """Return the name of its pid namespace, "pid:[4026531836]"."""
-        return os.readlink(f"/proc/self/fd/{self.namespace}")
+        return os.readlink(f"{roots.PROC}/self/fd/{self.namespace}")
 
-    def refresh(self) -> None:
-        """Look again which cgroup init is in. OSError when it has ended."""
+    def refresh(self) -> bool:
+        """Look again which cgroup init is in; False where it has left its home. OSError when it has ended."""
         text = self._proc.read("cgroup")
         if not self.is_in(text):
-            self.cgroup = open_cgroup(self._layout, container_paths(self.init, text))
+            paths = processes.container_paths(self.init, text)
+            places = self._layout.places(paths)
+            if self.home not in (None, places):
+                return False
+            self.cgroup = open_cgroup(self._layout, paths)
+            self.paths = places
             self._cgroup_hash = hash(text)  # the text itself is most of what a container would take
+        self.boottime_offset = processes.boottime_offset(self.init)
         self.checked = time.monotonic()
+        return True
 
     def is_in(self, text: bytes) -> bool:
         """Tell whether its init was in the cgroups of that /proc/PID/cgroup when it was looked at last."""
         return hash(text) == self._cgroup_hash
+
+    def contains(self, paths: Paths) -> bool:
+        """Tell whether all of these cgroups are its own or below."""
+        return all(is_below(paths.get(controller, "/"), path) for controller, path in self.paths.items())
 
     def has_ended(self) -> bool:
         """Tell whether its init has ended."""
@@ -117,9 +151,29 @@ class Container:
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(0))
 
+    def note_reader(self, pid: int) -> None:
+        """Remember the latest pid that a reader has in its pid namespace."""
+        self.last_pid = max(self.last_pid, processes.pid_inside(pid, self.namespace))
+
     def states(self) -> tuple[int, int, int]:
         """Return how many of the container's tasks run, are blocked, and exist."""
         return self.cgroup.tasks.states() if self.cgroup.tasks else (0, 0, 0)
+
+
+# What a container is found by: the name of its pid namespace; else its cgroup's paths, and such texts of
+# /proc/PID/cgroup as its processes were found to have, since looking at their cgroup namespace takes long.
+_Key = Union[str, bytes, tuple[str, ...]]
+_MAX_KEYS = 64
+
+
+class _Reader(NamedTuple):
+    """Where a process was found, which holds for a second."""
+
+    inode: int
+    """Of its directory in /proc: another process of the same pid has another."""
+
+    found: float
+    container: weakref.ref[Container]
 
 
 class Containers:
@@ -129,13 +183,15 @@ class Containers:
         self._layout = layout
         self._ledger = ledger
         self._sampler = sampler
-        self._by_namespace: dict[str, Container] = {}
-        self._by_cgroup: dict[bytes, Container] = {}
-        self._host_pids = os.readlink("/proc/self/ns/pid")
-        self._host_mounts = {os.readlink("/proc/self/ns/mnt"), _namespace("/proc/1/ns/mnt")}
-        self._adding = threading.Lock()
+        self._readers: dict[int, _Reader] = {}
+        self._known: dict[_Key, Container] = {}
+        self._host_pids = processes.namespace("self", "pid")
+        self._host_mounts = {processes.namespace("self", "mnt"), _mounts_of_the_first_process()}
+        self._adding = threading.RLock()
         self._exits = select.epoll()
         self._watched: dict[int, Container] = {}  # by Container.key
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.most = min(max((descriptors - _OTHER_DESCRIPTORS) // _DESCRIPTORS, 16), MAX_CONTAINERS)
         self.unplaced = 0
 
     def __len__(self) -> int:
@@ -152,24 +208,39 @@ class Containers:
     def of(self, pid: int) -> Optional[Container]:
         """Return the container that a process or thread is in, None for the host and who cannot be placed."""
         try:
-            namespace = os.readlink(f"/proc/{pid}/ns/pid")  # its name; stat takes twice as long
-            if namespace == self._host_pids:
-                return self._of_host_process(pid)
-            container = self._by_namespace.get(namespace)
-            if container is None:
-                return self._add_namespace(pid, namespace)
-            if time.monotonic() - container.checked > _REFRESH_SECONDS:
-                with contextlib.suppress(OSError):  # it is ending, or cannot be looked at now: it is known as it was
-                    container.refresh()
+            inode = os.stat(f"{roots.PROC}/{pid}").st_ino
+            reader = self._readers.get(pid)
+            if reader is not None and reader.inode == inode and time.monotonic() - reader.found < _REFRESH_SECONDS:
+                container = reader.container()
+                if container is not None and self._watched.get(container.key()) is container:
+                    return container
+            try:
+                container = self._place(pid)
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTORS:
+                    raise
+                self._make_room()
+                container = self._place(pid)
+            if container is not None:
+                container.note_reader(pid)
         except OSError as error:
             self._count_unplaced(pid, error)
             return None
+        if container is not None:
+            if len(self._readers) >= _MAX_READERS:
+                self._readers.clear()
+            self._readers[pid] = _Reader(inode, time.monotonic(), weakref.ref(container))
         return container
 
-    def forget(self, pid: int) -> None:
-        """Look the container of a process up anew when it asks next: what was known of it no longer holds."""
+    def forget(self, pid: int, error: Optional[BaseException] = None) -> None:
+        """Look the container of a process up anew when it asks next: what was known of it no longer holds.
+
+        Where `error` says that there are no more descriptors, other containers are forgotten too.
+        """
         with self._adding:
-            container = self._by_namespace.get(_namespace(f"/proc/{pid}/ns/pid"))
+            if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
+                self._make_room()
+            container = self.of(pid)
             if container is not None:
                 self._drop(container)
 
@@ -179,58 +250,137 @@ class Containers:
             with self._adding:
                 container = self._watched.get(fd)
                 # The descriptor's number may be that of another container by now.
-                if container is not None and container.has_ended():
+                if container is not None and container.has_ended() and not self._goes_on(container):
                     self._end(container)
 
-    def _of_host_process(self, pid: int) -> Optional[Container]:
-        if os.readlink(f"/proc/{pid}/ns/mnt") in self._host_mounts:
-            return None
-        text = Path(f"/proc/{pid}/cgroup").read_bytes()
-        container = self._by_cgroup.get(text)
-        if container is not None and time.monotonic() - container.checked > _REFRESH_SECONDS:
-            with contextlib.suppress(*_ENDED):  # others in its cgroup go on
+    def _place(self, pid: int) -> Optional[Container]:
+        namespace = processes.namespace(pid, "pid")
+        if namespace == self._host_pids:
+            if processes.namespace(pid, "mnt") in self._host_mounts:
+                return None
+            return self._of_cgroup(pid, processes.read(pid, "cgroup"))
+        container = self._known.get(namespace) or self._add_namespace(pid, namespace)
+        if time.monotonic() - container.checked > _REFRESH_SECONDS:
+            with contextlib.suppress(OSError):  # it is ending, or cannot be looked at now: it is known as it was
                 container.refresh()
-                if container.is_in(text):
-                    return container
-            self._drop(container)
-            container = None
-        return container or self._add_cgroup(pid, text)
+        try:
+            text = processes.read(pid, "cgroup")
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return container  # only a cgroup that somebody in the container has made can be so deep
+        if container.is_in(text) or container.contains(parse_paths(text)):
+            return container
+        return self._of_cgroup(pid, text) or container
+
+    def _of_cgroup(self, pid: int, text: bytes) -> Optional[Container]:
+        """Return the container that is a process's own cgroup, None where that is the root."""
+        container = self._known.get(text)
+        if container is None:
+            paths = self._layout.places(processes.container_paths(pid, text))
+            if all(path == "/" for path in paths.values()):
+                return None
+            container = self._add_cgroup(pid, text, paths)
+        if time.monotonic() - container.checked > _REFRESH_SECONDS:
+            with self._adding:
+                if not self._is_there(container) and not self._goes_on(container):
+                    self._drop(container)
+                    return self._of_cgroup(pid, text)
+        return container
+
+    def _is_there(self, container: Container) -> bool:
+        """Tell whether the process that stands for a cgroup lives and is still in it."""
+        try:
+            return not container.has_ended() and container.refresh()
+        except OSError:
+            return False
+
+    def _goes_on(self, container: Container) -> bool:
+        """Let the oldest process in a container's cgroup stand for it; False where init is all, or none is left."""
+        if container.home is None:
+            return False
+        try:
+            pid = self._oldest(container.home, container.is_in)
+            if pid:
+                self._unwatch(container)
+                try:
+                    container.go_on_as(pid)
+                finally:
+                    self._watch(container)
+            return pid is not None and container.refresh()
+        except OSError:
+            return False
+
+    def _oldest(self, paths: Paths, is_in: Callable[[bytes], bool]) -> Optional[int]:
+        """Return the process that was started first, of those whose container is the cgroup; `is_in` knows some."""
+        tasks = open_cgroup(self._layout, paths).tasks
+
+        def members() -> Iterator[int]:
+            for pid in tasks.pids() if tasks else ():
+                with contextlib.suppress(OSError):
+                    text = processes.read(pid, "cgroup")
+                    if is_in(text) or self._layout.places(processes.container_paths(pid, text)) == paths:
+                        yield pid
+
+        return processes.oldest(members())
 
     def _add_namespace(self, pid: int, namespace: str) -> Container:
         with self._adding:
-            container = self._by_namespace.get(namespace)
+            container = self._known.get(namespace)
             if container is None:
-                init = find_init(pid, namespace)
+                init = processes.find_init(pid, namespace)
                 container = Container(init, self._layout, self._ledger, self._sampler)
                 if container.namespace_name() != namespace:
                     raise ProcessLookupError(f"process {init} ended while it was looked at")
-                self._watch(container)
-                self._by_namespace[namespace] = container
+                self._add(container)
+                self._know(container, namespace)
         return container
 
-    def _add_cgroup(self, pid: int, text: bytes) -> Optional[Container]:
-        paths = container_paths(pid, text)
-        if all(path == "/" for path in paths.values()):
-            return None
+    def _add_cgroup(self, pid: int, text: bytes, paths: Paths) -> Container:
+        place = tuple(paths.values())
         with self._adding:
-            container = self._by_cgroup.get(text)
+            container = self._known.get(place)
             if container is None:
-                tasks = open_cgroup(self._layout, paths).tasks
-                init = _oldest(tasks.pids() if tasks else [pid], text, default=pid)
-                container = Container(init, self._layout, self._ledger, self._sampler)
-                self._watch(container)
-                self._by_cgroup[text] = container
+                name = f"{self._layout.inode(paths)}:{':'.join(place)}"
+                init = self._oldest(paths, text.__eq__) or pid
+                container = Container(init, self._layout, self._ledger, self._sampler, name)
+                container.home = paths
+                self._add(container)
+                self._know(container, place)
+            if len(container.known_as) < _MAX_KEYS:
+                self._know(container, text)
         return container
 
-    def _watch(self, container: Container) -> None:
+    def _know(self, container: Container, key: _Key) -> None:
+        container.known_as.append(key)
+        self._known[key] = container
+
+    def _add(self, container: Container) -> None:
         if container.pidfd < 0:  # then nothing tells of the end of any
             for known in [known for known in self._watched.values() if known.has_ended()]:
-                self._end(known)
-        while len(self._watched) >= MAX_CONTAINERS:
-            self._drop(min(list(self._watched.values()), key=lambda known: known.checked))
+                if not self._goes_on(known):
+                    self._end(known)
+        while len(self._watched) >= self.most:
+            self._make_room()
+        self._watch(container)
+
+    def _watch(self, container: Container) -> None:
         if container.pidfd >= 0:
             self._exits.register(container.pidfd, select.EPOLLIN)
         self._watched[container.key()] = container
+
+    def _unwatch(self, container: Container) -> bool:
+        if self._watched.pop(container.key(), None) is None:
+            return False
+        if container.pidfd >= 0:
+            self._exits.unregister(container.pidfd)
+        return True
+
+    def _make_room(self) -> None:
+        """Forget some containers, of whoever has the most of them."""
+        with self._adding:
+            for container in choose(list(self._watched.values())):
+                self._drop(container)
 
     def _end(self, container: Container) -> None:
         self._drop(container)
@@ -238,15 +388,10 @@ class Containers:
 
     def _drop(self, container: Container) -> None:
         """Forget a container. What reads it still keeps its descriptors until it is done."""
-        if self._watched.pop(container.key(), None) is None:
+        if not self._unwatch(container):
             return
-        if container.pidfd >= 0:
-            self._exits.unregister(container.pidfd)
-        self._by_namespace.pop(container.namespace_name(), None)
-        # Its init may have moved to another cgroup than the one that it was found by.
-        for text, known in list(self._by_cgroup.items()):
-            if known is container:
-                self._by_cgroup.pop(text, None)
+        for key in container.known_as:
+            self._known.pop(key, None)
         container.load.close()
 
     def _count_unplaced(self, pid: int, error: OSError) -> None:
@@ -257,104 +402,8 @@ class Containers:
             )
 
 
-def container_paths(pid: int, text: bytes) -> Paths:
-    """Return the cgroup paths of a container from those of its init, given as /proc/PID/cgroup.
-
-    They are the root of init's cgroup namespace where it has one of its own, else init's cgroup, without the
-    `init.scope` in which a systemd puts itself.
-    """
-    paths = parse_paths(text)
-    if _namespace(f"/proc/{pid}/ns/cgroup") == _namespace("/proc/self/ns/cgroup"):
-        return {controller: _without(path, "/init.scope") for controller, path in paths.items()}
-    inside = parse_paths(_read_in_cgroup_namespace(pid))
-    return {controller: _without(path, inside.get(controller, "/")) for controller, path in paths.items()}
-
-
-def find_init(pid: int, namespace: str) -> int:
-    """Return the pid of the init of a process's pid namespace, which has that name. OSError if it has ended."""
-    fd = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+def _mounts_of_the_first_process() -> str:
     try:
-        return fcntl.ioctl(fd, _NS_GET_PID_FROM_PIDNS, 1)
-    except OSError:
-        pass  # before Linux 6.11
-    finally:
-        os.close(fd)
-    candidates = [*_ancestors(pid), *(int(name) for name in os.listdir("/proc") if name.isdigit())]
-    for candidate in candidates:
-        if _namespace(f"/proc/{candidate}/ns/pid") == namespace and _is_init(candidate):
-            return candidate
-    raise ProcessLookupError(f"the init of the pid namespace of process {pid} cannot be found")
-
-
-def _read_in_cgroup_namespace(pid: int) -> bytes:
-    """Read /proc/PID/cgroup as a process in its cgroup namespace does. OSError when it has ended."""
-
-    def read() -> bytes:
-        fd = os.open(f"/proc/{pid}/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            syscalls.setns(fd, syscalls.CLONE_NEWCGROUP)
-        finally:
-            os.close(fd)
-        return Path(f"/proc/{pid}/cgroup").read_bytes()
-
-    # A namespace is entered by one thread alone, which ends with the pool.
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(read).result()
-
-
-def _without(path: str, suffix: str) -> str:
-    if suffix != "/" and path.endswith(suffix):
-        return path[: -len(suffix)] or "/"
-    return path
-
-
-def _namespace(path: str) -> str:
-    """Return the name of a namespace, "" when there is no such process or it cannot be looked at."""
-    try:
-        return os.readlink(path)
+        return processes.namespace(1, "mnt")
     except OSError:
         return ""
-
-
-def _ancestors(pid: int) -> Iterator[int]:
-    """Yield a process or thread and its ancestors, as far as they can be seen."""
-    while pid > 0:
-        yield pid
-        try:
-            pid = int(_stat_fields(Path(f"/proc/{pid}/stat").read_bytes())[1])
-        except OSError:
-            return
-
-
-def _is_init(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/status").read_bytes()
-    except OSError:
-        return False
-    _, _, rest = status.partition(b"\nNSpid:")
-    return rest.partition(b"\n")[0].split()[-1:] == [b"1"]
-
-
-def _stat_fields(stat: bytes) -> list[bytes]:
-    """Split /proc/PID/stat behind the process's name, which may hold anything: state, parent, …"""
-    return stat.rpartition(b") ")[2].split()
-
-
-def _start_time(stat: bytes) -> int:
-    """Return when a process was started, in nanoseconds since boot, from /proc/PID/stat."""
-    return int(_stat_fields(stat)[19]) * NS_PER_TICK
-
-
-def _oldest(pids: list[int], cgroup: bytes, default: int) -> int:
-    """Return the process that was started first, of those whose /proc/PID/cgroup is that text."""
-    oldest, first = default, None
-    for pid in pids[:_MAX_PROCESSES_EXAMINED]:
-        try:
-            if Path(f"/proc/{pid}/cgroup").read_bytes() != cgroup:
-                continue
-            start = _start_time(Path(f"/proc/{pid}/stat").read_bytes())
-        except OSError:
-            continue
-        if first is None or start < first:
-            oldest, first = pid, start
-    return oldest

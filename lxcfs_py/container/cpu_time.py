@@ -64,6 +64,9 @@ class Mark(NamedTuple):
     """Which cgroup's counters these are: a checksum of its path."""
 
     visible: Visible
+    start: int
+    """When the container was started, since boot."""
+
     age: int
     """The container's."""
 
@@ -104,10 +107,11 @@ class Ledger:
     def get(self, container: str) -> Optional[Mark]:
         """Return the latest mark of a container, None when none is known."""
         try:
-            cgroup, (cpus, quota, whole), age, used, times = self._kept[container]
+            cgroup, (cpus, quota, whole), start, age, used, times = self._kept[container]
             mark = Mark(
                 int(cgroup),
                 Visible(tuple(map(int, cpus)), None if quota is None else _finite(quota), bool(whole)),
+                int(start),
                 int(age),
                 [(int(user), int(nice), int(system)) for user, nice, system in used],
                 {int(cpu): (int(user), int(nice), int(system), int(idle)) for cpu, user, nice, system, idle in times},
@@ -119,7 +123,7 @@ class Ledger:
 
     def put(self, container: str, mark: Mark) -> None:
         """Keep the latest mark of a container."""
-        self._write(container, (*mark[:4], [(cpu, *times) for cpu, times in mark.times.items()]))
+        self._write(container, (*mark[:5], [(cpu, *times) for cpu, times in mark.times.items()]))
 
     def drop(self, container: str) -> None:
         """Forget a container that has ended."""
@@ -172,9 +176,15 @@ def _line(container: str, kept: Any) -> str:
 class Account:
     """One container's counters."""
 
-    __slots__ = ("_cgroup", "_container", "_ledger", "_mark", "_times")
+    __slots__ = ("_cgroup", "_container", "_ledger", "_mark", "_times", "start")
 
-    def __init__(self, ledger: Ledger, container: str) -> None:
+    def __init__(self, ledger: Ledger, container: str, start: int = 0) -> None:
+        """Take the name by which the counters are kept, and when the container was started, in nanoseconds since boot.
+
+        `start` is an earlier time afterwards where the process that began it is gone, and a daemon has seen it.
+        """
+        kept = ledger.get(container)
+        self.start = min(kept.start, start) if kept else start
         self._ledger = ledger
         self._container = container
         self._cgroup: Optional[Cgroup] = None
@@ -240,7 +250,9 @@ class Account:
         before, counted = self._mark, self._cgroup
         if before is None:
             before, counted = self._recall(cgroup, name) or (
-                Mark(name, visible, 0, [NOTHING_USED] * len(visible.cpus), dict.fromkeys(visible.cpus, _NONE)),
+                Mark(
+                    name, visible, self.start, 0, [NOTHING_USED] * len(visible.cpus), dict.fromkeys(visible.cpus, _NONE)
+                ),
                 cgroup,
             )
             self._times = dict(before.times)
@@ -251,7 +263,7 @@ class Account:
         self._advance(before, used_before, age)
         self._cgroup = cgroup
         self._times = {**dict.fromkeys(visible.cpus, _NONE), **self._times}
-        return self._set_mark(Mark(name, visible, age, used, dict(self._times)))
+        return self._set_mark(Mark(name, visible, self.start, age, used, dict(self._times)))
 
     def _recall(self, cgroup: Cgroup, name: int) -> Optional[tuple[Mark, Optional[Cgroup]]]:
         """Return the mark that a daemon before this one has kept, and the cgroup that it counts in, if that is known.

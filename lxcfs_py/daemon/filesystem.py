@@ -91,9 +91,9 @@ class Filesystem:
         container.reads += 1
         try:
             return compute(container)
-        except _UNREADABLE:
+        except _UNREADABLE as error:
             # Its cgroup may have gone away in the middle, because it was moved to another one: look again.
-            self._containers.forget(caller)
+            self._containers.forget(caller, error)
             container = self._containers.of(caller)
         if container is None:
             return machines()

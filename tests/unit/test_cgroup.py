@@ -353,8 +353,9 @@ def test_tasks_of_cgroups_below_count_and_there_are_bounds(made, monkeypatch):
     assert tasks.states() == (0, 0, 6)
 
 
-def test_zeros_that_stand_for_processes_of_other_namespaces_are_left_out(files):
-    assert v2.Tasks((files({"cgroup.procs": "0\n12\n0\n13"}),), "/proc").pids() == [12, 13]
+def test_the_processes_are_those_of_the_cgroup_and_those_below_without_the_zeros_that_stand_for_others(made):
+    root = made({"box/cgroup.procs": "0\n12\n0\n13\n", "box/a/cgroup.procs": "7\n", "box/a/b/cgroup.procs": ""})
+    assert list(v2.Tasks((KernelDirectory(f"{root}/box"),), "/proc").pids()) == [12, 13, 7]
 
 
 def test_the_descriptors_of_cgroups_below_are_closed_after_use(tmp_path):
@@ -394,7 +395,7 @@ def test_the_kernel_counts_the_tasks_of_a_real_cgroup_by_state(sandbox):
     box = sandbox()
     tasks = v1.Tasks(find().levels("pids", parse_paths(Path(f"/proc/{box.init}/cgroup").read_bytes()), {}))
     wait_for((0, 0, 1))  # its init sleeps
-    assert tasks.pids() == [box.init]
+    assert list(tasks.pids()) == [box.init]
     busy = box.popen(["sh", "-c", "while :; do :; done"])
     wait_for((1, 0, 2))
     (box.cgroup("pids") / "inner").mkdir()

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gc
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -15,15 +16,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lxcfs_py.cgroup.layout import find
 from lxcfs_py.container import containers as module
-from lxcfs_py.container.containers import Containers, container_paths, find_init
+from lxcfs_py.container import eviction, processes
+from lxcfs_py.container.containers import Containers
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
 from lxcfs_py.container.visible_cpus import Visible
 from lxcfs_py.linux import syscalls
-from lxcfs_py.runtimes.sandbox import Sandbox
+from lxcfs_py.runtimes.sandbox import Sandbox, _children_in
 
 MIB = 1 << 20
 ONE = Visible((0,), 1.0, False)
@@ -49,6 +53,28 @@ def service(sandbox):
                 syscalls.unshare(syscalls.CLONE_NEWNS)
 
             process = subprocess.Popen(["sleep", "1000"], preexec_fn=enter)
+            stack.callback(process.wait, 10)
+            stack.callback(process.kill)
+            return process.pid
+
+        yield start
+
+
+@pytest.fixture
+def neighbour(sandbox):
+    """neighbour(host, box) starts a process of `box` in the pid namespace of `host`, and returns its pid here."""
+    with contextlib.ExitStack() as stack:
+
+        def start(host: Sandbox, box: Sandbox, own_cgroups: bool = False) -> int:
+            directories = {box.cgroup(name) for name in find().hierarchies if _has(box, name)}
+
+            def enter():
+                for directory in directories:
+                    (directory / "cgroup.procs").write_text("0")
+                syscalls.unshare(syscalls.CLONE_NEWNS | (syscalls.CLONE_NEWCGROUP if own_cgroups else 0))
+
+            with _children_in(host._pid_namespace):
+                process = subprocess.Popen(["sleep", "1000"], preexec_fn=enter)
             stack.callback(process.wait, 10)
             stack.callback(process.kill)
             return process.pid
@@ -149,7 +175,7 @@ def no_ioctl(monkeypatch):
     def ioctl(*arguments):
         raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
 
-    monkeypatch.setattr("lxcfs_py.container.containers.fcntl.ioctl", ioctl)
+    monkeypatch.setattr("lxcfs_py.container.processes.fcntl.ioctl", ioctl)
 
 
 def namespace(pid: int) -> str:
@@ -159,22 +185,22 @@ def namespace(pid: int) -> str:
 def test_init_is_found_whoever_asks(sandbox):
     box = sandbox()
     for pid in (box.init, orphan(box), box.popen(["sleep", "1000"]).pid):
-        assert find_init(pid, namespace(pid)) == box.init
+        assert processes.find_init(pid, namespace(pid)) == box.init
 
 
 def test_before_linux_6_11_init_is_found_among_the_parents(sandbox, no_ioctl, monkeypatch):
     box = sandbox()
     child = orphan(box)
-    monkeypatch.setattr("lxcfs_py.container.containers.os.listdir", lambda path: [])
-    assert find_init(box.init, namespace(box.init)) == box.init
-    assert find_init(child, namespace(box.init)) == box.init
+    monkeypatch.setattr("lxcfs_py.container.processes.os.listdir", lambda path: [])
+    assert processes.find_init(box.init, namespace(box.init)) == box.init
+    assert processes.find_init(child, namespace(box.init)) == box.init
 
 
 def test_before_linux_6_11_init_is_found_for_who_has_entered_from_outside(sandbox, no_ioctl):
     box = sandbox()
     entered = box.popen(["sleep", "1000"]).pid  # a child of this process, as with `docker exec`
     assert psutil.Process(entered).ppid() == os.getpid()
-    assert find_init(entered, namespace(entered)) == box.init
+    assert processes.find_init(entered, namespace(entered)) == box.init
 
 
 def test_before_linux_6_11_a_container_in_a_container_has_its_own_init(sandbox, no_ioctl, containers):
@@ -185,23 +211,23 @@ def test_before_linux_6_11_a_container_in_a_container_has_its_own_init(sandbox, 
         assert time.monotonic() < deadline
         time.sleep(0.01)
     (inner,) = children
-    assert find_init(inner.pid, namespace(inner.pid)) == inner.pid
+    assert processes.find_init(inner.pid, namespace(inner.pid)) == inner.pid
     assert containers.of(inner.pid) is not containers.of(nested.pid) is containers.of(box.init)
 
 
 def test_an_init_that_has_ended_is_an_error(no_ioctl):
     with pytest.raises(ProcessLookupError, match=f"namespace of process {os.getpid()} cannot be found"):
-        find_init(os.getpid(), "pid:[12345]")
+        processes.find_init(os.getpid(), "pid:[12345]")
 
 
 def test_a_process_may_call_itself_anything(sandbox):
     stat = b"4711 (a) S 1 ) R (b) S 42 1 1 0 -1 4194560 " + b" ".join(b"%d" % n for n in range(10, 60))
-    assert module._stat_fields(stat)[:2] == [b"S", b"42"]
+    assert processes.stat_fields(stat)[:2] == [b"S", b"42"]
     box = sandbox()
     script = "import ctypes; ctypes.CDLL(None).prctl(15, b') R 1 (x) 2'); print(flush=True); input()"
     odd = box.popen(["python3", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     odd.stdout.readline()
-    assert list(module._ancestors(odd.pid))[:2] == [odd.pid, os.getpid()]
+    assert list(processes.ancestors(odd.pid))[:2] == [odd.pid, os.getpid()]
     odd.stdin.close()
     odd.stdout.close()
 
@@ -212,14 +238,14 @@ def test_a_process_may_call_itself_anything(sandbox):
 def test_a_containers_cgroup_is_the_root_of_its_cgroup_namespace(sandbox):
     """Its init may be in one below that, as a systemd in a container is."""
     box = sandbox()
-    before = container_paths(box.init, Path(f"/proc/{box.init}/cgroup").read_bytes())
+    before = processes.container_paths(box.init, Path(f"/proc/{box.init}/cgroup").read_bytes())
     name = next(name for name in ("pids", "memory", "") if _has(box, name))
     inner = box.cgroup(name) / "below" / "init.scope"
     inner.mkdir(parents=True)
     (inner / "cgroup.procs").write_text(f"{box.init}")
     text = Path(f"/proc/{box.init}/cgroup").read_bytes()
     assert b"/below/init.scope\n" in text
-    assert container_paths(box.init, text) == before
+    assert processes.container_paths(box.init, text) == before
     assert any(path.endswith(box.cgroup(name).name) for path in before.values())
 
 
@@ -234,7 +260,7 @@ def test_a_containers_cgroup_is_the_root_of_its_cgroup_namespace(sandbox):
     ],
 )
 def test_without_a_cgroup_namespace_it_is_inits_own_but_for_the_scope_that_a_systemd_puts_itself_in(text, paths):
-    assert container_paths(os.getpid(), text) == paths
+    assert processes.container_paths(os.getpid(), text) == paths
 
 
 def test_an_init_that_is_moved_is_followed_within_a_second(containers, sandbox, monkeypatch):
@@ -285,7 +311,7 @@ def test_a_process_with_the_hosts_own_files_sees_the_host_whatever_its_cgroup(co
 def test_a_process_without_a_cgroup_of_its_own_is_in_no_container_though_it_has_its_own_mounts(
     containers, sandbox, service, monkeypatch
 ):
-    monkeypatch.setattr(module, "parse_paths", lambda text: {"memory": "/", "cpu": "/", "": "/"})
+    monkeypatch.setattr(processes, "parse_paths", lambda text: {"memory": "/", "cpu": "/", "": "/"})
     assert containers.of(service(sandbox())) is None
     assert containers.unplaced == 0
 
@@ -352,8 +378,8 @@ def test_processes_that_share_only_some_cgroups_are_told_apart(containers, sandb
 
 
 def test_services_started_in_the_same_instant_keep_their_own_counters(sandbox, service, monkeypatch):
-    monkeypatch.setattr(module, "_start_time", lambda stat: 42)
-    monkeypatch.setattr(module, "_oldest", lambda pids, cgroup, default: default)  # and no sandbox's init
+    monkeypatch.setattr(processes, "start_time", lambda stat: 42)
+    monkeypatch.setattr(processes, "oldest", lambda pids: None)  # and no sandbox's init
     ledger = Ledger()
     containers = Containers(find(), ledger, Sampler(5))
     pids = [service(sandbox()) for _ in range(2)]
@@ -427,8 +453,8 @@ def test_a_reader_that_is_under_way_when_the_container_ends_is_not_disturbed(con
         container.refresh()
 
 
-def test_no_more_containers_are_kept_than_there_may_be_and_all_are_served(containers, sandbox, monkeypatch):
-    monkeypatch.setattr(module, "MAX_CONTAINERS", 2)
+def test_no_more_containers_are_kept_than_there_may_be_and_all_are_served(containers, sandbox):
+    containers.most = 2
     boxes = [sandbox(memory=size * MIB) for size in (32, 64, 96)]
     for _ in range(3):
         for box, size in zip(boxes, (32, 64, 96)):
@@ -441,7 +467,7 @@ def test_no_more_containers_are_kept_than_there_may_be_and_all_are_served(contai
 
 
 @pytest.mark.parametrize("how", ["forgotten", "pushed out by others"])
-def test_a_container_that_is_looked_up_anew_goes_on_counting_where_it_was(how, sandbox, monkeypatch):
+def test_a_container_that_is_looked_up_anew_goes_on_counting_where_it_was(how, sandbox):
     containers = Containers(find(), Ledger(), Sampler(5))
     box = sandbox()
     second = 10**9
@@ -456,7 +482,7 @@ def test_a_container_that_is_looked_up_anew_goes_on_counting_where_it_was(how, s
     if how == "forgotten":
         containers.forget(box.init)
     else:
-        monkeypatch.setattr(module, "MAX_CONTAINERS", 1)
+        containers.most = 1
         containers.of(sandbox().init)
         assert len(containers) == 1
     after = read(ONE, 10 * second)
@@ -478,3 +504,205 @@ def test_many_threads_that_ask_at_once_get_one_container(containers, sandbox):
         thread.join(10)
     assert len(found) == 8
     assert len(set(map(id, found))) == len(containers) == 1
+
+
+# Several containers in one pid namespace: `--pid=container:NAME`, a pod with shareProcessNamespace
+
+
+def test_a_container_in_anothers_pid_namespace_is_its_own_cgroup(containers, sandbox, neighbour):
+    """Whoever asks first, and with what the cgroup has: one container, not one for each reader."""
+    pause, box = sandbox(memory=32 * MIB), sandbox(memory=96 * MIB)
+    one, two = neighbour(pause, box), neighbour(pause, box)
+    assert namespace(one) == namespace(two) == namespace(pause.init)
+    assert limit(containers.of(pause.init)) == 32 * MIB
+    assert limit(containers.of(one)) == 96 * MIB
+    assert containers.of(two) is containers.of(one) is not containers.of(pause.init)
+    assert containers.of(one).start > containers.of(pause.init).start
+    assert len(containers) == 2
+
+
+def test_the_first_read_of_a_container_in_anothers_pid_namespace_is_right(containers, sandbox, neighbour):
+    pause, box = sandbox(memory=32 * MIB), sandbox(memory=96 * MIB)
+    assert limit(containers.of(neighbour(pause, box))) == 96 * MIB
+
+
+def test_with_a_cgroup_namespace_of_its_own_it_is_the_root_of_that(containers, sandbox, neighbour):
+    """Its processes may be in cgroups below, as those of a systemd are."""
+    pause, box = sandbox(memory=32 * MIB), sandbox(memory=96 * MIB)
+    name = next(name for name in ("memory", "") if _has(box, name))
+    one, two = neighbour(pause, box, own_cgroups=True), neighbour(pause, box, own_cgroups=True)
+    for pid, below in ((one, "a"), (two, "b")):
+        (box.cgroup(name) / below).mkdir()
+        (box.cgroup(name) / below / "cgroup.procs").write_text(f"{pid}")
+        assert b"/" + below.encode() + b"\n" in Path(f"/proc/{pid}/cgroup").read_bytes()
+    assert containers.of(one) is containers.of(two)
+    assert limit(containers.of(one)) == 96 * MIB
+    assert len(containers) == 2  # with the one whose init theirs is
+
+
+def test_a_process_below_inits_cgroup_is_in_inits_container(containers, sandbox, neighbour):
+    """A container in a container, and each unit of a systemd in one, whatever limits it has."""
+    box = sandbox(memory=96 * MIB)
+    inner = sandbox(memory=32 * MIB, parent=box)
+    assert containers.of(neighbour(box, inner)) is containers.of(box.init)
+    assert limit(containers.of(box.init)) == 96 * MIB
+
+
+def test_who_enters_a_container_is_in_it(containers, sandbox):
+    """As with `docker exec`: in its namespaces and its cgroup."""
+    box = sandbox(memory=64 * MIB)
+    assert containers.of(box.popen(["sleep", "1000"]).pid) is containers.of(box.init)
+
+
+def test_another_process_with_the_pid_of_one_that_was_seen_is_looked_at_anew(containers, sandbox, monkeypatch):
+    boxes = [sandbox(memory=size * MIB) for size in (32, 64)]
+    stat = os.stat(f"/proc/{boxes[0].init}")
+    container = containers.of(boxes[0].init)
+    asked = []
+    place = containers._place
+    monkeypatch.setattr(containers, "_place", lambda pid: (asked.append(pid), place(pid))[1])
+    assert containers.of(boxes[0].init) is container
+    assert asked == []
+    monkeypatch.setattr(module.os, "stat", lambda path: os.stat_result((*stat[:1], stat.st_ino + 1, *stat[2:10])))
+    assert containers.of(boxes[0].init) is container
+    assert asked == [boxes[0].init]
+
+
+def test_a_container_goes_on_with_its_counters_and_its_age_when_its_oldest_process_ends(
+    sandbox, neighbour, monkeypatch
+):
+    """Also for a daemon that is started afterwards."""
+    monkeypatch.setattr(module, "_REFRESH_SECONDS", 0)
+    ledger = Ledger()
+    containers = Containers(find(), ledger, Sampler(5))
+    pause, box = sandbox(), sandbox(memory=96 * MIB)
+    os.kill(box.init, signal.SIGKILL)
+    first = neighbour(pause, box)
+    time.sleep(0.02)  # start times are in ticks
+    second = neighbour(pause, box)
+    container = containers.of(second)
+    assert container.init == first
+    started = container.start
+    container.account.read(container.cgroup, ONE, 10**9)
+    os.kill(first, signal.SIGKILL)
+    assert select.select([containers], [], [], 10)[0]
+    containers.reap()
+    assert containers.of(second) is container
+    assert (container.init, container.start) == (second, started)
+    assert not container.load.closed
+    again = Containers(find(), ledger, Sampler(5)).of(second)
+    assert (again.init, again.start) == (second, started)
+    os.kill(second, signal.SIGKILL)
+    assert select.select([containers], [], [], 10)[0]
+    containers.reap()
+    assert container not in containers._watched.values()
+
+
+# How many are kept, and of whom
+
+
+def test_without_descriptors_for_another_container_others_are_forgotten_and_all_see_their_own(sandbox, containers):
+    boxes = [sandbox(memory=size * MIB) for size in (32, 64, 96)]
+    for box in boxes[:2]:
+        limit(containers.of(box.init))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        container = containers.of(boxes[2].init)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert limit(container) == 96 * MIB
+    assert containers.unplaced == 0
+
+
+def test_as_many_containers_are_kept_as_there_are_descriptors_for(monkeypatch):
+    for limit_, most in ((1024, 24), (1 << 20, 4096), (64, 16)):
+        monkeypatch.setattr(module.resource, "getrlimit", lambda _, soft=limit_: (soft, soft))
+        assert Containers(find(), Ledger(), Sampler(5)).most == most
+
+
+class Asked:
+    """A container that asked last at some time."""
+
+    def __init__(self, path: str, checked: float) -> None:
+        self.paths = {"": path, "cpu": "/"}
+        self.checked = checked
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "/user.slice/user-1000.slice/session-1.scope",
+        "/user.slice/user-1000.slice/user@1000.service/app.slice/{}",
+        "/docker/b0",
+        "/docker/b0/inner/{}",
+    ],
+)
+def test_who_makes_thousands_of_containers_pushes_out_his_own(place):
+    others = [Asked(f"/docker/b{number}", 0) for number in range(1, 300)]
+    others += [Asked(f"/system.slice/s{number}.service", 0) for number in range(40)]
+    crowd = [Asked(place.format(number), 1 + number) for number in range(3000)]
+    kept = others + crowd
+    for _ in range(8):
+        gone = eviction.choose(kept)
+        assert gone
+        assert not set(gone) & set(others)
+        assert max(each.checked for each in gone) <= min(each.checked for each in crowd if each not in gone)
+        crowd = [each for each in crowd if each not in gone]
+        kept = others + crowd
+
+
+@given(st.lists(st.sampled_from(["/", "/a", "/a/b", "/a/b/c", "/d", "/d/e"]), min_size=1))
+def test_there_is_always_somebody_to_be_forgotten(paths):
+    assert 0 < len(eviction.choose([Asked(path, number) for number, path in enumerate(paths)])) <= 256
+
+
+# Deep cgroups
+
+
+@pytest.mark.parametrize("length", [4040, 4600])
+def test_a_container_in_a_cgroup_too_deep_for_a_path_sees_the_limits_of_the_nearest_ancestor(
+    length, containers, sandbox, neighbour
+):
+    """Beyond 4096 bytes, the kernel cuts the path off or, before Linux 6.2 or so, refuses to tell it."""
+    pause, box = sandbox(memory=32 * MIB), sandbox(memory=64 * MIB)
+    pids = box.popen(["sleep", "1000"]).pid, neighbour(pause, box), box.init
+    name = next(name for name in ("memory", "") if _has(box, name))
+    with deep(box.cgroup(name), length, pids):
+        assert [limit(containers.of(pid)) for pid in pids] == [64 * MIB] * 3
+    assert containers.unplaced == 0
+
+
+def test_where_the_kernel_does_not_tell_a_deep_cgroup_a_reader_is_in_inits_container(containers, sandbox, monkeypatch):
+    def read(pid, name):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+    box = sandbox(memory=64 * MIB)
+    assert limit(containers.of(box.init)) == 64 * MIB
+    monkeypatch.setattr(processes, "read", read)
+    assert limit(containers.of(box.popen(["sleep", "1000"]).pid)) == 64 * MIB
+    assert containers.unplaced == 0
+
+
+@contextlib.contextmanager
+def deep(top: Path, length: int, pids: tuple[int, ...]):
+    """Have processes in a cgroup whose path below a hierarchy's root is about so long."""
+    with contextlib.ExitStack() as stack:
+        directory = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, directory)
+        for _ in range((length - len(str(top))) // 201 + 1):
+            os.mkdir("d" * 200, dir_fd=directory)
+            stack.callback(os.rmdir, "d" * 200, dir_fd=directory)
+            directory = os.open("d" * 200, os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
+            stack.callback(os.close, directory)
+        stack.callback(move, top, pids)
+        move(f"/proc/self/fd/{directory}", pids)
+        yield
+
+
+def move(directory: Path | str, pids: tuple[int, ...]) -> None:
+    """Move processes into the cgroup of that directory."""
+    for pid in pids:
+        Path(directory, "cgroup.procs").write_text(f"{pid}")

@@ -33,7 +33,7 @@ class Containers:
     def of(self, pid):
         return self.container if pid == READER else None
 
-    def forget(self, pid):
+    def forget(self, pid, error=None):
         self.forgotten += 1
         self.container = self.again()
 

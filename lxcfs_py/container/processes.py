@@ -1,0 +1,155 @@
+"""What the kernel says of one process: its namespaces, its cgroups, its start, its init. Nothing is kept.
+
+All of it comes from the host's /proc and the kernel's namespaces, nothing through a container's root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Optional, Union
+
+from lxcfs_py.cgroup.layout import Paths, parse_paths
+from lxcfs_py.linux import roots, syscalls
+from lxcfs_py.linux.host import NS_PER_TICK
+
+# <linux/nsfs.h>: _IOR(0xb7, 0x6, int) and _IOR(0xb7, 0x8, int), Linux 6.11
+_NS_GET_PID_FROM_PIDNS = 0x8004B706
+_NS_GET_PID_IN_PIDNS = 0x8004B708
+
+_MAX_PROCESSES_EXAMINED = 64
+_READ_BYTES = 1 << 16
+
+
+def read(pid: int, name: str) -> bytes:
+    """Return the text of /proc/PID/NAME. OSError when there is no such process any more."""
+    fd = os.open(f"{roots.PROC}/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _READ_BYTES)
+    finally:
+        os.close(fd)
+
+
+def namespace(pid: Union[int, str], kind: str) -> str:
+    """Return the name of a process's namespace, "pid:[4026531836]". OSError when it cannot be looked at."""
+    return os.readlink(f"{roots.PROC}/{pid}/ns/{kind}")
+
+
+def container_paths(pid: int, text: bytes) -> Paths:
+    """Return the cgroup paths of a process's container from its own, given as /proc/PID/cgroup.
+
+    They are the root of its cgroup namespace where it has one of its own and is in it, else its own cgroup, without the
+    `init.scope` in which a systemd puts itself.
+    """
+    paths = parse_paths(text)
+    own = _namespace_or_none(pid, "cgroup") != _namespace_or_none("self", "cgroup")
+    inside = parse_paths(_read_in_cgroup_namespace(pid)) if own else {}
+    return {controller: _without(path, inside.get(controller, "/init.scope")) for controller, path in paths.items()}
+
+
+def find_init(pid: int, namespace_name: str) -> int:
+    """Return the pid of the init of a process's pid namespace, which has that name. OSError if it has ended."""
+    fd = os.open(f"{roots.PROC}/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return fcntl.ioctl(fd, _NS_GET_PID_FROM_PIDNS, 1)
+    except OSError:
+        pass  # before Linux 6.11
+    finally:
+        os.close(fd)
+    candidates = [*ancestors(pid), *(int(name) for name in os.listdir(roots.PROC) if name.isdigit())]
+    for candidate in candidates:
+        if _namespace_or_none(candidate, "pid") == namespace_name and _pids(candidate)[-1:] == [1]:
+            return candidate
+    raise ProcessLookupError(f"the init of the pid namespace of process {pid} cannot be found")
+
+
+def pid_inside(pid: int, pid_namespace: int) -> int:
+    """Return what pid a process has in its own pid namespace, of which there is a descriptor. OSError if it ended."""
+    try:
+        return fcntl.ioctl(pid_namespace, _NS_GET_PID_IN_PIDNS, pid)
+    except OSError:  # before Linux 6.11
+        return (_pids(pid) or [0])[-1]
+
+
+def boottime_offset(pid: int) -> int:
+    """Return by how many nanoseconds a process's clock of the time since boot is ahead of the host's.
+
+    That is 0 but in a time namespace (Linux 5.6). OSError when the process has ended.
+    """
+    if _namespace_or_none(pid, "time") == _namespace_or_none("self", "time"):
+        return 0
+    for line in read(pid, "timens_offsets").splitlines():
+        clock, seconds, nanoseconds = line.split()
+        if clock in (b"boottime", b"7"):  # a number before Linux 5.7
+            return int(seconds) * 1_000_000_000 + int(nanoseconds)
+    return 0
+
+
+def start_time(stat: bytes) -> int:
+    """Return when a process was started, in nanoseconds since boot, from /proc/PID/stat."""
+    return int(stat_fields(stat)[19]) * NS_PER_TICK
+
+
+def stat_fields(stat: bytes) -> list[bytes]:
+    """Split /proc/PID/stat behind the process's name, which may hold anything: state, parent, …"""
+    return stat.rpartition(b") ")[2].split()
+
+
+def ancestors(pid: int) -> Iterator[int]:
+    """Yield a process or thread and its ancestors, as far as they can be seen."""
+    while pid > 0:
+        yield pid
+        try:
+            pid = int(stat_fields(read(pid, "stat"))[1])
+        except OSError:
+            return
+
+
+def oldest(pids: Iterable[int]) -> Optional[int]:
+    """Return the process that was started first, of the first 64 that are still there; None where there is none."""
+    starts: dict[int, int] = {}
+    for pid, _ in zip(pids, range(_MAX_PROCESSES_EXAMINED)):
+        with contextlib.suppress(OSError):
+            starts[pid] = start_time(read(pid, "stat"))
+    return min(starts, key=starts.__getitem__, default=None)
+
+
+def _read_in_cgroup_namespace(pid: int) -> bytes:
+    """Read /proc/PID/cgroup as a process in its cgroup namespace does. OSError when it has ended."""
+
+    def inside() -> bytes:
+        fd = os.open(f"{roots.PROC}/{pid}/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            syscalls.setns(fd, syscalls.CLONE_NEWCGROUP)
+        finally:
+            os.close(fd)
+        return read(pid, "cgroup")
+
+    # A namespace is entered by one thread alone, which ends with the pool.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(inside).result()
+
+
+def _without(path: str, suffix: str) -> str:
+    if suffix != "/" and path.endswith(suffix):
+        return path[: -len(suffix)] or "/"
+    return path
+
+
+def _namespace_or_none(pid: Union[int, str], kind: str) -> str:
+    try:
+        return namespace(pid, kind)
+    except OSError:
+        return ""
+
+
+def _pids(pid: int) -> list[int]:
+    """Return a process's pid in each pid namespace that it is in, from the outermost; none when it has ended."""
+    try:
+        status = read(pid, "status")
+    except OSError:
+        return []
+    return [int(word) for word in status.partition(b"\nNSpid:")[2].partition(b"\n")[0].split()]
