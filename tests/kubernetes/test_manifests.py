@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from lxcfs_py import __version__, cli, config
+from lxcfs_py.commands import common
 from lxcfs_py.runtimes.bind_snippets import binds_of, kubernetes_volumes
 from tests.conftest import ROOT
 
@@ -64,13 +65,13 @@ def test_kubernetes_takes_the_examples(file, version):
 
 
 def test_the_daemons_options_are_the_programs(rendered):
-    options = cli._parser().parse_args(container(rendered[DAEMON])["args"])
+    options = cli.parser().parse_args(container(rendered[DAEMON])["args"])
     assert options.keep
     assert options.stay
 
 
 def test_the_webhooks_options_name_its_service_and_its_configuration(rendered):
-    options = cli._parser().parse_args(container(rendered[WEBHOOK])["args"])
+    options = cli.parser().parse_args(container(rendered[WEBHOOK])["args"])
     name = options.self_signed
     hooks = rendered["MutatingWebhookConfiguration", name]["webhooks"]
     paths = {hook["clientConfig"]["service"]["path"] for hook in hooks}
@@ -147,7 +148,7 @@ def test_the_pods_go_by_the_configuration_and_it_is_right(rendered):
         volumes = {volume["name"]: volume for volume in workload["spec"]["template"]["spec"]["volumes"]}
         mounts = {mount["name"]: mount for mount in container(workload)["volumeMounts"]}
         assert volumes["config"]["configMap"]["name"] == name
-        assert (mounts["config"]["mountPath"], mounts["config"]["subPath"]) == (cli.CONFIG_PATH, "lxcfs.toml")
+        assert (mounts["config"]["mountPath"], mounts["config"]["subPath"]) == (common.CONFIG_PATH, "lxcfs.toml")
     daemon = container(rendered[DAEMON])
     assert {port["name"]: port["containerPort"] for port in daemon["ports"]} == {
         "metrics": int(parsed.metrics.listen.rpartition(":")[2])
