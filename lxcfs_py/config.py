@@ -205,6 +205,12 @@ class Attach:
 
 
 @dataclass(frozen=True)
+class Nri:
+    enabled: Annotated[str, _one_of("auto", "never")] = "auto"
+    default: Annotated[str, _one_of("all", "opt-in")] = "all"
+
+
+@dataclass(frozen=True)
 class Fuse:
     engine: Annotated[str, _one_of("auto", "kernel", "fusepy")] = "auto"
     threads: Annotated[int, _whole(1, 32)] = 4
@@ -231,6 +237,7 @@ class Config:
     memory: Memory = Memory()
     loadavg: Loadavg = Loadavg()
     attach: Attach = Attach()
+    nri: Nri = Nri()
     fuse: Fuse = Fuse()
     log: Log = Log()
     metrics: Metrics = Metrics()

@@ -1,6 +1,7 @@
-"""The process that attaches to new containers, kept running beside the daemon as long as the configuration wants it.
+"""The processes that attach to new containers, and that speak with the runtime, kept running beside the daemon.
 
-It is started by exec, since the daemon has threads, and ends with its standard input: also when the daemon is killed.
+Each runs as long as the configuration wants it. It is started by exec, since the daemon has threads, and ends with its
+standard input: also when the daemon is killed.
 """
 
 from __future__ import annotations
@@ -8,52 +9,75 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import subprocess
 import threading
 import time
-from typing import Optional
+from typing import NamedTuple, Optional, Union
 
 from lxcfs_py import isolated
-from lxcfs_py.attach.auto_attach import Settings
+from lxcfs_py.attach import auto_attach, nri
 from lxcfs_py.config import Config
 
 log = logging.getLogger(__name__)
+
+_Settings = Union[auto_attach.Settings, nri.Settings]
+
+
+class _Kind(NamedTuple):
+    module: str
+    does: str
+    socket: str = ""
+    """Of whom it speaks with: without it, none runs."""
+
+
+_ATTACHES = _Kind(auto_attach.__name__, "attaches to new containers")
+_SPEAKS_NRI = _Kind(nri.__name__, "speaks NRI with the container runtime", nri.SOCKET)
 
 # From the end of one to the start of the next; longer and longer while they end early.
 _PAUSE_SECONDS = (1.0, 300.0)
 _EARLY_SECONDS = 60.0
 
 _STOP_SECONDS = 2.0
+_LOOK_SECONDS = 2.0  # for a socket that is not there
 
 
 class Supervisor:
-    """At most one such process."""
+    """At most one process of each kind."""
 
     def __init__(self) -> None:
-        self._settings: Optional[Settings] = None
-        self._restarter: Optional[_Restarter] = None
+        self._wanted: dict[_Kind, _Settings] = {}
+        self._restarters: dict[_Kind, _Restarter] = {}
 
     def apply(self, config: Config) -> None:
-        """Start, stop or replace it, as a configuration has it."""
-        attach = config.attach
-        settings = Settings(config.mountpoint, config.files.enabled, attach.cgroups, config.log.level)
-        wanted = settings if attach.auto else None
-        if wanted != self._settings:
-            self.stop()
-            self._settings = wanted
-            self._restarter = _Restarter(wanted) if wanted else None
+        """Start, stop or replace them, as a configuration has it."""
+        wanted: dict[_Kind, _Settings] = {}
+        common = (config.mountpoint, config.files.enabled)
+        if config.attach.auto:
+            wanted[_ATTACHES] = auto_attach.Settings(*common, config.attach.cgroups, config.log.level)
+        if config.nri.enabled == "auto" and os.geteuid() == 0:
+            wanted[_SPEAKS_NRI] = nri.Settings(*common, config.nri.default, config.log.level)
+        for kind in {*self._wanted, *wanted}:
+            if wanted.get(kind) == self._wanted.get(kind):
+                continue
+            if kind in self._restarters:
+                self._restarters.pop(kind).stop()
+            if kind in wanted:
+                self._restarters[kind] = _Restarter(kind, wanted[kind])
+        self._wanted = wanted
 
     def stop(self) -> None:
-        """End it; what a container has stays."""
-        if self._restarter:
-            self._restarter.stop()
-        self._settings = self._restarter = None
+        """End them; what a container has stays."""
+        for restarter in self._restarters.values():
+            restarter.stop()
+        self._restarters, self._wanted = {}, {}
 
 
 class _Restarter:
     """A thread that starts the process again when it ends."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, kind: _Kind, settings: _Settings) -> None:
+        self._kind = kind
         self._settings = json.dumps(settings).encode() + b"\n"
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._stopping = threading.Event()
@@ -72,6 +96,9 @@ class _Restarter:
     def _run(self) -> None:
         pause = least = _PAUSE_SECONDS[0]
         while not self._stopping.is_set():
+            if self._kind.socket and not os.path.exists(self._kind.socket):
+                self._stopping.wait(_LOOK_SECONDS)
+                continue
             started = time.monotonic()
             try:
                 how = f"has ended ({self._start().wait()})"
@@ -80,7 +107,7 @@ class _Restarter:
             if self._stopping.is_set():
                 return
             pause = least if time.monotonic() - started > _EARLY_SECONDS else pause
-            log.error("the process that attaches to new containers %s: next one in %g s", how, pause)
+            log.error("the process that %s %s: next one in %g s", self._kind.does, how, pause)
             self._stopping.wait(pause)
             pause = min(pause * 2, _PAUSE_SECONDS[1])
 
@@ -88,7 +115,7 @@ class _Restarter:
         with self._starting:
             self._let_go()
             self._process = process = subprocess.Popen(
-                isolated.command("lxcfs_py.attach.auto_attach"),
+                isolated.command(self._kind.module),
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 start_new_session=True,  # a terminal's Ctrl-C is meant for the daemon

@@ -1,0 +1,108 @@
+"""What the plugin answers to a runtime: which events it wants, and what is added to a container that is created."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lxcfs_py.files import FILES
+from lxcfs_py.runtimes.nri import connection, wire
+from lxcfs_py.runtimes.nri.connection import Call, Connection
+from lxcfs_py.runtimes.nri.policy import Container, Pod, Policy, adjustment, variables
+
+log = logging.getLogger(__name__)
+
+NAME, INDEX = "lxcfs-py", "50"
+_CREATE_CONTAINER, _START_CONTAINER = 4, 6
+_EVENTS = 1 << _CREATE_CONTAINER - 1 | 1 << _START_CONTAINER - 1
+
+
+class Attachment(NamedTuple):
+    """Files that a container is to get when it is there: the process is in it, or will be."""
+
+    pid: int
+    names: Sequence[str]
+
+
+class Plugin:
+    """Answers one runtime. Every answer lets the container start, whatever was asked."""
+
+    def __init__(self, opened: Connection, policy: Policy) -> None:
+        """Register. ConnectionLostError."""
+        self._connection, self._policy = opened, policy
+        self._pods: dict[str, Pod] = {}  # those of the synchronization that is under way
+        self.is_registered = False
+        opened.call("RegisterPlugin", wire.field(1, NAME) + wire.field(2, INDEX))
+
+    def attend(self) -> list[Attachment]:
+        """Answer what has been asked; return what is to be attached. ConnectionLostError."""
+        attachments: list[Attachment] = []
+        for call in self._connection.calls():
+            try:
+                message, wanted = self._answer(call)
+            except LookupError:
+                self._connection.answer(call, b"", connection.UNIMPLEMENTED, f"{call.method} is not implemented")
+                continue
+            except wire.WireError as error:
+                log.error("%s cannot be read (%s): the container gets nothing", call.method, error)
+                message, wanted = b"", []
+            self._connection.answer(call, message)
+            attachments += wanted
+        return attachments
+
+    def _answer(self, call: Call) -> tuple[bytes, list[Attachment]]:
+        """Return the answer's message, and what is to be attached. LookupError for a method that there is not."""
+        fields = wire.read(call.message)
+        if call.method == "Configure":
+            self.is_registered = True
+            log.info("registered with %s %s", wire.text(fields, 2), wire.text(fields, 3))
+            return wire.field(2, _EVENTS), []
+        if call.method == "Synchronize":
+            return self._synchronize(fields)
+        if call.method == "CreateContainer":
+            return self._create(Pod.read(wire.message(fields, 1)), Container.read(wire.message(fields, 2))), []
+        if call.method == "StartContainer":
+            return b"", self._start(wire.message(fields, 1), wire.message(fields, 2))
+        if call.method == "StateChange":  # how NRI before 0.12 tells of a start
+            is_start = wire.whole(fields, 1) == _START_CONTAINER
+            return b"", self._start(wire.message(fields, 2), wire.message(fields, 3)) if is_start else []
+        if call.method == "Shutdown":
+            return b"", []
+        raise LookupError(call.method)
+
+    def _synchronize(self, fields: wire.Fields) -> tuple[bytes, list[Attachment]]:
+        """Take a part of what the runtime knows; containers that run are offered what they have not got."""
+        for message in wire.messages(fields, 1):
+            pod = wire.read(message)
+            self._pods[wire.text(pod, 1)] = Pod.read(pod)
+        attachments = []
+        for message in wire.messages(fields, 2):
+            container = Container.read(wire.read(message))
+            pod_of_it = self._pods.get(container.pod_id)
+            if container.is_running and container.pid and pod_of_it:
+                names, _ = self._policy.names_for(pod_of_it, container)
+                attachments += [Attachment(container.pid, names)] if names else []
+        more = wire.whole(fields, 3)
+        if not more:
+            self._pods = {}
+        return wire.field(2, more), attachments
+
+    def _create(self, pod: Pod, container: Container) -> bytes:
+        names, reason = self._policy.names_for(pod, container)
+        if reason:
+            log.debug("%s: %s", _shown(pod, container), reason)
+        mounted = [name for name in names if FILES[name].runc_mounts]
+        environment = variables(pod, container)
+        return wire.field(1, adjustment(self._policy.mountpoint, mounted, environment))
+
+    def _start(self, pod: wire.Fields, container: wire.Fields) -> list[Attachment]:
+        """Return what runc refuses to mount, and what it has mounted already is not asked for again."""
+        started = Container.read(container)
+        names, _ = self._policy.names_for(Pod.read(pod), started)
+        refused = [name for name in names if not FILES[name].runc_mounts]
+        return [Attachment(started.pid, refused)] if refused and started.pid else []
+
+
+def _shown(pod: Pod, container: Container) -> str:
+    return f"{pod.namespace[:63]!r}/{pod.name[:253]!r}/{container.name[:63]!r}"

@@ -1,0 +1,182 @@
+"""Which container of a pod gets which files, and what it gets in its environment."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lxcfs_py import files
+from lxcfs_py.runtimes.names import KEY
+from lxcfs_py.runtimes.nri import wire
+
+ENVIRONMENT = "lxcfs.py/environment"
+"""The annotation of a pod that names variables, such as GOMAXPROCS, to be set to the number of CPUs it may use."""
+
+_ALL, _NONE = "all", "none"
+_SYSTEM_NAMESPACES = ("kube-system", "lxcfs-py")
+# A pod in a virtual machine or with a kernel in user space has another /proc than the node's kernel makes.
+_OTHER_KERNEL = re.compile(r"kata|gvisor|runsc|firecracker|wasm|urunc|quark", re.IGNORECASE)
+_KERNELS_OWN = ("proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue")  # what every container has mounted
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_MOST_VARIABLES = 16
+
+
+class Mount(NamedTuple):
+    """One of a container's mounts, as it is created."""
+
+    destination: str
+    type: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Pod:
+    """What NRI tells of a pod."""
+
+    name: str
+    namespace: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    runtime_handler: str
+
+    @classmethod
+    def read(cls, message: wire.Fields) -> Pod:
+        """Return what a PodSandbox says. wire.WireError."""
+        return cls(
+            wire.text(message, 2),
+            wire.text(message, 4),
+            wire.mapping(message, 5),
+            wire.mapping(message, 6),
+            wire.text(message, 7),
+        )
+
+
+@dataclass(frozen=True)
+class Container:
+    """What NRI tells of a container."""
+
+    id: str
+    pod_id: str
+    name: str
+    is_running: bool
+    environment: tuple[str, ...]
+    mounts: tuple[Mount, ...]
+    namespaces: tuple[str, ...]
+    """The kinds of namespaces that it has of its own, or its pod's: "pid", "user", ..."""
+
+    cpus: float
+    """How many it may use; 0 where nothing says."""
+
+    pid: int
+
+    @classmethod
+    def read(cls, message: wire.Fields) -> Container:
+        """Return what a Container says. wire.WireError."""
+        linux = wire.message(message, 11)
+        mounts = map(wire.read, wire.messages(message, 9))
+        return cls(
+            wire.text(message, 1),
+            wire.text(message, 2),
+            wire.text(message, 3),
+            wire.whole(message, 4) == _RUNNING,
+            tuple(wire.texts(message, 8)),
+            tuple(Mount(wire.text(mount, 1), wire.text(mount, 2), wire.text(mount, 3)) for mount in mounts),
+            tuple(wire.text(wire.read(namespace), 1) for namespace in wire.messages(linux, 1)),
+            _cpus(wire.message(wire.message(linux, 3), 2)),
+            wire.whole(message, 12),
+        )
+
+
+_RUNNING = 3
+
+
+def _cpus(cpu: wire.Fields) -> float:
+    """Return how many CPUs a LinuxCPU allows: its quota, or 0. wire.WireError."""
+    quota, period = (wire.whole(wire.message(cpu, number), 1) for number in (2, 3))
+    return quota / period if quota > 0 and period > 0 else 0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the configuration says to all of a node's pods."""
+
+    mountpoint: str
+    names: tuple[str, ...]
+    """The enabled files, as in files.NAMES."""
+
+    default: str
+    """ "all", or "opt-in" for the pods that ask."""
+
+    def names_for(self, pod: Pod, container: Container) -> tuple[Sequence[str], str]:
+        """Return the files that a container gets, and why it gets none or not all of them."""
+        wished, reason = self._wished(pod)
+        if not reason:
+            reason = _misfit(pod, container, self.mountpoint)
+        if reason:
+            return (), reason
+        own = [mount.destination for mount in container.mounts if mount.type not in _KERNELS_OWN]
+        names = tuple(name for name in wished if not any(meet(f"/{name}", target) for target in own))
+        return names, "" if names == tuple(wished) else "it mounts something itself at some of the files"
+
+    def _wished(self, pod: Pod) -> tuple[Sequence[str], str]:
+        wishes = [place[KEY].strip() for place in (pod.labels, pod.annotations) if KEY in place]
+        if _NONE in wishes:
+            return (), "it opted out"
+        if not wishes and self.default != _ALL:
+            return (), "it did not opt in"
+        if not wishes and pod.namespace in _SYSTEM_NAMESPACES:
+            return (), f"it is in {pod.namespace}, and did not opt in"
+        if not wishes or _ALL in wishes:
+            return self.names, ""
+        listed = {files.named(name.strip()) for wish in wishes for name in wish.split(",")}
+        unknown = sorted(listed - set(files.NAMES))
+        if unknown:
+            return (), f"{KEY} names {unknown[0][:40]!r}; allowed: all, none, or files with commas between them"
+        return [name for name in self.names if name in listed], ""
+
+
+def _misfit(pod: Pod, container: Container, mountpoint: str) -> str:
+    """Return why a container could not have the files, "" if it could."""
+    if _OTHER_KERNEL.search(pod.runtime_handler):
+        return f"its runtime {pod.runtime_handler} has another kernel"
+    if "user" in container.namespaces:
+        return "it has a user namespace, in which runtimes can mount no FUSE files"
+    if "pid" not in container.namespaces:
+        return "it has the node's processes, and its figures"
+    if any(f"{mountpoint}/".startswith(f"{mount.source.rstrip('/')}/") for mount in container.mounts if mount.source):
+        return "it has all of the mount"
+    return ""
+
+
+def variables(pod: Pod, container: Container) -> dict[str, str]:
+    """Return what is set in a container's environment because its pod asks for it."""
+    if not container.cpus:
+        return {}
+    asked = [name.strip() for name in pod.annotations.get(ENVIRONMENT, "").split(",")][:_MOST_VARIABLES]
+    present = {variable.partition("=")[0] for variable in container.environment}
+    number = str(math.ceil(container.cpus))
+    return {name: number for name in asked if _VARIABLE.fullmatch(name) and name not in present}
+
+
+def adjustment(mountpoint: str, names: Iterable[str], environment: dict[str, str]) -> bytes:
+    """Return a ContainerAdjustment that mounts files and sets variables."""
+    options = ("rbind", "rslave", "ro", "nosuid", "nodev", "noexec")
+    mounts = (
+        wire.field(1, f"/{name}")
+        + wire.field(2, "bind")
+        + wire.field(3, f"{mountpoint}/{name}")
+        + b"".join(wire.item(4, option) for option in options)
+        for name in names
+    )
+    pairs = (wire.field(1, name) + wire.field(2, value) for name, value in environment.items())
+    return b"".join([*(wire.item(3, mount) for mount in mounts), *(wire.item(4, pair) for pair in pairs)])
+
+
+def meet(view: str, own: str) -> bool:
+    """Tell whether one path is the other's, or above or below it. Nothing is mounted over a container's root."""
+    own = posixpath.normpath("/" + own.lstrip("/"))
+    return own != "/" and (f"{view}/".startswith(f"{own}/") or own.startswith(f"{view}/"))

@@ -1,0 +1,264 @@
+"""The NRI plugin, asked by a runtime that is a few lines: its messages as containerd sends them, over a socket pair."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lxcfs_py.config import Config
+from lxcfs_py.files import FILES, NAMES
+from lxcfs_py.runtimes.nri import connection, wire
+from lxcfs_py.runtimes.nri.connection import Connection, ConnectionLostError
+from lxcfs_py.runtimes.nri.plugin import Attachment, Plugin
+from lxcfs_py.runtimes.nri.policy import Container, Mount, Pod, Policy
+
+ENABLED = Config().files.enabled
+MOUNTED = {f"/{name}" for name in ENABLED if FILES[name].runc_mounts}
+REFUSED = [name for name in ENABLED if not FILES[name].runc_mounts]
+USUAL = (("/proc", "proc", "proc"), ("/sys", "sysfs", "sysfs"), ("/etc/hosts", "bind", "/var/lib/kubelet/x/etc-hosts"))
+
+
+def pairs(number, values):
+    return b"".join(wire.item(number, wire.field(1, key) + wire.field(2, value)) for key, value in values.items())
+
+
+def pod(namespace="shop", handler="", annotations=None, labels=None, pod_id="p1"):
+    return (
+        wire.field(1, pod_id)
+        + wire.field(2, "web-0")
+        + wire.field(4, namespace)
+        + pairs(5, labels or {})
+        + pairs(6, annotations or {})
+        + wire.field(7, handler)
+    )
+
+
+def container(mounts=(), namespaces=("pid", "ipc", "mount"), environment=(), cpu=(0, 0), state=1, pid=0, pod_id="p1"):
+    listed = b"".join(
+        wire.item(9, wire.field(1, destination) + wire.field(2, kind) + wire.field(3, source))
+        for destination, kind, source in (*USUAL, *mounts)
+    )
+    quota, period = (wire.field(number, wire.field(1, value)) for number, value in zip((2, 3), cpu))
+    linux = b"".join(wire.item(1, wire.field(1, kind)) for kind in namespaces) + wire.field(
+        3, wire.field(2, quota + period)
+    )
+    return (
+        wire.field(1, "c1")
+        + wire.field(2, pod_id)
+        + wire.field(3, "web")
+        + wire.field(4, state)
+        + b"".join(wire.item(8, variable) for variable in environment)
+        + listed
+        + wire.field(11, linux)
+        + wire.field(12, pid)
+    )
+
+
+class Runtime:
+    """A container runtime with one plugin, which answers at once."""
+
+    def __init__(self, default="all", names=ENABLED):
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(5)
+        theirs.settimeout(5)
+        self.plugin = Plugin(Connection(theirs), Policy("/var/lib/lxcfs", tuple(names), default))
+        self.registration = self.receive(2)
+        self.attachments = []
+        self._stream = 1
+
+    def receive(self, number):
+        """A message of a connection: stream, kind and content."""
+        received = b""
+        while len(received) < 10 or len(received) < 10 + struct.unpack_from(">I", received)[0]:
+            conn, length = struct.unpack(">II", self.socket.recv(8, socket.MSG_WAITALL))
+            assert conn == number
+            assert length <= 4096, "the runtime refuses longer frames"
+            received += self.socket.recv(length, socket.MSG_WAITALL)
+        _, stream, kind, _ = struct.unpack_from(">IIBB", received)
+        return stream, kind, wire.read(received[10:])
+
+    def send(self, method, message, frame=4096):
+        request = wire.field(1, "nri.pkg.api.v1alpha1.Plugin") + wire.field(2, method) + wire.field(3, message)
+        content = struct.pack(">IIBB", len(request), self._stream, 1, 0) + request
+        for start in range(0, len(content), frame):
+            piece = content[start : start + frame]
+            self.socket.sendall(struct.pack(">II", 1, len(piece)) + piece)
+            self.attachments += self.plugin.attend()
+
+    def ask(self, method, message=b"", frame=4096):
+        """The answer to a call: its status' code, and its message."""
+        self.send(method, message, frame)
+        stream, kind, answer = self.receive(1)
+        assert (stream, kind) == (self._stream, 2)
+        self._stream += 2
+        return wire.whole(wire.message(answer, 1), 1), wire.message(answer, 2)
+
+    def create(self, of, described):
+        """What a container gets: mounts as (destination, source) and environment."""
+        code, answer = self.ask("CreateContainer", wire.field(1, of) + wire.field(2, described))
+        assert code == connection.OK
+        adjustment = wire.message(answer, 1)
+        mounts = [wire.read(mount) for mount in wire.messages(adjustment, 3)]
+        for mount in mounts:
+            assert {"rbind", "rslave", "ro"} <= set(wire.texts(mount, 4))
+        environment = {wire.text(pair, 1): wire.text(pair, 2) for pair in map(wire.read, wire.messages(adjustment, 4))}
+        return {wire.text(mount, 1): wire.text(mount, 3) for mount in mounts}, environment
+
+
+@pytest.fixture
+def runtime():
+    return Runtime()
+
+
+def test_it_registers_and_asks_to_be_told_of_containers_that_are_created_and_started(runtime):
+    _, kind, request = runtime.registration
+    assert (kind, wire.text(request, 1), wire.text(request, 2)) == (1, "nri.pkg.api.v1alpha1.Runtime", "RegisterPlugin")
+    registration = wire.message(request, 3)
+    assert (wire.text(registration, 1), wire.text(registration, 2)) == ("lxcfs-py", "50")
+    assert not runtime.plugin.is_registered
+    code, answer = runtime.ask("Configure", wire.field(2, "containerd") + wire.field(3, "2.1.9"))
+    assert (code, wire.whole(answer, 2)) == (0, 0b101000)
+    assert runtime.plugin.is_registered
+
+
+def test_a_container_gets_the_files_that_runc_mounts(runtime):
+    mounts, environment = runtime.create(pod(), container())
+    assert mounts == {target: f"/var/lib/lxcfs{target}" for target in MOUNTED}
+    assert environment == {}
+
+
+def test_what_runc_refuses_is_attached_as_the_container_starts(runtime):
+    assert REFUSED
+    runtime.ask("StartContainer", wire.field(1, pod()) + wire.field(2, container(pid=4711)))
+    runtime.ask("StateChange", wire.field(1, 6) + wire.field(2, pod()) + wire.field(3, container(pid=4712)))
+    runtime.ask("StateChange", wire.field(1, 11) + wire.field(2, pod()) + wire.field(3, container(pid=4713)))
+    assert runtime.attachments == [Attachment(4711, REFUSED), Attachment(4712, REFUSED)]
+
+
+@pytest.mark.parametrize(
+    ("of", "described", "gets"),
+    [
+        ({"annotations": {"lxcfs.py/views": "none"}}, {}, set()),
+        ({"labels": {"lxcfs.py/views": "none"}, "annotations": {"lxcfs.py/views": "all"}}, {}, set()),
+        ({"annotations": {"lxcfs.py/views": "meminfo, /proc/stat"}}, {}, {"/proc/meminfo", "/proc/stat"}),
+        ({"annotations": {"lxcfs.py/views": "memfino"}}, {}, set()),
+        ({"namespace": "kube-system"}, {}, set()),
+        ({"namespace": "kube-system", "annotations": {"lxcfs.py/views": "all"}}, {}, MOUNTED),
+        ({"handler": "kata-qemu"}, {}, set()),
+        ({"handler": "gvisor"}, {}, set()),
+        ({"handler": "runc"}, {}, MOUNTED),
+        ({}, {"namespaces": ("pid", "user")}, set()),
+        ({}, {"namespaces": ("mount",)}, set()),
+        ({}, {"mounts": [("/proc/meminfo", "bind", "/srv/meminfo")]}, MOUNTED - {"/proc/meminfo"}),
+        ({}, {"mounts": [("/sys/devices", "bind", "/srv")]}, {m for m in MOUNTED if not m.startswith("/sys/devices")}),
+        ({}, {"mounts": [("/host/lib", "bind", "/var/lib")]}, set()),
+        ({}, {"mounts": [("/", "bind", "/srv")]}, MOUNTED),
+    ],
+    ids=[
+        *("opted out", "a label and an annotation", "a list", "a file that is none", "kube-system"),
+        *("kube-system opted in", "kata", "gvisor", "runc", "user namespace", "the node's pids", "its own meminfo"),
+        *("something above", "the whole mount", "a root"),
+    ],
+)
+def test_who_gets_what(runtime, of, described, gets):
+    assert runtime.create(pod(**of), container(**described))[0].keys() == gets
+
+
+@pytest.mark.parametrize(
+    ("annotations", "gets"), [({}, set()), ({"lxcfs.py/views": "all"}, MOUNTED)], ids=["says nothing", "asks"]
+)
+def test_where_the_default_is_opt_in_a_pod_has_to_ask(annotations, gets):
+    assert Runtime(default="opt-in").create(pod(annotations=annotations), container())[0].keys() == gets
+
+
+def test_variables_that_a_pod_asks_for_say_how_many_cpus_it_may_use(runtime):
+    of = pod(annotations={"lxcfs.py/environment": "GOMAXPROCS, OMP_NUM_THREADS,no good"})
+    described = container(cpu=(150000, 100000), environment=["OMP_NUM_THREADS=7", "HOME=/"])
+    assert runtime.create(of, described)[1] == {"GOMAXPROCS": "2"}
+    assert runtime.create(of, container())[1] == {}, "without a quota, it may use all"
+
+
+def test_containers_that_run_when_it_comes_are_attached_to_whatever_part_of_the_list_they_are_in(runtime):
+    first = wire.item(1, pod()) + wire.item(1, pod(pod_id="p2", annotations={"lxcfs.py/views": "none"}))
+    second = b"".join(
+        wire.item(2, container(state=state, pid=pid, pod_id=of))
+        for state, pid, of in ((3, 11, "p1"), (4, 12, "p1"), (3, 13, "p2"), (3, 14, "unknown"))
+    )
+    code, answer = runtime.ask("Synchronize", first + wire.field(3, 1))
+    assert (code, wire.whole(answer, 2)) == (0, 1), "it takes the list in parts"
+    code, answer = runtime.ask("Synchronize", second)
+    assert (code, wire.whole(answer, 2)) == (0, 0)
+    assert runtime.attachments == [Attachment(11, ENABLED)]
+
+
+def test_calls_may_come_in_pieces_and_answers_go_in_frames_that_the_runtime_reads():
+    runtime = Runtime(names=NAMES)
+    annotations = {f"a/{number}": "x" * 1000 for number in range(100)}
+    code, _ = runtime.ask("CreateContainer", wire.field(1, pod(annotations=annotations)) + b"\x12\x00", frame=1000)
+    assert code == 0
+    many = Runtime(names=NAMES)
+    many.plugin._policy = Policy("/" + "very-long/" * 300, NAMES, "all")
+    assert len(many.create(pod(), container())[0]) == len(MOUNTED)
+
+
+def test_what_it_does_not_know_or_cannot_read_lets_the_container_start(runtime):
+    assert runtime.ask("ValidateContainerAdjustment")[0] == connection.UNIMPLEMENTED
+    code, answer = runtime.ask("CreateContainer", b"\x0a\xff\xff\xff\xff\x0f")
+    assert (code, answer) == (0, {})
+    assert runtime.ask("Shutdown")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        struct.pack(">II", 3, 1) + b"x",
+        struct.pack(">II", 1, 1 << 31),
+        struct.pack(">IIIIBB", 1, 10, 1 << 31, 1, 1, 0),
+    ],
+    ids=["the end", "another connection", "a frame too long", "a message too long"],
+)
+def test_a_runtime_that_goes_or_speaks_otherwise_is_left(runtime, sent):
+    if sent:
+        runtime.socket.sendall(sent)
+    else:
+        runtime.socket.close()
+    with pytest.raises(ConnectionLostError):
+        runtime.plugin.attend()
+
+
+def test_a_runtime_that_refuses_the_registration_is_left(runtime):
+    refusal = wire.field(1, wire.field(1, 2) + wire.field(2, "no plugins here"))
+    content = struct.pack(">IIBB", len(refusal), 1, 2, 0) + refusal
+    runtime.socket.sendall(struct.pack(">II", 2, len(content)) + content)
+    with pytest.raises(ConnectionLostError, match="no plugins here"):
+        runtime.plugin.attend()
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_do_more_than_be_refused(message):
+    try:
+        Pod.read(wire.read(message))
+        Container.read(wire.read(message))
+    except wire.WireError:
+        pass
+
+
+@given(st.lists(st.tuples(st.integers(1, 2000), st.integers(-(1 << 63), (1 << 63) - 1) | st.text(max_size=300))))
+def test_what_is_written_is_read(fields):
+    written = b"".join(wire.field(number, value) for number, value in fields)
+    found = wire.read(written)
+    for number, value in fields:
+        if value and [other for other, _ in fields].count(number) == 1:
+            assert (wire.whole if isinstance(value, int) else wire.text)(found, number) == value
+
+
+def test_a_mount_is_read_as_it_is_written():
+    found = Container.read(wire.read(container(pid=os.getpid(), cpu=(50000, 100000))))
+    assert found.mounts[0] == Mount("/proc", "proc", "proc")
+    assert (found.cpus, found.pid, found.is_running) == (0.5, os.getpid(), False)

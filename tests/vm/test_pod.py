@@ -1,0 +1,108 @@
+"""The DaemonSet's pod on a node with systemd: whatever ends it, who reads waits, and the next pod goes on.
+
+Docker runs the pods, with what the kubelet would give them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jeepney
+import pytest
+
+from tests.vm import debian
+from tests.vm.machine import Machine, missing
+
+READERS = ("one", "two", "three")
+# As kubernetes/base/daemonset.yaml has it; the programs are the node's own.
+POD = """
+docker run --detach --name {name} --pid host --network none --privileged --read-only \
+    --volume /usr:/usr:ro --volume /var/lib:/var/lib:rshared --volume /run/lxcfs-py:/run/lxcfs-py \
+    --volume /run/dbus:/run/dbus --volume /sys/fs/cgroup:/sys/fs/cgroup:ro --volume /root/lxcfs.toml:/etc/lxcfs.toml \
+    box lxcfs-py {command}
+"""
+SERVES = "until docker logs {name} 2>&1 | grep --quiet 'serving [0-9]'; do sleep 0.1; done"
+
+
+class Node:
+    """A machine whose pods are started and ended."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.run = machine.run
+
+    def start(self, name: str) -> None:
+        """Start a pod; return when it serves."""
+        self.run(POD.format(name=name, command="run --keep --stay"))
+        self.run(SERVES.format(name=name), timeout=60)
+
+    def log(self, name: str) -> str:
+        done = self.run(f"docker logs {name} 2>&1", check=False)
+        return done.stdout
+
+    def mount(self) -> str:
+        """The line of the mount in the node's mountinfo: another mount has another one."""
+        return debian.mount(self.machine)
+
+    @contextlib.contextmanager
+    def readers(self) -> Iterator[None]:
+        """Three containers that read all the time while the block runs: no read fails."""
+        for name in READERS:
+            self.run(
+                f"docker run --detach --name {name} --memory 256m --cpus 1 --network none --volume /usr:/usr:ro "
+                "--volume /root/tests:/root/tests:ro "
+                f"$(lxcfs-py mounts docker) box {debian.READER}"
+            )
+        yield
+        for name in READERS:
+            self.run(f"docker stop --time 60 {name}")
+            seen = json.loads(self.run(f"docker logs {name}").stdout)
+            print(name, seen)
+            assert not seen["failed"], seen
+            assert seen["reads"] > 20, seen
+            self.run(f"docker rm {name}")
+
+
+@pytest.fixture(scope="module")
+def booted(require, tmp_path_factory) -> Iterator[Machine]:
+    require(not missing(), ", ".join(missing()))
+    require(not debian.missing(), ", ".join(debian.missing()))
+    deb = debian.build(tmp_path_factory.mktemp("deb"))
+    with contextlib.ExitStack() as stack:
+        machine = debian.boot(stack, "trixie")
+        machine.put(deb, "/root/lxcfs-py.deb")
+        machine.run("apt-get install --yes /root/lxcfs-py.deb >/dev/null 2>&1", timeout=300)
+        machine.run("systemctl disable --now lxcfs-py && cp /etc/lxcfs.toml /root/ && mkdir --parents /run/lxcfs-py")
+        machine.put(Path(jeepney.__file__).parent, "/usr/lib/python3/dist-packages/")
+        yield machine
+
+
+@pytest.fixture
+def node(booted: Machine) -> Iterator[Node]:
+    yield Node(booted)
+    booted.run("docker ps --all --quiet | xargs --no-run-if-empty docker rm --force >/dev/null")
+    booted.run("systemctl stop lxcfs-py-session", check=False)
+    booted.run("umount --lazy --force /var/lib/lxcfs", check=False)
+
+
+def test_a_pod_that_is_killed_removed_and_replaced_leaves_its_mount_to_the_next(node):
+    node.start("a")
+    mount = node.mount()
+    assert mount
+    with node.readers():
+        node.run("docker kill a")  # SIGKILL for the keeper; the rest of the container goes with it
+        node.run("docker rm --force a")
+        assert node.mount() == mount
+        node.start("b")
+        node.run("docker rm --force b")  # as `kubectl delete pod --force`
+        node.start("c")
+        node.run("docker stop --time 30 c && docker rm c")  # as `kubectl delete pod`
+        assert node.mount() == mount
+        node.start("d")
+        node.start("e")  # a rollout
+        node.run("docker stop --time 30 d && docker rm d")
+        assert node.mount() == mount
+    assert "resumed" in node.log("e")
