@@ -27,6 +27,9 @@ class File(NamedTuple):
     runc_mounts: bool = True
     """True when runc mounts over it: it has a list of the files below /proc over which it does."""
 
+    everywhere: bool = True
+    """False when a kernel may be built without it: a container where it is to be mounted does not start there."""
+
     by_default: bool = True
     """True when it is enabled where the configuration does not say which files are."""
 
@@ -45,7 +48,22 @@ FILES = {
         File("proc/stat", "what the container used of the visible CPUs since it started"),
         File("proc/swaps", "the container's share of the host's swap", in_records=True),
         File("proc/uptime", "the age of the container's first process"),
+        File("sys/block", "the host's disks; their `stat` says what `/proc/diskstats` does", is_directory=True),
+        File("sys/class/block", "links to the disks and partitions in `/sys/block`", is_directory=True),
+        File("sys/dev/block", "the same by the devices' numbers", is_directory=True),
         File("sys/devices/system/cpu", "the host's directory with the visible CPUs only", is_directory=True),
+        File(
+            "sys/devices/system/memory",
+            "as many blocks of memory as the container's limit is large",
+            is_directory=True,
+            everywhere=False,
+        ),
+        File(
+            "sys/devices/system/node",
+            "the NUMA nodes with the visible CPUs and the container's memory",
+            is_directory=True,
+            everywhere=False,
+        ),
     )
 }
 """By name, in the order in which lists show them."""

@@ -35,6 +35,9 @@ class Memory(Protocol):
     def swap(self) -> tuple[Room, int]:
         """Return what the limits leave of swap, of which nothing can be reclaimed, and the swap in use."""
 
+    def numa_stat(self) -> Mapping[str, Mapping[int, int]]:
+        """Return what is counted by NUMA node: bytes by the names of /proc/meminfo, and by node."""
+
     def slabinfo(self) -> Optional[bytes]:
         """Return the kernel's slabinfo of the cgroup, None where it has none."""
 
@@ -60,6 +63,9 @@ class Cpuset(Protocol):
 
     def cpus(self) -> Optional[bytes]:
         """Return the effective list as the kernel writes it ("0-3,8"), None where there is none."""
+
+    def mems(self) -> Optional[bytes]:
+        """Return the effective list of NUMA nodes, None where there is none."""
 
 
 class Io(Protocol):

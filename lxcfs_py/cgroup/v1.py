@@ -69,6 +69,9 @@ class Memory:
                 room = room.within(limit, max(limit - _swap_usage(level), 0), int)
         return room, _swap_usage(self._levels[0])
 
+    def numa_stat(self) -> Mapping[str, Mapping[int, int]]:
+        return {}  # memory.numa_stat counts by kinds of pages that no field of /proc/meminfo is
+
     def slabinfo(self) -> Optional[bytes]:
         # Linux 5.9 took the counting away, and left the file for a while.
         try:
@@ -131,6 +134,10 @@ class Cpuset:
     def cpus(self) -> Optional[bytes]:
         own = self._levels[0]
         return own.get("cpuset.effective_cpus") or own.read("cpuset.cpus")
+
+    def mems(self) -> Optional[bytes]:
+        own = self._levels[0]
+        return own.get("cpuset.effective_mems") or own.read("cpuset.mems")
 
 
 class Io:

@@ -82,6 +82,16 @@ class Memory:
                 room = room.within(limit, max(limit - int(level.read("memory.swap.current")), 0), int)
         return room, int(self._levels[0].get("memory.swap.current") or 0)
 
+    def numa_stat(self) -> Mapping[str, Mapping[int, int]]:
+        names = {key: name for name, key in self.fields.wanted.items()}
+        nodes: dict[str, dict[int, int]] = {}
+        for line in (self._levels[0].get("memory.numa_stat") or b"").splitlines():
+            key, _, counts = line.partition(b" ")  # "anon N0=4096 N1=0"
+            if key in names:
+                pairs = (count.split(b"=") for count in counts.split())
+                nodes[names[key]] = {int(node[1:]): int(number) for node, number in pairs}
+        return nodes
+
     def slabinfo(self) -> Optional[bytes]:
         return None
 
@@ -126,11 +136,13 @@ class Cpuset:
         self._levels = levels
 
     def cpus(self) -> Optional[bytes]:
-        for level in self._levels:
-            text = level.get("cpuset.cpus.effective")
-            if text:
-                return text
-        return None
+        return self._nearest("cpuset.cpus.effective")
+
+    def mems(self) -> Optional[bytes]:
+        return self._nearest("cpuset.mems.effective")
+
+    def _nearest(self, name: str) -> Optional[bytes]:
+        return next((text for level in self._levels if (text := level.get(name))), None)
 
 
 class Io:

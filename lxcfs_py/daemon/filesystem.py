@@ -141,7 +141,9 @@ class Filesystem:
         """Return the attributes of what a caller has been shown already, as `getattr` does."""
         inside = _tree_of(path)
         if inside and inside[1]:
-            mode = inside[0].mode(self._host, inside[1]) & ~0o222
+            mode = inside[0].mode(self._host, inside[1])
+            if not stat.S_ISLNK(mode):
+                mode &= ~0o222
         elif path[1:] in VIEWS:
             mode = stat.S_IFREG | 0o444
         elif any(_is_below(f"/{name}", path) for name in NAMES):

@@ -1,5 +1,6 @@
 """What to paste into a container's definition so that it sees the views: binds of them over its own files."""
 
+import os
 import re
 from pathlib import PurePosixPath
 from typing import Callable, NamedTuple
@@ -42,8 +43,13 @@ def snippet(runtime: str, config: Config) -> str:
 
 
 def binds_of(config: Config) -> list[_Bind]:
-    """Return a bind for every file that is enabled."""
-    return [(str(PurePosixPath(config.mountpoint, name)), f"/{name}") for name in config.files.enabled]
+    """Return a bind for every file that is enabled and that this machine's kernel has."""
+    return [(str(PurePosixPath(config.mountpoint, name)), f"/{name}") for name in config.files.enabled if is_here(name)]
+
+
+def is_here(name: str) -> bool:
+    """Tell whether this machine has a file of its own to mount over: a runtime can make none in sysfs."""
+    return FILES[name].everywhere or os.path.exists(f"/{name}")
 
 
 def _is_directory(target: str) -> bool:
@@ -72,12 +78,12 @@ def _compose(binds: list[_Bind]) -> str:
 
 
 def kubernetes_volumes(binds: list[_Bind]) -> list[HostPath]:
-    """Return the volumes of a pod whose containers mount all of the binds that runc lets in."""
+    """Return the volumes of a pod whose containers mount all of the binds that runc lets in, on any node."""
     # A name there is a DNS label: "proc/cpuinfo" becomes "lxcfs-proc-cpuinfo".
     return [
         HostPath(f"lxcfs{target.replace('/', '-')}", source, target, "Directory" if _is_directory(target) else "File")
         for source, target in binds
-        if runc_takes(target)
+        if runc_takes(target) and FILES[target[1:]].everywhere
     ]
 
 

@@ -19,7 +19,9 @@ _VERSION = "0.3.0"  # the first with all that is said here, which every engine t
 def specification(config: Config) -> dict[str, Any]:
     """Return a CDI specification with the device "all", and one for each file that is enabled and that runc lets in."""
     files = {
-        name: _edits(config.mountpoint, [name]) for name in config.files.enabled if bind_snippets.runc_takes(f"/{name}")
+        name: _edits(config.mountpoint, [name])
+        for name in config.files.enabled
+        if bind_snippets.runc_takes(f"/{name}") and bind_snippets.is_here(name)
     }
     devices = [{"name": "all", "containerEdits": _edits(config.mountpoint, list(files))}]
     devices += [{"name": _device(name), "containerEdits": edits} for name, edits in files.items()]

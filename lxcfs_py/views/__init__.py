@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Callable
 
 from lxcfs_py.files import FILES
-from lxcfs_py.views import sys_cpu
+from lxcfs_py.views import sys_block, sys_cpu, sys_memory, sys_node
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
@@ -27,5 +27,11 @@ def _view(name: str) -> View:
 VIEWS = {name: _view(name) for name, file in FILES.items() if not file.is_directory}
 """The views by the names of their files."""
 
-TREES = {tree.name: tree for tree in (sys_cpu.TREE,)}
+TREES = {
+    tree.name: tree
+    for tree in (
+        *(sys_block.TREE, sys_block.BY_NAME, sys_block.BY_NUMBER),
+        *(sys_cpu.TREE, sys_memory.TREE, sys_node.TREE),
+    )
+}
 """The directories of the host's by their names."""

@@ -25,17 +25,18 @@ def render(container: Container, host: Host, config: Config) -> bytes:
         major, minor, _, rest = line.split(None, 3)
         columns = rest.count(b" ") + 1
         io = devices.get(major + b":" + minor)
-        counts = _counts(io, columns) if io else b" 0" * columns
-        lines.append(line[: -len(rest) - 1] + counts)
+        figures = counts(io, columns) if io else b" 0" * columns
+        lines.append(line[: -len(rest) - 1] + figures)
     return b"\n".join([*lines, b""])
 
 
-def _counts(io: Mapping[bytes, int], columns: int) -> bytes:
+def counts(io: Mapping[bytes, int], columns: int) -> bytes:
+    """Return the figures of one disk, each with a space before it."""
     get = io.get
-    counts = b" %d 0 %d 0 %d 0 %d 0 0 0 0" % (
+    text = b" %d 0 %d 0 %d 0 %d 0 0 0 0" % (
         *(get(b"rios", 0), get(b"rbytes", 0) // _SECTOR),
         *(get(b"wios", 0), get(b"wbytes", 0) // _SECTOR),
     )
     if columns > 11:  # Linux 4.18 counts discards too
-        counts += b" %d 0 %d 0" % (get(b"dios", 0), get(b"dbytes", 0) // _SECTOR)
-    return counts + b" 0" * (columns - 15)
+        text += b" %d 0 %d 0" % (get(b"dios", 0), get(b"dbytes", 0) // _SECTOR)
+    return text + b" 0" * (columns - 15)

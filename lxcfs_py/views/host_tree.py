@@ -5,6 +5,7 @@ Everything that a tree's rules do not name is passed through as the host has it.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -16,9 +17,16 @@ from lxcfs_py.container import visible_cpus
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import Host
+from lxcfs_py.views import meminfo
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
+
+
+NODES = "sys/devices/system/node"
+MEMORY = "sys/devices/system/memory"
+
+_BLOCK = re.compile(r"memory(\d+)")
 
 
 class Sight:
@@ -33,6 +41,34 @@ class Sight:
     def cpus(self) -> frozenset[int]:
         """The numbers of the CPUs."""
         return frozenset(visible_cpus.visible(self.container.cgroup, self.host, self.config.cpu.mode).cpus)
+
+    @cached_property
+    def nodes(self) -> frozenset[int]:
+        """The numbers of the NUMA nodes with a visible CPU, or with memory that the container may use."""
+        directory, cpuset = self.host.directory(NODES), self.container.cgroup.cpuset
+        online = cpu_list.parse(directory.text("online"))
+        listed = cpuset.mems() if cpuset else None
+        allowed = cpu_list.parse(listed) if listed else online
+        return frozenset(
+            node
+            for node in online
+            if node in allowed or not self.cpus.isdisjoint(cpu_list.parse(directory.text(f"node{node}/cpulist")))
+        )
+
+    def has_memory_block(self, block: int) -> bool:
+        """Tell whether a block of memory is one of the first, that together are as large as the container's."""
+        return block <= self._last_memory_block
+
+    @cached_property
+    def _last_memory_block(self) -> float:
+        memory = self.container.cgroup.memory
+        total = meminfo.figures(self.container.cgroup, memory, self.host, self.config)["MemTotal"] if memory else None
+        if total is None or total >= self.host.memory().total:
+            return math.inf
+        directory = self.host.directory(MEMORY)
+        blocks = sorted(int(block[1]) for block in map(_BLOCK.fullmatch, directory.names("")) if block)
+        count = -(-total // int(directory.text("block_size_bytes"), 16))
+        return blocks[min(max(count, 1), len(blocks)) - 1]
 
 
 Hidden = Callable[[Sight, int], bool]

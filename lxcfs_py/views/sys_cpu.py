@@ -9,6 +9,10 @@ def _is_hidden(sight: Sight, cpu: int) -> bool:
     return cpu not in sight.cpus
 
 
+def _node_is_hidden(sight: Sight, node: int) -> bool:
+    return node not in sight.nodes
+
+
 def _numbers(sight: Sight, _path: str, text: bytes) -> bytes:
     """Return those of a row of CPUs ("0 1 2") that are visible, as cpufreq writes them."""
     return b" ".join(cpu for cpu in text.split() if int(cpu) in sight.cpus) + b"\n"
@@ -16,7 +20,7 @@ def _numbers(sight: Sight, _path: str, text: bytes) -> bytes:
 
 TREE = HostTree(
     "sys/devices/system/cpu",
-    hidden={r"cpu(\d+)": _is_hidden},
+    hidden={r"cpu(\d+)": _is_hidden, r"cpu\d+/node(\d+)": _node_is_hidden},
     computed={
         r"online|offline|present|possible|enabled|isolated|nohz_full": listed_cpus,
         r"cpu\d+/topology/\w+_list|cpu\d+/cache/index\d+/shared_cpu_list": listed_cpus,

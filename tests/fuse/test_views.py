@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
+import stat
 import subprocess
 import sys
 import tempfile
@@ -282,3 +284,77 @@ def _cpu_time(box: Sandbox) -> tuple[float, float]:
 
 def _line(text: str, name: str) -> str:
     return next(line.split()[1] for line in text.splitlines() if line.startswith(name))
+
+
+# Trees of the machine's sysfs
+
+
+def test_programs_that_ask_for_cpus_and_nodes_tell_one_story(daemon: Daemon, sandbox: MakeSandbox) -> None:
+    if not Path("/sys/devices/system/cpu/cpu1").exists():
+        pytest.skip("this test needs two CPUs")
+    box = sandbox(cpuset="1", cpus=0.5, memory=300 * MIB, views=daemon.mountpoint)
+
+    def says(*command: str) -> str:
+        return box.run(command, check=True, env={**os.environ, "LC_ALL": "C"}).stdout
+
+    listed = dict(line.split(":", 1) for line in says("lscpu").splitlines() if ":" in line)
+    assert (
+        listed["CPU(s)"].strip() == listed["NUMA node0 CPU(s)"].strip() == listed["Thread(s) per core"].strip() == "1"
+    )
+    assert [line.split()[0] for line in says("lscpu", "-e").splitlines()[1:]] == ["1"]
+    assert says("getconf", "_NPROCESSORS_ONLN") == "1\n"
+    assert says("taskset", "-cp", "1").split(":")[1].strip() == "1"
+    assert "Total online memory:     384M" in says("lsmem")
+    node = Path("/sys/devices/system/node/node0")
+    assert read(box, f"{node}/cpulist") == "1\n"
+    assert read(box, f"{node}/meminfo").startswith(f"Node 0 MemTotal:       {300 * 1024:8} kB\n")
+
+
+def test_disks_say_the_same_by_every_way_and_all_else_is_the_machines(
+    daemon: Daemon, sandbox: MakeSandbox, tmp_path: Path
+) -> None:
+    box, idle = (sandbox(views=daemon.mountpoint) for _ in range(2))
+    have_io_counted(box, tmp_path)
+    box.run(["dd", "if=/dev/zero", f"of={tmp_path / 'file'}", "bs=1M", "count=8", "oflag=direct"], check=True)
+    rows = [line.split() for line in read(box, "/proc/diskstats").splitlines()]
+    disks = [row for row in rows if Path("/sys/block", row[2]).exists()]
+    for major, minor, name, *figures in disks:
+        for way in (f"block/{name}", f"class/block/{name}", f"dev/block/{major}:{minor}"):
+            assert read(box, f"/sys/{way}/stat").split() == figures
+            assert set(read(idle, f"/sys/{way}/stat").split()) == {"0"}
+            for file in ("size", "removable", "queue/rotational", "dev"):
+                assert read(box, f"/sys/{way}/{file}") == Path("/sys", way, file).read_text()
+    assert sum(int(figures[6]) for _, _, _, *figures in disks) * 512 == pytest.approx(8 * MIB, rel=0.01)
+    columns = ["lsblk", "-o", "NAME,MAJ:MIN,RM,SIZE,RO,TYPE,ROTA,SCHED,MODEL"]
+    assert box.run(columns, check=True).stdout == subprocess.run(columns, text=True, capture_output=True).stdout
+
+
+def test_a_disk_that_comes_is_there_at_the_next_look_and_one_that_goes_is_gone(
+    daemon: Daemon, sandbox: MakeSandbox, tmp_path: Path, require: Callable[[object, str], None]
+) -> None:
+    control = Path("/dev/loop-control")
+    require(control.exists(), "loop devices")
+    box = sandbox(views=daemon.mountpoint)
+    add, remove, number = 0x4C80, 0x4C81, 4711  # <linux/loop.h>: LOOP_CTL_ADD, LOOP_CTL_REMOVE
+    with control.open("rb") as loops:
+        for _ in range(2):
+            fcntl.ioctl(loops, add, number)
+            try:
+                assert f"loop{number}" in box.run(["ls", "/sys/block"]).stdout
+                assert read(box, f"/sys/block/loop{number}/size") == "0\n"
+            finally:
+                fcntl.ioctl(loops, remove, number)
+            assert f"loop{number}" not in box.run(["ls", "/sys/block"]).stdout
+            assert "No such file" in box.run(["cat", f"/sys/block/loop{number}/stat"]).stderr
+
+
+def test_modes_of_the_trees_are_the_machines_without_leave_to_write(daemon: Daemon, sandbox: MakeSandbox) -> None:
+    box = sandbox(views=daemon.mountpoint)
+    script = "find -P /sys/devices/system/cpu/ /sys/devices/system/node/ -printf '%p %y%m\\n'"
+    seen = dict(line.rsplit(" ", 1) for line in box.run(["sh", "-c", script]).stdout.splitlines())
+    assert len(seen) > 50
+    for path, mode in seen.items():
+        own = os.lstat(path).st_mode
+        permissions = stat.S_IMODE(own) if stat.S_ISLNK(own) else stat.S_IMODE(own) & ~0o222
+        if path.rstrip("/") not in ("/sys/devices/system/cpu", "/sys/devices/system/node"):
+            assert mode[1:] == f"{permissions:o}", path

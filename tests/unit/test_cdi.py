@@ -10,6 +10,7 @@ import pytest
 from lxcfs_py import cli
 from lxcfs_py.config import Config, Files
 from lxcfs_py.runtimes import cdi
+from lxcfs_py.runtimes.bind_snippets import is_here
 
 LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 VENDOR = re.compile(rf"{LABEL}(?:\.{LABEL})*")
@@ -52,7 +53,8 @@ def test_all_is_every_file_that_every_runtime_takes_and_each_of_them_is_a_device
     assert everything == [mount for mounts in devices.values() for mount in mounts]
     assert set(devices) == {
         *("cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime"),
-        "sys-devices-system-cpu",
+        *("sys-block", "sys-class-block", "sys-dev-block", "sys-devices-system-cpu"),
+        *(name.replace("/", "-") for name in ("sys/devices/system/memory", "sys/devices/system/node") if is_here(name)),
     }
     assert devices["meminfo"] == [
         {"hostPath": "/var/lib/lxcfs/proc/meminfo", "containerPath": "/proc/meminfo", "options": ["bind", "rw"]}

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lxcfs_py.cgroup import v2
 from lxcfs_py.config import Config, Cpu, Files
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.daemon.filesystem import Filesystem
@@ -218,3 +219,207 @@ def test_a_kernel_without_such_a_directory_has_nothing_there(made):
     for look in (directory.names, directory.mode, directory.text, directory.link):
         with pytest.raises(FileNotFoundError):
             look("")
+
+
+# sys/devices/system/node and sys/devices/system/memory
+
+NODE, MEMORY = "/sys/devices/system/node", "/sys/devices/system/memory"
+MIB = 1 << 20
+NODE_MEMINFO = """Node {node} MemTotal:       {total:8} kB
+Node {node} MemFree:        {total:8} kB
+Node {node} MemUsed:               0 kB
+Node {node} Active(anon):          1 kB
+Node {node} AnonPages:             1 kB
+Node {node} FilePages:             1 kB
+Node {node} Bounce:                7 kB
+Node {node} HugePages_Total:     0
+"""
+
+
+@pytest.fixture
+def large(made, files, cgroup, container_in):
+    """large(cpus, mems, limit) is the mount of a machine of 4 CPUs and 4 GiB, of which 1 is on the first of 2 nodes."""
+
+    def make(cpus: str, mems: str, limit: int, numa: str = "", **stat):
+        sizes = {0: 1024 * 1024, 1: 3 * 1024 * 1024}
+        tree = {
+            "proc/cpuinfo": "processor\t: 0\n\n",
+            "proc/meminfo": "MemTotal:        4194304 kB\nMemFree:         4194304 kB\nMemAvailable:    4194304 kB\n",
+            f"{CPU[1:]}/online": "0-3\n",
+            f"{MEMORY[1:]}/block_size_bytes": "8000000\n",
+            **{f"{NODE[1:]}/{name}": "0-1\n" for name in ("online", "possible", "has_memory", "has_cpu")},
+        }
+        for node, size in sizes.items():
+            tree |= {
+                f"{NODE[1:]}/node{node}/cpulist": f"{2 * node}-{2 * node + 1}\n",
+                f"{NODE[1:]}/node{node}/cpumap": f"{3 << 2 * node:x}\n",
+                f"{NODE[1:]}/node{node}/distance": "10 20\n" if node == 0 else "20 10\n",
+                f"{NODE[1:]}/node{node}/meminfo": NODE_MEMINFO.format(node=node, total=size),
+                f"{NODE[1:]}/node{node}/numastat": "numa_hit 123\nnuma_miss 4\n",
+            }
+            tree |= {f"{NODE[1:]}/node{node}/cpu{2 * node + cpu}/online": "1\n" for cpu in range(2)}
+        # The hole below 4 GiB that machines have.
+        tree |= {f"{MEMORY[1:]}/memory{block}/state": "online\n" for block in (*range(24), *range(32, 40))}
+        root = made(tree)
+        own = {
+            "memory.max": limit,
+            "memory.current": 100 * MIB,
+            "memory.stat": "\n".join(f"{name} {amount}" for name, amount in stat.items()),
+            "memory.numa_stat": numa,
+        }
+        memory = v2.Memory((files(own),))
+        cpuset = SimpleNamespace(cpus=lambda: f"{cpus}\n".encode(), mems=lambda: f"{mems}\n".encode())
+        return Seen(Host(str(root)), container_in(cgroup(memory=memory, cpuset=cpuset)), CPUSET)
+
+    return make
+
+
+def test_a_container_sees_the_nodes_of_its_cpus_and_of_its_memory(large):
+    seen = large("2", "1", 512 * MIB)
+    assert [name for name in seen.names(NODE) if name.startswith("node")] == ["node1"]
+    assert {seen.read(f"{NODE}/{name}") for name in ("online", "possible", "has_memory", "has_cpu")} == {b"1\n"}
+    assert seen.read(f"{NODE}/node1/cpulist") == b"2\n"
+    assert seen.read(f"{NODE}/node1/cpumap") == b"4\n"
+    assert seen.read(f"{NODE}/node1/distance") == b"10\n"
+    assert [name for name in seen.names(f"{NODE}/node1") if name.startswith("cpu")] == ["cpu2", "cpulist", "cpumap"]
+    assert not seen.has(f"{NODE}/node0/meminfo")
+    both = large("2", "0-1", 512 * MIB)
+    assert (both.read(f"{NODE}/online"), both.read(f"{NODE}/has_cpu")) == (b"0-1\n", b"1\n")
+    assert (both.read(f"{NODE}/node0/cpulist"), both.read(f"{NODE}/node0/distance")) == (b"\n", b"10 20\n")
+
+
+def test_the_memory_of_all_nodes_is_the_containers(large):
+    seen = large("0-3", "0-1", 512 * MIB)
+    texts = [seen.read(f"{NODE}/node{node}/meminfo") for node in range(2)]
+    assert texts[0].startswith(b"Node 0 MemTotal:         131072 kB\n")
+    assert texts[1].startswith(b"Node 1 MemTotal:         393216 kB\n")
+    alone = large("2", "1", 512 * MIB).read(f"{NODE}/node1/meminfo")
+    assert alone.startswith(b"Node 1 MemTotal:         524288 kB\nNode 1 MemFree:          421888 kB\n")
+    assert b"Node 1 MemUsed:          102400 kB\n" in alone
+
+
+def test_what_is_counted_by_node_is_shown_by_node_and_what_is_not_counted_is_0(large):
+    seen = large("0-3", "0-1", 512 * MIB, "anon N0=8192 N1=4096\nfile N0=0 N1=40960\n", anon=12288, active_anon=8192)
+    first, second = (seen.read(f"{NODE}/node{node}/meminfo") for node in range(2))
+    assert b"Node 0 AnonPages:             8 kB\n" in first
+    assert b"Node 1 AnonPages:             4 kB\n" in second
+    assert b"Node 1 FilePages:            40 kB\n" in second
+    assert b"Node 0 Active(anon):          2 kB\n" in first  # a quarter, which is this node's part of the machine
+    assert b"Bounce:                0 kB\n" in first
+    assert seen.read(f"{NODE}/node0/numastat") == b"numa_hit 0\nnuma_miss 0\n"
+
+
+@pytest.mark.parametrize(
+    ("limit", "blocks"), [(1, 1), (128 * MIB, 1), (300 * MIB, 3), (3328 * MIB, 26), (4096 * MIB, 32), ("max", 32)]
+)
+def test_the_blocks_of_memory_are_together_the_limit_rounded_up(large, limit, blocks):
+    seen = large("0", "0", limit)
+    numbers = sorted(int(name[6:]) for name in seen.names(MEMORY) if name.startswith("memory"))
+    assert numbers == [*range(24), *range(32, 40)][:blocks]
+    assert seen.has(f"{MEMORY}/memory39") == (blocks == 32)
+    assert len([name for name in seen.names(MEMORY, STRANGER) if name.startswith("memory")]) == 32
+
+
+# sys/block, sys/class/block and sys/dev/block
+
+SDA = "pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda"
+NVME = "pci0000:00/0000:00:1d.0/0000:3d:00.0/nvme/nvme0/nvme0n1"
+STAT = "    5    0  10 1 2 0 4 1 0 2 2 0 0 0 0 0 0\n"
+
+
+@pytest.fixture
+def disks(made, cgroup, container_in):
+    """The mount of a machine with two disks, one of which has a partition, for a container that used the first."""
+    devices = {f"sys/devices/{SDA}": "8:0", f"sys/devices/{SDA}/sda1": "8:1", f"sys/devices/{NVME}": "259:0"}
+    tree = {"proc/cpuinfo": "processor\t: 0\n\n", "proc/diskstats": ""}
+    for device, number in devices.items():
+        major, minor = number.split(":")
+        tree |= {f"{device}/dev": f"{number}\n", f"{device}/stat": STAT, f"{device}/size": "2048\n"}
+        tree["proc/diskstats"] += f"{major:>4} {minor:>7} {os.path.basename(device)} {' '.join(STAT.split())}\n"
+    tree |= {f"sys/devices/{SDA}/sda1/partition": "1\n", f"sys/devices/{SDA}/queue/rotational": "1\n"}
+    root = made(tree)
+    for path in ("sys/block", "sys/class/block", "sys/dev/block", CPU[1:]):
+        (root / path).mkdir(parents=True, exist_ok=True)
+    for device, number in devices.items():
+        name = os.path.basename(device)
+        if name != "sda1":
+            (root / "sys/block" / name).symlink_to(device.replace("sys", "..", 1))
+        (root / "sys/class/block" / name).symlink_to(device.replace("sys", "../..", 1))
+        (root / "sys/dev/block" / number).symlink_to(device.replace("sys", "../..", 1))
+    io = SimpleNamespace(stat=lambda: {b"8:0": {b"rbytes": 4096, b"rios": 1, b"wbytes": 8192, b"wios": 2}})
+    seen = Seen(Host(str(root)), container_in(cgroup(io=io)))
+    seen.root = root
+    return seen
+
+
+def resolve(seen: Seen, path: str) -> str:
+    """Follow links as the kernel does in a container where the mount's files are bound over its own."""
+    for _ in range(9):
+        for end in [*(at for at, letter in enumerate(path) if letter == "/" and at), len(path)]:
+            if not path.startswith(("/sys/block/", "/sys/class/block/", "/sys/dev/block/")):
+                break  # the machine's own file
+            prefix = path[:end]
+            if prefix.count("/") > 2 and stat.S_ISLNK(int(seen.filesystem.getattr(READER, prefix)["st_mode"])):
+                target = os.path.join(os.path.dirname(prefix), seen.filesystem.readlink(READER, prefix))
+                path = os.path.normpath(target + path[end:])
+                break
+        else:
+            return path
+    return path
+
+
+@pytest.mark.parametrize("way", ["/sys/block/sda", "/sys/class/block/sda", "/sys/dev/block/8:0"])
+def test_by_every_way_a_disks_stat_says_what_diskstats_does(disks, way):
+    row = disks.filesystem.render(READER, "/proc/diskstats").splitlines()[0].split()[3:]
+    text = disks.read(resolve(disks, f"{way}/stat"))
+    assert text.split() == row == b"1 0 8 0 2 0 16 0 0 0 0 0 0 0 0 0 0".split()
+    assert text.startswith(b"       1        0        8 ")
+    assert disks.read(resolve(disks, f"{way}/stat"), STRANGER) == STAT.encode()
+
+
+@pytest.mark.parametrize("way", ["/sys/block/sda/sda1", "/sys/class/block/sda1", "/sys/dev/block/8:1"])
+def test_a_partition_has_no_figures_as_in_diskstats(disks, way):
+    assert set(disks.read(resolve(disks, f"{way}/stat")).split()) == {b"0"}
+    assert disks.read(resolve(disks, "/sys/block/nvme0n1/stat")).split() == [b"0"] * 17
+
+
+def test_all_else_of_a_disk_is_a_link_to_the_machines_own(disks):
+    path = resolve(disks, "/sys/block/sda")
+    assert path == f"/sys/block/.devices/{SDA}"
+    assert set(disks.names(path)) == {"dev", "queue", "sda1", "size", "stat"}
+    assert resolve(disks, "/sys/block/sda/size") == f"/sys/devices/{SDA}/size"
+    assert resolve(disks, "/sys/block/sda/queue/rotational") == f"/sys/devices/{SDA}/queue/rotational"
+    assert resolve(disks, "/sys/block/sda/sda1/size") == f"/sys/devices/{SDA}/sda1/size"
+    assert resolve(disks, "/sys/dev/block/259:0/size") == f"/sys/devices/{NVME}/size"
+
+
+def test_disks_are_listed_as_links_and_come_and_go_with_the_machines(disks):
+    assert disks.names("/sys/block") == ["nvme0n1", "sda"]
+    assert disks.names("/sys/class/block") == ["nvme0n1", "sda", "sda1"]
+    assert disks.names("/sys/dev/block") == ["259:0", "8:0", "8:1"]
+    assert stat.S_ISLNK(int(disks.filesystem.getattr(READER, "/sys/block/sda")["st_mode"]))
+    (disks.root / "sys/block/sda").unlink()
+    assert disks.names("/sys/block") == ["nvme0n1"]
+    assert not disks.has("/sys/block/sda")
+    assert not disks.has(f"/sys/block/.devices/{SDA}/stat")
+
+
+def test_no_file_that_is_no_disks_is_found_beside_the_disks(disks):
+    (disks.root / "sys/devices/secret").write_text("secret\n")
+    (disks.root / "sys/devices/pci0000:00/config").write_text("secret\n")
+    for path in ("secret", "pci0000:00/config", "nothing"):
+        assert not disks.has(f"/sys/block/.devices/{path}")
+    assert disks.names("/sys/block/.devices/pci0000:00") == []
+
+
+def test_every_path_of_the_disks_can_be_numbered(disks):
+    paths = list(disks.filesystem.paths())
+    assert {
+        "/sys/block/sda",
+        "/sys/block/.devices",
+        f"/sys/block/.devices/{os.path.dirname(SDA)}",
+        f"/sys/block/.devices/{SDA}/sda1/stat",
+        "/sys/dev/block/8:1",
+    } <= set(paths)
+    for path in paths:
+        assert disks.filesystem.getattr(READER, path)
