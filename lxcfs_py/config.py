@@ -5,7 +5,6 @@ has to keep, and its default. Reading, the errors and dump() follow. (And one in
 """
 
 import difflib
-import ipaddress
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Callable, Union, get_type_hints
 
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.files import BY_DEFAULT, NAMES
+from lxcfs_py.linux import address
 
 if sys.version_info >= (3, 11):
     import tomllib  # novermin
@@ -102,11 +102,8 @@ def _is_mountpoint(value: Any) -> bool:
 def _is_listen(value: Any) -> bool:
     if value == "":
         return True
-    match = re.fullmatch(r"(?:\[([^][]+)\]|[a-zA-Z0-9.-]+):([0-9]{1,5})", value) if isinstance(value, str) else None
-    if not match or not 1 <= int(match[2]) <= 65535:
-        return False
     try:
-        return match[1] is None or ipaddress.IPv6Address(match[1]) is not None
+        return isinstance(value, str) and address.parse(value)[0] is not None
     except ValueError:
         return False
 
@@ -225,6 +222,7 @@ class Log:
 @dataclass(frozen=True)
 class Metrics:
     listen: Annotated[str, _rule('"" (off), "HOST:PORT", "[IPV6]:PORT"', _is_listen)] = ""
+    containers: Annotated[bool, _switch] = False
 
 
 @dataclass(frozen=True)

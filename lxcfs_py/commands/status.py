@@ -106,9 +106,8 @@ def _probe(place: str) -> int:
     except daemon.NotAnsweringError as error:
         report(error)
         return DEGRADED
-    trouble = told["stuck"] or ("" if told["mounted"] else f"nothing is mounted at {place}")
-    print(trouble or f"serving at {place}")
-    return DEGRADED if trouble else WELL
+    print(told["trouble"] or f"serving at {place}")
+    return DEGRADED if told["trouble"] else WELL
 
 
 def _look(options: argparse.Namespace, place: str) -> int:

@@ -37,9 +37,9 @@ class Filesystem:
         """Serve what `config` enables; it may be replaced at any time."""
         self.config = config
         self.reads: Counter[str] = Counter()
-        self.failures = 0
+        self.failures: Counter[tuple[str, str]] = Counter()  # by file and reason
         self._silent_until = 0.0
-        self._host = host
+        self.host = host
         self._containers = containers
         self._started = time.time()
 
@@ -59,25 +59,25 @@ class Filesystem:
         name = path[1:]
         self.reads[name] += 1
         if name not in self.config.files.enabled:
-            return self._host.text(name)
+            return self.host.text(name)
         view = VIEWS[name]
         return self._computed(
             caller,
             name,
-            lambda container: view(container, self._host, self.config),
-            lambda: self._host.text(name),
+            lambda container: view(container, self.host, self.config),
+            lambda: self.host.text(name),
         )
 
     def _render_in(self, caller: int, tree: HostTree, path: str) -> bytes:
         self.reads[tree.name] += 1
-        text = tree.text(self._host, path)  # an error is the kernel's own, such as that of a CPU that is offline
+        text = tree.text(self.host, path)  # an error is the kernel's own, such as that of a CPU that is offline
         view = tree.view(path)
         if view is None or tree.name not in self.config.files.enabled:
             return text
         return self._computed(
             caller,
             f"{tree.name}/{path}",
-            lambda container: view(Sight(container, self._host, self.config), path, text),
+            lambda container: view(Sight(container, self.host, self.config), path, text),
             lambda: text,
         )
 
@@ -113,7 +113,7 @@ class Filesystem:
                 *sorted({_child(name, path) for name in self.config.files.enabled if _is_below(f"/{name}", path)}),
             ]
         tree, directory = inside
-        names = tree.names(self._host, directory)
+        names = tree.names(self.host, directory)
         sight = self._sight(caller, tree)
         self._check(tree, directory, sight)
         shown = (name for name in names if not name.startswith("."))
@@ -124,7 +124,7 @@ class Filesystem:
         inside = _tree_of(path)
         if not inside:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
-        return inside[0].link(self._host, inside[1])
+        return inside[0].link(self.host, inside[1])
 
     def getattr(self, caller: int, path: str) -> dict[str, float]:
         """Return a file's attributes; times in seconds since the epoch. ENOENT when there is no such file.
@@ -141,7 +141,7 @@ class Filesystem:
         """Return the attributes of what a caller has been shown already, as `getattr` does."""
         inside = _tree_of(path)
         if inside and inside[1]:
-            mode = inside[0].mode(self._host, inside[1])
+            mode = inside[0].mode(self.host, inside[1])
             if not stat.S_ISLNK(mode):
                 mode &= ~0o222
         elif path[1:] in VIEWS:
@@ -183,12 +183,12 @@ class Filesystem:
         """
         yield from _with_parents(NAMES)
         for tree in TREES.values():
-            yield from (f"/{tree.name}/{path}" for path in tree.walk(self._host))
+            yield from (f"/{tree.name}/{path}" for path in tree.walk(self.host))
 
     def _sight(self, caller: int, tree: HostTree) -> Optional[Sight]:
         """Return what the caller's container sees; None for the host, and where the tree is not enabled."""
         container = self._containers.of(caller) if tree.name in self.config.files.enabled else None
-        return Sight(container, self._host, self.config) if container else None
+        return Sight(container, self.host, self.config) if container else None
 
     def _sees(self, tree: HostTree, path: str, sight: Optional[Sight]) -> bool:
         try:
@@ -202,7 +202,7 @@ class Filesystem:
 
     def _count_failure(self, caller: int, name: str, error: Exception) -> None:
         """Count it, and log it unless another was logged within the last minute: a container must not fill the log."""
-        self.failures += 1
+        self.failures[name, type(error).__name__] += 1
         if time.monotonic() >= self._silent_until:
             self._silent_until = time.monotonic() + _SILENT_SECONDS
             log.warning("%s of process %d cannot be computed, it sees the host's: %s", name, caller, error)

@@ -7,14 +7,15 @@ import errno
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable
 from socketserver import ThreadingMixIn
 from typing import Any, Callable
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from lxcfs_py.container.containers import Containers
 from lxcfs_py.daemon.filesystem import Filesystem
+from lxcfs_py.daemon.status import Status
 from lxcfs_py.errors import LxcfsError
+from lxcfs_py.linux.address import parse
 
 log = logging.getLogger(__name__)
 
@@ -22,26 +23,34 @@ _MAX_CONNECTIONS = 8
 _CONNECTION_SECONDS = 5
 
 
+_Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
 class MetricsError(LxcfsError):
     """Why there are no metrics: one sentence for the operator."""
 
 
-def listen(address: str, filesystem: Filesystem, containers: Containers) -> Callable[[], None]:
-    """Serve the metrics at "HOST:PORT", nothing at ""; return what stops that. MetricsError when it cannot be done."""
+def listen(address: str, status: Status, filesystem: Filesystem) -> Callable[[], None]:
+    """Serve the metrics at "HOST:PORT", nothing at ""; return what stops that. MetricsError when it cannot be done.
+
+    At /healthz it says only whether the daemon serves: 200, or 503 and why not.
+    """
     if not address:
         return lambda: None
     try:
         import prometheus_client
+
+        from lxcfs_py.daemon import exposition
     except ImportError:
         raise MetricsError(
             "metrics.listen needs the Python package prometheus-client (python3-prometheus-client)"
         ) from None
     registry = prometheus_client.CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(filesystem, containers))
-    host, _, port = address.rpartition(":")
+    registry.register(exposition.Collector(status, filesystem))
+    application = _with_healthz(prometheus_client.make_wsgi_app(registry), status)
+    host, port = parse(address)
     try:
-        application = prometheus_client.make_wsgi_app(registry)
-        server = make_server(host.strip("[]"), int(port), application, _HttpServer, _QuietHandler)
+        server = make_server(host or "", port, application, _HttpServer, _QuietHandler)
     except OSError as error:
         confined = error.errno == errno.EAFNOSUPPORT
         hint = "; the service needs a drop-in for that: lxcfs-py.service(8)" if confined else ""
@@ -54,6 +63,17 @@ def listen(address: str, filesystem: Filesystem, containers: Containers) -> Call
         server.server_close()
 
     return stop
+
+
+def _with_healthz(metrics: _Application, status: Status) -> _Application:
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ.get("PATH_INFO") != "/healthz":
+            return metrics(environ, start_response)
+        trouble = status.trouble()
+        start_response("503 Service Unavailable" if trouble else "200 OK", [("Content-Type", "text/plain")])
+        return [f"{trouble or 'ok'}\n".encode()]
+
+    return application
 
 
 class _HttpServer(ThreadingMixIn, WSGIServer):
@@ -94,28 +114,3 @@ class _QuietHandler(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
-
-
-class _Collector:
-    """Asks for the figures when somebody reads them."""
-
-    def __init__(self, filesystem: Filesystem, containers: Containers) -> None:
-        self._filesystem = filesystem
-        self._containers = containers
-
-    def collect(self) -> Iterator[Any]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        reads = CounterMetricFamily("lxcfs_reads", "Texts rendered, by file.", labels=["file"])
-        for name, count in sorted(self._filesystem.reads.items()):
-            reads.add_metric([name], count)
-        yield reads
-        yield CounterMetricFamily(
-            "lxcfs_failures",
-            "Reads answered with the host's text, because the container's could not be computed.",
-            self._filesystem.failures,
-        )
-        yield CounterMetricFamily(
-            "lxcfs_unplaced_reads", "Reads by processes whose container could not be found.", self._containers.unplaced
-        )
-        yield GaugeMetricFamily("lxcfs_containers", "Containers known by now.", len(self._containers))

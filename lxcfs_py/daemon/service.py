@@ -117,7 +117,8 @@ def serve(
         except (MountError, OSError) as error:
             raise ServiceError(str(error)) from None
         try:
-            stop_metrics = _listen_for_metrics(service, resumes)
+            status = Status(service.filesystem, service.containers, engine.name, engine.stuck, source, reload)
+            stop_metrics = _listen_for_metrics(service, status, resumes)
         except metrics.MetricsError as error:
             engine.stop()
             raise ServiceError(str(error)) from None
@@ -138,7 +139,6 @@ def serve(
         remember(config)
         service.supervisor.apply(config)
         unit.ready(_status(service, engine.name))
-        status = Status(service.filesystem, service.containers, engine.name, engine.stuck, source, reload)
         stop_status = _listen_for_status(status, config.mountpoint)
         _run(service, engine, unit, signals, status, reload, remember, control_path)
         stop_status()
@@ -338,14 +338,15 @@ def _listen_for_status(status: Status, place: str) -> Callable[[], None]:
         return lambda: None
 
 
-def _listen_for_metrics(service: Service, resumes: bool) -> Callable[[], None]:
+def _listen_for_metrics(service: Service, status: Status, resumes: bool) -> Callable[[], None]:
     """Serve metrics. MetricsError when that cannot be and nobody depends on the mount yet."""
     try:
-        return metrics.listen(service.filesystem.config.metrics.listen, service.filesystem, service.containers)
+        return metrics.listen(service.filesystem.config.metrics.listen, status, service.filesystem)
     except metrics.MetricsError as error:
         if not resumes:
             raise
-        log.error("there are no metrics: %s", error)
+        status.troubles["metrics"] = f"there are no metrics: {error}"
+        log.error("%s", status.troubles["metrics"])
         return lambda: None
 
 
@@ -366,7 +367,7 @@ def _reload(service: Service, engine: Engine, reload: Callable[[], Config]) -> t
             "mountpoint, fuse.engine and fuse.options stay what they are until the service is stopped and started"
         )
     if (new.fuse.threads, new.metrics) != (old.fuse.threads, old.metrics):
-        remarks.append("fuse.threads and metrics.listen stay what they are until the service is restarted")
+        remarks.append("fuse.threads and metrics.* stay what they are until the service is restarted")
     for remark in remarks:
         log.warning("%s", remark)
     hidden = filesystem.hidden()

@@ -59,7 +59,7 @@ class Status:
     ) -> None:
         """`stuck` says which of the engine's workers do not answer; `load` reads the configuration's `file` anew."""
         self._filesystem = filesystem
-        self._containers = containers
+        self.containers = containers
         self._engine = engine
         self._stuck = stuck
         self._file = file
@@ -93,12 +93,12 @@ class Status:
                 **self._compare_with_file(),
             },
             "degraded": self.degraded(),
-            "stuck": self.stuck(),
+            "trouble": self.trouble(),
             "reads": dict(self._filesystem.reads),
-            "failures": self._filesystem.failures,
-            "unplaced": self._containers.unplaced,
+            "failures": sum(self._filesystem.failures.values()),
+            "unplaced": self.containers.unplaced,
             "clock": time.monotonic(),
-            "containers": [{"pid": each.init, "reads": each.reads} for each in self._containers.all()],
+            "containers": [{"pid": each.init, "reads": each.reads} for each in self.containers.all()],
         }
 
     def answer(self, request: bytes) -> bytes:
@@ -116,6 +116,11 @@ class Status:
             return "systemd"
         return "keeper" if "/keeper-" in os.environ.get("NOTIFY_SOCKET", "") else "none"
 
+    def trouble(self) -> str:
+        """Say why it does not serve, "" where it does."""
+        place = self._filesystem.config.mountpoint
+        return self.stuck() or ("" if mountpoint.is_mounted(place) else f"nothing is mounted at {place} any more")
+
     def stuck(self) -> Optional[str]:
         """Say which worker of the engine hangs; to be called every now and then, as it is seen between two looks."""
         return self._stuck(_STUCK_SECONDS)
@@ -125,12 +130,9 @@ class Status:
         return list(self._degraded())
 
     def _degraded(self) -> Iterator[str]:
-        config = self._filesystem.config
-        if not mountpoint.is_mounted(config.mountpoint):
-            yield f"nothing is mounted at {config.mountpoint} any more"
-        stuck = self.stuck()
-        if stuck:
-            yield stuck
+        trouble = self.trouble()
+        if trouble:
+            yield trouble
         if self._reload_errors:
             yield f"the last reload changed nothing, because of errors in {self._file}"
         yield from self.troubles.values()

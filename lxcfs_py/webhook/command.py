@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import re
 from typing import Optional
 
 from lxcfs_py.config import Config
 from lxcfs_py.errors import LxcfsError
+from lxcfs_py.linux import address
 from lxcfs_py.runtimes import bind_snippets
 from lxcfs_py.webhook import certificates, cluster, server
 from lxcfs_py.webhook.rotation import Rotation
@@ -35,7 +35,9 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
 
 def _address(listen: str) -> tuple[Optional[str], int]:
-    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([a-zA-Z0-9.-]*)):([0-9]{1,5})", listen)
-    if not match or not 1 <= int(match[3]) <= 65535:
-        raise WebhookError(f"--listen {listen}: nothing can listen there; allowed: :PORT, HOST:PORT, [IPV6]:PORT")
-    return match[1] or match[2] or None, int(match[3])
+    try:
+        return address.parse(listen)
+    except ValueError:
+        raise WebhookError(
+            f"--listen {listen}: nothing can listen there; allowed: :PORT, HOST:PORT, [IPV6]:PORT"
+        ) from None

@@ -3,39 +3,140 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import platform
+import re
+import shutil
 import socket
+import subprocess
 import threading
+import urllib.error
 import urllib.request
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
-from lxcfs_py.daemon import metrics
+from lxcfs_py.config import Config
+from lxcfs_py.daemon import exposition, metrics
+
+MONITORING = Path(__file__).parent.parent.parent / "packaging/monitoring"
+
+
+class Told:
+    """A daemon's status, with nothing behind it."""
+
+    def __init__(self):
+        self.containers = SimpleNamespace(unplaced=0, all=list)
+        self.wrong = ""
+
+    def trouble(self):
+        return self.wrong
+
+    def describe(self):
+        configuration = {"reload_errors": [], "reloaded": None, "differences": ["cpu.mode"], "errors": []}
+        told = {"engine": "kernel", "keeper": "systemd", "since": 5, "mounted": True, "degraded": []}
+        return {**told, "configuration": configuration}
 
 
 @pytest.fixture
-def served():
+def told():
+    return Told()
+
+
+@pytest.fixture
+def filesystem():
+    return SimpleNamespace(
+        reads=Counter({"proc/uptime": 3}),
+        failures=Counter({("proc/stat", "ValueError"): 2}),
+        render=lambda caller, path: b"text",
+        config=Config(),
+    )
+
+
+@pytest.fixture
+def served(told, filesystem):
     """The port of a server, and what stops it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    filesystem = SimpleNamespace(reads=Counter({"proc/uptime": 3}), failures=0)
+    return port, metrics.listen(f"127.0.0.1:{port}", told, filesystem)
 
-    class Containers:
-        unplaced = 0
 
-        def __len__(self):
-            return 0
+def fetched(port, path="/metrics"):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=3) as answer:
+        return answer.read().decode()
 
-    return port, metrics.listen(f"127.0.0.1:{port}", filesystem, Containers())
+
+def test_what_the_daemon_did_and_how_it_is_can_be_fetched(served, filesystem):
+    port, stop = served
+    filesystem.render(1, "/proc/meminfo")
+    filesystem.render(1, "/sys/devices/system/cpu/cpu0/online")
+    text = fetched(port)
+    stop()
+    for line in (
+        f'lxcfs_build_info{{engine="kernel",keeper="systemd",python="{platform.python_version()}",version="',
+        "lxcfs_mounted 1.0",
+        "lxcfs_degraded 0.0",
+        "lxcfs_reload_success 1.0",
+        "lxcfs_configuration_differs 1.0",
+        'lxcfs_failures_total{file="proc/stat",reason="ValueError"} 2.0',
+        'lxcfs_render_seconds_count{file="proc/meminfo"} 1.0',
+        'lxcfs_render_seconds_bucket{file="sys/devices/system/cpu",le="+Inf"} 1.0',
+        "process_resident_memory_bytes ",
+    ):
+        assert f"\n{line}" in text
+
+
+def test_healthz_says_whether_the_daemon_serves_and_nothing_else(served, told):
+    port, stop = served
+    assert fetched(port, "/healthz") == "ok\n"
+    told.wrong = "nothing is mounted at /x any more"
+    with pytest.raises(urllib.error.HTTPError) as error:
+        fetched(port, "/healthz")
+    assert (error.value.code, error.value.read()) == (503, b"nothing is mounted at /x any more\n")
+    stop()
+
+
+def names_asked_for(text):
+    return set(re.findall(r"\b(?:lxcfs|process)_[a-z0-9_]+", text)) - {"lxcfs_py"}
+
+
+def names_there_are(filesystem):
+    """Every metric, those of containers too, under the names that Prometheus stores."""
+    text = Path(exposition.__file__).read_text()
+    kinds = {"CounterMetricFamily": ["_total"], "HistogramMetricFamily": ["_bucket", "_sum", "_count"]}
+    for kind, name in re.findall(r'(\w+MetricFamily|_gauge)\(\s*"(\w+)"', text):
+        yield from (name + ending for ending in kinds.get(kind, [""]))
+    yield from exposition._FIGURES
+
+
+def test_the_dashboard_and_the_alerts_ask_for_metrics_that_there_are(filesystem):
+    known = set(names_there_are(filesystem))
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text())
+    asked = {target["expr"] for panel in dashboard["panels"] for target in panel["targets"]}
+    rules = yaml.safe_load((MONITORING / "alerts.yaml").read_text())
+    alerts = [rule for group in rules["groups"] for rule in group["rules"]]
+    asked |= {rule["expr"] for rule in alerts}
+    assert len(asked) > 10
+    for expression in asked:
+        assert names_asked_for(expression) <= known, expression
+    for rule in alerts:
+        assert {"summary", "description"} <= set(rule["annotations"])
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool, of Debian's prometheus")
+def test_promtool_takes_the_alerts_and_they_fire_as_their_tests_say():
+    for command in (["check", "rules", "alerts.yaml"], ["test", "rules", "alerts.test.yaml"]):
+        subprocess.run(["promtool", *command], check=True, cwd=MONITORING, timeout=60)
 
 
 def test_a_client_that_says_nothing_keeps_nobody_from_the_metrics_and_the_server_not_from_its_end(served):
     port, stop = served
     with socket.create_connection(("127.0.0.1", port)):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=3) as answer:
-            assert b'lxcfs_reads_total{file="proc/uptime"} 3.0' in answer.read()
+        assert 'lxcfs_reads_total{file="proc/uptime"} 3.0' in fetched(port)
         stopping = threading.Thread(target=stop, daemon=True)
         stopping.start()
         stopping.join(3)

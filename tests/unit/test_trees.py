@@ -193,12 +193,12 @@ def test_an_error_of_the_kernel_is_the_readers_and_no_failure(wired, monkeypatch
     for path in (f"{CPU}/online", f"{CPU}/cpu0/topology/core_id"):
         with pytest.raises(OSError, match="Input/output error"):
             seen.read(path)
-    assert seen.filesystem.failures == 0
+    assert not seen.filesystem.failures
 
 
 def test_what_root_alone_may_read_can_be_found_and_not_read(wired):
     seen = wired("0-5")
-    secret = Path(seen.filesystem._host.root, CPU[1:], "cpu0/crash_notes")
+    secret = Path(seen.filesystem.host.root, CPU[1:], "cpu0/crash_notes")
     secret.write_text("1\n")
     secret.chmod(0o400)
     assert stat.S_IMODE(seen.filesystem.getattr(READER, f"{CPU}/cpu0/crash_notes")["st_mode"]) == 0o400

@@ -1,0 +1,199 @@
+"""The daemon's figures in Prometheus's terms."""
+
+from __future__ import annotations
+
+import platform
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Callable
+
+import psutil
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+from lxcfs_py import __version__, files
+from lxcfs_py.container import visible_cpus
+from lxcfs_py.runtimes.names import Names, cgroup
+from lxcfs_py.views import meminfo
+
+if TYPE_CHECKING:
+    from lxcfs_py.container.containers import Container
+    from lxcfs_py.daemon.filesystem import Filesystem
+    from lxcfs_py.daemon.status import Status
+
+_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0)  # seconds
+
+_MAX_CONTAINERS = 500
+"""With metrics.containers, those with figures of their own: more would take the scrape too long."""
+
+
+class Latency:
+    """How long texts take to render, by file. It stands before the filesystem only where metrics are wanted."""
+
+    def __init__(self, render: Callable[[int, str], bytes]) -> None:
+        self._render = render
+        self.counts: dict[str, list[int]] = {}
+        self.sums: Counter[str] = Counter()
+
+    def __call__(self, caller: int, path: str) -> bytes:
+        """Render a file's text for a caller."""
+        started = time.perf_counter()
+        try:
+            return self._render(caller, path)
+        finally:
+            self._count(_file(path[1:]), time.perf_counter() - started)
+
+    def _count(self, name: str, seconds: float) -> None:
+        counts = self.counts.get(name)
+        if counts is None:
+            counts = self.counts.setdefault(name, [0] * (len(_BUCKETS) + 1))
+        counts[bisect_left(_BUCKETS, seconds)] += 1
+        self.sums[name] += seconds  # type: ignore[assignment] # a Counter of seconds
+
+
+def _file(path: str) -> str:
+    """Return the name that a path is of: sys/devices/system/cpu for what is below it."""
+    if path in files.FILES:
+        return path
+    return next((name for name in files.DIRECTORIES if path.startswith(f"{name}/")), "other")
+
+
+class Collector:
+    """Asks for the figures when somebody reads them."""
+
+    def __init__(self, status: Status, filesystem: Filesystem) -> None:
+        """Time what the filesystem renders from now on."""
+        self._status = status
+        self._filesystem = filesystem
+        self._latency = Latency(filesystem.render)
+        filesystem.render = self._latency  # type: ignore[method-assign]
+        self._identities: dict[int, tuple[str, str]] = {}
+
+    def collect(self) -> Iterator[Any]:
+        """Yield all of them."""
+        yield from self._daemon()
+        yield from self._reads()
+        yield from self._containers()
+        yield from _process()
+
+    def _daemon(self) -> Iterator[Any]:
+        told = self._status.describe()
+        build = {"version": __version__, "engine": told["engine"], "python": platform.python_version()}
+        info = GaugeMetricFamily("lxcfs_build_info", "What runs here; always 1.", labels=[*build, "keeper"])
+        info.add_metric([*build.values(), told["keeper"]], 1)
+        yield info
+        yield _gauge("lxcfs_start_time_seconds", "Since when it serves, in seconds since 1970.", told["since"])
+        yield _gauge("lxcfs_mounted", "1 where its filesystem is mounted.", told["mounted"])
+        yield _gauge("lxcfs_degraded", "How many things are not as they should be.", len(told["degraded"]))
+        configuration = told["configuration"]
+        yield _gauge("lxcfs_reload_success", "0 where the last reload was refused.", not configuration["reload_errors"])
+        yield _gauge(
+            "lxcfs_reload_time_seconds", "When it was reloaded last, 0 for never.", configuration["reloaded"] or 0
+        )
+        differs = bool(configuration["differences"] or configuration["errors"])
+        yield _gauge("lxcfs_configuration_differs", "1 where the file says otherwise than what is served.", differs)
+
+    def _reads(self) -> Iterator[Any]:
+        filesystem = self._filesystem
+        reads = CounterMetricFamily("lxcfs_reads", "Texts rendered, by file.", labels=["file"])
+        for name, count in sorted(filesystem.reads.items()):
+            reads.add_metric([name], count)
+        yield reads
+        latency = HistogramMetricFamily("lxcfs_render_seconds", "How long a text took to render.", labels=["file"])
+        for name, counts in sorted(self._latency.counts.items()):
+            latency.add_metric([name], _cumulated(counts), self._latency.sums[name])
+        yield latency
+        failures = CounterMetricFamily(
+            "lxcfs_failures",
+            "Reads answered with the host's text, because the container's could not be computed.",
+            labels=["file", "reason"],
+        )
+        for (name, reason), count in sorted(filesystem.failures.items()):
+            failures.add_metric([name, reason], count)
+        yield failures
+        unplaced = self._status.containers.unplaced
+        yield CounterMetricFamily(
+            "lxcfs_unplaced_reads", "Reads by processes whose container could not be found.", unplaced
+        )
+
+    def _containers(self) -> Iterator[Any]:
+        known = self._status.containers.all()
+        self._identities = {each.init: self._identity(each) for each in known}
+        engines = Counter(engine for engine, _ in self._identities.values())
+        family = GaugeMetricFamily("lxcfs_containers", "Containers known by now, by engine.", labels=["engine"])
+        for engine, count in sorted(engines.items()):
+            family.add_metric([engine], count)
+        yield family
+        if self._filesystem.config.metrics.containers:
+            yield from self._figures(known[:_MAX_CONTAINERS])
+
+    def _identity(self, container: Container) -> tuple[str, str]:
+        """Return engine and name; what is known is not looked up again."""
+        if container.init in self._identities:
+            return self._identities[container.init]
+        try:
+            path = cgroup(container.init)
+        except OSError:  # it has just ended
+            return "none", ""
+        identity = Names().of(path)
+        return (identity.engine, identity.name) if identity else ("none", path)
+
+    def _figures(self, known: list[Container]) -> Iterator[Any]:
+        families = {name: GaugeMetricFamily(name, text, labels=["engine", "name"]) for name, text in _FIGURES.items()}
+        for container in known:
+            labels = self._identities[container.init]
+            for name, value in self._seen_by(container):
+                families[name].add_metric(labels, value)
+        yield from families.values()
+
+    def _seen_by(self, container: Container) -> Iterator[tuple[str, float]]:
+        """Yield what a container sees, as far as it can be read by now."""
+        host, config = self._filesystem.host, self._filesystem.config
+        yield "lxcfs_container_reads", container.reads
+        try:
+            visible = visible_cpus.visible(container.cgroup, host, config.cpu.mode)
+            yield "lxcfs_container_cpus", visible.quota or len(visible.cpus)
+            if container.cgroup.cpu:
+                yield "lxcfs_container_cpu_seconds", sum(container.cgroup.cpu.usage()) / 1e9
+            if container.cgroup.memory:
+                amounts = meminfo.figures(container.cgroup, container.cgroup.memory, host, config)
+                yield "lxcfs_container_memory_bytes", amounts["MemTotal"]
+                yield "lxcfs_container_memory_available_bytes", amounts["MemAvailable"]
+            yield "lxcfs_container_load1", container.load.read(container.states)[0]
+        except (OSError, ValueError, ArithmeticError):  # its cgroup is gone
+            return
+
+
+_FIGURES = {
+    "lxcfs_container_reads": "Files that it has read since the daemon knows it.",
+    "lxcfs_container_cpus": "CPUs' worth of time that it may use.",
+    "lxcfs_container_cpu_seconds": "CPU time that it has used.",
+    "lxcfs_container_memory_bytes": "MemTotal as it sees it.",
+    "lxcfs_container_memory_available_bytes": "MemAvailable as it sees it.",
+    "lxcfs_container_load1": "Its load average over a minute.",
+}
+
+
+def _gauge(name: str, text: str, value: float) -> Any:
+    return GaugeMetricFamily(name, text, value=float(value))
+
+
+def _cumulated(counts: list[int]) -> list[tuple[str, float]]:
+    buckets, total = [], 0
+    for bound, count in zip((*map(str, _BUCKETS), "+Inf"), list(counts)):
+        total += count
+        buckets.append((bound, float(total)))
+    return buckets
+
+
+def _process() -> Iterator[Any]:
+    """Yield what every program's process has, under the names of Prometheus's own libraries."""
+    process = psutil.Process()
+    with process.oneshot():
+        times, memory = process.cpu_times(), process.memory_info()
+        yield CounterMetricFamily("process_cpu_seconds", "CPU time used.", times.user + times.system)
+        yield _gauge("process_resident_memory_bytes", "Memory in use.", memory.rss)
+        yield _gauge("process_start_time_seconds", "When it was started, since 1970.", process.create_time())
+        yield _gauge("process_open_fds", "Open descriptors.", process.num_fds())
+        yield _gauge("process_threads", "Threads.", process.num_threads())
