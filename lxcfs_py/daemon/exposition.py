@@ -13,8 +13,9 @@ import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from lxcfs_py import __version__, files
+from lxcfs_py.attach.running import cgroup
 from lxcfs_py.container import visible_cpus
-from lxcfs_py.runtimes.names import Names, cgroup
+from lxcfs_py.runtimes.names import Names
 from lxcfs_py.views import meminfo
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.runtimes.nri import wire
 
 OK, UNIMPLEMENTED, INTERNAL = 0, 12, 13
@@ -25,7 +26,7 @@ _LARGEST_MESSAGE = 4 << 20  # that ttrpc allows
 _RUNTIME_SERVICE = "nri.pkg.api.v1alpha1.Runtime"
 
 
-class ConnectionLostError(Exception):
+class ConnectionLostError(LxcfsError):
     """The runtime has gone, or does not speak as NRI does: one sentence."""
 
 

@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Union
 
+from lxcfs_py.errors import LxcfsError
+
 Value = Union[int, bytes]
 Fields = Mapping[int, list[Value]]
 
@@ -17,7 +19,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED = {_FIXED64: 8, _FIXED32: 4}
 
 
-class WireError(Exception):
+class WireError(LxcfsError):
     """Bytes that are no message."""
 
 
