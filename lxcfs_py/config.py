@@ -196,6 +196,11 @@ class Loadavg:
 
 
 @dataclass(frozen=True)
+class Uptime:
+    source: Annotated[str, _one_of("container", "host")] = "container"
+
+
+@dataclass(frozen=True)
 class Attach:
     auto: Annotated[bool, _switch] = False
     cgroups: Annotated[tuple[str, ...], _are_cgroups] = _CGROUPS
@@ -234,6 +239,7 @@ class Config:
     cpu: Cpu = Cpu()
     memory: Memory = Memory()
     loadavg: Loadavg = Loadavg()
+    uptime: Uptime = Uptime()
     attach: Attach = Attach()
     nri: Nri = Nri()
     fuse: Fuse = Fuse()

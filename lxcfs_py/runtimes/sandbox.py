@@ -64,7 +64,8 @@ class Sandbox:
 
     `views` is a directory with proc/meminfo and the rest, as a mounted lxcfs-py has them; `files` are those to bind, of
     `files.NAMES` (None: all that are there). `parent` is another sandbox, or a cgroup's path as /proc/PID/cgroup shows
-    it, that must exist in every hierarchy; the new cgroups are made in it.
+    it, that must exist in every hierarchy; the new cgroups are made in it. With `own_clock`, it has a time namespace
+    whose clock since boot starts with it, where the kernel knows such (Linux 5.6).
 
     Methods raise SandboxError. The sandbox's processes die with the thread that entered it.
     """
@@ -78,19 +79,21 @@ class Sandbox:
         views: Optional[Path] = None,
         files: Optional[Sequence[str]] = None,
         parent: Union[Sandbox, Path, str, None] = None,
+        own_clock: bool = False,
     ) -> None:
         self.limits = Limits()
         self._first_limits = Limits(memory, swap, cpus, cpuset)
         self._views = views
         self._files = files
         self._parent = parent
+        self._own_clock = own_clock
         self._exit = contextlib.ExitStack()
         self._hierarchies: dict[str, layout.Hierarchy] = {}
         self._directories: dict[str, Path] = {}
         self._leaf = ""
         self._init: Optional[subprocess.Popen[bytes]] = None
         self._children: list[subprocess.Popen[Any]] = []
-        self._pid_namespace = self._mount_namespace = self._cgroup_namespace = -1
+        self._pid_namespace = self._mount_namespace = self._cgroup_namespace = self._time_namespace = -1
 
     def __enter__(self) -> Sandbox:
         if os.geteuid() != 0:
@@ -283,6 +286,8 @@ class Sandbox:
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
             # Before the namespaces: the cgroup namespace begins where its maker is, and the views ask who reads.
             self._join()
+            if self._own_clock:
+                _start_clock()
             syscalls.unshare(syscalls.CLONE_NEWCGROUP | syscalls.CLONE_NEWNS)
             syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
             syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
@@ -312,6 +317,8 @@ class Sandbox:
         self._pid_namespace, self._mount_namespace, self._cgroup_namespace = (
             self._open_namespace(kind) for kind in ("pid", "mnt", "cgroup")
         )
+        if os.path.exists(f"/proc/{self.init}/ns/time"):
+            self._time_namespace = self._open_namespace("time")
 
     def _open_namespace(self, kind: str) -> int:
         descriptor = os.open(f"/proc/{self.init}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
@@ -340,6 +347,8 @@ class Sandbox:
 
         def enter() -> None:
             self._join()
+            if self._own_clock and self._time_namespace >= 0:
+                syscalls.setns(self._time_namespace, syscalls.CLONE_NEWTIME)
             syscalls.setns(self._cgroup_namespace, syscalls.CLONE_NEWCGROUP)
             directory = Path("/proc/self/cwd").readlink()
             syscalls.setns(self._mount_namespace, syscalls.CLONE_NEWNS)  # which also goes to /
@@ -393,7 +402,11 @@ def run_command(
         elif number in (signal.SIGTERM, signal.SIGHUP):  # the others come from the terminal, that sends them to all
             process.send_signal(number)
 
-    with _handling(on_signal), _terminal_kept(), Sandbox(memory, swap, cpus, cpuset, views, files) as box:
+    with (
+        _handling(on_signal),
+        _terminal_kept(),
+        Sandbox(memory, swap, cpus, cpuset, views, files, own_clock=True) as box,
+    ):
         try:
             process = box.popen(command)
         except OSError as error:
@@ -435,6 +448,22 @@ def _terminal_kept() -> Iterator[None]:
             signal.signal(signal.SIGTTOU, before)
     finally:
         os.close(terminal)
+
+
+def _start_clock() -> None:
+    """Enter a time namespace whose clock since boot is at 0, where there can be one: `ps` and `uptime` agree then.
+
+    The caller must be a process with a single thread.
+    """
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWTIME)
+    except OSError:  # a kernel without time namespaces
+        return
+    offset = -(time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000_000)
+    Path("/proc/self/timens_offsets").write_text(f"boottime {offset} 0")
+    namespace = os.open("/proc/self/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
+    syscalls.setns(namespace, syscalls.CLONE_NEWTIME)
+    os.close(namespace)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""/proc/uptime: the age of the container's init, and the idle time of its CPUs."""
+"""/proc/uptime: the age of the container, and the idle time of its CPUs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ if TYPE_CHECKING:
 
 
 def render(container: Container, host: Host, config: Config) -> bytes:
-    """Return both in seconds, the second summed over the CPUs as in the first line of /proc/stat."""
+    """Return both in seconds, the second summed over the CPUs as in the first line of /proc/stat.
+
+    In a time namespace with an offset of the clock since boot, the first is what the kernel says there: start times of
+    processes count from there, too.
+    """
     visible = visible_cpus.visible(container.cgroup, host, config.cpu.mode)
     age = max(host.now() - container.start, 0)
     total, _ = container.account.read(container.cgroup, visible, age)
+    if container.boottime_offset or config.uptime.source == "host":
+        age = host.now() + container.boottime_offset
     return b"%.2f %.2f\n" % (age / 1e9, total.idle / TICKS)

@@ -506,3 +506,43 @@ def test_a_size_is_bytes_or_has_a_unit(text: str, size: int) -> None:
 def test_what_is_no_size_is_an_error_that_shows_one(text: str) -> None:
     with pytest.raises(ValueError, match="such as 256M"):
         parse_size(text)
+
+
+# Clocks
+
+
+@pytest.fixture
+def with_time_namespaces(require: Callable[[object, str], None]) -> None:
+    require(Path("/proc/self/ns/time").exists(), "Linux 5.6")
+
+
+def test_with_a_clock_of_its_own_all_that_tells_time_agrees(
+    sandbox: MakeSandbox, daemon: Any, with_time_namespaces: None
+) -> None:
+    """Uptime, boot time, and the start, age and CPU share of processes."""
+    box = sandbox(views=daemon.mountpoint, own_clock=True)
+    began = time.time()
+    process = box.popen(["sleep", "60"])
+    time.sleep(1.5)
+    up, kernels = (float(text.split()[0]) for text in lines(box, "cat /proc/uptime; awk '{print $1}' /proc/uptime"))
+    assert 1 < up < 60
+    clock = "import time; print(time.clock_gettime(time.CLOCK_BOOTTIME))"
+    assert float(box.run([sys.executable, "-c", clock]).stdout) == pytest.approx(kernels, abs=2)
+    (btime,) = lines(box, "awk '/^btime/ {print $2}' /proc/stat")
+    assert int(btime) == pytest.approx(time.time() - up, abs=3)
+    (inside,) = lines(box, "ps -C sleep -o pid=,etimes= --sort -pid | head -n 1")
+    assert 1 <= int(inside.split()[1]) <= up
+    (started,) = lines(box, f'date +%s -d "$(ps -o lstart= -p {inside.split()[0]})"')
+    assert int(started) == pytest.approx(began, abs=3)
+    assert process.poll() is None
+
+
+def test_without_one_processes_started_when_they_did(sandbox: MakeSandbox, daemon: Any) -> None:
+    box = sandbox(views=daemon.mountpoint)
+    (started,) = lines(box, 'date +%s -d "$(ps -o lstart= -p 1)"')
+    assert int(started) == pytest.approx(time.time(), abs=10)
+
+
+def test_the_command_for_the_terminal_has_a_clock_of_its_own(with_time_namespaces: None) -> None:
+    shown = subprocess.run(program(["cat", "/proc/uptime"]), capture_output=True, text=True, check=True).stdout
+    assert float(shown.split()[0]) < 30

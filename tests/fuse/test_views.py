@@ -115,8 +115,37 @@ def test_a_container_sees_its_own_age_load_and_cpu_time(daemon: Daemon, sandbox:
     cgroup = sum(_cpu_time(box))
     assert used == pytest.approx(cgroup, rel=0.05, abs=0.1)
     assert idle <= age - used + 0.2
-    assert abs(int(_line(read(box, "/proc/stat"), "btime")) - (time.time() - age)) < 3
+    assert _line(read(box, "/proc/stat"), "btime") == _line(Path("/proc/stat").read_text(), "btime")
     assert read(box, "/proc/loadavg").startswith("0.")
+
+
+def test_a_container_that_uses_all_of_its_quota_is_busy_all_of_the_time(daemon: Daemon, sandbox: MakeSandbox) -> None:
+    box = sandbox(cpus=0.2, views=daemon.mountpoint)
+    script = textwrap.dedent("""
+        import time
+        def times():
+            user, nice, system, idle = map(int, open("/proc/stat").readline().split()[1:5])
+            return user + nice + system, idle
+        before, end = times(), time.monotonic() + 3
+        while time.monotonic() < end:
+            pass
+        busy, idle = (now - then for now, then in zip(times(), before))
+        print(busy / (busy + idle))
+    """)
+    assert float(box.run([sys.executable, "-c", script]).stdout) > 0.85
+    time.sleep(1.5)
+    script = script.replace("while time.monotonic() < end:\n    pass", "time.sleep(3)")
+    assert float(box.run([sys.executable, "-c", script]).stdout) < 0.2
+
+
+def test_a_container_that_is_pinned_to_a_cpu_sees_that_cpu_and_no_other(daemon: Daemon, sandbox: MakeSandbox) -> None:
+    if not Path("/sys/devices/system/cpu/cpu1").exists():
+        pytest.skip("this test needs two CPUs")
+    box = sandbox(cpuset="1", cpus=0.5, views=daemon.mountpoint)
+    assert re.findall(r"^processor\t: (\d+)", read(box, "/proc/cpuinfo"), re.MULTILINE) == ["1"]
+    assert re.findall(r"^cpu(\d+)", read(box, "/proc/stat"), re.MULTILINE) == ["1"]
+    assert read(box, "/sys/devices/system/cpu/online") == "1\n"
+    assert box.run(["sh", "-c", "taskset -c $(cat /sys/devices/system/cpu/online) nproc"]).stdout == "1\n"
 
 
 def test_a_container_sees_its_own_disk_io(daemon: Daemon, sandbox: MakeSandbox, tmp_path: Path) -> None:

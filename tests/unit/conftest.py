@@ -51,6 +51,8 @@ class RecordedContainer:
         self.start = int((init / "stat").read_text().rpartition(") ")[2].split()[19]) * NS_PER_TICK
         self.account = Account(ledger or Ledger(), init.name)
         self.load = Load(Sampler(5))
+        self.boottime_offset = 0
+        self.last_pid = 31
         self.reads = 0
 
     def states(self) -> tuple[int, int, int]:
@@ -159,7 +161,15 @@ def cgroup() -> Callable[..., Cgroup]:
 def container_in() -> Callable[..., Any]:
     """A container in a made-up cgroup, that does nothing unless told."""
     return lambda cgroup, **known: SimpleNamespace(
-        **{"cgroup": cgroup, "start": 0, "reads": 0, "states": lambda: (0, 0, 0), **known}
+        **{
+            "cgroup": cgroup,
+            "start": 0,
+            "boottime_offset": 0,
+            "last_pid": 31,
+            "reads": 0,
+            "states": lambda: (0, 0, 0),
+            **known,
+        }
     )
 
 

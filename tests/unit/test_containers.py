@@ -706,3 +706,15 @@ def move(directory: Path | str, pids: tuple[int, ...]) -> None:
     """Move processes into the cgroup of that directory."""
     for pid in pids:
         Path(directory, "cgroup.procs").write_text(f"{pid}")
+
+
+# Time namespaces
+
+
+def test_the_offset_of_a_containers_clock_since_boot_is_that_of_its_time_namespace(containers, sandbox, require):
+    require(os.path.exists("/proc/self/ns/time"), "Linux 5.6")
+    assert containers.of(sandbox().init).boottime_offset == 0
+    own = containers.of(sandbox(own_clock=True).init)
+    since = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + own.boottime_offset
+    assert 0 <= since < 10 * 10**9
+    assert own.boottime_offset % 10**9 == 0

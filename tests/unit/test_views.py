@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lxcfs_py.config import Config, Cpu, Loadavg
+from lxcfs_py.config import Config, Cpu, Loadavg, Uptime
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.files import NAMES
 from lxcfs_py.linux import cpu_list
@@ -255,9 +255,22 @@ def test_a_container_has_the_time_that_its_quota_allows_or_that_its_cpus_have(re
         assert used + idle == pytest.approx(max(age * cpus, used), abs=4 * 8)
 
 
-def test_boot_time_is_the_containers_start(machine):
-    start = machine.container.start // 10**9
-    assert b"\nbtime %d\n" % (machine.host.btime + start) in machine.render("proc/stat")
+def test_boot_time_is_the_machines_from_which_the_kernel_counts_start_times(machine):
+    assert b"\nbtime %d\n" % machine.host.btime in machine.render("proc/stat")
+
+
+def test_in_a_time_namespace_boot_time_and_uptime_are_the_kernels_there(fresh):
+    """As with `unshare --time --boottime -SECONDS`."""
+    fresh.container.boottime_offset = -7_000_000_000
+    assert b"\nbtime %d\n" % (fresh.host.btime + 7) in fresh.render("proc/stat")
+    shown = float(fresh.render("proc/uptime").split()[0])
+    assert shown == pytest.approx(fresh.host.clock / 1e9 - 7, abs=0.01)
+
+
+def test_uptime_is_the_machines_where_the_configuration_says_so(fresh):
+    shown, idle = map(float, fresh.render("proc/uptime", Config(uptime=Uptime(source="host"))).split())
+    assert shown == pytest.approx(fresh.host.clock / 1e9, abs=0.01)
+    assert idle * TICKS == pytest.approx(cpu_lines(fresh.render("proc/stat"))["cpu"][3])
 
 
 def test_tasks_are_the_containers_and_the_reader_runs(machine):
