@@ -25,6 +25,7 @@ COMMANDS = {
     "detach": "attach",
     "users": "users",
     "unmount": "unmount",
+    "remove": "remove",
     "hook": "hook",
     "cdi": "cdi",
     "webhook": "webhook",

@@ -7,15 +7,15 @@ import dataclasses
 import faulthandler
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from lxcfs_py import isolated, log
 from lxcfs_py.commands.common import CommandError, add_config, config_path, load_config, new_command
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.daemon import last_config, service, systemd
-from lxcfs_py.engine import keeper
+from lxcfs_py.engine import keeper, session
 from lxcfs_py.errors import report
-from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux import mount_table, mountpoint
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -54,6 +54,21 @@ def _place(text: str) -> str:
     return text
 
 
+def _refuse_another_mountpoint(options: argparse.Namespace, given: Optional[str]) -> None:
+    """CommandError where the pods of before have served elsewhere: the containers' files are of that mount."""
+    try:
+        place = mountpoint.resolve(given or load_config(options.config).mountpoint)
+    except ConfigError:
+        return  # the server has more to say of that
+    for mount in mount_table.read():
+        if mount.fstype == mountpoint.FSTYPE and mount.mountpoint != place and session.was_offered(mount.mountpoint):
+            raise CommandError(
+                f"mountpoint is {place}, and containers of this node have their files of {mount.mountpoint}; allowed: "
+                f"{mount.mountpoint}, until that is removed",
+                "kubectl apply --kustomize kubernetes/remove",
+            )
+
+
 def _run(options: argparse.Namespace) -> int:
     log.to_stderr()
     if options.stay and not options.keep:
@@ -62,6 +77,8 @@ def _run(options: argparse.Namespace) -> int:
     place = options.mountpoint and os.path.abspath(options.mountpoint)
     os.chdir("/")
     isolated.clean_environment()
+    if options.stay:
+        _refuse_another_mountpoint(options, place)
     if options.keep:
         named = ["--config", options.config] if options.config else []
         return keeper.keep(isolated.command("lxcfs_py", "run", *named, *filter(None, [place])), options.stay)

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from lxcfs_py.attach import attach
@@ -77,6 +78,9 @@ def add(commands: Commands) -> None:
     kind.add_argument(
         "--probe", action="store_true", help="only ask the daemon; exit code 0 if it serves its mount, else 1 or 3"
     )
+    parser.add_argument(
+        "--here", action="store_true", help="with --probe: only a daemon in the container of this command will do"
+    )
     kind.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
     parser.add_argument("--mountpoint", help="whose daemon, instead of that of the configured one")
     add_config(parser)
@@ -86,7 +90,7 @@ def _status(options: argparse.Namespace) -> int:
     require_root()
     place = resolve(options.mountpoint or mountpoint_even_if_broken(options.config))
     if options.probe:
-        return _probe(place)
+        return _probe(place, options.here)
     if not options.watch:
         return _look(options, place)
     while True:
@@ -96,8 +100,11 @@ def _status(options: argparse.Namespace) -> int:
         time.sleep(_WATCH_SECONDS)
 
 
-def _probe(place: str) -> int:
-    """Ask the daemon alone: what is degraded is no reason to start it again."""
+def _probe(place: str, here: bool) -> int:
+    """Ask the daemon alone: what is degraded is no reason to start it again.
+
+    While one pod follows another, both share the socket. Which of them serves is told by the daemon's cgroup.
+    """
     try:
         told = daemon.ask(place)
     except daemon.NotRunningError as error:
@@ -106,8 +113,18 @@ def _probe(place: str) -> int:
     except daemon.NotAnsweringError as error:
         report(error)
         return DEGRADED
-    print(told["trouble"] or f"serving at {place}")
-    return DEGRADED if told["trouble"] else WELL
+    trouble = told["trouble"]
+    if here and not trouble and _cgroups(told["pid"]) != _cgroups("self"):
+        trouble = f"{place} is served by process {told['pid']}, which is in another container"
+    print(trouble or f"serving at {place}")
+    return DEGRADED if trouble else WELL
+
+
+def _cgroups(pid: object) -> str:
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return ""
 
 
 def _look(options: argparse.Namespace, place: str) -> int:

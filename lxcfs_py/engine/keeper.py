@@ -47,7 +47,8 @@ def keep(command: Sequence[str], stay: bool = False) -> int:
         try:
             return _Keeper(command, notified, stay).run()
         finally:
-            os.unlink(address)
+            with contextlib.suppress(FileNotFoundError):  # all that is there may have been removed
+                os.unlink(address)
 
 
 class _Keeper:

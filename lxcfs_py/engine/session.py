@@ -279,6 +279,11 @@ def _socket_path(mountpoint: str) -> str:
     return str(RUN / digest(mountpoint).hex())
 
 
+def was_offered(mountpoint: str) -> bool:
+    """Tell whether a server of this program has served there since the machine's start, and was not stopped."""
+    return os.path.exists(_socket_path(mountpoint))
+
+
 def offer(session: Session, leave: Callable[[], None]) -> None:
     """Let a later server take the session over; `leave` is called, in another thread, when one does. OSError."""
     RUN.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -89,6 +89,12 @@ def unmount(mountpoint: str) -> None:
             raise MountError(f"{mountpoint} cannot be unmounted: {error.strerror}") from None
 
 
+def end(mountpoint: str) -> None:
+    """Take a mount away and end it for all who have files of it, whoever serves or keeps it. OSError."""
+    syscalls.umount(mountpoint, syscalls.MNT_FORCE | syscalls.MNT_DETACH)
+    forget(mountpoint)
+
+
 def forget(mountpoint: str) -> None:
     """Throw away what was kept for the next server of a mount that has ended."""
     kept = runtime_file(mountpoint, "counters")

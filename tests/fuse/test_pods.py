@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -126,3 +127,56 @@ def test_a_mount_that_somebody_took_away_is_not_served_again(node):
     assert first.poll() is None
     first.send_signal(signal.SIGTERM)
     assert first.wait(STOP) == 0
+
+
+def lxcfs_py(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "lxcfs_py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_removal_leaves_neither_mount_nor_file_and_the_pod_waits_for_its_end(node, sandbox):
+    pod = node.start()
+    config = node.directory / "lxcfs.toml"
+    config.write_text(f'mountpoint = "{node.views}"\n')
+    container = sandbox(memory=64 << 20, views=node.views)
+    assert container.run(["head", "-n", "1", "/proc/meminfo"]).stdout.split()[1] == "65536"
+    done = lxcfs_py("remove", "--config", str(config))
+    assert done.returncode == 0, done.stderr
+    assert not node.views.exists()
+    assert int(container.run(["head", "-n", "1", "/proc/meminfo"]).stdout.split()[1]) > 65536
+    wait_for(lambda: not pod.children())
+    assert pod.poll() is None, "a pod whose container ends is started again"
+    assert list(Path("/run/lxcfs-py").iterdir()) == []
+    pod.send_signal(signal.SIGTERM)
+    assert pod.wait(STOP) == 0
+    assert lxcfs_py("remove", "--config", str(config)).returncode == 0, "there is nothing to remove"
+
+
+def test_another_mountpoint_than_the_one_that_is_served_is_refused(node):
+    node.start()
+    other = node.start(node.directory / "other")
+    assert other.wait(STOP) == 1
+    assert f"containers of this node have their files of {node.views}" in other.log.read_text()
+    assert "Traceback" not in other.log.read_text()
+    assert node.start().poll() is None
+
+
+def test_a_probe_of_this_pod_is_not_answered_by_another_ones_server(node):
+    node.start()
+    probe = ("status", "--probe", "--mountpoint", str(node.views))
+    assert lxcfs_py(*probe).returncode == 0
+    assert lxcfs_py(*probe, "--here").returncode == 0
+    directory = next(path for path in cgroups() if path.is_dir()) / f"pod-{os.getpid()}"
+    directory.mkdir()
+    try:
+        script = f"echo $$ >{directory}/cgroup.procs; exec {sys.executable} -m lxcfs_py {' '.join(probe)} --here"
+        done = subprocess.run(["sh", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    finally:
+        directory.rmdir()
+    assert (done.returncode, "in another container" in done.stdout) == (1, True)
+
+
+def cgroups():
+    """Where a cgroup can be made: version 2, or version 1's hierarchy for pids."""
+    yield from map(Path, ("/sys/fs/cgroup/unified", "/sys/fs/cgroup/pids", "/sys/fs/cgroup"))

@@ -1,0 +1,83 @@
+"""lxcfs-py remove: leave nothing of it on this machine, but the program itself."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lxcfs_py import files
+from lxcfs_py.attach import attach
+from lxcfs_py.commands.common import add_config, mountpoint_even_if_broken, new_command, require_root
+from lxcfs_py.engine import node_keeper
+from lxcfs_py.errors import report
+from lxcfs_py.linux import mountpoint
+
+if TYPE_CHECKING:
+    from lxcfs_py.commands.common import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command's parser."""
+    parser = new_command(
+        commands,
+        "remove",
+        _remove,
+        "leave nothing of it on this machine: for the end of a DaemonSet",
+        "Take the files out of all containers, which see the machine's figures from then on, end the mount and whoever "
+        "keeps it, and delete what is kept for the next server. A daemon that still runs ends its service. Where "
+        "containers cannot be freed, they are named, and the exit code is 1.",
+        [("lxcfs-py remove", "what kubernetes/remove does on each node")],
+    )
+    add_config(parser)
+
+
+def _remove(options: argparse.Namespace) -> int:
+    require_root()
+    place = mountpoint.resolve(mountpoint_even_if_broken(options.config))
+    _free_containers(place)
+    code = 0
+    try:
+        node_keeper.release()
+    except node_keeper.NodeKeeperError as error:
+        if os.path.exists(node_keeper.BUS):
+            report(error)
+            code = 1
+    while mountpoint.is_mounted(place):
+        mountpoint.end(place)
+    remaining = _free_containers(place)  # with those that came meanwhile
+    for pid, reason in remaining.items():
+        print(f"lxcfs-py: container {pid} keeps files that nobody serves: {reason}", file=sys.stderr)
+    _delete(place)
+    print(f"nothing is left at {place}")
+    return 1 if remaining else code
+
+
+def _free_containers(place: str) -> dict[int, str]:
+    """Take the files out of all containers; return what keeps them in some."""
+    pids = [pid for group in attach.all_targets().values() for pid in group]
+    refused: dict[int, str] = {}
+    for pid, answer in zip(pids, attach.detach_all(pids, place, files.NAMES)):
+        if isinstance(answer, (attach.EndedError, attach.LeftAloneError)):
+            continue
+        if isinstance(answer, attach.AttachError):
+            refused[pid] = str(answer)
+            continue
+        reasons = [outcome.reason for outcome in answer if outcome.result == "refused"]
+        if reasons:
+            refused[pid] = reasons[0]
+    return refused
+
+
+def _delete(place: str) -> None:
+    """Delete what is kept for the next server, and the mountpoint where it is empty."""
+    for path in Path(mountpoint.RUNTIME_DIRECTORY).glob("*"):
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for directory in (mountpoint.RUNTIME_DIRECTORY, place):
+        with contextlib.suppress(OSError):  # not there, not empty, or a pod's own mount
+            os.rmdir(directory)
