@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from lxcfs_py import __version__, cli, config
+from lxcfs_py.attach import nri
 from lxcfs_py.commands import common
+from lxcfs_py.engine import node_keeper
 from lxcfs_py.runtimes.bind_snippets import binds_of, kubernetes_volumes
 from tests.conftest import ROOT
 
@@ -23,17 +25,11 @@ DAEMON = ("DaemonSet", "lxcfs-py")
 WEBHOOK = ("Deployment", "lxcfs-py-webhook")
 
 
-@pytest.fixture(scope="module")
-def rendered(require):
-    """What `kubectl apply --kustomize` would send, by kind and name, with every component that can be chosen."""
+def render(directory, require):
+    """What `kubectl apply --kustomize` sends, by kind and name."""
     kubectl = shutil.which("kubectl")
     require(kubectl, "kubectl: apt-get install kubernetes-client")
-    with tempfile.TemporaryDirectory() as copied:
-        tree = Path(copied, "kubernetes")
-        shutil.copytree(MANIFESTS, tree)
-        file = tree / "kustomization.yaml"
-        file.write_text(file.read_text().replace("# - components/", "- components/"))
-        done = subprocess.run([kubectl, "kustomize", tree], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([kubectl, "kustomize", directory], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     objects = list(yaml.safe_load_all(done.stdout))
@@ -42,15 +38,40 @@ def rendered(require):
     return named
 
 
+@pytest.fixture(scope="module")
+def rendered(require):
+    """What would be applied with every component that can be chosen."""
+    with tempfile.TemporaryDirectory() as copied:
+        tree = Path(copied, "kubernetes")
+        shutil.copytree(MANIFESTS, tree)
+        file = tree / "kustomization.yaml"
+        file.write_text(file.read_text().replace("# - components/", "- components/"))
+        return render(tree, require)
+
+
 def container(workload):
     (found,) = workload["spec"]["template"]["spec"]["containers"]
     return found
 
 
+@pytest.fixture(scope="module")
+def default(require):
+    """What is applied as it comes, without any component that has to be chosen."""
+    return render(MANIFESTS, require)
+
+
+@pytest.fixture(scope="module")
+def removal(require):
+    """What takes all of it from the nodes."""
+    return render(MANIFESTS / "remove", require)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
-def test_kubernetes_takes_what_is_rendered(rendered, version):
-    assert len(rendered) > 8
-    for item in rendered.values():
+@pytest.mark.parametrize("what", ["rendered", "default", "removal"])
+def test_kubernetes_takes_what_is_rendered(what, version, request):
+    items = request.getfixturevalue(what).values()
+    assert len(items) >= 5
+    for item in items:
         if not item["apiVersion"].startswith("monitoring.coreos.com/"):
             kubernetes_validate.validate(item, version, strict=True)
 
@@ -135,6 +156,39 @@ def test_a_drain_leaves_a_webhook(rendered):
     assert budget["minAvailable"] < rendered[WEBHOOK]["spec"]["replicas"]
 
 
+def test_without_a_component_there_is_a_daemonset_and_no_webhook(default):
+    assert DAEMON in default
+    assert not [kind for kind, _ in default if "Webhook" in kind or kind == "Deployment"]
+
+
+def test_probes_ask_the_server_and_no_path_or_port(default):
+    daemon = container(default[DAEMON])
+    for probe, here in (("startupProbe", True), ("readinessProbe", True), ("livenessProbe", False)):
+        program, *arguments = daemon[probe]["exec"]["command"]
+        options = cli.parser().parse_args(arguments)
+        assert (program, options.probe, options.here) == ("lxcfs-py", True, here)
+
+
+def test_the_daemon_reaches_whom_it_speaks_with(default):
+    mounts = {mount["name"]: mount["mountPath"] for mount in container(default[DAEMON])["volumeMounts"]}
+    assert node_keeper.BUS.startswith(f"{mounts['dbus']}/")
+    assert nri.SOCKET.removeprefix("/var").startswith(f"{mounts['nri']}/")  # /var/run is /run in the image
+
+
+def test_removal_replaces_the_daemon_on_every_node_and_serves_nothing(default, removal):
+    daemon, remover = (each[DAEMON]["spec"] for each in (default, removal))
+    assert remover["selector"] == daemon["selector"]
+    pod = remover["template"]["spec"]
+    (init,) = pod["initContainers"]
+    assert cli.parser().parse_args(init["args"]).command
+    assert [each["name"] for each in pod["containers"]] == ["removed"]
+    assert pod["containers"][0]["securityContext"]["runAsNonRoot"]
+    volumes = {volume["name"]: volume.get("hostPath", {}).get("path") for volume in pod["volumes"]}
+    for mount in init["volumeMounts"]:
+        assert volumes[mount["name"]] in (mount["mountPath"], None)
+    assert init["image"] == container(default[DAEMON])["image"]
+
+
 def test_the_new_pod_comes_before_the_old_one_goes(rendered):
     strategy = rendered[DAEMON]["spec"]["updateStrategy"]
     assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
@@ -153,7 +207,6 @@ def test_the_pods_go_by_the_configuration_and_it_is_right(rendered):
     assert {port["name"]: port["containerPort"] for port in daemon["ports"]} == {
         "metrics": int(parsed.metrics.listen.rpartition(":")[2])
     }
-    assert daemon["livenessProbe"]["exec"]["command"] == ["cat", f"{parsed.mountpoint}/proc/uptime"]
 
 
 def test_the_image_is_the_one_that_is_built(rendered):
