@@ -7,12 +7,13 @@ A method raises OSError when the cgroup is gone, and ValueError when a file hold
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Callable, Optional, Protocol, TypeVar, Union
 
 from lxcfs_py.cgroup import v1, v2
 from lxcfs_py.cgroup.layout import Layout, Paths
+from lxcfs_py.cgroup.tasks import Tasks
 from lxcfs_py.cgroup.tree import Levels, Room, Used
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
@@ -82,19 +83,6 @@ class Hugetlb(Protocol):
         """Return the limit on pages of a size ("2MB") and what is in use, in bytes."""
 
 
-class Tasks(Protocol):
-    """The processes and threads."""
-
-    def states(self) -> tuple[int, int, int]:
-        """Return how many tasks run, how many are in uninterruptible sleep, and how many there are."""
-
-    def forked(self) -> int:
-        """Return a number of tasks that have certainly been created; it never goes down."""
-
-    def pids(self) -> Iterator[int]:
-        """Yield processes in the cgroup, and then in those below it, as the daemon's pid namespace numbers them."""
-
-
 class Pressure(Protocol):
     """Pressure stall information."""
 
@@ -116,8 +104,11 @@ class Cgroup:
     pressure: Optional[Pressure]
 
 
-def open_cgroup(layout: Layout, paths: Paths, proc: str = "/proc") -> Cgroup:
-    """Return the cgroup at `paths`; its files are opened when they are first read."""
+def open_cgroup(layout: Layout, paths: Paths, proc: Optional[str] = None) -> Cgroup:
+    """Return the cgroup at `paths`; its files are opened when they are first read.
+
+    `proc` is where the states of its threads are read, the machine's own /proc for None.
+    """
     own: dict[str, KernelDirectory] = {}
 
     def levels(controller: str, version: int) -> Levels:
@@ -135,6 +126,12 @@ def open_cgroup(layout: Layout, paths: Paths, proc: str = "/proc") -> Cgroup:
         cpuset=pick(v1.Cpuset, "cpuset", v2.Cpuset, "cpuset"),
         io=pick(v1.Io, "blkio", v2.Io, "io"),
         hugetlb=pick(v1.Hugetlb, "hugetlb", v2.Hugetlb, "hugetlb"),
-        tasks=pick(v1.Tasks, "pids", lambda unified: v2.Tasks(unified, proc), ""),
+        tasks=pick(v1.Tasks, "pids", lambda unified: v2.Tasks(unified, proc), "") or _tasks_without_pids(levels),
         pressure=v2.Pressure(levels("", 2)) if levels("", 2) else None,
     )
+
+
+def _tasks_without_pids(levels: Callable[[str, int], Levels]) -> Optional[Tasks]:
+    """Return the tasks of cgroup v1 on a kernel without the pids controller, by another one."""
+    found = (levels(controller, 1) for controller in ("cpuacct", "memory", "cpu", "cpuset", "blkio"))
+    return next((v1.Tasks(each) for each in found if each), None)

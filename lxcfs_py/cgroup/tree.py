@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from operator import itemgetter
@@ -47,32 +48,38 @@ class Room(NamedTuple):
 
 # A container may make as many cgroups as it likes; what is looked at for it is bounded.
 _MAX_CGROUPS = 256
+_MAX_ENTRIES = 2 * _MAX_CGROUPS  # a cgroup has up to 200 files
 
 
 def subtree(directory: KernelDirectory) -> Iterator[int]:
     """Yield a descriptor of a cgroup's directory, and of each below it, at most 256 in all; it is closed after use."""
     yield directory.fd()
+    waiting, seen = _children(directory.fd(), directory.path), 1
+    while waiting and seen < _MAX_CGROUPS:
+        path = waiting.pop()
+        seen += 1
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:  # it is gone, or so deep that its path is too long
+            continue
+        try:
+            yield fd
+            if len(waiting) < _MAX_CGROUPS:
+                waiting += _children(fd, path)
+        finally:
+            os.close(fd)
+
+
+def _children(fd: int, path: str) -> list[str]:
+    """Return cgroups right below one, of which there may be more: a listing is read no further than it must be."""
     # A directory's link count is 2 and one for each directory in it: most cgroups have none.
-    if os.fstat(directory.fd()).st_nlink > 2:
-        waiting, seen = _children(directory.path), 1
-        while waiting and seen < _MAX_CGROUPS:
-            path = waiting.pop()
-            seen += 1
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except OSError:  # it is gone, or so deep that its path is too long
-                continue
-            try:
-                yield fd
-            finally:
-                os.close(fd)
-            waiting += _children(path)
-
-
-def _children(path: str) -> list[str]:
+    if os.fstat(fd).st_nlink == 2:
+        return []
     try:
         with os.scandir(path) as entries:
-            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+            return [
+                entry.path for entry in itertools.islice(entries, _MAX_ENTRIES) if entry.is_dir(follow_symlinks=False)
+            ]
     except OSError:
         return []
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Mapping
 from functools import partial
 from typing import Optional
 
-from lxcfs_py.cgroup import taskstats
-from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, processes, subtree
+from lxcfs_py.cgroup import tasks, taskstats
+from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, read_pids, subtree
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 # "No limit" is the largest number of whole pages in a signed long, which depends on the page size.
@@ -178,24 +179,19 @@ class Hugetlb:
         return (limit if limit < _UNLIMITED else None), used
 
 
-class Tasks:
+class Tasks(tasks.Tasks):
     """The tasks, counted by the kernel itself, by state with one netlink call for each cgroup."""
 
-    __slots__ = ("_levels",)
+    __slots__ = ()
 
-    def __init__(self, levels: Levels) -> None:
-        self._levels = levels
-
-    def states(self) -> tuple[int, int, int]:
-        try:
-            counts = [taskstats.count(directory) for directory in subtree(self._levels[0])]
-        except OSError:  # a kernel without CONFIG_TASKSTATS
-            counts = []
-        total = int(self._levels[0].read("pids.current"))
-        return sum(count.running for count in counts), sum(count.blocked for count in counts), total
-
-    def forked(self) -> int:
-        return int(self._levels[0].get("pids.peak") or 0)
-
-    def pids(self) -> Iterator[int]:
-        return processes(self._levels[0])
+    def _look(self) -> tuple[int, int, int]:
+        running = blocked = listed = 0
+        counted = self._levels[0].get("pids.current") is not None
+        for directory in subtree(self._levels[0]):
+            with contextlib.suppress(OSError):  # a kernel without CONFIG_TASKSTATS
+                count = taskstats.count(directory)
+                running += count.running
+                blocked += count.blocked
+            if not counted:
+                listed += len(read_pids(directory, "tasks"))
+        return running, blocked, listed

@@ -5,19 +5,20 @@ A controller that is not enabled for a cgroup has no files there; its ancestors'
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from functools import partial
 from typing import Optional
 
-from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, processes, read_pids, stat_fields, subtree
+from lxcfs_py.cgroup import tasks
+from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, read_pids, stat_fields, subtree
+from lxcfs_py.linux import roots
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 _MAX = b"max\n"
 
 # A container may have very many threads; what is looked at for one sample is bounded.
-_MAX_THREADS = 4096
-_LOOK_SECONDS = 1.0
+_MAX_THREADS = 1024
 
 
 class Memory:
@@ -184,40 +185,23 @@ class Hugetlb:
         return min(_limits(self._levels, f"hugetlb.{size}.max"), default=None), int(own)
 
 
-class Tasks:
+class Tasks(tasks.Tasks):
     """The tasks; their states are read thread by thread, since v2 has no count of them."""
 
-    __slots__ = ("_levels", "_looked", "_proc", "_states")
+    __slots__ = ("_proc",)
 
-    def __init__(self, levels: Levels, proc: str) -> None:
-        self._levels = levels
+    def __init__(self, levels: Levels, proc: Optional[str]) -> None:
+        super().__init__(levels)
         self._proc = proc
-        self._looked = float("-inf")
-        self._states = (0, 0, 0)
-
-    def states(self) -> tuple[int, int, int]:
-        # A look at thousands of threads costs much: one serves all who ask within a second.
-        if time.monotonic() - self._looked > _LOOK_SECONDS:
-            self._states = self._look()
-            self._looked = time.monotonic()
-        return self._states
 
     def _look(self) -> tuple[int, int, int]:
-        running = blocked = total = 0
-        for directory in subtree(self._levels[0]):
-            for thread in read_pids(directory, "cgroup.threads"):
-                total += 1
-                if total <= _MAX_THREADS:
-                    state = _state(self._proc, thread)
-                    running += state == b"R"
-                    blocked += state == b"D"
-        return running, blocked, total
-
-    def forked(self) -> int:
-        return int(self._levels[0].get("pids.peak") or 0)
-
-    def pids(self) -> Iterator[int]:
-        return processes(self._levels[0])
+        threads = [
+            thread for directory in subtree(self._levels[0]) for thread in read_pids(directory, "cgroup.threads")
+        ]
+        # Of very many threads every so many are looked at, and stand for the others.
+        step = -(-len(threads) // _MAX_THREADS) or 1
+        states = [_state(self._proc or roots.PROC, thread) for thread in threads[::step]]
+        return states.count(b"R") * step, states.count(b"D") * step, len(threads)
 
 
 class Pressure:
@@ -239,8 +223,11 @@ def _limits(levels: Levels, name: str) -> list[int]:
 
 def _state(proc: str, thread: int) -> bytes:
     try:
-        with open(f"{proc}/{thread}/stat", "rb") as file:
+        fd = os.open(f"{proc}/{thread}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
             # "4711 (name) S …"; the name may hold spaces and parentheses
-            return file.read(512).rpartition(b") ")[2][:1]
+            return os.read(fd, 512).rpartition(b") ")[2][:1]
+        finally:
+            os.close(fd)
     except OSError:
         return b""

@@ -20,12 +20,12 @@ States = Callable[[], "tuple[int, int, int]"]
 class Load:
     """One container's load averages, sampled as long as somebody asks for them."""
 
-    __slots__ = ("_sampler", "asked", "averages", "closed")
+    __slots__ = ("_sampler", "asked", "averages", "closed", "sampled")
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
         self.averages = (0.0, 0.0, 0.0)
-        self.asked = 0.0
+        self.asked = self.sampled = 0.0
         self.closed = False
 
     def read(self, states: States) -> tuple[float, float, float]:
@@ -35,9 +35,11 @@ class Load:
             self._sampler.add(self, states)
         return self.averages
 
-    def sample(self, counts: tuple[int, int, int], interval: float) -> None:
-        """Take the container's tasks of now into account, `interval` seconds after the last."""
+    def sample(self, counts: tuple[int, int, int]) -> None:
+        """Take the container's tasks of now into account, for the time that has passed since the last look."""
         running, blocked, _ = counts
+        now = time.monotonic()
+        interval, self.sampled = now - self.sampled, now
         self.averages = tuple(  # type: ignore[assignment]
             average + (running + blocked - average) * (1 - math.exp(-interval / window))
             for average, window in zip(self.averages, _WINDOWS_SECONDS)
@@ -68,6 +70,7 @@ class Sampler:
         """Sample this one too."""
         if load not in self._loads:
             with self._lock:
+                load.sampled = time.monotonic()
                 self._loads[load] = states
                 self._any.set()
 
@@ -87,7 +90,7 @@ class Sampler:
                 self.remove(load)
                 continue
             try:
-                load.sample(states(), self.interval)
+                load.sample(states())
             except (OSError, ValueError) as error:
                 log.debug("a load average cannot be sampled: %s", error)
 

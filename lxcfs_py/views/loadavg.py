@@ -12,9 +12,14 @@ if TYPE_CHECKING:
 
 
 def render(container: Container, host: Host, config: Config) -> bytes:
-    """Return the three averages, running and all tasks, and 0 for the last pid, which has no source."""
+    """Return the three averages, running and all tasks, and the latest pid that a reader had.
+
+    The reader runs, as far as the kernel is concerned. The kernel's last pid is that of the pid namespace, which it
+    tells those in it alone; a program that reads this file is mostly the latest to be started.
+    """
     if not config.loadavg.enabled:
         return host.text("proc/loadavg")
     averages = container.load.read(container.states)
     running, _, total = container.states()
-    return b"%.2f %.2f %.2f %d/%d 0\n" % (*averages, max(running, 1), max(total, 1))
+    running += 1
+    return b"%.2f %.2f %.2f %d/%d %d\n" % (*averages, running, max(total, running), container.last_pid)

@@ -31,7 +31,7 @@ def render(container: Container, host: Host, config: Config) -> bytes:
         % (
             (host.booted() - container.boottime_offset) // 1_000_000_000,
             tasks.forked() if tasks else 0,
-            max(running, 1),
+            running + 1,  # the reader, which waits for this text; for the kernel it runs
             blocked,
         )
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import time
 from pathlib import Path
 
@@ -345,12 +346,79 @@ def test_tasks_of_cgroups_below_count_and_there_are_bounds(made, monkeypatch):
     assert tasks.states() == (2, 1, 6)
     monkeypatch.setattr(tree, "_MAX_CGROUPS", 1)
     assert tasks.states() == (2, 1, 6), "one look serves all who ask within a second"
-    monkeypatch.setattr(v2, "_LOOK_SECONDS", -1)
-    monkeypatch.setattr(tree, "_MAX_CGROUPS", 1)
+    tasks._next_look = 0
     assert tasks.states() == (1, 0, 2)
     monkeypatch.setattr(tree, "_MAX_CGROUPS", 256)
-    monkeypatch.setattr(v2, "_MAX_THREADS", 1)
-    assert tasks.states() == (0, 0, 6)
+    monkeypatch.setattr(v2, "_MAX_THREADS", 3)  # two stand for four: 11 and 13, or another one's
+    tasks._next_look = 0
+    running, blocked, total = tasks.states()
+    assert running % 2 == blocked % 2 == 0
+    assert total == 6
+
+
+def test_tasks_are_as_many_as_the_kernel_has_counted_zombies_among_them(made, monkeypatch):
+    """Those that it lists are fewer. Without the pids controller, there is no other count."""
+    listed = {"sys/fs/cgroup/box/cgroup.threads": "11\n12\n"}
+    root = made({**all_v2(), **listed, "sys/fs/cgroup/box/pids.current": "9\n"})
+    tasks = open_cgroup(find(str(root)), {"": "/box"}, f"{root}/proc").tasks
+    assert tasks.states() == (0, 0, 9)
+    (root / "sys/fs/cgroup/box/pids.current").write_text("7\n")
+    assert tasks.states() == (0, 0, 7), "that count is always the one of now"
+
+
+def test_tasks_of_v1_without_the_pids_controller_are_those_that_are_listed(made, monkeypatch):
+    monkeypatch.setattr(taskstats, "count", lambda directory: taskstats.Count(1, 2))
+    root = made(
+        {
+            **mountinfo(("/sys/fs/cgroup/memory", "cgroup", "memory", "/")),
+            "sys/fs/cgroup/memory/box/tasks": "11\n12\n",
+            "sys/fs/cgroup/memory/box/below/tasks": "13\n",
+        }
+    )
+    assert open_cgroup(find(str(root)), {"memory": "/box"}).tasks.states() == (2, 4, 3)
+
+
+def test_a_look_that_took_long_serves_for_longer(monkeypatch, files):
+    """So that a container with very many tasks and cgroups takes no more of the daemon's time than others."""
+    now = [1000.0]
+    monkeypatch.setattr("lxcfs_py.cgroup.tasks.time.monotonic", lambda: now[0])
+
+    class Slow(v1.Tasks):
+        looks = 0
+
+        def _look(self):
+            self.looks += 1
+            now[0] += 0.05
+            return 1, 2, 3
+
+    tasks = Slow((files({"pids.current": 9}),))
+    for passed in (0, 1.5, 3.4, 0.2):
+        now[0] += passed
+        assert tasks.states() == (1, 2, 9)
+    assert tasks.looks == 2
+
+
+def test_of_very_many_cgroups_below_a_bounded_number_is_listed_and_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(tree, "_MAX_CGROUPS", 4)
+    monkeypatch.setattr(tree, "_MAX_ENTRIES", 10)
+    for number in range(50):
+        (tmp_path / "box" / f"{number}" / "inner").mkdir(parents=True)
+    listed = []
+    real = os.scandir
+
+    class Entries:
+        def __init__(self, path):
+            self.entries = real(path)
+
+        def __enter__(self):
+            return (listed.append(entry) or entry for entry in self.entries)
+
+        def __exit__(self, *error):
+            self.entries.close()
+
+    monkeypatch.setattr(tree.os, "scandir", Entries)
+    assert len(list(tree.subtree(KernelDirectory(str(tmp_path / "box"))))) == 4
+    assert len(listed) <= 4 * 10
 
 
 def test_the_processes_are_those_of_the_cgroup_and_those_below_without_the_zeros_that_stand_for_others(made):
@@ -402,6 +470,24 @@ def test_the_kernel_counts_the_tasks_of_a_real_cgroup_by_state(sandbox):
     (box.cgroup("pids") / "inner" / "cgroup.procs").write_text(f"{busy.pid}")
     wait_for((1, 0, 2))  # a cgroup below counts too
     assert tasks.forked() >= 2
+
+
+def test_a_zombie_is_a_task_until_it_is_reaped(sandbox):
+    box = sandbox()
+    paths = parse_paths(Path(f"/proc/{box.init}/cgroup").read_bytes())
+    tasks = open_cgroup(find(), paths).tasks
+    parent = (
+        "import os, sys; os.fork() or os._exit(0); print(flush=True); sys.stdin.read(1); os.wait(); print(flush=True)"
+    )
+    process = box.popen([sys.executable, "-c", f"{parent}; sys.stdin.read()"], stdin=-1, stdout=-1)
+    process.stdout.readline()
+    assert tasks.states()[2] == 3
+    process.stdin.write(b"x")
+    process.stdin.flush()
+    process.stdout.readline()
+    assert tasks.states()[2] == 2
+    process.stdin.close()
+    process.stdout.close()
 
 
 def test_who_waits_for_io_is_blocked_whether_or_not_it_may_be_killed(monkeypatch):

@@ -718,3 +718,20 @@ def test_the_offset_of_a_containers_clock_since_boot_is_that_of_its_time_namespa
     since = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + own.boottime_offset
     assert 0 <= since < 10 * 10**9
     assert own.boottime_offset % 10**9 == 0
+
+
+# Pids
+
+
+def test_the_last_pid_is_the_latest_that_a_reader_has_in_its_own_namespace(containers, sandbox):
+    box = sandbox()
+    assert containers.of(box.init).last_pid == 1
+    for expected in (2, 3):
+        assert containers.of(box.popen(["sleep", "1000"]).pid).last_pid == expected
+    assert containers.of(box.init).last_pid == 3
+
+
+def test_before_linux_6_11_a_pid_inside_is_found_too(sandbox, no_ioctl):
+    box = sandbox()
+    with open(f"/proc/{box.init}/ns/pid") as pids:
+        assert processes.pid_inside(box.popen(["sleep", "1000"]).pid, pids.fileno()) == 2

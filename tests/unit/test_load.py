@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -38,8 +39,12 @@ def kernels(counts: list[int]) -> list[float]:
 
 def sampled(counts: list[int], interval: float = INTERVAL) -> list[float]:
     load = Load(Sampler(interval))
-    for count in counts:
-        load.sample((count, 0, 100), interval)
+    now = 1000.0
+    with mock.patch("lxcfs_py.container.load.time.monotonic", side_effect=lambda: now):
+        load.read(one_runs)
+        for count in counts:
+            now += interval
+            load.sample((count, 0, 100))
     return list(load.averages)
 
 
@@ -57,13 +62,6 @@ def test_a_steady_load_is_approached_at_the_same_pace_whatever_the_interval(inte
         assert averages == pytest.approx([4 * (1 - math.exp(-minutes / window)) for window in MINUTES])
 
 
-def test_running_and_blocked_tasks_count_and_sleeping_ones_do_not():
-    load = Load(Sampler(INTERVAL))
-    for _ in range(1000):
-        load.sample((2, 3, 1000), INTERVAL)
-    assert load.averages == pytest.approx((5, 5, 5), abs=0.05)
-
-
 @pytest.fixture
 def clock(monkeypatch):
     """The seconds that have passed, as a list of one that can be changed."""
@@ -72,10 +70,43 @@ def clock(monkeypatch):
     return now
 
 
-def test_only_who_has_asked_is_sampled():
+def test_running_and_blocked_tasks_count_and_sleeping_ones_do_not(clock):
+    load = Load(Sampler(INTERVAL))
+    for _ in range(1000):
+        clock[0] += INTERVAL
+        load.sample((2, 3, 1000))
+    assert load.averages == pytest.approx((5, 5, 5), abs=0.05)
+
+
+def test_a_look_counts_for_the_time_that_has_passed_since_the_one_before(clock):
+    """However long the sampler took for others in between."""
+    sampler = Sampler(INTERVAL)
+    load = Load(sampler)
+    load.read(one_runs)
+    for late in (5, 17, 38):
+        clock[0] += late
+        sampler.sample()
+    assert load.averages == pytest.approx([1 - math.exp(-60 / window) for window in (60, 300, 900)])
+
+
+def test_the_time_in_which_nobody_asked_does_not_count_as_what_is_found_after_it(clock):
+    sampler = Sampler(INTERVAL)
+    load = Load(sampler)
+    load.read(one_runs)
+    clock[0] += 16 * 60
+    sampler.sample()
+    clock[0] += 3600
+    load.read(one_runs)
+    clock[0] += 5
+    sampler.sample()
+    assert load.averages == pytest.approx([1 - math.exp(-5 / window) for window in (60, 300, 900)])
+
+
+def test_only_who_has_asked_is_sampled(clock):
     sampler = Sampler(INTERVAL)
     asking, silent = Load(sampler), Load(sampler)
     assert asking.read(one_runs) == (0.0, 0.0, 0.0)
+    clock[0] += INTERVAL
     sampler.sample()
     assert asking.read(one_runs) == pytest.approx(
         [1 - math.exp(-5 / 60), 1 - math.exp(-5 / 300), 1 - math.exp(-5 / 900)]
@@ -122,7 +153,7 @@ def test_a_container_that_has_ended_is_sampled_no_more():
 
 
 @pytest.mark.parametrize("error", [OSError(19, "No such device"), ValueError("invalid literal for int()")])
-def test_a_cgroup_that_cannot_be_read_keeps_no_other_from_being_sampled(error):
+def test_a_cgroup_that_cannot_be_read_keeps_no_other_from_being_sampled(error, clock):
     def gone():
         raise error
 
@@ -131,6 +162,7 @@ def test_a_cgroup_that_cannot_be_read_keeps_no_other_from_being_sampled(error):
     loads[0].read(gone)
     for load in loads[1:]:
         load.read(one_runs)
+    clock[0] += INTERVAL
     sampler.sample()
     assert [load.averages[0] > 0 for load in loads] == [False] + [True] * 5
 

@@ -293,7 +293,7 @@ def test_running_and_blocked_tasks_are_told_apart(copied, tmp_path):
             stat.write_text(re.sub(r"\(.*\) S", f"(a) S 1 (b) {state}", stat.read_text()))
         assert machine.container.states() == (1, 1, 3)
         text = machine.render("proc/stat")
-        assert b"\nprocs_running 1\nprocs_blocked 1\n" in text
+        assert b"\nprocs_running 2\nprocs_blocked 1\n" in text  # and the reader
 
 
 def test_uptime_is_the_age_of_init_and_the_idle_time_of_its_cpus(fresh):
@@ -309,9 +309,10 @@ def test_uptime_is_the_age_of_init_and_the_idle_time_of_its_cpus(fresh):
 
 
 def test_loadavg_is_the_containers(fresh):
-    assert fresh.render("proc/loadavg") == b"0.00 0.00 0.00 1/3 0\n"  # whoever reads it runs
+    fresh.container.last_pid = 31
+    assert fresh.render("proc/loadavg") == b"0.00 0.00 0.00 1/3 31\n"  # whoever reads it runs
     fresh.container.load.averages = (0.123, 4.5, 678.999)
-    assert fresh.render("proc/loadavg") == b"0.12 4.50 679.00 1/3 0\n"
+    assert fresh.render("proc/loadavg") == b"0.12 4.50 679.00 1/3 31\n"
     assert len(fresh.own("proc/loadavg").split()) == 5
 
 
