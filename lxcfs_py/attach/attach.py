@@ -120,7 +120,7 @@ def detach_all(pids: Sequence[int], mountpoint: str, names: Sequence[str], wante
 def bind(root: str, mountpoint: str, names: Sequence[str]) -> list[Outcome]:
     """Do what `attach` does, in this mount namespace, for a container whose root is a directory yet. AttachError."""
     device = _device(mountpoint)
-    whole = running.whole_mount(running.mounts(os.getpid()), os.path.realpath(root))
+    whole = running.whole_mount(running.mounts("self"), os.path.realpath(root))
     if whole:
         raise LeftAloneError(f"a whole mount of lxcfs stands in the container, at {ascii(whole)[1:-1]}")
     try:

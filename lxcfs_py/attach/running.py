@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 from lxcfs_py.attach.errors import EndedError
 from lxcfs_py.linux import mount_table
@@ -115,8 +115,8 @@ def host_mount_namespaces() -> set[int]:
     return namespaces
 
 
-def mounts(pid: int) -> list[Mount]:
-    """Return what a process sees mounted, as far as a bounded look goes. EndedError."""
+def mounts(pid: Union[int, str]) -> list[Mount]:
+    """Return what a process, or "self", sees mounted, as far as a bounded look goes. EndedError."""
     try:
         with open(f"/proc/{pid}/mountinfo", "rb") as file:
             text = file.read(_MAX_MOUNTINFO)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lxcfs_py import cli
-from lxcfs_py.attach import attach
+from lxcfs_py.attach import running
 from lxcfs_py.linux import syscalls
 from tests.conftest import ROOT, mountpoints, unmount_below
 from tests.docker.conftest import ARTICLE
@@ -45,15 +45,15 @@ def command(docker, views, tmp_path):
 def only_ours(docker, monkeypatch):
     """`--all` means the containers of this test's engine: those of others on the machine are not to be touched."""
     parent = Path(docker.environment["DOCKER_HOST"]).parent.name
-    found = attach.containers
+    found = running.containers
 
-    def ours():
-        for pid in found():
+    def ours(among):
+        for container in found(among):
             with contextlib.suppress(OSError):
-                if f"/{parent}/" in Path(f"/proc/{pid}/cgroup").read_text():
-                    yield pid
+                if f"/{parent}/" in Path(f"/proc/{container.pid}/cgroup").read_text():
+                    yield container
 
-    monkeypatch.setattr(attach, "containers", ours)
+    monkeypatch.setattr(running, "containers", ours)
 
 
 def pid_of(container):
@@ -120,10 +120,11 @@ def test_ten_containers_at_once_see_each_its_own_limits(start, views, tmp_path, 
     assert capsys.readouterr().out.count(" attached") == 10
     assert [container.run(MEMORY_AND_PROCESSORS) for container in containers] == [seen(64 + i, 1) for i in range(10)]
     assert cli.main(["status", *arguments]) == 0
-    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    lines = capsys.readouterr().out.splitlines()
     for container in containers:
-        assert container.id in rows[str(pid_of(container))]
-        assert rows[str(pid_of(container))].endswith("  all live")
+        (row,) = [line.split(None, 2) for line in lines if f" {pid_of(container)} " in line]
+        assert container.id.startswith(row[0].rpartition("/")[2])
+        assert row[2] == "all live"
 
 
 def test_containers_that_die_in_the_middle_are_no_error(docker, start, views, only_ours, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -190,6 +191,15 @@ def test_a_container_that_works_against_it_harms_nobody(automatic, start, docker
 # The hook
 
 
+def program(directory):
+    """Lay what the hook runs where everybody may reach it, whoever may enter this clone; return its command."""
+    shutil.copytree(ROOT / "lxcfs_py", directory / "lxcfs_py", ignore=shutil.ignore_patterns("__pycache__"))
+    if sys.version_info < (3, 11):
+        shutil.copytree(Path(importlib.util.find_spec("tomli").origin).parent, directory / "vendor/tomli")
+    subprocess.run(["chmod", "-R", "a+rX", directory], check=True, timeout=30)
+    return [os.path.realpath(sys.executable), "-I", str(directory / "lxcfs_py/isolated.py"), "lxcfs_py"]
+
+
 @pytest.fixture
 def bundle(tmp_path, start_daemon, require):
     """bundle(script, user_namespace=False): how a shell script has ended in a container of runc's that has the hook.
@@ -225,8 +235,8 @@ def bundle(tmp_path, start_daemon, require):
             mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
             spec["linux"].update(uidMappings=mapping, gidMappings=mapping)
             spec["linux"]["namespaces"].append({"type": "user"})
-        arguments = [sys.executable, "-m", "lxcfs_py", "hook", "--config", str(tmp_path / "lxcfs.toml")]
-        hook = {"path": arguments[0], "args": arguments, "env": [f"PYTHONPATH={ROOT}"]}
+        arguments = [*program(tmp_path / "program"), "hook", "--config", str(tmp_path / "lxcfs.toml")]
+        hook = {"path": arguments[0], "args": arguments}
         spec["hooks"] = {"createContainer": [hook]}
         (tmp_path / "config.json").write_text(json.dumps(spec))
         (tmp_path / "config.json").chmod(mode)
