@@ -4,6 +4,7 @@ The dataclasses are the one table of keys. A new key is one line there: its name
 has to keep, and its default. Reading, the errors and dump() follow. (And one in etc/lxcfs.toml, for the operator.)
 """
 
+import codecs
 import difflib
 import re
 import sys
@@ -275,6 +276,8 @@ def load(path: Union[str, Path]) -> Config:
 
 def parse(source: bytes, name: str) -> Config:
     """The configuration in source, the bytes of a file called name. ConfigError with all that is wrong in it."""
+    if source.startswith(codecs.BOM_UTF8):
+        raise ConfigError([f"{name}:1: begins with a byte order mark; allowed: UTF-8 without one"])
     try:
         text = source.decode()
         document = tomllib.loads(text)
@@ -284,7 +287,8 @@ def parse(source: bytes, name: str) -> Config:
     except tomllib.TOMLDecodeError as error:
         at = re.search(r" \(at line (\d+), column \d+\)$", str(error))
         place = f"{name}:{at[1]}" if at else name
-        raise ConfigError([f"{place}: cannot be read as TOML: {error}"]) from None
+        hint = _toml_hint(text.split("\n")[int(at[1]) - 1]) if at else ""
+        raise ConfigError([f"{place}: cannot be read as TOML: {error}{hint}"]) from None
     except (RecursionError, ValueError):  # ValueError is int()'s, at thousands of digits
         raise ConfigError([f"{name}: cannot be read as TOML: nested too deeply, or a number too long"]) from None
     faults: list[tuple[str, str]] = []
@@ -295,6 +299,21 @@ def parse(source: bytes, name: str) -> Config:
         placed.sort(key=lambda fault: fault[0])
         raise ConfigError(f"{name}:{line}: {sentence}" if line else f"{name}: {sentence}" for line, sentence in placed)
     return config
+
+
+_BARE_VALUE = re.compile(r"([\w.-]+)[ \t]*=[ \t]*([^\s\"'#,{[][^\s\"'#,]*)[ \t\r]*(?:#.*)?")
+_COLON = re.compile(r"([\w.-]+)[ \t]*:[ \t]*(\S.*)")
+_SWITCHES = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
+
+
+def _toml_hint(line: str) -> str:
+    """Return what a line that is no TOML was meant to be, as the end of a sentence; "" where that is not known."""
+    bare = _BARE_VALUE.fullmatch(line.strip())
+    if bare:
+        key, word = bare.groups()
+        return f"; did you mean {key} = {_SWITCHES.get(word.lower()) or _quoted(word)}?"
+    colon = _COLON.fullmatch(line.strip())
+    return f"; did you mean {colon[1]} = {colon[2]}?" if colon else ""
 
 
 def _build(table: type, values: dict[str, Any], prefix: str, faults: list[tuple[str, str]]) -> Any:

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lxcfs_py.attach import mount_users
-from lxcfs_py.commands.common import add_config, config_path, mountpoint_even_if_broken, new_command
+from lxcfs_py.commands.common import CommandError, add_config, config_path, mountpoint_even_if_broken, new_command
 from lxcfs_py.daemon import last_config, systemd
 from lxcfs_py.linux import mountpoint
 from lxcfs_py.linux.mountpoint import is_mounted
@@ -41,7 +41,10 @@ def _unmount(options: argparse.Namespace) -> int:
     served = last_config.recall(config_path(options.config))
     if unit and served:  # the file may name another place by now
         places.add(served.mountpoint)
-    for path in sorted(places):
+    mounted = [path for path in sorted(places) if is_mounted(path)]
+    if not mounted and not unit:
+        raise CommandError(f"nothing is mounted at {' or '.join(places)}")
+    for path in mounted:
         _unmount_at(path)
     return 0
 

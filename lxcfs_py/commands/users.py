@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from lxcfs_py.attach import mount_users
-from lxcfs_py.commands.common import add_config, mountpoint_even_if_broken, new_command
+from lxcfs_py.commands.common import CommandError, add_config, mountpoint_even_if_broken, new_command, require_root
+from lxcfs_py.linux.mountpoint import is_mounted
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -28,7 +29,11 @@ def add(commands: Commands) -> None:
 
 
 def _users(options: argparse.Namespace) -> int:
-    users = list(mount_users.find(mountpoint_even_if_broken(options.config)))
+    require_root()
+    place = mountpoint_even_if_broken(options.config)
+    users = list(mount_users.find(place))
+    if not users and not is_mounted(place):
+        raise CommandError(f"nothing is mounted at {place}, and nobody has files of such a mount")
     served = mount_users.served(users)
     for user in users:
         # Both names are the container's to choose: neither may end the line, or be none that can be printed.

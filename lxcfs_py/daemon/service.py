@@ -400,11 +400,21 @@ def _wait_until_it_answers(engine: Engine, path: str, ended: list[str]) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if ended:
-            raise ServiceError(f"nothing could be mounted at {path}: {ended[0]}")
+            raise ServiceError(f"nothing could be mounted at {path}: {ended[0]}", _what_a_mount_needs())
         if engine.answers():
             return
         time.sleep(0.005)
     raise ServiceError(f"the mount at {path} does not answer after {_START_SECONDS} seconds")
+
+
+def _what_a_mount_needs() -> str:
+    """Return a hint of what this process lacks, "" where it lacks nothing."""
+    lacking = []
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        lacking.append("/dev/fuse, which the kernel's module fuse makes (in a container: --device /dev/fuse)")
+    if not _may_mount():
+        lacking.append("the capability CAP_SYS_ADMIN, which root has (in a container: --cap-add SYS_ADMIN)")
+    return f"this process has not got {' nor '.join(lacking)}" if lacking else ""
 
 
 def _may_mount() -> bool:

@@ -321,7 +321,12 @@ class Sandbox:
             self._time_namespace = self._open_namespace("time")
 
     def _open_namespace(self, kind: str) -> int:
-        descriptor = os.open(f"/proc/{self.init}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(f"/proc/{self.init}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            raise SandboxError(
+                "the first process of the sandbox has ended at once: a memory limit below a few MiB is too low for any"
+            ) from None
         self._exit.callback(os.close, descriptor)
         return descriptor
 

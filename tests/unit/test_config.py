@@ -221,7 +221,7 @@ def test_a_key_within_a_text_of_several_lines_is_not_taken_for_the_key(quotes):
 
 def test_a_syntax_error_has_the_line():
     (error,) = errors("[cpu]\nmode = quota\n")
-    assert error == "lxcfs.toml:2: cannot be read as TOML: Invalid value (at line 2, column 8)"
+    assert error.startswith("lxcfs.toml:2: cannot be read as TOML: Invalid value (at line 2, column 8)")
 
 
 def test_a_key_set_twice_is_a_syntax_error_with_the_line():
@@ -303,3 +303,27 @@ def test_any_bytes_give_a_configuration_or_a_config_error_of_whole_lines(source)
         assert config.parse(config.dump(configuration).encode(), "dump") == configuration
     assert sentences
     assert all(re.fullmatch(r"lxcfs\.toml(:\d+)?: [^\n]+", sentence) for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("mode = quota", 'mode = "quota"'),
+        ("swap = yes", "swap = true"),
+        ("swap = Off # none", "swap = false"),
+        ("enabled = True", "enabled = true"),
+        ("mountpoint = /srv/views", 'mountpoint = "/srv/views"'),
+        ("swap: true", "swap = true"),
+        ("listen = 127.0.0.1:9756", 'listen = "127.0.0.1:9756"'),
+    ],
+)
+def test_a_line_that_is_no_toml_is_answered_with_what_was_meant(line, meant):
+    (error,) = errors(f"# first\n{line}\n")
+    assert error.startswith("lxcfs.toml:2: cannot be read as TOML: ")
+    assert error.endswith(f"; did you mean {meant}?")
+
+
+def test_a_byte_order_mark_is_named():
+    with pytest.raises(ConfigError) as found:
+        config.parse(b"\xef\xbb\xbf[cpu]\n", "lxcfs.toml")
+    assert found.value.errors == ["lxcfs.toml:1: begins with a byte order mark; allowed: UTF-8 without one"]
