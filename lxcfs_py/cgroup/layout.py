@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from collections.abc import Mapping
@@ -9,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lxcfs_py.cgroup.tree import Levels
-from lxcfs_py.linux import mount_table, roots
+from lxcfs_py.errors import LxcfsError
+from lxcfs_py.linux import mount_table, roots, syscalls
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 # What the figures of a container come from.
@@ -23,6 +25,10 @@ _MAX_LEVELS = 64
 
 Paths = Mapping[str, str]
 """A process's cgroup paths by controller ("memory", "cpu", …); the unified hierarchy's is under ""."""
+
+
+class LayoutError(LxcfsError):
+    """Why the machine's cgroups cannot be seen."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,10 @@ def find(root: str = "") -> Layout:
     # A hierarchy may be mounted a second time, and only in part: the mount that shows all of it comes first.
     for mount in sorted(mounts, key=lambda mount: len(mount.root)):
         mountpoint = root + mount.mountpoint if root else roots.uncovered(mount.mountpoint)
+        if mount.fstype == "cgroup2" and mount.root != "/" and "" not in hierarchies and not root:
+            with contextlib.suppress(OSError):  # a mount of one's own shows all that this cgroup namespace has
+                mountpoint = f"{roots.PROC}/self/fd/{syscalls.mount_nowhere('cgroup2')}"
+                mount = mount._replace(root="/")
         if mount.fstype == "cgroup":
             version, names = 1, [option.replace("name=", "") for option in mount.options.split(",")]
         else:
@@ -115,6 +125,39 @@ def find(root: str = "") -> Layout:
         for name in names:
             hierarchies.setdefault(name, Hierarchy(version, mountpoint, mount.root))
     return Layout(hierarchies)
+
+
+def find_for_all() -> Layout:
+    """Return the same for a daemon that serves the containers of the whole machine.
+
+    Where this process has a cgroup namespace or only a part of the hierarchies of its own, as in a container, it looks
+    from the first process's: call it before there are threads. LayoutError where that cannot be.
+    """
+    _enter_first_namespace()
+    layout = find()
+    try:
+        first = parse_paths(Path(roots.PROC, "1", "cgroup").read_bytes())
+    except OSError:  # it is hidden (hidepid=)
+        return layout
+    for name in _CONTROLLERS:
+        hierarchy = layout.hierarchies.get(name)
+        path = first.get(name if layout.version(name) == 1 else "", "/")
+        if hierarchy and (path.startswith("/..") or not is_below(path, hierarchy.root)):
+            raise LayoutError(
+                f"only a part of the machine's cgroups can be seen here (of {name}, what is below {hierarchy.root}): "
+                "give this process the host's cgroup namespace (--cgroupns=host) and its /sys/fs/cgroup"
+            )
+    return layout
+
+
+def _enter_first_namespace() -> None:
+    with contextlib.suppress(OSError):  # it is out of reach, or a kernel without cgroup namespaces
+        if os.readlink(f"{roots.PROC}/1/ns/cgroup") != os.readlink(f"{roots.PROC}/self/ns/cgroup"):
+            namespace = os.open(f"{roots.PROC}/1/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                syscalls.setns(namespace, syscalls.CLONE_NEWCGROUP)
+            finally:
+                os.close(namespace)
 
 
 def parse_paths(text: bytes) -> dict[str, str]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Callable, Optional
 
+from lxcfs_py.cgroup.layout import LayoutError, find_for_all
 from lxcfs_py.cgroup.layout import find as find_hierarchies
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.container.containers import Containers
@@ -72,11 +73,21 @@ class Engine:
 class Service:
     """All that one daemon holds."""
 
-    def __init__(self, config: Config) -> None:
-        """Open the host's files and find its cgroups; OSError when that cannot be."""
+    def __init__(self, config: Config, resumed: bool = False) -> None:
+        """Open the host's files and find its cgroups; OSError when that cannot be.
+
+        LayoutError where not all cgroups can be seen, unless a mount is resumed, whose files somebody has.
+        """
         self.sampler = Sampler(config.loadavg.interval)
         ledger = Ledger(mountpoint.runtime_file(config.mountpoint, "counters"))
-        self.containers = Containers(find_hierarchies(), ledger, self.sampler)
+        try:
+            layout = find_for_all()
+        except LayoutError as error:
+            if not resumed:
+                raise
+            log.error("%s; serving nevertheless, because containers use the mount", error)
+            layout = find_hierarchies()
+        self.containers = Containers(layout, ledger, self.sampler)
         proc, sys = mountpoint.machine_roots(config.mountpoint)
         self.filesystem = Filesystem(Host(proc=proc, sys=sys), self.containers, config)
         self.sampler.start()
@@ -114,7 +125,7 @@ def serve(
         try:
             service, engine = (_start_kernel if name == "kernel" else _start_fusepy)(config)
             config = service.filesystem.config
-        except (MountError, OSError) as error:
+        except (MountError, LayoutError, OSError) as error:
             raise ServiceError(str(error)) from None
         try:
             status = Status(service.filesystem, service.containers, engine.name, engine.stuck, source, reload)
@@ -179,12 +190,13 @@ def _start_kernel(config: Config) -> tuple[Service, Engine]:
         kept = session.inherit() or session.take_over(config.mountpoint)
         resumed = kept is not None
         if kept is None:
+            find_for_all()  # whoever cannot see all cgroups mounts nothing
             mountpoint.prepare(config.mountpoint)
             kept = session.create(config.mountpoint, config.fuse.options)
         elif kept.mountpoint != config.mountpoint:
             log.warning("%s is in use and stays the mountpoint until the service is stopped", kept.mountpoint)
             config = dataclasses.replace(config, mountpoint=kept.mountpoint)
-        service = Service(config)
+        service = Service(config, resumed)
         server = kernel.Server(service.filesystem, kept, config.fuse.threads)
         server.start()
     except session.SessionError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,11 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lxcfs_py.cgroup import open_cgroup, taskstats, tree, v1, v2
+from lxcfs_py.cgroup import layout, open_cgroup, taskstats, tree, v1, v2
 from lxcfs_py.cgroup.layout import Hierarchy, find, parse_paths
 from lxcfs_py.cgroup.tree import Room
-from lxcfs_py.linux import mount_table
+from lxcfs_py.linux import mount_table, syscalls
 from lxcfs_py.linux.kernel_files import KernelDirectory
+from lxcfs_py.runtimes.sandbox import SandboxError
+
+CLONE_NEWUSER = 0x10000000
 
 V1 = {
     "memory": "memory",
@@ -181,6 +186,69 @@ def test_the_paths_of_a_process_are_parsed(text, paths):
 @given(st.binary(max_size=200))
 def test_any_bytes_as_a_processs_cgroups_are_some_paths(text):
     assert isinstance(parse_paths(text), dict)
+
+
+# A daemon in a container
+
+
+def in_a_container(script: str, box, *unshared: int) -> str:
+    """What Python prints in the cgroups of a sandbox, in namespaces of its own."""
+
+    def enter():
+        for name in find().hierarchies:
+            with contextlib.suppress(SandboxError):
+                (box.cgroup(name) / "cgroup.procs").write_text("0")
+        for flag in unshared:
+            syscalls.unshare(flag)
+
+    return subprocess.run([sys.executable, "-c", script], preexec_fn=enter, capture_output=True, text=True).stdout
+
+
+LOOK = """
+import os
+from lxcfs_py.cgroup.layout import LayoutError, find_for_all
+try:
+    print(sorted({hierarchy.root for hierarchy in find_for_all().hierarchies.values()}))
+    print(os.readlink("/proc/self/ns/cgroup") == os.readlink("/proc/1/ns/cgroup"))
+except LayoutError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def first_process_in_reach(require):
+    try:
+        os.readlink("/proc/1/ns/cgroup")
+    except OSError:
+        require(False, "the right to look at the namespaces of PID 1")
+
+
+@pytest.mark.usefixtures("first_process_in_reach")
+def test_a_daemon_in_a_cgroup_namespace_of_its_own_looks_from_that_of_the_first_process(sandbox):
+    assert in_a_container(LOOK, sandbox(), syscalls.CLONE_NEWCGROUP) == "['/']\nTrue\n"
+
+
+@pytest.mark.usefixtures("first_process_in_reach")
+def test_a_daemon_that_cannot_enter_it_says_so(sandbox):
+    said = in_a_container(LOOK, sandbox(), syscalls.CLONE_NEWCGROUP, CLONE_NEWUSER)
+    assert "only a part of the machine's cgroups can be seen here" in said
+    assert "--cgroupns=host" in said
+
+
+def test_a_daemon_that_sees_only_a_part_of_the_cgroups_says_which(made, monkeypatch):
+    root = made(
+        {
+            **mountinfo(("/sys/fs/cgroup/memory", "cgroup", "memory", "/docker/abc")),
+            "proc/1/cgroup": "4:memory:/init.scope\n",
+        }
+    )
+    part = find(str(root))
+    monkeypatch.setattr(layout, "find", lambda: part)
+    monkeypatch.setattr(layout.roots, "PROC", str(root / "proc"))
+    with pytest.raises(layout.LayoutError, match="of memory, what is below /docker/abc"):
+        layout.find_for_all()
+    (root / "proc/1/cgroup").write_text("4:memory:/docker/abc/init.scope\n")  # in a container, for those in there
+    assert layout.find_for_all() is part
 
 
 # Limits along the ancestors. Those of memory are in test_meminfo.py.
