@@ -228,7 +228,7 @@ def _start_kernel(config: Config) -> tuple[Service, Engine]:
         wait=server.wait,
         stop=stop,
         invalidate=server.invalidate,
-        stuck=watchdog.of_workers(kept.slots),
+        stuck=watchdog.of_workers(server.at_hand),
     )
 
 

@@ -11,10 +11,11 @@ import fcntl
 import itertools
 import logging
 import os
+import select
 import stat
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from queue import SimpleQueue
 from typing import Any, Callable
@@ -22,6 +23,7 @@ from typing import Any, Callable
 from lxcfs_py.engine import SIZE, Tree, protocol
 from lxcfs_py.engine.session import ATTEMPTS, OPCODE, RENDERED, Session, create
 from lxcfs_py.engine.turns import Relay
+from lxcfs_py.engine.waiting import Owners, Queue, Share, owner_in
 from lxcfs_py.files import DIRECTORIES
 from lxcfs_py.linux.digest import digest
 
@@ -32,6 +34,10 @@ LASTING = 3600  # seconds for which the kernel may keep a name and its attribute
 PER_CALLER = tuple(f"/{name}/" for name in DIRECTORIES)  # below them, what is there depends on who asks
 WALK_LIMIT = 100_000  # entries looked at to find a node that a predecessor had numbered
 DRAIN = 1.0  # seconds that requests at hand are given when the server stops
+LOOK = 32  # requests of a lone reader after which it looks how many wait; more and more where few do
+RARELY = 256
+MANY = 16  # requests that wait: from so many on they are served fairly, not in the kernel's order
+BURST = 0.0003  # seconds between two looks at what has come, while only one container's requests wait
 MAX_ATTEMPTS = 5  # servers that may die of one request before it is refused
 
 UNMOUNTED = "unmounted"  # what Server.wait returns when nobody stopped the server
@@ -153,6 +159,8 @@ class Server:
         self._handles = itertools.count(time.time_ns())
         self._long: set[str] = set()  # files of which somebody has read more than SIZE
         self._relay = Relay(session.slots)
+        self._queue = Queue()
+        self._owners = Owners()
         self._reasons: SimpleQueue[str] = SimpleQueue()
         self._handlers: dict[int, tuple[Handler, int]] = {  # and the least that a request has after its header
             protocol.INIT: (self._init, protocol.INIT_IN.size),
@@ -203,9 +211,18 @@ class Server:
         """
         reason = self._reasons.get()
         deadline = time.monotonic() + DRAIN
-        while any(slot[OPCODE] for slot in self._session.slots) and time.monotonic() < deadline:
+        while (self._queue or any(slot[OPCODE] for slot in self.at_hand)) and time.monotonic() < deadline:
             time.sleep(0.001)
         return reason
+
+    @property
+    def at_hand(self) -> Sequence[memoryview]:
+        """The requests that the workers are at, opcode 0 where a worker is at none."""
+        return self._relay.at_hand
+
+    def shares(self) -> dict[str, Share]:
+        """What each container, by its cgroup, had of the server while many requests waited; at most 256 of them."""
+        return self._queue.shares()
 
     def invalidate(self, path: str) -> None:
         """Let the kernel forget `path`, its attributes too. Not for use within an operation, which it may wait for."""
@@ -228,6 +245,10 @@ class Server:
         for slot in self._session.slots[number :: len(self._workers)]:
             if slot[OPCODE]:
                 self._take_up(slot)
+        if not number:
+            for slot in self._session.left_waiting:
+                self._take_up(slot)
+                self._session.waiting.put(slot)
         slot = self._session.slots[number]
         slot[OPCODE] = slot[-1] = 0  # both pages are here now: SIGKILL must not cut the kernel's copying short
         while not self._relay.stopped:
@@ -237,7 +258,13 @@ class Server:
     def _read_requests(self, number: int, slot: memoryview) -> None:
         """Answer requests as long as it is this worker's turn."""
         fuse, buffers, answer, relay = self._session.fuse, [slot], self._answer, self._relay
+        patience = LOOK
+        alone = LOOK if self._queue else 0  # requests in a row that this worker, alone, has answered
         while relay.reads(number):
+            if alone >= patience:
+                patience = LOOK if self._serve_fairly(number) else min(2 * patience, RARELY)
+                alone = 0
+                continue
             try:
                 received = os.readv(fuse, buffers)
             except OSError as error:
@@ -251,6 +278,67 @@ class Server:
             relay.begin(number)
             answer(slot, received)
             slot[OPCODE] = 0
+            alone = alone + 1 if relay.companion is None else 0
+
+    def _serve_fairly(self, number: int) -> bool:
+        """Take what waits and serve the containers in turn, as long as many requests wait and it is this worker's turn.
+
+        Return whether many did. Another worker that has got the turn meanwhile finds the same queue.
+        """
+        queue, relay, clock = self._queue, self._relay, time.perf_counter
+        arrivals = select.poll()
+        arrivals.register(self._session.fuse, select.POLLIN)
+        relay.shares, many = True, False
+        while relay.reader == number and not relay.stopped and self._take_all(number, arrivals) >= MANY:
+            until, many = clock() + BURST, True
+            self._serve_next(number)
+            while queue.lines == 1 and clock() < until:
+                self._serve_next(number)
+        if relay.reader == number:
+            relay.shares = False
+        while queue and not relay.shares:  # few are left, or one that was taken just after others had got the turn
+            self._serve_next(number)
+        relay.show(number, self._session.slots[number])
+        return many
+
+    def _take_all(self, number: int, arrivals: select.poll) -> int:
+        """Take all requests that wait for a server; return how many wait in the queue.
+
+        The kernel has no read for one file's readers that does not block, other than by a flag that a successor would
+        inherit. So it is asked first. The request may be gone by then, with a reader that was killed: for as long as
+        this read blocks, the relay sees a request at hand that does not change, and has another worker go on.
+        """
+        session, queue, relay = self._session, self._queue, self._relay
+        rest = bytearray(protocol.MIN_READ_BUFFER)
+        while arrivals.poll(0):
+            slot = session.waiting.get()
+            if slot is None:
+                break
+            relay.show(number, queue.first() or slot)
+            try:
+                received = os.readv(session.fuse, [slot, rest])
+            except OSError as error:
+                session.waiting.put(slot)
+                if error.errno == errno.ENOENT:
+                    continue
+                self.stop(UNMOUNTED if error.errno == errno.ENODEV else f"reading /dev/fuse: {error.strerror}")
+                break
+            queue.add(self._owners.of(*owner_in(slot)), slot, received)
+            if relay.reader != number:
+                break
+        return len(queue)
+
+    def _serve_next(self, number: int) -> None:
+        """Answer whoever is next."""
+        request = self._queue.next()
+        if request is None:
+            return
+        self._relay.show(number, request.slot)
+        self._relay.begin(number)
+        began = time.perf_counter()
+        self._answer(request.slot, request.length)
+        self._session.waiting.put(request.slot)
+        self._queue.charge(request, began, time.perf_counter())
 
     def _take_up(self, slot: memoryview) -> None:
         """Answer what a predecessor left in `slot`. Where it did answer and no more, the kernel refuses our reply."""

@@ -61,6 +61,7 @@ GETATTR_FH = 1 << 0  # it is asked of an open file
 READ_LOCKOWNER = 1 << 1  # it is a process's own read; without, it fills the page cache, which all processes share
 
 IN_HEADER = Struct("=IIQQ8xI4x")  # len, opcode, unique, nodeid, (uid, gid), pid, (total_extlen, padding)
+OWNER, OWNER_OFFSET = Struct("=I4xI"), 24  # in IN_HEADER: uid, (gid), pid
 OUT_HEADER = Struct("=IiQ")  # len, error, unique
 
 INIT_IN = Struct("=IIII")  # major, minor, max_readahead, flags

@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable, Optional
 
-from lxcfs_py.engine import open_texts, protocol
+from lxcfs_py.engine import open_texts, protocol, waiting
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import syscalls
 from lxcfs_py.linux.digest import digest
@@ -60,6 +60,8 @@ _TEXTS_VERSION = 8
 _NEGOTIATED = 12
 _SLOT = protocol.MIN_READ_BUFFER
 _TEXTS = _PAGE + SLOTS * _SLOT
+_WAITING = 192 << 20  # the texts end before; versions before this one know nothing of it
+_END = _WAITING + waiting.size()
 _MINE = b"mine"
 _UCRED = struct.Struct("=iII")  # pid, uid, gid
 
@@ -79,8 +81,8 @@ class Session:
         """SessionError if that is no session's memory file."""
         self.fuse, self.memory = fuse, memory
         self.predecessor: Optional[socket.socket] = None
-        if os.fstat(memory).st_size < _TEXTS + open_texts.size():  # another version kept fewer
-            os.ftruncate(memory, _TEXTS + open_texts.size())
+        if os.fstat(memory).st_size < _END:  # another version kept fewer
+            os.ftruncate(memory, _END)
         self._map = mmap.mmap(memory, 0)
         magic, *_, length = _HEADER.unpack_from(self._map)
         if magic != _MAGIC:
@@ -89,6 +91,8 @@ class Session:
         view = memoryview(self._map)
         self.slots = [view[_PAGE + n * _SLOT : _PAGE + (n + 1) * _SLOT] for n in range(SLOTS)]
         self.texts = open_texts.Texts(self._map, _TEXTS)
+        self.waiting = waiting.Slots(self._map, _WAITING, OPCODE)
+        self.left_waiting: list[memoryview] = []
 
     def negotiated(self, minor: int, flags: int) -> None:
         """Note what INIT agreed on, which the kernel tells only once."""
@@ -114,6 +118,7 @@ class Session:
             self.texts.clear()
             struct.pack_into("=I", self._map, _TEXTS_VERSION, open_texts.VERSION)
         self.texts.load()
+        self.left_waiting = self.waiting.load()
 
     def is_claimable(self) -> bool:
         """Whether no live process serves this session; claims it if so."""
@@ -165,7 +170,7 @@ def create(mountpoint: str, options: str = "") -> Session:
 def new_memory(mountpoint: str) -> int:
     """An empty memory file for a session at `mountpoint`."""
     memory = os.memfd_create("lxcfs-py", os.MFD_CLOEXEC)
-    os.ftruncate(memory, _TEXTS + open_texts.size())
+    os.ftruncate(memory, _END)
     path = os.fsencode(mountpoint)
     os.pwrite(memory, _HEADER.pack(_MAGIC, open_texts.VERSION, 0, 0, len(path)) + path, 0)
     return memory

@@ -38,9 +38,12 @@ class Relay:
     def __init__(self, slots: Sequence[memoryview]) -> None:
         self.reader: Optional[int] = None
         self.companion: Optional[int] = None
+        self.shares = False
+        """Whether the reader serves a queue that others must not be served past: it has no companion then."""
         self.stopped = False
+        self.at_hand = list(slots)
+        """For each worker, where its request stands."""
         self._first = threading.Lock()
-        self._slots = slots
         self._timer = syscalls.timerfd_create()
         self._is_set = False
         self._met = 0  # how often in a row the companion began while the reader was at a request
@@ -55,9 +58,13 @@ class Relay:
             self._is_set = True
             syscalls.timerfd_settime(self._timer, PATIENCE)
         if worker == self.companion:
-            self._met = self._met + 1 if self._slots[self.reader or 0][OPCODE] else 0
+            self._met = self._met + 1 if self.at_hand[self.reader or 0][OPCODE] else 0
             if self._met == CROWD:
                 self.companion = None
+
+    def show(self, worker: int, slot: memoryview) -> None:
+        """Say in which slot a worker's request stands from now on."""
+        self.at_hand[worker] = slot
 
     def reads(self, worker: int) -> bool:
         """Tell whether it is this worker's turn."""
@@ -79,11 +86,11 @@ class Relay:
         syscalls.timerfd_settime(self._timer, _AT_ONCE)
 
     def _look(self, worker: int) -> None:
-        slot = self._slots[self.reader or 0]
+        slot = self.at_hand[self.reader or 0]
         if not slot[OPCODE]:
             self._is_set = False
             if not slot[OPCODE]:  # it may have got one before that, and have seen the timer set
-                if self.companion is None:
+                if self.companion is None and not self.shares:
                     self.companion, self._met = worker, 0
                 return
             self._is_set = True

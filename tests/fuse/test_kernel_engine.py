@@ -28,7 +28,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from lxcfs_py.engine import keeper, kernel, protocol, session
+from lxcfs_py.engine import keeper, kernel, open_texts, protocol, session
 from lxcfs_py.linux import syscalls
 
 pytestmark = pytest.mark.timeout(60)
@@ -413,6 +413,55 @@ def test_no_reader_notices_two_hundred_kills(mount: Mount) -> None:
         server.join(5)
         server = mount.start()
     assert readers.finish() > 1000
+
+
+@pytest.fixture
+def fair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two requests that wait are many, so that servers serve them fairly all the time."""
+    monkeypatch.setattr(kernel, "MANY", 2)
+    monkeypatch.setattr(kernel, "LOOK", 1)
+
+
+@pytest.mark.usefixtures("fair")
+def test_no_reader_notices_the_death_of_a_server_with_whom_many_requests_wait(mount: Mount) -> None:
+    server = mount.start()
+    readers = Readers(8, mount)
+    for _ in range(100):
+        time.sleep(random.uniform(0, 0.06))
+        server.kill()
+        server.join(5)
+        server = mount.start()
+    readers.finish()
+
+
+@pytest.mark.usefixtures("fair")
+def test_a_slow_file_does_not_hold_up_requests_that_wait(served: Mount) -> None:
+    readers = Readers(4, served)
+    slow = threading.Thread(target=read, args=(f"{served.path}/proc/slow",))
+    slow.start()
+    time.sleep(SLOW / 4)
+    read(f"{served.path}/proc/short")
+    assert slow.is_alive()
+    slow.join(5)
+    readers.finish()
+
+
+@pytest.mark.usefixtures("fair")
+def test_readers_that_are_killed_while_they_wait_hold_up_nobody(mount: Mount) -> None:
+    mount.start()
+    readers = Readers(4, mount)
+    for _ in range(20):
+        killed = Readers(4, mount)
+        time.sleep(random.uniform(0, 0.05))
+        for process in killed.processes:
+            process.kill()
+    readers.finish()
+
+
+def test_a_server_of_an_earlier_version_goes_on_in_a_session_of_this_one(mount: Mount) -> None:
+    """It knows of slots and texts only, and finds them where it has always had them."""
+    assert (session._PAGE, session._SLOT, session.SLOTS) == (4096, 8192, 32)
+    assert session._TEXTS + open_texts.size() <= session._WAITING == 192 << 20
 
 
 def test_no_reader_notices_a_server_that_is_stopped_for_a_while(mount: Mount) -> None:

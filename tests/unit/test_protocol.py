@@ -8,6 +8,7 @@ import gc
 import os
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,10 @@ class Tree:
     def attributes(self, path: str) -> dict[str, Any]:
         return self.getattr(0, path)
 
+    def __init__(self) -> None:
+        self.gate = threading.Event()  # what a rendering waits for
+        self.gate.set()
+
     def getattr(self, caller: int, path: str) -> dict[str, Any]:
         if path not in PATHS:
             raise OSError(errno.ENOENT, path)
@@ -47,6 +52,7 @@ class Tree:
         ]
 
     def render(self, caller: int, path: str) -> bytes:
+        assert self.gate.wait(5)
         if path == PATHS[-1]:
             if isinstance(self.failure, BaseException):
                 raise self.failure
@@ -240,7 +246,44 @@ def test_every_lock_is_granted_and_none_is_seen(peer: Kernel, opcode: int) -> No
     assert (error, protocol.LK_OUT.unpack(lock)[2]) == (0, fcntl.F_UNLCK)
 
 
+@pytest.fixture
+def crowded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    """A server for whom two requests that wait are many: a socket holds ten."""
+    monkeypatch.setattr(kernel, "MANY", 2)
+    monkeypatch.setattr(kernel, "LOOK", 1)
+    peer = Kernel()
+    yield peer
+    peer.close()
+
+
+def test_many_requests_that_wait_are_all_answered_and_counted_as_their_containers(crowded: Kernel) -> None:
+    crowded.tree.gate.clear()
+    sent = {crowded.send(protocol.READ, node("/proc/meminfo"), reading(0, 4096)) for _ in range(10)}
+    crowded.tree.gate.set()
+    answered = [crowded.reply() for _ in sent]
+    assert {unique for _, unique, _ in answered} == sent
+    assert {(error, text) for error, _, text in answered} == {(0, b"MemTotal: 1 kB\n")}
+    assert crowded.is_served()
+    (share,) = crowded.server.shares().values()
+    assert share.requests >= 8
+    assert share.waited > 0
+    assert not any(slot[session.OPCODE] for slot in crowded.server.at_hand)
+
+
+def test_requests_of_any_kind_that_wait_are_all_answered(crowded: Kernel) -> None:
+    kinds = [(opcode, bytes(200)) for opcode in range(1, 60) if opcode not in kernel._SILENT]
+    kinds += [(protocol.LOOKUP, b"n" * 255 + b"\0"), (6, b"n" * 4000)]  # SYMLINK
+    for start in range(0, len(kinds), 9):
+        crowded.tree.gate.clear()
+        sent = {crowded.send(protocol.READ, node("/proc/meminfo"), reading(0, 4096))}
+        sent |= {crowded.send(opcode, 1, body) for opcode, body in kinds[start : start + 9]}
+        crowded.tree.gate.set()
+        assert {crowded.reply()[1] for _ in sent} == sent
+    assert crowded.is_served()
+
+
 def test_a_server_leaves_no_descriptor_and_no_thread() -> None:
+    gc.collect()
     before = sorted(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
     for _ in range(3):
         peer = Kernel()

@@ -142,6 +142,26 @@ def test_a_companion_that_meets_the_reader_now_and_then_stays(workers: Workers) 
     assert workers.relay.companion == companion
 
 
+def test_a_reader_that_serves_a_queue_gets_no_companion(workers: Workers) -> None:
+    reader = workers.turn(1)
+    workers.relay.shares = True
+    for request in range(1, 4):
+        workers.take(reader, request)
+        workers.answer(reader)
+        wait(lambda: not workers.relay._is_set)
+    assert workers.turns == [reader]
+
+
+def test_a_reader_whose_request_stands_in_another_slot_is_followed_too(workers: Workers) -> None:
+    reader = workers.turn(1)
+    elsewhere = memoryview(bytearray(protocol.IN_HEADER.size))
+    protocol.IN_HEADER.pack_into(elsewhere, 0, protocol.IN_HEADER.size, protocol.READ, 1, 0, 0)
+    workers.relay.show(reader, elsewhere)
+    workers.relay.begin(reader)
+    assert workers.turn(2) != reader
+    assert workers.relay.companion is None
+
+
 def test_with_nothing_at_hand_the_timer_is_set_no_more(workers: Workers) -> None:
     reader = workers.turn(1)
     workers.take(reader, 1)

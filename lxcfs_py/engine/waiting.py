@@ -1,0 +1,210 @@
+"""Requests that wait for their turn where many do: kept where a successor finds them, and served fairly.
+
+The kernel hands requests out in its own order: with 500 threads of one container before it, a neighbour's request is
+the last of 501. So the reader takes all that wait into small slots of the session's memory, and whoever has been served
+for the shortest time is next. Whose request it is, is told by the cgroup of its process: it cannot be left by making
+namespaces.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import time
+from collections import deque
+from heapq import heappop, heappush
+from typing import NamedTuple, Optional
+
+from lxcfs_py.engine import protocol
+
+LIMIT = 8192
+"""So many requests are taken; what comes on top waits in the kernel's queue."""
+
+_CELL = 512
+_SLOT = _CELL - 8
+"""Bytes of a request that are kept. A longer one is none that is served: what matters of it is its header."""
+_USED = _CELL - 1  # in a cell, behind the slot: 1 when it, and so each one before it, has been used
+
+_KNOWN_SECONDS = 1.0
+_MAX_KNOWN = 16384
+_MAX_SHARES = 256
+_MAX_NAME = 4096
+
+_ESTIMATE = 1e-4
+"""Seconds that a request is taken to cost until it is known."""
+
+
+class Slots:
+    """Slots for requests at an offset of the session's memory, of which no more is touched than is needed."""
+
+    def __init__(self, memory: mmap.mmap, offset: int, opcode: int) -> None:
+        """Take byte `opcode` of a slot for what tells, by not being 0, that a request is in it."""
+        self._view = memoryview(memory)[offset : offset + size()]
+        self._opcode = opcode
+        self._free: list[memoryview] = []
+        self._count = 0
+
+    def load(self) -> list[memoryview]:
+        """Return the slots in which a predecessor has left a request. Not before it is gone."""
+        self._free, self._count = [], 0
+        left: list[memoryview] = []
+        while self._count < LIMIT and self._view[self._count * _CELL + _USED]:
+            slot = self._at(self._count)
+            (left if slot[self._opcode] else self._free).append(slot)
+            self._count += 1
+        return left
+
+    def get(self) -> Optional[memoryview]:
+        """Return an empty slot, None when there are no more."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            if self._count >= LIMIT:
+                return None
+        # The page is here from now on: SIGKILL must not cut the kernel's copying short.
+        self._view[self._count * _CELL + _USED] = 1
+        self._count += 1
+        return self._at(self._count - 1)
+
+    def put(self, slot: memoryview) -> None:
+        """Empty a slot for another request."""
+        slot[self._opcode] = 0
+        self._free.append(slot)
+
+    def _at(self, number: int) -> memoryview:
+        return self._view[number * _CELL : number * _CELL + _SLOT]
+
+
+def size() -> int:
+    """Return how many bytes of memory they take."""
+    return LIMIT * _CELL
+
+
+class Share(NamedTuple):
+    """What one container has had of the server while many requests waited."""
+
+    requests: int
+    seconds: float
+    """For which its requests were served."""
+    waited: float
+    """Seconds, of all its requests together."""
+
+
+class Waiting(NamedTuple):
+    """A request that waits."""
+
+    whose: str
+    slot: memoryview
+    length: int
+    since: float
+
+
+class Queue:
+    """Who waits, by whose requests they are. Its methods may be called by any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lines: dict[str, deque[Waiting]] = {}
+        self._order: list[tuple[float, str]] = []  # a heap of whose line is next, by the time that they were served
+        self._served: dict[str, float] = {}
+        self._now = 0.0  # what who was served last had been served for: whoever comes anew begins there
+        self._shares: dict[str, Share] = {}
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def lines(self) -> int:
+        """Of how many containers requests wait."""
+        return len(self._lines)
+
+    def add(self, whose: str, slot: memoryview, length: int) -> None:
+        """Have a request of so many bytes wait."""
+        with self._lock:
+            line = self._lines.get(whose)
+            if line is None:
+                line = self._lines[whose] = deque()
+                self._served[whose] = max(self._served.get(whose, 0.0), self._now)
+                heappush(self._order, (self._served[whose], whose))
+            line.append(Waiting(whose, slot, length, time.perf_counter()))
+            self._length += 1
+
+    def first(self) -> Optional[memoryview]:
+        """Return a slot whose request waits, None when there is none."""
+        with self._lock:
+            return self._lines[self._order[0][1]][0].slot if self._order else None
+
+    def next(self) -> Optional[Waiting]:
+        """Take whoever is next out of the queue, None when nobody waits."""
+        with self._lock:
+            while self._order:
+                served, whose = heappop(self._order)
+                if served < self._served[whose]:  # the time has come to be known since
+                    heappush(self._order, (self._served[whose], whose))
+                    continue
+                self._now = served
+                line = self._lines[whose]
+                request = line.popleft()
+                self._served[whose] = served + _ESTIMATE
+                if line:
+                    heappush(self._order, (self._served[whose], whose))
+                else:
+                    del self._lines[whose]
+                self._length -= 1
+                return request
+        return None
+
+    def charge(self, request: Waiting, began: float, ended: float) -> None:
+        """Say when a request that was taken out was served."""
+        whose = request.whose
+        with self._lock:
+            self._served[whose] = self._served.get(whose, self._now) + ended - began - _ESTIMATE
+            if len(self._served) > _MAX_KNOWN:
+                self._served = {whose: at for whose, at in self._served.items() if whose in self._lines}
+            requests, seconds, waited = self._shares.get(whose, (0, 0.0, 0.0))
+            self._shares[whose] = Share(requests + 1, seconds + ended - began, waited + began - request.since)
+            if len(self._shares) > _MAX_SHARES:
+                del self._shares[min(self._shares, key=lambda name: self._shares[name].seconds)]
+
+    def shares(self) -> dict[str, Share]:
+        """Return what each has had, of those who had the most."""
+        with self._lock:
+            return dict(self._shares)
+
+
+class Owners:
+    """Whose a request is, by the pid of who made it. It is looked up anew each second."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], str] = {}
+        self._until = 0.0
+
+    def of(self, pid: int, uid: int) -> str:
+        """Return the process's cgroup, its user where that is the root; "" when there is no such process any more."""
+        now = time.monotonic()
+        if now > self._until or len(self._known) > _MAX_KNOWN:
+            self._known, self._until = {}, now + _KNOWN_SECONDS
+        owner = self._known.get((pid, uid))
+        if owner is None:
+            owner = self._known[pid, uid] = _cgroup(pid) or f"user {uid}"
+        return owner
+
+
+def _cgroup(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cgroup", "rb", buffering=0) as file:
+            text = file.read(1 << 16)
+    except OSError:
+        return ""
+    # The deepest one says most; v1 has some hierarchies in which a container has no cgroup of its own.
+    path = max((line.split(b":", 2)[2] for line in text.splitlines()), key=len, default=b"")
+    return path[:_MAX_NAME].decode(errors="replace").rstrip("/")
+
+
+def owner_in(request: memoryview) -> tuple[int, int]:
+    """Return the pid and uid in a request."""
+    pid: int
+    uid: int
+    uid, pid = protocol.OWNER.unpack_from(request, protocol.OWNER_OFFSET)
+    return pid, uid
