@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from lxcfs_py.files import DIRECTORIES, FILES, NAMES
 from lxcfs_py.linux import cpu_list, roots, syscalls
@@ -15,6 +16,19 @@ TICKS = os.sysconf("SC_CLK_TCK")
 """Ticks per second, the unit of /proc/stat and of start times (USER_HZ)."""
 
 NS_PER_TICK = 1_000_000_000 // TICKS
+
+
+_FREQUENCY_SECONDS = 1.0
+_ALL_CPUS = 1 << 30
+
+
+class _Cpuinfo(NamedTuple):
+    """What was read of /proc/cpuinfo: for these CPUs online, the blocks of the CPUs below a number, good until then."""
+
+    online: Optional[bytes]
+    below: int
+    until: float
+    blocks: dict[int, bytes]
 
 
 class Host:
@@ -51,8 +65,7 @@ class Host:
         self._cpuinfo_block = max(map(len, cpuinfo.split(b"\n\n"))) + 32  # they differ by some digits
         # By the CPU's own counters (x86), or by a cpufreq driver.
         self._measures_frequency = b" aperfmperf" in cpuinfo or os.path.exists(f"{self._cpu.path}/cpu0/cpufreq")
-        self._cpuinfo: dict[int, bytes] = {}
-        self._cpuinfo_of: Optional[bytes] = None
+        self._cpuinfo = _Cpuinfo(None, 0, 0.0, {})
 
     def text(self, name: str) -> bytes:
         """Return the machine's own text of a file, by its name as in "proc/meminfo". OSError where there is none.
@@ -68,18 +81,24 @@ class Host:
     def cpuinfo(self, count: int) -> dict[int, bytes]:
         """Return the blocks of /proc/cpuinfo by CPU number, at least those of the CPUs below `count`.
 
-        The file is long on a large machine, and the kernel renders no more of it than is read. Where the kernel does
-        not measure the CPUs' frequency, nothing in it changes as long as the same CPUs are online.
+        The file is long on a large machine, and the kernel renders no more of it than is read. Where the kernel
+        measures the CPUs' frequency, which takes it long, a text may be a second old; else nothing in it changes as
+        long as the same CPUs are online.
         """
-        if self._measures_frequency:
-            text = self._proc.read_records("cpuinfo", count * self._cpuinfo_block)
-            blocks = _cpuinfo_blocks(text)
-            return blocks if count - 1 in blocks else _cpuinfo_blocks(self._proc.read_records("cpuinfo"))
         online = self._cpu.get("online")
-        if online != self._cpuinfo_of:
-            self._cpuinfo = _cpuinfo_blocks(self._proc.read_records("cpuinfo"))
-            self._cpuinfo_of = online
-        return self._cpuinfo
+        known = self._cpuinfo
+        if online != known.online or count > known.below or time.monotonic() > known.until:
+            if self._measures_frequency:
+                text = self._proc.read_records("cpuinfo", count * self._cpuinfo_block)
+                blocks = _cpuinfo_blocks(text)
+                if count - 1 not in blocks:
+                    blocks = _cpuinfo_blocks(self._proc.read_records("cpuinfo"))
+                known = _Cpuinfo(online, count, time.monotonic() + _FREQUENCY_SECONDS, blocks)
+            else:
+                blocks = _cpuinfo_blocks(self._proc.read_records("cpuinfo"))
+                known = _Cpuinfo(online, _ALL_CPUS, math.inf, blocks)
+            self._cpuinfo = known
+        return known.blocks
 
     def memory(self) -> syscalls.Sysinfo:
         """Return the sizes of memory and swap and what is free of them, which /proc/meminfo would cost more to tell."""

@@ -161,8 +161,11 @@ def read_of_cpuinfo(monkeypatch):
 
 
 def test_of_a_large_machine_that_measures_frequencies_only_the_needed_part_of_cpuinfo_is_read(
-    copied, tmp_path, read_of_cpuinfo
+    copied, tmp_path, read_of_cpuinfo, monkeypatch
 ):
+    """And at most once a second."""
+    now = [1000.0]
+    monkeypatch.setattr("lxcfs_py.linux.host.time.monotonic", lambda: now[0])
     machine = copied("v2-64cpu", tmp_path)
     own = machine.root / "proc/cpuinfo"
     own.write_bytes(own.read_bytes().replace(b" apic ", b" apic aperfmperf "))
@@ -172,6 +175,9 @@ def test_of_a_large_machine_that_measures_frequencies_only_the_needed_part_of_cp
     assert numbers_in(shown) == [2, 3, 4]
     assert 0 < sum(read_of_cpuinfo) < 6 * own.stat().st_size // 64
     own.write_bytes(own.read_bytes().replace(b"cpu MHz\t\t: 2", b"cpu MHz\t\t: 3"))
+    assert VIEWS["proc/cpuinfo"](machine.container, host, QUOTA) == shown
+    assert len(numbers_in(VIEWS["proc/cpuinfo"](machine.container, host, CPUSET))) == 8, "more CPUs are read at once"
+    now[0] += 1.1
     assert VIEWS["proc/cpuinfo"](machine.container, host, QUOTA) != shown
 
 
