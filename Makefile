@@ -1,16 +1,20 @@
 # Every target works on a fresh Debian 12 or later, as root, and installs what it needs.
 
-# The Debian packages that targets need. Debian 13 renamed libfuse2 and took the client out of docker.io.
-ifeq ($(shell . /etc/os-release && echo $$VERSION_ID),12)
-LIBFUSE2 := libfuse2
-DOCKER := docker.io
-else
-LIBFUSE2 := libfuse2t64
+# The Debian packages that targets need. Debian 13 renamed libfuse2 and took the client out of docker.io; Debian 14,
+# which has no number before its release, has only libfuse 3.
+DEBIAN := $(shell . /etc/os-release && echo $$VERSION_CODENAME)
 DOCKER := docker.io docker-cli
+ifeq ($(DEBIAN),bookworm)
+LIBFUSE := libfuse2
+DOCKER := docker.io
+else ifeq ($(DEBIAN),trixie)
+LIBFUSE := libfuse2t64
+else
+LIBFUSE := libfuse3-4
 endif
 
 # fuse3/fuse: either will do, and where neither is there the first is installed.
-RUN := python3 python3-venv kmod fuse3/fuse $(LIBFUSE2)
+RUN := python3 python3-venv kmod fuse3/fuse $(LIBFUSE)
 TEST_FAST := $(RUN) procps
 DEB := git build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools
 RPM := git rpm rpmlint

@@ -236,7 +236,10 @@ def _start_fusepy(config: Config) -> tuple[Service, Engine]:
     try:
         from lxcfs_py.engine import fusepy
     except (ImportError, OSError) as error:
-        raise MountError(f"the engine fusepy needs the Python package fusepy and libfuse: {error}") from None
+        raise MountError(
+            f"the engine fusepy needs a library that is missing ({error}): install python3-fusepy, or, where there is "
+            'no libfuse 2, libfuse 3 and the Python package mfusepy; or set fuse.engine = "kernel", which needs neither'
+        ) from None
 
     mountpoint.prepare(config.mountpoint)
     service = Service(config)

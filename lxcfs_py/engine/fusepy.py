@@ -13,13 +13,14 @@ from typing import Any, Callable, Optional, TypeVar
 
 from lxcfs_py.engine import SIZE, Tree
 
-# Debian installs the module as fusepy, PyPI as fuse. OSError (EnvironmentError) when libfuse itself is missing.
+# Debian installs the module as fusepy, PyPI as fuse. OSError (EnvironmentError) when libfuse 2 is missing, as on
+# Debian 14: mfusepy takes libfuse 3 too.
 try:
     import fusepy as _fuse
-except ImportError:
+except (ImportError, OSError):
     try:
         import fuse as _fuse
-    except ImportError:
+    except (ImportError, OSError):
         import mfusepy as _fuse
 
 # Nothing about the tree changes: the kernel need not ask for names and attributes again.
