@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -18,9 +18,14 @@ from tests.vm.machine import Machine
 ROOT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
 
-SUITES = {"bookworm": ("docker.io",), "trixie": ("docker.io", "docker-cli")}
+SUITES = {
+    "bookworm": ("docker.io",),
+    "trixie": ("docker.io", "docker-cli"),
+    "forky": ("docker.io", "docker-cli"),  # Debian 14
+}
 PACKAGES = ("apparmor", "lxc", "python3-apt")  # the last is what Ansible needs to look at packages
-DOWNLOADS = ("lxcfs", "python3-fusepy", "python3-psutil", "python3-sdnotify")
+DOWNLOADS = ("lxcfs", "python3-psutil", "python3-sdnotify")
+FUSEPY = {"bookworm": "python3-fusepy", "trixie": "python3-fusepy"}  # Debian 14 has none
 
 READER = "python3 /root/tests/reader.py"
 
@@ -77,6 +82,12 @@ def build(directory: Path, revision: str = "") -> Path:
     return deb
 
 
+def build_once(directory: Path, revision: str = "") -> Path:
+    """Return the package that build() has made in the directory, or makes now."""
+    built = next((directory / f"deb{revision}").glob("*.deb"), None)
+    return built or build(directory, revision)
+
+
 def missing() -> list[str]:
     """What this machine lacks to build the package."""
     packages = {"git": "git", "dh": "debhelper", "pybuild": "dh-python"}
@@ -85,7 +96,8 @@ def missing() -> list[str]:
 
 def boot(stack: contextlib.ExitStack, suite: str) -> Machine:
     """A machine with Docker and LXC; /root/tests has what runs in containers."""
-    machine = stack.enter_context(Machine(suite, packages=(*SUITES[suite], *PACKAGES), downloads=DOWNLOADS))
+    downloads = [*DOWNLOADS, FUSEPY[suite]] if suite in FUSEPY else DOWNLOADS
+    machine = stack.enter_context(Machine(suite, packages=(*SUITES[suite], *PACKAGES), downloads=downloads))
     machine.run("mkdir /root/tests")
     for name in ("reader.py", "burner.py", "lxc-tree"):
         machine.put(HERE / name, "/root/tests/")
@@ -103,14 +115,6 @@ def start(stack: contextlib.ExitStack, suite: str, debs: Debs) -> Machine:
     return machine
 
 
-@contextlib.contextmanager
-def one_of_each(start: Callable[[contextlib.ExitStack, str], Machine]) -> Iterator[dict[str, Machine]]:
-    """A machine of every suite, by suite, each started by start(stack, suite)."""
-    # A machine ends with the thread that started it: these threads last as long as the machines are wanted.
-    with ThreadPoolExecutor() as pool, contextlib.ExitStack() as stack:
-        yield concurrently(pool, lambda suite: start(stack, suite), {suite: suite for suite in SUITES})
-
-
 def reset(machine: Machine, debs: Debs) -> None:
     machine.run(RESET % {"version": debs.old.name.split("_")[1]}, timeout=300)
 
@@ -123,18 +127,6 @@ def concurrently(pool: Executor, function: Callable[[Any], Any], over: Mapping[s
         said = "\n".join(f"{name}: {error}" for name, error in failed.items())
         raise AssertionError(said) from next(iter(failed.values()))
     return {name: call.result() for name, call in calls.items()}
-
-
-def on_both(test: Callable[[Machine], None]) -> Callable[[dict[str, Machine]], None]:
-    """Make a test of one machine a test that runs on all of them at once."""
-
-    def on_each(machines: dict[str, Machine]) -> None:
-        with ThreadPoolExecutor() as pool:
-            concurrently(pool, test, machines)
-
-    # Not functools.wraps: pytest would look for the fixtures of the test that is wrapped.
-    on_each.__name__, on_each.__module__, on_each.__doc__ = test.__name__, test.__module__, test.__doc__
-    return on_each
 
 
 def start_container(machine: Machine, command: str = "sleep infinity", options: str = "") -> None:

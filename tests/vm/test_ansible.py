@@ -31,7 +31,7 @@ from tests.vm import debian, machine
 from tests.vm.machine import Machine
 
 ANSIBLE = Path(sys.executable).parent
-FIRST, SECOND = debian.SUITES
+FIRST, SECOND = "bookworm", "trixie"
 SECOND_RUN_WITHIN = 30  # seconds a host
 
 # Not one host after the other, where it makes no difference to what is tested.
@@ -153,7 +153,10 @@ def fleet(require: Callable[[object, str], None]) -> Iterator[Fleet]:
     # Not pytest's own directory: the path of ssh's control socket must be short.
     directory = Path(tempfile.mkdtemp(prefix="lxcfs-py-fleet-"))
     try:
-        with debian.one_of_each(debian.boot) as machines:
+        # A machine ends with the thread that started it: these threads last as long as the machines are wanted.
+        with ThreadPoolExecutor() as pool, contextlib.ExitStack() as stack:
+            boot = functools.partial(debian.boot, stack)
+            machines = debian.concurrently(pool, boot, {suite: suite for suite in (FIRST, SECOND)})
             hosts = {
                 name: {"ansible_port": host.port, "ansible_ssh_private_key_file": str(host.image.key)}
                 for name, host in machines.items()

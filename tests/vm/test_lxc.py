@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.vm.debian import on_both
+SUITES = ("bookworm", "trixie")
+
 
 CONFIGURATION = """
 lxc.include = /usr/share/lxc/config/common.conf
@@ -35,17 +36,14 @@ def sees_its_limits(machine, name, configuration):
     return machine.run(f"{within} cat /proc/self/uid_map").stdout.split()
 
 
-@on_both
 def test_a_privileged_container_with_systemd_sees_its_limits(machine):
     assert sees_its_limits(machine, "privileged", CONFIGURATION)[1] == "0"
 
 
-@on_both
 def test_an_unprivileged_container_with_systemd_sees_its_limits(machine):
     assert sees_its_limits(machine, "unprivileged", CONFIGURATION + UNPRIVILEGED)[1] == "100000"
 
 
-@on_both
 def test_a_container_starts_on_the_machines_figures_where_the_service_is_stopped(machine):
     machine.run("systemctl stop lxcfs-py")
     plain = CONFIGURATION.replace("/sbin/init --unit=basic.target", "/bin/sleep infinity")

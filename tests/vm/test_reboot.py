@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from tests.vm.debian import container, on_both
+from tests.vm.debian import container
+
+SUITES = ("bookworm", "trixie")
 
 
-@on_both
 def test_after_a_reboot_containers_that_docker_starts_see_their_figures(machine):
     with container(machine, options="--restart always") as within:
         machine.reboot()

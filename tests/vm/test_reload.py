@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from tests.vm.debian import configure, container, main_pid, mount, on_both
+from tests.vm.debian import configure, container, main_pid, mount
+
+SUITES = ("bookworm", "trixie")
 
 
-@on_both
 def test_a_reload_changes_the_cpu_mode_for_a_running_container(machine):
     process, mounted = main_pid(machine), mount(machine)
     with container(machine) as within:
@@ -16,7 +17,6 @@ def test_a_reload_changes_the_cpu_mode_for_a_running_container(machine):
     assert (main_pid(machine), mount(machine)) == (process, mounted)
 
 
-@on_both
 def test_a_broken_file_makes_the_reload_fail_and_changes_nothing(machine):
     process = main_pid(machine)
     with container(machine) as within:
@@ -34,7 +34,6 @@ def test_a_broken_file_makes_the_reload_fail_and_changes_nothing(machine):
     assert main_pid(machine) == process
 
 
-@on_both
 def test_a_file_that_is_disabled_goes_and_shows_the_machines_figures_to_who_has_it(machine):
     with container(machine) as within:
         configure(machine, ('  "proc/meminfo",', ""))
@@ -47,7 +46,6 @@ def test_a_file_that_is_disabled_goes_and_shows_the_machines_figures_to_who_has_
         machine.run("ls /var/lib/lxcfs/proc/meminfo")
 
 
-@on_both
 def test_what_cannot_be_reloaded_is_said(machine):
     configure(machine, ("threads = 4", "threads = 3"))
     reload = machine.run("lxcfs-py reload")

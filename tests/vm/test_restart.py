@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.vm.debian import configure, container, main_pid, mount, on_both, under_load
+from tests.vm.debian import configure, container, main_pid, mount, under_load
 
 KILLS = """
 for _ in $(seq 20); do
@@ -33,7 +33,6 @@ done
 """
 
 
-@on_both
 def test_no_read_fails_in_twenty_restarts(machine):
     mounted = mount(machine)
     with under_load(machine, reads=200):
@@ -41,7 +40,6 @@ def test_no_read_fails_in_twenty_restarts(machine):
     assert mount(machine) == mounted
 
 
-@on_both
 def test_no_read_fails_when_the_service_is_killed_twenty_times(machine):
     mounted = mount(machine)
     with under_load(machine, reads=200):
@@ -49,7 +47,6 @@ def test_no_read_fails_when_the_service_is_killed_twenty_times(machine):
     assert mount(machine) == mounted
 
 
-@on_both
 def test_no_read_fails_when_a_newer_package_is_installed(machine):
     process, mounted = main_pid(machine), mount(machine)
     with under_load(machine, reads=100):
@@ -59,7 +56,6 @@ def test_no_read_fails_when_a_newer_package_is_installed(machine):
     assert mount(machine) == mounted
 
 
-@on_both
 def test_a_worker_that_hangs_is_left_to_the_watchdog_and_its_reader_goes_on(machine):
     machine.run(HANGING)
     process = main_pid(machine)
@@ -78,7 +74,6 @@ def test_a_worker_that_hangs_is_left_to_the_watchdog_and_its_reader_goes_on(mach
     assert "in hangs" in journal, "there is no traceback of the worker that hung"
 
 
-@on_both
 def test_a_restart_with_a_broken_file_goes_on_with_the_configuration_of_before(machine):
     mounted = mount(machine)
     with container(machine) as within:
@@ -91,7 +86,6 @@ def test_a_restart_with_a_broken_file_goes_on_with_the_configuration_of_before(m
     assert mount(machine) == mounted
 
 
-@on_both
 def test_a_first_start_with_a_broken_file_fails_with_the_error(machine):
     machine.run("systemctl stop lxcfs-py")
     configure(machine, ('mode = "quota"', "mode = 3"))
@@ -101,7 +95,6 @@ def test_a_first_start_with_a_broken_file_fails_with_the_error(machine):
     assert "cpu.mode" in status
 
 
-@on_both
 def test_a_changed_mountpoint_waits_until_the_service_is_stopped_and_started(machine):
     with container(machine) as within:
         configure(machine, ('mountpoint = "/var/lib/lxcfs"', 'mountpoint = "/run/views"'))
@@ -111,7 +104,6 @@ def test_a_changed_mountpoint_waits_until_the_service_is_stopped_and_started(mac
     machine.run("cp /root/lxcfs.toml /etc/ && systemctl restart lxcfs-py")
 
 
-@on_both
 def test_a_stop_ends_the_mount_and_names_who_loses_it(machine):
     with container(machine) as within:
         init = machine.run("docker inspect --format '{{.State.Pid}}' box").stdout.strip()
