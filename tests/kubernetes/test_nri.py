@@ -1,0 +1,203 @@
+"""Pods on containerd, made as a kubelet makes them: each sees itself, by NRI, without a word in its definition."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lxcfs_py.attach import nri
+from tests.conftest import ROOT, STOP, unmount_below
+from tests.kept import wait_for
+from tests.kubernetes import cri
+
+# Written in version 2, which containerd 1.7 and 2 read.
+CONFIG = """
+version = 2
+root = "{directory}/root"
+state = "{directory}/state"
+[grpc]
+address = "{directory}/containerd.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{image}"
+disable_apparmor = true
+restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "native"
+[plugins."io.containerd.nri.v1.nri"]
+disable = false
+"""
+SEES = "set -- $(head -n 1 /proc/meminfo); echo $2; grep -c ^processor /proc/cpuinfo"
+ITSELF = "262144\n1\n"
+
+
+class Node:
+    """A directory with a containerd of its own, and a daemon."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.log = directory / "log"
+        self.config = directory / "lxcfs.toml"
+        (directory / "lib").mkdir()
+        self.config.write_text(f'mountpoint = "{directory}/lib/lxcfs"\n')
+        (directory / "containerd.toml").write_text(CONFIG.format(directory=directory, image=cri.IMAGE))
+
+    def start_runtime(self) -> None:
+        """Start containerd; return when it answers."""
+        with (self.directory / "containerd.log").open("ab") as log:
+            command = ["containerd", "--config", str(self.directory / "containerd.toml")]
+            self.containerd = subprocess.Popen(command, stdout=log, stderr=log)
+        socket = self.directory / "containerd.sock"
+        self.ctr = ["ctr", "--address", str(socket), "--namespace", "k8s.io"]
+        wait_for(lambda: socket.exists() and not self.attempt("version"))
+        self.cri = cri.Runtime(socket, self.directory / "logs")
+
+    def stop_runtime(self) -> None:
+        self.containerd.terminate()
+        self.containerd.wait(STOP)
+
+    def attempt(self, *arguments: str) -> int:
+        return subprocess.run([*self.ctr, *arguments], capture_output=True, timeout=60).returncode
+
+    def start_daemon(self) -> None:
+        """Start the daemon; return when the runtime knows it."""
+        with self.log.open("wb") as log:
+            command = [sys.executable, "-m", "lxcfs_py", "run", "--config", str(self.config)]
+            self.daemon = psutil.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=log)
+        self.wait_until_registered(1)
+
+    def stop_daemon(self) -> None:
+        if self.daemon.poll() is None:
+            self.daemon.terminate()
+            self.daemon.wait(STOP)
+
+    def plugin(self) -> psutil.Process:
+        (found,) = [child for child in self.daemon.children() if nri.__name__ in child.cmdline()]
+        return found
+
+    def wait_until_registered(self, times: int) -> None:
+        wait_for(lambda: self.log.read_text().count("registered with containerd") >= times)
+
+    def run(self, script: str, **pod: Any) -> str:
+        """What a script prints in a pod of its own."""
+        made = self.cri.pod(**pod)
+        try:
+            return made.run(script)
+        finally:
+            made.remove()
+
+
+@pytest.fixture(scope="module")
+def runtime(require) -> Iterator[Node]:
+    require(os.geteuid() == 0, "root")
+    require(all(map(shutil.which, ("containerd", "ctr", "runc"))), "containerd, ctr, runc: apt-get install containerd")
+    busybox = shutil.which("busybox")
+    require(busybox, "busybox: apt-get install busybox-static")
+    version = subprocess.run(["containerd", "--version"], capture_output=True, text=True).stdout
+    found = re.search(r" v?(\d+)\.(\d+)\.", version)
+    if not found or tuple(map(int, found.groups())) < (1, 7):
+        pytest.skip("NRI came with containerd 1.7")
+    require(not Path(nri.SOCKET).exists(), f"that no other runtime is at {nri.SOCKET}")
+    with tempfile.TemporaryDirectory(prefix="lxcfs-py-node-") as name, contextlib.ExitStack() as stack:
+        directory = Path(name)
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", name], check=True)
+        stack.callback(unmount_below, directory)
+        subprocess.run(["mount", "--make-rshared", name], check=True)
+        node = Node(directory)
+        node.start_runtime()
+        stack.callback(lambda: node.stop_runtime())
+        (directory / "image.tar").write_bytes(cri.image(Path(str(busybox))))
+        assert node.attempt("images", "import", str(directory / "image.tar")) == 0
+        yield node
+
+
+@pytest.fixture
+def node(runtime: Node) -> Iterator[Node]:
+    runtime.start_daemon()
+    yield runtime
+    runtime.stop_daemon()
+
+
+@pytest.fixture
+def machines(runtime: Node) -> str:
+    """What a pod sees without a daemon."""
+    return runtime.run(SEES)
+
+
+def test_a_pod_sees_itself_from_its_first_instruction_on(machines, node):
+    assert machines != ITSELF
+    assert node.run(SEES) == ITSELF
+    assert node.run(SEES, shared_pids=True) == ITSELF
+
+
+def test_what_runc_mounts_nothing_over_is_attached_as_the_container_starts(node):
+    assert " fuse.lxcfs " in node.run("sleep 1; grep /proc/pressure/cpu /proc/mounts")
+
+
+def test_a_pod_says_what_it_gets(machines, node):
+    memory, cpus = machines.split()
+    assert node.run(SEES, views="none") == machines
+    assert node.run(SEES, views="meminfo") == f"262144\n{cpus}\n"
+    assert node.run(SEES, views="cpuinfo, stat") == f"{memory}\n1\n"
+    assert node.run(SEES, namespace="kube-system") == machines
+    assert node.run(SEES, namespace="kube-system", views="all") == ITSELF
+    assert node.run("echo $GOMAXPROCS", environment="GOMAXPROCS") == "1\n"
+
+
+def test_what_a_container_mounts_itself_is_left_alone(node):
+    (node.directory / "meminfo").write_text("its own\n")
+    pod = node.cri.pod()
+    try:
+        mounts = {"/proc/meminfo": str(node.directory / "meminfo")}
+        assert pod.run("cat /proc/meminfo; grep -c ^processor /proc/cpuinfo", mounts=mounts) == "its own\n1\n"
+    finally:
+        pod.remove()
+
+
+def test_pods_that_start_at_once_all_see_themselves(node):
+    with ThreadPoolExecutor(10) as pool:
+        assert set(pool.map(lambda _: node.run(SEES), range(20))) == {ITSELF}
+
+
+def test_a_container_that_ran_before_the_daemon_came_gets_the_files(runtime):
+    pod = runtime.cri.pod()
+    with ThreadPoolExecutor() as pool:
+        seen = pool.submit(pod.run, f"until grep -q fuse.lxcfs /proc/mounts; do sleep 0.1; done; sleep 1; {SEES}")
+        runtime.start_daemon()
+        try:
+            assert seen.result(60) == ITSELF
+        finally:
+            runtime.stop_daemon()
+            pod.remove()
+
+
+def test_pods_start_whatever_becomes_of_the_plugin_and_of_the_daemon(machines, node):
+    node.plugin().suspend()
+    assert node.run(SEES) == machines, "the runtime gives it up"
+    node.plugin().resume()
+    node.wait_until_registered(2)
+    assert node.run(SEES) == ITSELF
+    node.plugin().kill()
+    node.wait_until_registered(3)
+    assert node.run(SEES) == ITSELF
+    node.daemon.kill()
+    node.daemon.wait(STOP)
+    wait_for(lambda: node.run(SEES) == machines)
+
+
+def test_it_registers_with_the_runtime_that_comes_back(node):
+    node.stop_runtime()
+    node.start_runtime()
+    node.wait_until_registered(2)
+    assert node.run(SEES) == ITSELF
