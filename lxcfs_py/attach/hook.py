@@ -35,7 +35,12 @@ def run(state: BinaryIO, config: Config) -> list[attach.Outcome]:
         raise HookError(f"{path} cannot be read: {error.strerror}") from None
     if not isinstance(root, dict) or not isinstance(root.get("path"), str):
         raise HookError(f"{path} does not say where the container's root is")
-    return attach.bind(os.path.join(bundle, root["path"]), config.mountpoint, config.files.enabled)
+    return bind(os.path.join(bundle, root["path"]), config)
+
+
+def bind(root: str, config: Config) -> list[attach.Outcome]:
+    """Bind the enabled files for a container whose root is a directory yet. AttachError."""
+    return attach.bind(root, config.mountpoint, config.files.enabled)
 
 
 def _parse(text: bytes, limit: int, name: str) -> dict[str, Any]:

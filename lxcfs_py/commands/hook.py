@@ -30,13 +30,17 @@ def add(commands: Commands) -> None:
             )
         ],
     )
+    parser.add_argument(
+        "--root", metavar="DIRECTORY", help="of a container that is being made: read no state (LXC's hook)"
+    )
     add_config(parser)
 
 
 def _hook(options: argparse.Namespace) -> int:
     """Bind the files, and return 0 whatever goes wrong: the runtime would start no container otherwise."""
     try:
-        for outcome in hook.run(sys.stdin.buffer, load_config(options.config)):
+        config = load_config(options.config)
+        for outcome in hook.bind(options.root, config) if options.root else hook.run(sys.stdin.buffer, config):
             if outcome.result == "refused":
                 print(
                     f"lxcfs-py: /{outcome.name} of this container is the machine's: {outcome.reason}", file=sys.stderr

@@ -28,16 +28,16 @@ class MountsError(LxcfsError):
 def snippet(runtime: str, config: Config) -> str:
     """Flags or a piece of configuration for a runtime of RUNTIMES, with every file that is enabled and that it lets in.
 
-    docker's and podman's are one line for the shell to split: `docker run $(lxcfs-py mounts docker) IMAGE`.
+    Flags are one line for the shell to split: `docker run $(lxcfs-py mounts docker) IMAGE`.
     MountsError for an unknown runtime, and for a mountpoint that would need quoting, as no shell splits quoted text.
     """
     if runtime not in RUNTIMES:
         raise MountsError(f'unknown runtime "{runtime}"; allowed: {", ".join(RUNTIMES)}')
-    misfit = re.search(r"[^\w/.@+=,-]", config.mountpoint)
+    misfit = re.search(r"[^\w/.@+=-]", config.mountpoint)
     if misfit:
         raise MountsError(
             f'mounts cannot be written for the mountpoint "{config.mountpoint}", as it has "{misfit[0]}" in it; '
-            "allowed: letters, digits and /._-@+=,"
+            "allowed: letters, digits and /._-@+="
         )
     return RUNTIMES[runtime](binds_of(config))
 
@@ -72,6 +72,16 @@ def _flags(binds: list[_Bind]) -> str:
     return " ".join(f"-v {source}:{target}:rw" for source, target in binds if runc_takes(target)) + "\n"
 
 
+def _ctr(binds: list[_Bind]) -> str:
+    mounts = (f"type=bind,src={source},dst={target},options=bind:rw" for source, target in binds if runc_takes(target))
+    return " ".join(f"--mount {mount}" for mount in mounts) + "\n"
+
+
+def _quadlet(binds: list[_Bind]) -> str:
+    lines = (f"Volume={source}:{target}:rw\n" for source, target in binds if runc_takes(target))
+    return _why_some_are_left_out(binds) + "[Container]\n" + "".join(lines)
+
+
 def _compose(binds: list[_Bind]) -> str:
     lines = (f'  - "{source}:{target}:rw"\n' for source, target in binds if runc_takes(target))
     return _why_some_are_left_out(binds) + "volumes:\n" + "".join(lines)
@@ -91,7 +101,8 @@ def _kubernetes(binds: list[_Bind]) -> str:
     taken = kubernetes_volumes(binds)
     # HostToContainer: what the host mounts over a view later is seen in the container too.
     mounts = (
-        f"  - name: {volume.name}\n    mountPath: {volume.target}\n    mountPropagation: HostToContainer\n"
+        f"  - name: {volume.name}\n    mountPath: {volume.target}\n    readOnly: true\n"
+        "    mountPropagation: HostToContainer\n"
         for volume in taken
     )
     volumes = (
@@ -121,11 +132,19 @@ def _systemd(binds: list[_Bind]) -> str:
     return "[Service]\n" + "".join(f"BindReadOnlyPaths=-{source}:{target}\n" for source, target in binds)
 
 
+def _nspawn(binds: list[_Bind]) -> str:
+    return "[Files]\n" + "".join(f"BindReadOnly={source}:{target}\n" for source, target in binds)
+
+
 RUNTIMES: dict[str, Callable[[list[_Bind]], str]] = {
     "docker": _flags,
     "podman": _flags,
+    "nerdctl": _flags,
+    "ctr": _ctr,
     "compose": _compose,
+    "quadlet": _quadlet,
     "kubernetes": _kubernetes,
     "lxc": _lxc,
+    "nspawn": _nspawn,
     "systemd": _systemd,
 }

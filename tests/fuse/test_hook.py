@@ -30,9 +30,9 @@ def hook(served, tmp_path, require):
     (tmp_path / "rootfs").mkdir()
     (tmp_path / "config.json").write_text('{"root": {"path": "rootfs"}}')
     (tmp_path / "lxcfs.toml").write_text(f'mountpoint = "{served.mountpoint}"\n')
-    command = f"{sys.executable} -m lxcfs_py hook --config {tmp_path}/lxcfs.toml"
+    oci = f"{sys.executable} -m lxcfs_py hook --config {tmp_path}/lxcfs.toml"
 
-    def run(arrange, after):
+    def run(arrange, after, command=oci):
         state = json.dumps({"ociVersion": "1.0.2", "id": "a", "status": "creating", "bundle": str(tmp_path)})
         script = f"cd {tmp_path}/rootfs && {arrange} && (cd {ROOT} && {command}) && {after}"
         done = subprocess.run(
@@ -60,6 +60,19 @@ def test_the_files_are_bound_below_the_root(hook, tmp_path):
     bound = dict(line.split() for line in seen.stdout.splitlines())
     expected = [name for name in Config().files.enabled if os.path.exists(f"/{name}")]
     assert bound == {f"/{name}": f"{tmp_path}/rootfs/{name}" for name in expected}
+
+
+@pytest.mark.parametrize("written", ['mountpoint = "{}"', "mountpoint = '{}'", """'mountpoint'="{}" # "/no" """])
+def test_lxcs_hook_binds_the_same_files_however_the_configuration_is_written(served, hook, tmp_path, written):
+    (tmp_path / "lxcfs.toml").write_text(f"{written.format(served.mountpoint)}\n")
+    program = tmp_path / "lxcfs-py"
+    program.write_text(f'cd {ROOT}; exec {sys.executable} -m lxcfs_py "$@" --config {tmp_path}/lxcfs.toml\n')
+    script = (ROOT / "packaging/lxc/lxc.mount.hook").read_text()
+    (tmp_path / "hook").write_text(script.replace("exec /usr/bin/lxcfs-py", f"exec sh {program}"))
+    lxc = f"LXC_ROOTFS_MOUNT={tmp_path}/rootfs sh {tmp_path}/hook"
+    seen = hook(PROC, "grep -c 'rootfs/.* - fuse.lxcfs' /proc/self/mountinfo", command=lxc)
+    assert seen.stderr == ""
+    assert int(seen.stdout) == len([name for name in Config().files.enabled if os.path.exists(f"/{name}")])
 
 
 def test_the_files_of_a_server_that_has_ended_are_not_bound(start_daemon, tmp_path):

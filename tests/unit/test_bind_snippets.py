@@ -15,8 +15,8 @@ RUNC = ("cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg",
 REFUSED = {name for name in NAMES if name.startswith("proc/") and name[5:] not in RUNC}
 
 
-@pytest.mark.parametrize("runtime", ["docker", "podman"])
-def test_docker_and_podman_get_flags_on_one_line(runtime):
+@pytest.mark.parametrize("runtime", ["docker", "podman", "nerdctl"])
+def test_dockers_command_line_and_its_likes_get_flags_on_one_line(runtime):
     assert snippet(runtime, THREE) == (
         "-v /run/views/proc/meminfo:/proc/meminfo:rw -v /run/views/sys/devices/system/cpu:/sys/devices/system/cpu:rw\n"
     )
@@ -26,6 +26,31 @@ def test_the_shell_splits_the_flags_into_a_v_and_a_bind_for_each_file():
     words = shlex.split(snippet("docker", Config()))
     assert words[::2] == ["-v"] * (len(words) // 2)
     assert {word.split(":")[1] for word in words[1::2]} == {f"/{name}" for name in NAMES if name not in REFUSED}
+
+
+def test_ctr_gets_flags_on_one_line():
+    assert snippet("ctr", THREE) == (
+        "--mount type=bind,src=/run/views/proc/meminfo,dst=/proc/meminfo,options=bind:rw "
+        "--mount type=bind,src=/run/views/sys/devices/system/cpu,dst=/sys/devices/system/cpu,options=bind:rw\n"
+    )
+
+
+def test_a_quadlet_gets_a_line_for_each_volume():
+    assert snippet("quadlet", THREE) == (
+        "# Left out, since runc refuses to mount over it: /proc/pressure/cpu\n"
+        "[Container]\n"
+        "Volume=/run/views/proc/meminfo:/proc/meminfo:rw\n"
+        "Volume=/run/views/sys/devices/system/cpu:/sys/devices/system/cpu:rw\n"
+    )
+
+
+def test_nspawn_gets_a_settings_file_of_read_only_binds():
+    assert snippet("nspawn", THREE) == (
+        "[Files]\n"
+        "BindReadOnly=/run/views/proc/meminfo:/proc/meminfo\n"
+        "BindReadOnly=/run/views/proc/pressure/cpu:/proc/pressure/cpu\n"
+        "BindReadOnly=/run/views/sys/devices/system/cpu:/sys/devices/system/cpu\n"
+    )
 
 
 def test_compose_gets_a_list_of_volumes():
@@ -44,9 +69,11 @@ def test_kubernetes_gets_the_containers_mounts_and_the_pods_volumes():
         "volumeMounts:\n"
         "  - name: lxcfs-proc-meminfo\n"
         "    mountPath: /proc/meminfo\n"
+        "    readOnly: true\n"
         "    mountPropagation: HostToContainer\n"
         "  - name: lxcfs-sys-devices-system-cpu\n"
         "    mountPath: /sys/devices/system/cpu\n"
+        "    readOnly: true\n"
         "    mountPropagation: HostToContainer\n"
         "# In the pod's spec:\n"
         "volumes:\n"
@@ -91,26 +118,26 @@ def test_every_enabled_file_is_bound_except_those_that_runc_refuses(runtime):
     here = {name for name in NAMES if is_here(name)}
     if runtime == "kubernetes":  # whose nodes may have other kernels
         here = {name for name in NAMES if FILES[name].everywhere}
-    assert bound == (here if runtime in ("lxc", "systemd") else here - REFUSED)
+    assert bound == (here if runtime in ("lxc", "nspawn", "systemd") else here - REFUSED)
 
 
-@pytest.mark.parametrize("runtime", ["compose", "kubernetes"])
+@pytest.mark.parametrize("runtime", ["compose", "quadlet", "kubernetes"])
 def test_nothing_is_said_of_pressure_where_it_is_not_enabled(runtime):
     assert "pressure" not in snippet(runtime, Config(files=Files(enabled=("proc/stat",))))
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("letter", [" ", ":", "*", '"', "$", "%", "\\", "#"])
+@pytest.mark.parametrize("letter", [" ", ":", ",", "*", '"', "$", "%", "\\", "#"])
 def test_a_mountpoint_that_would_need_quoting_is_refused(runtime, letter):
     with pytest.raises(MountsError) as caught:
         snippet(runtime, Config(mountpoint=f"/srv/my{letter}lxcfs"))
     assert str(caught.value) == (
         f'mounts cannot be written for the mountpoint "/srv/my{letter}lxcfs", as it has "{letter}" in it; '
-        "allowed: letters, digits and /._-@+=,"
+        "allowed: letters, digits and /._-@+="
     )
 
 
 def test_an_unknown_runtime_is_refused_with_the_known_ones():
     with pytest.raises(MountsError) as caught:
         snippet("rkt", Config())
-    assert str(caught.value) == ('unknown runtime "rkt"; allowed: docker, podman, compose, kubernetes, lxc, systemd')
+    assert str(caught.value) == f'unknown runtime "rkt"; allowed: {", ".join(RUNTIMES)}'
