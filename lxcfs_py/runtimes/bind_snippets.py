@@ -133,7 +133,10 @@ def _systemd(binds: list[_Bind]) -> str:
 
 
 def _nspawn(binds: list[_Bind]) -> str:
-    return "[Files]\n" + "".join(f"BindReadOnly={source}:{target}\n" for source, target in binds)
+    # What is bound below /proc and /sys, nspawn looks for in the container's tree: there it has to be, at the same path.
+    trees = dict.fromkeys(source[: -len(target)] + target[: target.index("/", 1)] for source, target in binds)
+    lines = [f"BindReadOnly={tree}\n" for tree in trees]
+    return "[Files]\n" + "".join(lines + [f"BindReadOnly={source}:{target}\n" for source, target in binds])
 
 
 RUNTIMES: dict[str, Callable[[list[_Bind]], str]] = {

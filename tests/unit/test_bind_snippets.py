@@ -47,6 +47,8 @@ def test_a_quadlet_gets_a_line_for_each_volume():
 def test_nspawn_gets_a_settings_file_of_read_only_binds():
     assert snippet("nspawn", THREE) == (
         "[Files]\n"
+        "BindReadOnly=/run/views/proc\n"
+        "BindReadOnly=/run/views/sys\n"
         "BindReadOnly=/run/views/proc/meminfo:/proc/meminfo\n"
         "BindReadOnly=/run/views/proc/pressure/cpu:/proc/pressure/cpu\n"
         "BindReadOnly=/run/views/sys/devices/system/cpu:/sys/devices/system/cpu\n"
