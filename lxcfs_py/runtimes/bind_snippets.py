@@ -133,7 +133,7 @@ def _systemd(binds: list[_Bind]) -> str:
 
 
 def _nspawn(binds: list[_Bind]) -> str:
-    # What is bound below /proc and /sys, nspawn looks for in the container's tree: there it has to be, at the same path.
+    # nspawn looks in the container's tree for what it binds below /proc and /sys: there it has to be, at the same path.
     trees = dict.fromkeys(source[: -len(target)] + target[: target.index("/", 1)] for source, target in binds)
     lines = [f"BindReadOnly={tree}\n" for tree in trees]
     return "[Files]\n" + "".join(lines + [f"BindReadOnly={source}:{target}\n" for source, target in binds])
