@@ -37,6 +37,20 @@ def test_a_container_in_the_hosts_pid_namespace_sees_its_own_limits(run):
     assert run("--pid", "host", "-m", "256m", "--cpus", "1", command=TOTAL_AND_PROCESSORS) == seen(256, 1)
 
 
+def test_a_container_in_anothers_pid_namespace_sees_its_own_limits_and_age(start, run):
+    """As those of a Kubernetes pod with shareProcessNamespace do, where the first one is the pause container."""
+    pause = start("-m", "64m")
+    time.sleep(3)
+    shared = ("--pid", f"container:{pause.id}")
+    # The very first read, and what `docker exec` sees
+    assert run(*shared, "-m", "256m", "--cpus", "1", command=TOTAL_AND_PROCESSORS) == seen(256, 1)
+    container = start(*shared, "-m", "128m", "--cpus", "1")
+    assert container.run(TOTAL_AND_PROCESSORS) == seen(128, 1)
+    ages = [float(each.run("cat /proc/uptime").split()[0]) for each in (container, pause)]
+    assert ages[0] < ages[1] - 2.5
+    assert "MemTotal: " + f"{64 * 1024:14} kB" in pause.run("grep MemTotal /proc/meminfo")
+
+
 def test_two_containers_at_once_see_each_its_own_limits(start, two_cpus):
     many = f"for i in $(seq 100); do {TOTAL_AND_PROCESSORS}; done | sort -ru"
     small, large = start("-m", "128m", "--cpus", "1"), start("-m", "384m", "--cpus", "2")
