@@ -17,6 +17,7 @@ COMMANDS = {
     "reload": "reload",
     "check": "check",
     "status": "status",
+    "doctor": "doctor",
     "show": "show",
     "explain": "explain",
     "try": "try_command",

@@ -68,6 +68,15 @@ class Subject:
                     return [(path, text)]
         return []
 
+    def directories(self) -> set[str]:
+        """Return the directories of its init's cgroups, in all hierarchies."""
+        hierarchies = self._layout.hierarchies.items()
+        return {
+            hierarchy.directory(self._paths[name if hierarchy.version == 1 else ""])
+            for name, hierarchy in hierarchies
+            if (name if hierarchy.version == 1 else "") in self._paths
+        }
+
     def visible(self) -> visible_cpus.Visible:
         """Return the CPUs that it sees."""
         assert self.container

@@ -1,0 +1,278 @@
+"""What could be wrong on a host, checked one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes.util
+import os
+import platform
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import psutil
+
+from lxcfs_py.attach import attach, mount_users
+from lxcfs_py.cgroup import layout
+from lxcfs_py.config import Config
+from lxcfs_py.daemon import status as daemon
+from lxcfs_py.linux import mount_table
+from lxcfs_py.linux.mountpoint import is_mounted
+from lxcfs_py.runtimes.names import Names
+
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+
+_COMMAND_SECONDS = 10
+_MAX_LOG_RECORDS = 20_000
+_CONTROLLERS = ("memory", "cpu", "cpuset", "pids")
+_VERSIONS = ("systemctl", "runc", "crun", "docker", "podman", "containerd", "crio", "lxc-info")
+
+
+class Finding(NamedTuple):
+    """What one check has found, and what to do."""
+
+    check: str
+    verdict: str
+    found: str
+    advice: str = ""
+
+
+Check = Callable[[Config], Iterator[Finding]]
+
+
+def all_of(config: Config) -> Iterator[Finding]:
+    """Make every check; one that cannot be made is told as such."""
+    for name, check in CHECKS.items():
+        try:
+            yield from check(config)
+        except (OSError, subprocess.SubprocessError) as error:
+            yield Finding(name, WARNING, f"cannot be checked: {error}")
+
+
+def _daemon(config: Config) -> Iterator[Finding]:
+    try:
+        told = daemon.ask(config.mountpoint)
+    except (daemon.NotRunningError, daemon.NotAnsweringError) as error:
+        yield Finding("daemon", PROBLEM, str(error), error.hint)
+        return
+    yield Finding(
+        "daemon", OK, f"version {told['version']}, process {told['pid']}, engine {told['engine']}, it answers"
+    )
+    for sentence in told["degraded"]:
+        yield Finding("daemon", PROBLEM, sentence, "lxcfs-py status says more")
+    if told["keeper"] == "none":
+        yield Finding(
+            "daemon",
+            WARNING,
+            "nobody keeps its mount when it dies",
+            "run it as the service lxcfs-py, or with --keep, and with the engine kernel",
+        )
+
+
+def _fuse(config: Config) -> Iterator[Finding]:
+    try:
+        mode = os.stat("/dev/fuse").st_mode
+    except OSError:
+        yield Finding("/dev/fuse", PROBLEM, "it is not there", "modprobe fuse; in a container: --device /dev/fuse")
+        return
+    if stat.S_ISCHR(mode) and os.access("/dev/fuse", os.R_OK | os.W_OK):
+        yield Finding("/dev/fuse", OK, "it is there and may be opened")
+    else:
+        yield Finding(
+            "/dev/fuse", PROBLEM, "it may not be opened from here", "be root; in a container: --device /dev/fuse"
+        )
+
+
+def _capabilities(config: Config) -> Iterator[Finding]:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff:"))
+    if int(line.split()[1], 16) >> 21 & 1:
+        yield Finding("capabilities", OK, "this process has CAP_SYS_ADMIN")
+    else:
+        yield Finding(
+            "capabilities", PROBLEM, "this process has no CAP_SYS_ADMIN", "in a container: --cap-add SYS_ADMIN"
+        )
+
+
+def _cgroups(config: Config) -> Iterator[Finding]:
+    found = layout.find()
+    versions = {name: found.version(name) for name in _CONTROLLERS}
+    there = {version for version in versions.values() if version}
+    kind = {frozenset({1}): "v1", frozenset({2}): "v2", frozenset({1, 2}): "v1 and v2"}.get(frozenset(there), "none")
+    missing = [name for name, version in versions.items() if not version]
+    if missing:
+        advice = "mount them at /sys/fs/cgroup; on v2, switch them on in the root's cgroup.subtree_control"
+        yield Finding("cgroups", PROBLEM, f"{kind}; no controller {', '.join(missing)}", advice)
+    else:
+        yield Finding("cgroups", OK, f"{kind}, with {', '.join(_CONTROLLERS)}")
+    if os.readlink("/proc/self/ns/cgroup") != os.readlink("/proc/1/ns/cgroup"):
+        yield Finding(
+            "cgroups", WARNING, "this process is in a cgroup namespace of its own", "in a container: --cgroupns host"
+        )
+
+
+def _propagation(config: Config) -> Iterator[Finding]:
+    inside = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    above = [words for words in inside if f"{config.mountpoint}/".startswith(words[4].rstrip("/") + "/")]
+    words = max(above, key=lambda words: len(words[4]))
+    if any(word.startswith("shared:") for word in words[6 : words.index("-")]):
+        yield Finding("mount propagation", OK, f"{words[4]} is shared: a new mount reaches containers that follow it")
+    else:
+        yield Finding(
+            "mount propagation",
+            WARNING,
+            f"{words[4]} is private: containers that follow the host's mounts do not get a new one",
+            f"mount --make-shared {words[4]}",
+        )
+
+
+def _dead_mounts(config: Config) -> Iterator[Finding]:
+    users = list(mount_users.find(config.mountpoint))
+    states = mount_users.served(users)
+    bad = [user for user in users if states.get(user.device) not in ("served", None)]
+    if not bad:
+        yield Finding("dead mounts", OK, f"none; {len(users)} containers or services have files of a living server")
+        return
+    shown = ", ".join(f"process {user.pid} ({user.command.encode('unicode_escape').decode()})" for user in bad[:10])
+    more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+    yield Finding("dead mounts", PROBLEM, f"{shown}{more}: reading their files fails", "lxcfs-py attach --all --dead")
+
+
+def _c_program(config: Config) -> Iterator[Finding]:
+    running = [
+        process.pid
+        for process in psutil.process_iter(["name", "exe"])
+        if process.info["name"] == "lxcfs" and "python" not in (process.info["exe"] or "")
+    ]
+    if running:
+        yield Finding(
+            "the C program lxcfs",
+            WARNING,
+            f"it runs, as process {', '.join(map(str, running))}",
+            "install lxcfs-py's package, which takes its place: lxcfs-py.service(8)",
+        )
+    else:
+        yield Finding("the C program lxcfs", OK, "it does not run")
+
+
+def _unit(config: Config) -> Iterator[Finding]:
+    if not Path("/run/systemd/system").is_dir():
+        yield Finding("unit", OK, "this is no system with systemd")
+        return
+    shown = _said(["systemctl", "show", "lxcfs-py.service", "--property=LoadState,ActiveState,Names,NeedDaemonReload"])
+    told = dict(line.partition("=")[::2] for line in shown.splitlines())
+    if told.get("LoadState") != "loaded":
+        yield Finding(
+            "unit", WARNING, "there is no lxcfs-py.service", "install the package, or run lxcfs-py run --keep"
+        )
+        return
+    if told.get("ActiveState") != "active":
+        yield Finding("unit", PROBLEM, f"it is {told.get('ActiveState')}", "journalctl -u lxcfs-py says why")
+    elif told.get("NeedDaemonReload") == "yes":
+        yield Finding("unit", WARNING, "its file has changed on disk", "systemctl daemon-reload")
+    else:
+        yield Finding("unit", OK, f"active, as {told.get('Names')}")
+
+
+def _denials(config: Config) -> Iterator[Finding]:
+    """Look for what AppArmor or SELinux has refused, in the kernel's log."""
+    found = []
+    descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for _ in range(_MAX_LOG_RECORDS):
+            with contextlib.suppress(BrokenPipeError):  # a record was overwritten meanwhile
+                record = os.read(descriptor, 8192)
+                refused = b'apparmor="DENIED"' in record or b"avc:  denied" in record
+                if refused and (b"lxcfs" in record or b"fuse" in record):
+                    found.append(record.partition(b";")[2].decode(errors="replace").splitlines()[0])
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(descriptor)
+    if found:
+        advice = "allow it in the profile, or mount with -o context=… for SELinux: docs/runtimes.md"
+        yield Finding("AppArmor and SELinux", PROBLEM, f"{len(found)} refusals, the last: {found[-1][:200]}", advice)
+    else:
+        yield Finding("AppArmor and SELinux", OK, "no refusals in the kernel's log")
+
+
+def _engine(config: Config) -> Iterator[Finding]:
+    library = ctypes.util.find_library("fuse") or ctypes.util.find_library("fuse3")
+    found = f'fuse.engine is "{config.fuse.engine}", libfuse is {library or "not there"}'
+    if config.fuse.engine == "fusepy" and not library:
+        yield Finding("engine", PROBLEM, found, 'install libfuse, or set fuse.engine to "auto"')
+    else:
+        yield Finding("engine", OK, found)
+
+
+def _versions(config: Config) -> Iterator[Finding]:
+    there = [f"Linux {platform.release()}", f"Python {platform.python_version()}"]
+    for program in _VERSIONS:
+        if shutil.which(program):
+            said = _said([program, "--version"]).strip().splitlines()
+            there.append(said[0] if said else program)
+    yield Finding("versions", OK, "; ".join(there))
+
+
+def _containers(config: Config) -> Iterator[Finding]:
+    if not is_mounted(config.mountpoint):
+        yield Finding("containers", WARNING, "not looked at, as nothing is mounted")
+        return
+    names, without, with_all = Names(), [], 0
+    for container in attach.status(config.mountpoint, config.files.enabled):
+        missing = [name for name, state in container.files.items() if state == "none"]
+        if not missing and not container.error:
+            with_all += 1
+            continue
+        identity = names.of(container.cgroup)
+        called = identity.name if identity else container.cgroup
+        why = container.error or (identity.opt_out() if identity else "") or f"{len(missing)} files are not mounted"
+        without.append(f"{called} (process {container.pid}): {why}")
+    for sentence in without[:20]:
+        auto = "lxcfs-py attach NAME puts them there" if config.attach.auto else "attach.auto = true does it for all"
+        yield Finding("containers", WARNING, sentence.encode("unicode_escape").decode(), auto)
+    if len(without) > 20:
+        yield Finding("containers", WARNING, f"{len(without) - 20} more are without some file", "lxcfs-py status")
+    yield Finding("containers", OK, f"{with_all} have all enabled files")
+
+
+def _mounted(config: Config) -> Iterator[Finding]:
+    found = [mount for mount in mount_table.read() if mount.mountpoint == config.mountpoint]
+    kinds = ", ".join(mount.fstype for mount in found)
+    if len(found) > 1:
+        yield Finding(
+            "mountpoint",
+            WARNING,
+            f"{len(found)} mounts are stacked at {config.mountpoint}: {kinds}",
+            "umount the lower ones",
+        )
+    elif found:
+        yield Finding("mountpoint", OK, f"{config.mountpoint} is mounted ({kinds})")
+    else:
+        yield Finding("mountpoint", PROBLEM, f"nothing is mounted at {config.mountpoint}", "start the daemon")
+
+
+def _said(command: list[str]) -> str:
+    """Return the standard output of a command. OSError, subprocess.SubprocessError."""
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_COMMAND_SECONDS
+    ).stdout
+
+
+CHECKS: dict[str, Check] = {
+    "daemon": _daemon,
+    "mountpoint": _mounted,
+    "/dev/fuse": _fuse,
+    "capabilities": _capabilities,
+    "cgroups": _cgroups,
+    "mount propagation": _propagation,
+    "dead mounts": _dead_mounts,
+    "the C program lxcfs": _c_program,
+    "unit": _unit,
+    "AppArmor and SELinux": _denials,
+    "engine": _engine,
+    "versions": _versions,
+    "containers": _containers,
+}

@@ -1,0 +1,132 @@
+"""What a running container is told by each way of asking, beside what is right."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from lxcfs_py.attach.errors import AttachError
+from lxcfs_py.attach.visits import Visits
+from lxcfs_py.commands.sources import Subject, size
+from lxcfs_py.linux import cpu_list, syscalls
+from lxcfs_py.views import meminfo
+
+_MAX_BYTES = 1 << 16
+_ONLINE = "/sys/devices/system/cpu/online"
+_FILES = ("/proc/meminfo", "/proc/stat", "/proc/uptime", _ONLINE)
+
+
+class Answer(NamedTuple):
+    """What one way of asking says."""
+
+    question: str
+    way: str
+    told: str
+    right: str
+    cure: str
+    """What to switch on where it is not right."""
+
+    @property
+    def is_right(self) -> bool:
+        """Tell whether it is told what is right."""
+        return self.told == self.right
+
+
+def answers(subject: Subject) -> Iterator[Answer]:
+    """Yield what the container is told by each way. AttachError, OSError when it cannot be entered."""
+    init = subject.init
+    read = _read_inside(init, subject.directories())
+    container, host = subject.container, subject.host
+    if container is None:
+        raise AttachError(f"process {init} is in no container")
+    attach = f"its files: lxcfs-py attach --pid {init}, or attach.auto for all"
+    agent = "the agent for system calls, or the program's own option: docs/runtimes.md"
+
+    if container.cgroup.memory:
+        total = meminfo.figures(container.cgroup, container.cgroup.memory, host, subject.config)["MemTotal"]
+        right = size(total >> 10 << 10)
+        yield Answer("memory", "/proc/meminfo", _memory(read["/proc/meminfo"]), right, attach)
+        yield Answer("memory", "sysinfo(2), without the agent,", size(host.memory().total >> 10 << 10), right, agent)
+    cpus = subject.visible().cpus
+    right = str(len(cpus))
+    lines = [line.split()[0] for line in read["/proc/stat"].splitlines() if line.startswith("cpu")]
+    yield Answer("CPUs", "/proc/stat", str(max(len(lines) - 1, 0)), right, attach)
+    listed = cpu_list.parse(read[_ONLINE].encode() or b"\n")
+    yield Answer("CPUs", _ONLINE, str(len(listed)), right, attach)
+    yield Answer("CPUs", "sched_getaffinity(2), without the agent,", str(len(os.sched_getaffinity(init))), right, agent)
+    age = max(host.now() - container.start, 0) / 1e9
+    clock = "a time namespace with a boottime offset, where the engine makes one"
+    yield Answer("age", "/proc/uptime", _age(read["/proc/uptime"].split()), _minutes(age), attach)
+    yield Answer(
+        "age", "clock_gettime(CLOCK_BOOTTIME)", _minutes(host.now() / 1e9 + _offset(init)), _minutes(age), clock
+    )
+
+
+def _memory(text: str) -> str:
+    words = text.split(None, 2)
+    return size(int(words[1]) << 10) if len(words) > 1 and words[1].isdecimal() else "nothing"
+
+
+def _age(words: list[str]) -> str:
+    return _minutes(float(words[0])) if words else "nothing"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min"
+
+
+def _offset(pid: int) -> float:
+    """Return the seconds by which the boot time of a process's time namespace differs from the host's."""
+    try:
+        with open(f"/proc/{pid}/timens_offsets") as file:
+            offsets = {line.split()[0]: line.split()[1:] for line in file}
+    except OSError:  # before Linux 5.6
+        return 0.0
+    seconds, nanoseconds = offsets.get("boottime", ["0", "0"])
+    return int(seconds) + int(nanoseconds) / 1e9
+
+
+def _read_inside(pid: int, cgroups: Iterable[str]) -> dict[str, str]:
+    """Return what a process in a container's namespaces and cgroups reads, "" of what it cannot. AttachError, OSError."""
+    process = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found: dict[str, str] = Visits().one(lambda ask: _visit(process, cgroups))
+        return found
+    finally:
+        os.close(process)
+
+
+# In a process of its own, and from setns on without imports: the files there are the container's.
+
+
+def _visit(process: int, cgroups: Iterable[str]) -> Any:
+    joins = [os.open(f"{directory}/cgroup.procs", os.O_WRONLY) for directory in cgroups]
+    namespaces = [os.open(f"ns/{kind}", os.O_RDONLY, dir_fd=process) for kind in ("pid", "mnt")]
+    syscalls.setns(namespaces[0], syscalls.CLONE_NEWPID)
+    syscalls.setns(namespaces[1], syscalls.CLONE_NEWNS)
+    return {path: _read_by_child(path, joins) for path in _FILES}
+
+
+def _read_by_child(path: str, joins: Iterable[int]) -> str:
+    """Read by a child, which is the first to be in the pid namespace, and in the cgroups for as long as that takes."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
+            for cgroup in joins:
+                os.write(cgroup, b"0")  # whoever writes this joins
+            os.write(writer, os.read(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), _MAX_BYTES))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    text = b""
+    while True:
+        part = os.read(reader, _MAX_BYTES)
+        if not part:
+            break
+        text += part
+    os.close(reader)
+    os.waitpid(child, 0)
+    return text[:4096].decode("utf-8", "replace")

@@ -1,0 +1,83 @@
+"""lxcfs-py doctor: what could be wrong, and what a container is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from lxcfs_py import cli
+from lxcfs_py.commands import checks
+from lxcfs_py.runtimes.sandbox import Sandbox
+from tests.conftest import Daemon
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """What it finds for a mountpoint, by check, and its exit code under ""."""
+
+    def run(views: object, *options: object) -> Any:
+        config = tmp_path / "doctor.toml"
+        config.write_text(f'mountpoint = "{views}"\n')
+        code = cli.main(["doctor", "--json", "--config", str(config), *map(str, options)])
+        found: dict[str, Any] = {"": code}
+        for finding in json.loads(capsys.readouterr().out):
+            found.setdefault(finding["check"], []).append(finding)
+        return found
+
+    return run
+
+
+def test_every_check_says_something_and_each_problem_what_to_do(
+    doctor: Any, tmp_path: Path, sandbox: Callable[..., Sandbox]
+) -> None:
+    sandbox()
+    found = doctor(tmp_path / "views")
+    assert set(found) - {""} == set(checks.CHECKS)
+    assert found[""] == 1
+    for findings in found.values():
+        for finding in findings if isinstance(findings, list) else []:
+            assert finding["found"]
+            assert finding["verdict"] == "ok" or finding["advice"] or "not looked at" in finding["found"]
+    assert found["daemon"][0]["verdict"] == "problem"
+
+
+def test_a_container_without_files_is_named(
+    doctor: Any, start_daemon: Callable[..., Daemon], sandbox: Callable[..., Sandbox]
+) -> None:
+    daemon = start_daemon("kernel")
+    with_files, without = sandbox(views=daemon.mountpoint), sandbox()
+    found = doctor(daemon.mountpoint)
+    assert found["daemon"][0]["verdict"] == "ok"
+    text = " ".join(finding["found"] for finding in found["containers"])
+    assert f"(process {without.init}): " in text
+    assert f"(process {with_files.init}): " not in text
+
+
+def test_a_container_is_asked_by_each_way_beside_what_is_right(
+    doctor: Any, start_daemon: Callable[..., Daemon], sandbox: Callable[..., Sandbox]
+) -> None:
+    daemon = start_daemon("kernel")
+    box = sandbox(memory=256 * MIB, cpus=1, views=daemon.mountpoint)
+    found = doctor(daemon.mountpoint, "--pid", box.init)
+    files, sysinfo = found["memory"]
+    assert files == {"check": "memory", "verdict": "ok", "found": "/proc/meminfo says 256 MiB", "advice": ""}
+    assert sysinfo["found"].endswith("; 256 MiB is right")
+    assert "agent" in sysinfo["advice"]
+    assert [finding["verdict"] for finding in found["CPUs"][:2]] == ["ok", "ok"]
+    bare = doctor(daemon.mountpoint, "--pid", sandbox(memory=128 * MIB).init)
+    assert bare["memory"][0]["verdict"] == "warning"
+    assert "lxcfs-py attach" in bare["memory"][0]["advice"]
+
+
+def test_nothing_of_the_question_stays_in_the_container(
+    doctor: Any, start_daemon: Callable[..., Daemon], sandbox: Callable[..., Sandbox]
+) -> None:
+    daemon = start_daemon("kernel")
+    box = sandbox(memory=256 * MIB, views=daemon.mountpoint)
+    doctor(daemon.mountpoint, "--pid", box.init)
+    assert (box.cgroup("memory") / "cgroup.procs").read_text().split() == [str(box.init)]
