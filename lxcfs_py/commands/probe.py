@@ -88,7 +88,7 @@ def _offset(pid: int) -> float:
 
 
 def _read_inside(pid: int, cgroups: Iterable[str]) -> dict[str, str]:
-    """Return what a process in a container's namespaces and cgroups reads, "" of what it cannot. AttachError, OSError."""
+    """Return what a process in a container reads, "" of what it cannot. AttachError, OSError."""
     process = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         found: dict[str, str] = Visits().one(lambda ask: _visit(process, cgroups))
