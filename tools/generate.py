@@ -14,7 +14,7 @@ from typing import Callable, NamedTuple
 from lxcfs_py import files
 from lxcfs_py.config import Config
 from lxcfs_py.runtimes import bind_snippets
-from tools import modules
+from tools import chart, modules
 
 ROOT = Path(__file__).parent.parent
 
@@ -100,6 +100,11 @@ def main() -> int:
         else:
             (ROOT / name).write_text(current[name])
             print(f"wrote {name}")
+    for path in chart.stale():
+        stale.append(str(path.relative_to(ROOT)))
+        print(f"{stale[-1]} is out of date: run make generate" if "--check" in sys.argv else f"wrote {stale[-1]}")
+    if "--check" not in sys.argv:
+        chart.write()
     return 1 if stale and "--check" in sys.argv else 0
 
 

@@ -1,0 +1,135 @@
+"""The Helm chart: it is what the kustomization is, and its values are checked."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from lxcfs_py import __version__
+from tests.conftest import ROOT
+from tests.kubernetes.test_manifests import DAEMON, MANIFESTS, VERSIONS, WEBHOOK, render
+from tools import chart
+
+CHART = ROOT / "charts/lxcfs-py"
+META = yaml.safe_load((CHART / "Chart.yaml").read_text())
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+EVERYTHING = {"webhook": {"enabled": True, "replicas": 2}, "podMonitor": {"enabled": True}}
+
+
+def filled(template, values, namespace="lxcfs-py"):
+    """A template as Helm fills it, as far as this chart goes: values, defaults, sums, indents and conditions."""
+    scope = {"Values": values, "Release": {"Namespace": namespace}, "Chart": {"AppVersion": META["appVersion"]}}
+
+    def value(path):
+        found = scope
+        for name in path.strip(". ").split("."):
+            found = found[name]
+        return found
+
+    def fill(match):
+        first, *pipes = (word.strip() for word in match[1].split("|"))
+        result = value(first)
+        for pipe in pipes:
+            name, *arguments = pipe.split()
+            if name == "default":
+                result = result or value(arguments[0])
+            elif name == "sha256sum":
+                result = hashlib.sha256(result.encode()).hexdigest()
+            elif name == "indent":
+                blanks = " " * int(arguments[0])
+                result = "\n".join(f"{blanks}{line}" for line in result.split("\n"))
+            else:
+                pytest.fail(f"the test knows no {name}")
+        return str(result)
+
+    condition = re.fullmatch(r"\{\{- if (\S+) \}\}\n(.*)\{\{- end \}\}\n", template, re.DOTALL)
+    if condition:
+        template = condition[2] if value(condition[1]) else ""
+    return re.sub(r"\{\{ (.*?) \}\}", fill, template)
+
+
+def objects(values, namespace="lxcfs-py"):
+    """What the chart installs, by kind and name."""
+    values = {**copy.deepcopy(VALUES), **values}
+    jsonschema.validate(values, SCHEMA)
+    texts = [filled(path.read_text(), values, namespace) for path in sorted((CHART / "templates").glob("*.yaml"))]
+    found = [item for text in texts for item in yaml.safe_load_all(text) if item]
+    return {(item["kind"], item["metadata"]["name"]): item for item in found}
+
+
+def test_its_templates_are_made_from_the_manifests():
+    assert chart.stale() == []
+    assert {path.name for path in chart.TEMPLATES.iterdir()} == {each.name for each in chart.templates()}
+
+
+def test_it_installs_what_the_kustomization_does(require):
+    expected = render(MANIFESTS, require)
+    found = objects({})
+    del expected["Namespace", "lxcfs-py"]
+    (hashed,) = [name for kind, name in expected if kind == "ConfigMap"]
+    config = expected.pop(("ConfigMap", hashed))
+    del found[DAEMON]["spec"]["template"]["metadata"]["annotations"]
+    settings = found.pop(("ConfigMap", "lxcfs-py"))["data"]["lxcfs.toml"]
+    assert settings.split() == re.sub("(?m)^#.*", "", config["data"]["lxcfs.toml"]).split()
+    by_json = json.loads(
+        json.dumps({" ".join(key): item for key, item in expected.items()}).replace(hashed, "lxcfs-py")
+    )
+    assert {" ".join(key): item for key, item in found.items()} == by_json
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_takes_all_of_it_in_another_namespace(version):
+    found = objects(EVERYTHING, "views")
+    assert WEBHOOK in found
+    for item in found.values():
+        if not item["apiVersion"].startswith("monitoring.coreos.com/"):
+            kubernetes_validate.validate(item, version, strict=True)
+        if not item["kind"].startswith(("Cluster", "Mutating")):
+            assert item["metadata"]["namespace"] == "views"
+    assert "namespace: lxcfs-py" not in yaml.safe_dump_all(found.values())
+    assert "lxcfs-py.svc" not in yaml.safe_dump_all(found.values())
+
+
+def test_another_configuration_is_a_rollout():
+    before, after = (objects({"config": config}) for config in ("a = 1\n", "a = 2\n"))
+    assert before[DAEMON]["spec"]["template"] != after[DAEMON]["spec"]["template"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"webhooks": {}}, {"config": 1}, {"webhook": {"enabled": "yes", "replicas": 2}}, {"image": {"repository": ""}}],
+)
+def test_values_that_mean_nothing_are_refused(wrong):
+    with pytest.raises(jsonschema.ValidationError):
+        objects(wrong)
+
+
+def test_it_has_the_programs_version():
+    assert (META["version"], META["appVersion"]) == (__version__, __version__)
+
+
+def test_helm_says_the_same(require):
+    helm = shutil.which("helm")
+    if not helm:
+        pytest.skip("helm, which Debian does not have")
+    subprocess.run([helm, "lint", "--strict", CHART], check=True, timeout=60)
+    set_values = ["--set", "webhook.enabled=true,podMonitor.enabled=true"]
+    done = subprocess.run(
+        [helm, "template", "x", CHART, "--namespace", "views", *set_values],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    found = {(item["kind"], item["metadata"]["name"]): item for item in yaml.safe_load_all(done.stdout) if item}
+    assert found == objects(EVERYTHING, "views")
