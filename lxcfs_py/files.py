@@ -19,13 +19,16 @@ class File(NamedTuple):
     """What a container sees in it, for the user."""
 
     is_directory: bool = False
-    """True for a tree of the host's, whose names depend on who looks."""
+    """True for a tree of the host's."""
 
     in_records: bool = False
     """True when the kernel renders it record by record, at most a page for each read(2)."""
 
     runc_mounts: bool = True
     """True when runc mounts over it: it has a list of the files below /proc over which it does."""
+
+    lasting: int = 0
+    """For how many seconds the kernel may keep a name in a directory: 0 where what is there depends on who looks."""
 
     everywhere: bool = True
     """False when a kernel may be built without it: a container where it is to be mounted does not start there."""
@@ -48,9 +51,11 @@ FILES = {
         File("proc/stat", "what the container used of the visible CPUs since it started"),
         File("proc/swaps", "the container's share of the host's swap", in_records=True),
         File("proc/uptime", "the age of the container's first process"),
-        File("sys/block", "the host's disks; their `stat` says what `/proc/diskstats` does", is_directory=True),
-        File("sys/class/block", "links to the disks and partitions in `/sys/block`", is_directory=True),
-        File("sys/dev/block", "the same by the devices' numbers", is_directory=True),
+        File(
+            "sys/block", "the host's disks; their `stat` says what `/proc/diskstats` does", is_directory=True, lasting=1
+        ),
+        File("sys/class/block", "links to the disks and partitions in `/sys/block`", is_directory=True, lasting=1),
+        File("sys/dev/block", "the same by the devices' numbers", is_directory=True, lasting=1),
         File("sys/devices/system/cpu", "the host's directory with the visible CPUs only", is_directory=True),
         File(
             "sys/devices/system/memory",

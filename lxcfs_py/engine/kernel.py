@@ -24,14 +24,14 @@ from lxcfs_py.engine import SIZE, Tree, protocol
 from lxcfs_py.engine.session import ATTEMPTS, OPCODE, RENDERED, Session, create
 from lxcfs_py.engine.turns import Relay
 from lxcfs_py.engine.waiting import Owners, Queue, Share, owner_in
-from lxcfs_py.files import DIRECTORIES
+from lxcfs_py.files import DIRECTORIES, FILES
 from lxcfs_py.linux.digest import digest
 
 log = logging.getLogger(__name__)
 
 THREADS = 4
 LASTING = 3600  # seconds for which the kernel may keep a name and its attributes; Server.invalidate ends it earlier
-PER_CALLER = tuple(f"/{name}/" for name in DIRECTORIES)  # below them, what is there depends on who asks
+TREES = {f"/{name}/": FILES[name].lasting for name in DIRECTORIES}  # below them, names come and go
 WALK_LIMIT = 100_000  # entries looked at to find a node that a predecessor had numbered
 DRAIN = 1.0  # seconds that requests at hand are given when the server stops
 LOOK = 32  # requests of a lone reader after which it looks how many wait; more and more where few do
@@ -100,6 +100,11 @@ class Nodes:
 
 def child(directory: str, name: str) -> str:
     return f"/{name}" if directory == "/" else f"{directory}/{name}"
+
+
+def lasting(path: str) -> int:
+    """For how many seconds the kernel may keep a path's name and attributes."""
+    return next((seconds for directory, seconds in TREES.items() if path.startswith(directory)), LASTING)
 
 
 def inode(node: int) -> int:
@@ -192,7 +197,7 @@ class Server:
 
     def _forget_attributes(self) -> None:
         """Let the kernel ask anew for what it keeps of a predecessor, which may have given other attributes."""
-        for path in itertools.takewhile(lambda path: not path.startswith(PER_CALLER), self._tree.paths()):
+        for path in itertools.takewhile(lambda path: not path.startswith(tuple(TREES)), self._tree.paths()):
             self._notify(protocol.NOTIFY_INVAL_INODE, self._inval_inode(path))
 
     def _inval_inode(self, path: str) -> bytes:
@@ -415,16 +420,15 @@ class Server:
 
     def _entry(self, path: str, st: Mapping[str, Any]) -> bytes:
         node = self._nodes.number(path)
-        known = 0 if path.startswith(PER_CALLER) else LASTING
-        lasting = 0 if path in self._long else known
-        return protocol.ENTRY_OUT.pack(node, 0, known, lasting, 0, 0) + attributes(node, st)
+        known = lasting(path)
+        sure = 0 if path in self._long else known
+        return protocol.ENTRY_OUT.pack(node, 0, known, sure, 0, 0) + attributes(node, st)
 
     def _getattr(self, request: memoryview, node: int, caller: int) -> bytes:
         path = self._nodes.path(node)
         st = self._tree.getattr(caller, path)
         if path not in self._long:
-            lasting = 0 if path.startswith(PER_CALLER) else LASTING
-            return protocol.ATTR_OUT.pack(lasting, 0, 0) + attributes(node, st)
+            return protocol.ATTR_OUT.pack(lasting(path), 0, 0) + attributes(node, st)
         flags, handle = protocol.GETATTR_IN.unpack_from(request, _HEADER)
         text = self._session.texts.get(handle) if flags & protocol.GETATTR_FH else None
         if text is None:
