@@ -44,6 +44,7 @@ FILES = {
         File("proc/diskstats", "the host's disks with the container's own I/O", in_records=True),
         File("proc/loadavg", "the load of the container's own tasks, counted from its first read on"),
         File("proc/meminfo", "the smallest memory limit along the cgroup and its parents, what is left of it, usage"),
+        File("proc/partitions", "the host's disks and partitions, as in diskstats", in_records=True, runc_mounts=False),
         File("proc/pressure/cpu", "the cgroup's pressure stall information; zeros on cgroup v1", runc_mounts=False),
         File("proc/pressure/io", "the same for I/O", runc_mounts=False),
         File("proc/pressure/memory", "the same for memory", runc_mounts=False),
@@ -51,6 +52,7 @@ FILES = {
         File("proc/stat", "what the container used of the visible CPUs since it started"),
         File("proc/swaps", "the container's share of the host's swap", in_records=True),
         File("proc/uptime", "the age of the container's first process"),
+        File("proc/vmstat", "pages and events of the cgroup's memory, and its block I/O", runc_mounts=False),
         File(
             "sys/block", "the host's disks; their `stat` says what `/proc/diskstats` does", is_directory=True, lasting=1
         ),

@@ -36,6 +36,9 @@ class Memory(Protocol):
     def swap(self) -> tuple[Room, int]:
         """Return what the limits leave of swap, of which nothing can be reclaimed, and the swap in use."""
 
+    def events(self) -> dict[str, int]:
+        """Return what is counted of the events of /proc/vmstat, by their names there."""
+
     def numa_stat(self) -> Mapping[str, Mapping[int, int]]:
         """Return what is counted by NUMA node: bytes by the names of /proc/meminfo, and by node."""
 

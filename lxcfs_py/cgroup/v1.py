@@ -8,7 +8,7 @@ from functools import partial
 from typing import Optional
 
 from lxcfs_py.cgroup import tasks, taskstats
-from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, read_pids, subtree
+from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, read_pids, stat_fields, subtree
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 # "No limit" is the largest number of whole pages in a signed long, which depends on the page size.
@@ -37,6 +37,8 @@ class Memory:
             "AnonHugePages": b"total_rss_huge",
         }
     )
+    # total_pgpgin and total_pgpgout are other things than pgpgin and pgpgout: pages that the cgroup was charged with.
+    _events = Fields({name: b"total_" + name.encode() for name in ("pgfault", "pgmajfault")})
     _file_pages = Fields({"active": b"total_active_file", "inactive": b"total_inactive_file"})
 
     def __init__(self, levels: Levels) -> None:
@@ -69,6 +71,11 @@ class Memory:
                 limit = max(both - memory, 0) if memory < _UNLIMITED else both
                 room = room.within(limit, max(limit - _swap_usage(level), 0), int)
         return room, _swap_usage(self._levels[0])
+
+    def events(self) -> dict[str, int]:
+        # "oom_kill_disable 0\nunder_oom 0\noom_kill 3"
+        killed = stat_fields(self._levels[0].get("memory.oom_control") or b"").get(b"oom_kill", 0)
+        return {**self._events.pick(self._levels[0].read("memory.stat")), "oom_kill": int(killed)}
 
     def numa_stat(self) -> Mapping[str, Mapping[int, int]]:
         return {}  # memory.numa_stat counts by kinds of pages that no field of /proc/meminfo is

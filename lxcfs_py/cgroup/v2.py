@@ -83,6 +83,12 @@ class Memory:
                 room = room.within(limit, max(limit - int(level.read("memory.swap.current")), 0), int)
         return room, int(self._levels[0].get("memory.swap.current") or 0)
 
+    def events(self) -> dict[str, int]:
+        # Where memory.stat counts events, it calls them as /proc/vmstat does.
+        counted = stat_fields(self._levels[0].get("memory.stat") or b"")
+        killed = stat_fields(self._levels[0].get("memory.events") or b"").get(b"oom_kill", 0)
+        return {**{name.decode(): int(count) for name, count in counted.items()}, "oom_kill": int(killed)}
+
     def numa_stat(self) -> Mapping[str, Mapping[int, int]]:
         names = {key: name for name, key in self.fields.wanted.items()}
         nodes: dict[str, dict[int, int]] = {}

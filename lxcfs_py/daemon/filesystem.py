@@ -110,7 +110,7 @@ class Filesystem:
             return [
                 ".",
                 "..",
-                *sorted({_child(name, path) for name in self.config.files.enabled if _is_below(f"/{name}", path)}),
+                *sorted({_child(name, path) for name in self._served() if _is_below(f"/{name}", path)}),
             ]
         tree, directory = inside
         names = tree.names(self.host, directory)
@@ -158,7 +158,7 @@ class Filesystem:
         """Tell whether a path is there for the caller: enabled, and nothing that is hidden from its container."""
         inside = _tree_of(path)
         if not inside or not inside[1]:
-            return any(_is_below(f"/{name}", path) for name in self.config.files.enabled)
+            return any(_is_below(f"/{name}", path) for name in self._served())
         # Below a directory that is no longer enabled is only who has it mounted, and goes on.
         tree, below = inside
         return self._sees(tree, below, self._sight(caller, tree))
@@ -182,8 +182,12 @@ class Filesystem:
         What is below the directories that are served whole comes last.
         """
         yield from _with_parents(NAMES)
-        for tree in TREES.values():
+        for tree in filter(lambda tree: self._host.directory(tree.name).exists, TREES.values()):
             yield from (f"/{tree.name}/{path}" for path in tree.walk(self.host))
+
+    def _served(self) -> Iterator[str]:
+        """Yield what is enabled, but for trees that the machine's kernel was built without."""
+        return (name for name in self.config.files.enabled if name not in TREES or self._host.directory(name).exists)
 
     def _sight(self, caller: int, tree: HostTree) -> Optional[Sight]:
         """Return what the caller's container sees; None for the host, and where the tree is not enabled."""

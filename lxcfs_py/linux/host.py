@@ -57,6 +57,9 @@ class Host:
                 self._proc.read(name[5:])
         self._cpu.get("online")
         self.meminfo_layout = self._proc.get("meminfo") or b""
+        self.vmstat_layout = tuple(line.split()[0].decode() for line in (self._proc.get("vmstat") or b"").splitlines())
+        """The names of /proc/vmstat's fields."""
+
         self.huge_page_size = _meminfo_field(self.meminfo_layout, b"Hugepagesize")
         kind = f"hugepages-{self.huge_page_size >> 10}kB"
         self._huge_pages = KernelDirectory(f"{self.sys}/kernel/mm/hugepages/{kind}")
@@ -119,6 +122,14 @@ class Host:
     def online(self) -> tuple[int, ...]:
         """Return the numbers of the CPUs that are online."""
         return cpu_list.parse(self._cpu.get("online") or b"0") or (0,)
+
+    def is_stacked(self, device: str) -> bool:
+        """Tell whether a disk ("253:0") passes on to other disks what it is asked for, as those of LVM and RAID do."""
+        try:
+            path = self.directory("sys/dev/block").link(device).replace("../../devices/", "", 1)
+            return bool(self.devices.names(f"{path}/slaves"))
+        except OSError:  # it is gone
+            return False
 
     def directory(self, name: str) -> HeldDirectory:
         """Return one of the directories of files.py, by its name there."""

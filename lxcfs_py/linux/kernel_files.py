@@ -136,6 +136,11 @@ class HeldDirectory:
         if self._fd >= 0:
             os.close(self._fd)
 
+    @property
+    def exists(self) -> bool:
+        """True when there was one."""
+        return self._fd >= 0
+
     def text(self, path: str) -> bytes:
         """Return the text of a file."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._directory())

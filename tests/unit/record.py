@@ -29,6 +29,8 @@ PROC = (
     "pressure/cpu",
     "pressure/io",
     "pressure/memory",
+    "partitions",
+    "vmstat",
     "sys/vm/overcommit_ratio",
 )
 PROC_PID = ("cgroup", "stat", "status")

@@ -1,0 +1,72 @@
+"""/proc/vmstat: the container's pages and events of memory, in the running kernel's own layout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from lxcfs_py.cgroup import Io
+from lxcfs_py.container.containers import Container
+from lxcfs_py.linux.host import Host
+from lxcfs_py.views import meminfo
+
+if TYPE_CHECKING:
+    from lxcfs_py.config import Config
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+# What /proc/meminfo calls it, for counts of pages.
+_PAGES = {
+    "nr_free_pages": "MemFree",
+    **{f"nr_{zone}{kind}_{pages}": f"{kind.capitalize()}({pages})"
+       for zone in ("", "zone_") for kind in ("inactive", "active") for pages in ("anon", "file")},
+    "nr_unevictable": "Unevictable",
+    "nr_zone_unevictable": "Unevictable",
+    "nr_anon_pages": "AnonPages",
+    "nr_mapped": "Mapped",
+    "nr_file_pages": "Cached",
+    "nr_dirty": "Dirty",
+    "nr_writeback": "Writeback",
+    "nr_shmem": "Shmem",
+    "nr_slab_reclaimable": "SReclaimable",
+    "nr_slab_unreclaimable": "SUnreclaim",
+    "nr_page_table_pages": "PageTables",
+    "nr_sec_page_table_pages": "SecPageTables",
+    "nr_swapcached": "SwapCached",
+}  # fmt: skip
+_HUGE_PAGES = {
+    "nr_anon_transparent_hugepages": "AnonHugePages",
+    "nr_shmem_hugepages": "ShmemHugePages",
+    "nr_file_hugepages": "FileHugePages",
+}
+
+
+def render(container: Container, host: Host, config: Config) -> bytes:
+    """Return the text: pages, and events since the cgroup was made; pgpgin and pgpgout are KiB of block I/O.
+
+    What cgroups do not count is 0.
+    """
+    cgroup = container.cgroup
+    if cgroup.memory is None:
+        return host.text("proc/vmstat")
+    amounts = meminfo.figures(cgroup, cgroup.memory, host, config)
+    figures = cgroup.memory.events()
+    figures.update({name: amounts.get(field, 0) // _PAGE for name, field in _PAGES.items()})
+    if host.huge_page_size:
+        figures.update({name: amounts.get(field, 0) // host.huge_page_size for name, field in _HUGE_PAGES.items()})
+    figures["nr_kernel_stack"] = amounts.get("KernelStack", 0) >> 10  # the one that the kernel has in KiB
+    if cgroup.io:
+        figures["pgpgin"], figures["pgpgout"] = _paged(cgroup.io, host)
+    return b"".join(b"%s %d\n" % (name.encode(), figures.get(name, 0)) for name in host.vmstat_layout)
+
+
+def _paged(io: Io, host: Host) -> tuple[int, int]:
+    """Return how many KiB the container read from disks and wrote to them."""
+    disks: Mapping[bytes, Mapping[bytes, int]] = io.stat()
+    if len(disks) > 1:  # what a stacked disk, such as LVM's, was asked for is counted again where it went
+        disks = {device: counts for device, counts in disks.items() if not host.is_stacked(device.decode())}
+    return (
+        sum(counts.get(b"rbytes", 0) for counts in disks.values()) >> 10,
+        sum(counts.get(b"wbytes", 0) for counts in disks.values()) >> 10,
+    )
