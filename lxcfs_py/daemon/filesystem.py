@@ -182,12 +182,12 @@ class Filesystem:
         What is below the directories that are served whole comes last.
         """
         yield from _with_parents(NAMES)
-        for tree in filter(lambda tree: self._host.directory(tree.name).exists, TREES.values()):
+        for tree in filter(lambda tree: self.host.directory(tree.name).exists, TREES.values()):
             yield from (f"/{tree.name}/{path}" for path in tree.walk(self.host))
 
     def _served(self) -> Iterator[str]:
         """Yield what is enabled, but for trees that the machine's kernel was built without."""
-        return (name for name in self.config.files.enabled if name not in TREES or self._host.directory(name).exists)
+        return (name for name in self.config.files.enabled if name not in TREES or self.host.directory(name).exists)
 
     def _sight(self, caller: int, tree: HostTree) -> Optional[Sight]:
         """Return what the caller's container sees; None for the host, and where the tree is not enabled."""
