@@ -32,8 +32,12 @@ settings.load_profile("tests")
 
 
 def pytest_configure() -> None:
-    """Let SIGTERM end the tests as ctrl-C does: what they started is stopped."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Let SIGTERM end the tests as ctrl-C does: what they started is stopped.
+
+    And let both be as they are on a terminal, for what tests start: a script's `make test &` has them ignore SIGINT.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def pytest_make_parametrize_id(val: object) -> Optional[str]:

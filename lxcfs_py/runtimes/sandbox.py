@@ -424,16 +424,32 @@ def run_command(
 
 @contextlib.contextmanager
 def _handling(handler: Callable[[int, Optional[FrameType]], None]) -> Iterator[None]:
-    """Handle what would end us before we have cleaned up, except what our caller has us ignore."""
+    """Handle what would end us before we have cleaned up, except what our caller has us ignore.
+
+    A script's shell has what it starts with & ignore the keys that interrupt. Who has a terminal has them all the same.
+    """
     before = {number: signal.getsignal(number) for number in _DEADLY}
+    keys = (signal.SIGINT, signal.SIGQUIT) if _in_foreground() else ()
     for number, was in before.items():
-        if was != signal.SIG_IGN:
+        if was != signal.SIG_IGN or number in keys:
             signal.signal(number, handler)
     try:
         yield
     finally:
         for number, was in before.items():
             signal.signal(number, was)
+
+
+def _in_foreground() -> bool:
+    """Whether our process group is the one that the keys of a terminal interrupt."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    finally:
+        os.close(terminal)
 
 
 @contextlib.contextmanager

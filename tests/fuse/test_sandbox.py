@@ -42,10 +42,11 @@ SPIN = [
 @pytest.fixture(autouse=True)
 def nothing_is_left(require: Callable[[object, str], None]) -> Iterator[None]:
     require(os.geteuid() == 0, "root")
-    before = mounts(), psutil.Process().num_fds(), psutil.Process().children()
+    before = mounts(), psutil.Process().num_fds()
+    others = *psutil.Process().children(), *cgroups_of(os.getpid())
     yield
-    assert (mounts(), psutil.Process().num_fds(), psutil.Process().children()) == before
-    assert cgroups_of(os.getpid()) == []
+    assert [left for left in (*psutil.Process().children(), *cgroups_of(os.getpid())) if left not in others] == []
+    assert (mounts(), psutil.Process().num_fds()) == before
 
 
 def cgroups_of(pid: int) -> list[Path]:
@@ -439,9 +440,12 @@ def test_sigterm_goes_to_the_command_and_nothing_is_left() -> None:
         assert cgroups_of(process.pid) == []
 
 
-def test_ctrl_c_goes_to_the_command_and_nothing_is_left() -> None:
+@pytest.mark.parametrize("started_with", [signal.SIG_DFL, signal.SIG_IGN])
+def test_ctrl_c_goes_to_the_command_whether_or_not_a_script_has_started_it_in_the_background(
+    started_with: signal.Handlers,
+) -> None:
     script = "trap 'echo told; exit 3' INT; echo ready; while :; do sleep 0.1; done"
-    with terminal(["sh", "-c", script]) as (pid, keyboard):
+    with terminal(["sh", "-c", script], sigint=started_with) as (pid, keyboard):
         assert eventually(lambda: b"ready" in shown(keyboard))
         os.write(keyboard, b"\x03")
         assert eventually(lambda: b"told" in shown(keyboard))
@@ -456,11 +460,12 @@ def shown(terminal: int) -> bytes:
 
 
 @contextlib.contextmanager
-def terminal(command: list[str]) -> Iterator[tuple[int, int]]:
+def terminal(command: list[str], sigint: signal.Handlers = signal.SIG_DFL) -> Iterator[tuple[int, int]]:
     """Run a command in a sandbox on a terminal of its own: its pid, and a descriptor to type at."""
     argv = program(command)
     pid, keyboard = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, sigint)
         os.execv(argv[0], argv)
     try:
         yield pid, keyboard
