@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import contenders, measure, report, scale, takeover, webhook
+from bench import contenders, flood, measure, report, scale, takeover, webhook
 from lxcfs_py.runtimes.sandbox import SandboxError
 
-PARTS = ("reads", "scale", "takeover", "webhook")
+PARTS = ("reads", "scale", "flood", "takeover", "webhook")
 FILES = ("meminfo", "cpuinfo", "stat", "swaps", "diskstats", "uptime", "loadavg")
 
 
@@ -25,8 +25,8 @@ def arguments() -> argparse.Namespace:
         "part",
         nargs="?",
         choices=PARTS,
-        help="time of a read, what 1,000 containers cost, what a reader notices of a takeover, what the "
-        "webhook keeps up with (default: all)",
+        help="time of a read, what 1,000 containers cost, what a reader notices of a flood and of a takeover, "
+        "what the webhook keeps up with (default: all)",
     )
     parser.add_argument("--seconds", type=float, default=3, help="how long to read each file of each server (3)")
     parser.add_argument(
@@ -61,6 +61,10 @@ def main() -> None:
         scales = [scale.measure(contender, options.files, options.seconds) for contender in (c_program, *ours)]
         results["scale"] = [dataclasses.asdict(one) for one in scales]
         print(report.scale_tables(scales))
+    if "flood" in parts:
+        floods = [one for contender in (c_program, *ours) for one in flood.measure(contender, options.seconds)]
+        results["flood"] = [dataclasses.asdict(one) for one in floods]
+        print(report.flood_table(floods))
     if "takeover" in parts and "kernel" in engines:
         results["takeover_ms"] = takeover.measure()
         print(report.takeover_sentence(results["takeover_ms"]))

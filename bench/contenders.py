@@ -74,6 +74,8 @@ class Server:
     contender: Contender
     process: Optional[subprocess.Popen[bytes]] = None
     mount: Path = Path("/")
+    proc: Path = Path("/proc")
+    """The mount's proc, bound elsewhere: a sandbox sees no mount as a whole."""
     start: float = 0
     """Seconds from its start to the first answer."""
 
@@ -116,8 +118,9 @@ def running(contender: Contender) -> Iterator[Server]:
         yield Server(contender)
         return
     room = Path(tempfile.mkdtemp(prefix="lxcfs-bench-"))
-    mount, config, log = room / "mount", room / "config.toml", room / "log"
+    mount, proc, config, log = room / "mount", room / "proc", room / "config.toml", room / "log"
     mount.mkdir()
+    proc.mkdir()
     config.write_text(contender.config)
     words = [word.format(mount=mount, config=config, pidfile=room / "pid") for word in contender.command]
     try:
@@ -130,11 +133,12 @@ def running(contender: Contender) -> Iterator[Server]:
             answered = _first_answer(process, mount / "proc/uptime")
             if answered is None:
                 raise OSError(f"{' '.join(words)} does not answer: {log.read_text(errors='replace')[-2000:].strip()}")
-            yield Server(contender, process, mount, answered - begun)
+            syscalls.mount(str(mount / "proc"), str(proc), flags=syscalls.MS_BIND)
+            yield Server(contender, process, mount, proc, answered - begun)
         finally:
             _stop(process)
     finally:
-        _clear_away(room, mount)
+        _clear_away(room, mount, proc)
 
 
 def _first_answer(process: subprocess.Popen[bytes], path: Path) -> Optional[float]:
@@ -169,10 +173,11 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _clear_away(room: Path, mount: Path) -> None:
-    with contextlib.suppress(OSError):  # a server unmounts by itself, unless it was killed
-        syscalls.umount(str(mount), syscalls.MNT_DETACH)
-    mount.rmdir()  # before the rest: it fails on a mount, and nothing below a mount may ever be removed
+def _clear_away(room: Path, mount: Path, proc: Path) -> None:
+    for path in (proc, mount):
+        with contextlib.suppress(OSError):  # a server unmounts by itself, unless it was killed
+            syscalls.umount(str(path), syscalls.MNT_DETACH)
+        path.rmdir()  # before the rest: it fails on a mount, and nothing below a mount may ever be removed
     shutil.rmtree(room)
     kept = mountpoint.runtime_file(str(mount), "*")  # what the next server of this mount would want
     if kept:

@@ -96,7 +96,7 @@ class Reader:
             yield path
             return
         try:
-            self.ask("bind", source=str(server.mount / "proc" / file), path=path)
+            self.ask("bind", source=str(server.proc / file), path=path)
             yield path
             self.ask("unbind", path=path)
         except BaseException:

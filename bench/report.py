@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import lxcfs_py
+from bench.flood import Flood
 from bench.measure import CPUS, MEMORY, MODES, READERS, Reads
 from bench.scale import FEW, MANY, Scale
 
@@ -161,6 +162,15 @@ def _ratio(ours: str, other: str) -> str:
 
 def _pair(p50: Mapping[int, float]) -> str:
     return f"{p50[1]:.0f} / {p50[MANY]:.0f} ({p50[MANY] / p50[1]:.2f})"
+
+
+def flood_table(floods: Sequence[Flood]) -> str:
+    """Return what a neighbour notices of a container that reads from many threads."""
+    rows = [
+        [one.server, f"{one.threads:,}", *[f"{ms:.1f}" for ms in (one.p50, one.p99, one.longest)]] for one in floods
+    ]
+    title = "A container's read of meminfo while another, of 0.2 CPU, reads stat from many threads, in ms"
+    return table(title, ["server", "threads", "p50", "p99", "longest"], rows)
 
 
 def takeover_sentence(longest: Sequence[float]) -> str:

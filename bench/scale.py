@@ -81,7 +81,7 @@ def _allow_descriptors() -> None:
 
 
 def _read_all(box: Sandbox, server: Server, files: Sequence[str]) -> None:
-    paths = [str(server.mount / "proc" / file) for file in files]
+    paths = [str(server.proc / file) for file in files]
     box.run(["cat", *paths], stdout=subprocess.DEVNULL, timeout=30, check=True)
 
 

@@ -8,10 +8,12 @@ import os
 import stat
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Callable, Optional, TypeVar
 
 from lxcfs_py.engine import SIZE, Tree
+from lxcfs_py.engine.owners import Owners
 
 # Debian installs the module as fusepy, PyPI as fuse. OSError (EnvironmentError) when libfuse 2 is missing, as on
 # Debian 14: mfusepy takes libfuse 3 too.
@@ -34,27 +36,31 @@ _MAX_TEXT_BYTES = 64 << 20
 
 
 class Texts:
-    """The texts of open files by handle; the oldest go when they take too much room."""
+    """The texts of open files by handle. When they take too much room, the oldest go of who has the most."""
 
     def __init__(self) -> None:
-        self._texts: dict[int, bytes] = {}
-        self._size = 0
+        self._texts: dict[int, tuple[str, bytes]] = {}
+        self._sizes: Counter[str] = Counter()
 
     def get(self, handle: int) -> Optional[bytes]:
         """Return the text, None for an unknown handle."""
-        return self._texts.get(handle)
+        return self._texts.get(handle, (None, None))[1]
 
-    def put(self, handle: int, text: bytes) -> None:
+    def put(self, handle: int, text: bytes, owner: str) -> None:
         """Keep a text in place of the one before."""
         self.drop(handle)
-        self._size += len(text)
-        self._texts[handle] = text
-        while self._size > _MAX_TEXT_BYTES:
-            self.drop(next(iter(self._texts)))
+        self._sizes[owner] += len(text)
+        self._texts[handle] = owner, text
+        while sum(self._sizes.values()) > _MAX_TEXT_BYTES:
+            most = max(self._sizes, key=lambda name: self._sizes[name])
+            self.drop(next(handle for handle, (owner, _) in self._texts.items() if owner == most))
 
     def drop(self, handle: int) -> None:
         """Forget a text, if there is one."""
-        self._size -= len(self._texts.pop(handle, b""))
+        owner, text = self._texts.pop(handle, ("", b""))
+        self._sizes[owner] -= len(text)
+        if not self._sizes[owner]:
+            del self._sizes[owner]
 
 
 class Operations:
@@ -69,6 +75,7 @@ class Operations:
 
         self._tree = tree
         self._texts = Texts()
+        self._owners = Owners()
         self._handles = itertools.count(1)
         self._since: Optional[float] = None
 
@@ -123,7 +130,8 @@ class Operations:
         text = self._texts.get(file.fh) if offset else None
         if text is None:
             text = self._run(self._tree.render, path)
-            self._texts.put(file.fh, text)
+            uid, _, pid = _fuse.fuse_get_context()
+            self._texts.put(file.fh, text, self._owners.of(int(pid), int(uid)))
         return text[offset : offset + size]
 
     def release(self, path: str, file: Any) -> None:

@@ -21,9 +21,10 @@ from queue import SimpleQueue
 from typing import Any, Callable
 
 from lxcfs_py.engine import SIZE, Tree, protocol
+from lxcfs_py.engine.owners import Owners, owner_in
 from lxcfs_py.engine.session import ATTEMPTS, OPCODE, RENDERED, Session, create
 from lxcfs_py.engine.turns import Relay
-from lxcfs_py.engine.waiting import Owners, Queue, Share, owner_in
+from lxcfs_py.engine.waiting import Queue, Share
 from lxcfs_py.files import DIRECTORIES, FILES
 from lxcfs_py.linux.digest import digest
 
@@ -434,7 +435,7 @@ class Server:
         if text is None:
             text = self._tree.render(caller, path)
             if flags & protocol.GETATTR_FH:  # who goes to its end reads this one
-                self._session.texts.put(handle, text)
+                self._session.texts.put(handle, text, owner_in(request))
         return protocol.ATTR_OUT.pack(0, 0, 0) + attributes(node, st, len(text))
 
     def _readlink(self, _request: memoryview, node: int, caller: int) -> bytes:
@@ -464,7 +465,7 @@ class Server:
         if text is None:
             path = self._nodes.path(node)
             text = self._tree.render(caller, path)
-            texts.put(handle, text)
+            texts.put(handle, text, owner_in(request))
             if len(text) > SIZE and path not in self._long:
                 self._long.add(path)
                 self._notify(protocol.NOTIFY_INVAL_INODE, self._inval_inode(path))

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
+from lxcfs_py.engine.owners import Owners
+
 VERSION = 1
 """Of what follows: who finds texts laid out in another way starts without any."""
 
@@ -27,16 +29,24 @@ class _Cell(NamedTuple):
 class Texts:
     """The texts of open files by their handle, where a successor finds them.
 
-    Bounded: when all cells of a size are taken, its oldest text goes; a text of more than 2 MiB is not kept. A reader
-    that is in the middle of such a text when its server dies goes on in a newer one.
+    Bounded: when all cells of a size are taken, the oldest text goes of the container that has the most of them; a text
+    of more than 2 MiB is not kept. A reader that is in the middle of such a text when its server dies goes on in a
+    newer one.
     """
 
     def __init__(self, memory: mmap.mmap, offset: int) -> None:
         self._memory = memory
         self._offset = offset
         self._lock = threading.Lock()
+        self._owners = Owners()
+        self._begin()
+
+    def _begin(self) -> None:
         self._held: dict[int, _Cell] = {}  # by handle, the oldest first
         self._free: list[list[_Cell]] = [[] for _ in _SHELVES]
+        self._readers: list[dict[int, tuple[int, int]]] = [{} for _ in _SHELVES]  # pid and uid, by shelf and handle
+        self._owned: list[dict[str, dict[int, None]]] = [{} for _ in _SHELVES]  # handles whose owner was looked up
+        self._owner_of: dict[int, str] = {}
 
     def clear(self) -> None:
         """Keep nothing of what is there, in whatever layout."""
@@ -44,14 +54,15 @@ class Texts:
 
     def load(self) -> None:
         """Find what a predecessor kept. Not before it is gone."""
-        self._held = {}
-        self._free = [[] for _ in _SHELVES]
+        self._begin()
         for cell in reversed(list(_cells(self._offset))):
             if self._memory[cell.entry + _WHOLE]:
                 self._held[_INDEX.unpack_from(self._memory, cell.entry)[0]] = cell
             else:
                 self._free[cell.shelf].append(cell)
         self._held = dict(sorted(self._held.items()))  # handles count up: the oldest is again the first
+        for handle, cell in self._held.items():
+            self._readers[cell.shelf][handle] = (0, 0)  # nobody knows any more
 
     def get(self, handle: int) -> Optional[bytes]:
         """The text that was put for `handle`; None if there is none."""
@@ -62,28 +73,35 @@ class Texts:
             _, length = _INDEX.unpack_from(self._memory, cell.entry)
             return self._memory[cell.text : cell.text + length]
 
-    def put(self, handle: int, text: bytes) -> None:
-        """Keep `text` for `handle`, and no other."""
+    def put(self, handle: int, text: bytes, reader: tuple[int, int] = (0, 0)) -> None:
+        """Keep `text` for `handle`, and no other. `reader` is the pid and uid of who reads it."""
         with self._lock:
-            cell = self._held.pop(handle, None)
-            if cell is not None:
-                self._memory[cell.entry + _WHOLE] = 0
-                self._free[cell.shelf].append(cell)
+            self._drop(handle)
             cell = self._take(len(text))
             if cell is not None:
                 self._memory[cell.text : cell.text + len(text)] = text
                 _INDEX.pack_into(self._memory, cell.entry, handle, len(text))
                 self._memory[cell.entry + _WHOLE] = 1
                 self._held[handle] = cell
+                self._readers[cell.shelf][handle] = reader
 
     def _take(self, length: int) -> Optional[_Cell]:
         for shelf, (size, _) in enumerate(_SHELVES):
             if length <= size:
                 if not self._free[shelf]:
-                    oldest = next(handle for handle, cell in self._held.items() if cell.shelf == shelf)
-                    self._drop(oldest)
+                    self._make_room(shelf)
                 return self._free[shelf].pop()
         return None
+
+    def _make_room(self, shelf: int) -> None:
+        """Drop the oldest text of the container that has the most; whose each is, is looked up now, and once."""
+        owned = self._owned[shelf]
+        for handle, reader in self._readers[shelf].items():
+            owner = self._owner_of[handle] = self._owners.of(*reader)
+            owned.setdefault(owner, {})[handle] = None
+        self._readers[shelf].clear()
+        most = max(owned, key=lambda owner: len(owned[owner]))
+        self._drop(next(iter(owned[most])))
 
     def drop(self, handle: int) -> None:
         """Keep nothing for `handle` any longer."""
@@ -95,6 +113,12 @@ class Texts:
         if cell is not None:
             self._memory[cell.entry + _WHOLE] = 0
             self._free[cell.shelf].append(cell)
+            if self._readers[cell.shelf].pop(handle, None) is None:
+                owner = self._owner_of.pop(handle)
+                handles = self._owned[cell.shelf][owner]
+                del handles[handle]
+                if not handles:
+                    del self._owned[cell.shelf][owner]
 
 
 def _cells(offset: int) -> Iterator[_Cell]:

@@ -2,8 +2,7 @@
 
 The kernel hands requests out in its own order: with 500 threads of one container before it, a neighbour's request is
 the last of 501. So the reader takes all that wait into small slots of the session's memory, and whoever has been served
-for the shortest time is next. Whose request it is, is told by the cgroup of its process: it cannot be left by making
-namespaces.
+for the shortest time is next.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import NamedTuple, Optional
 
-from lxcfs_py.engine import protocol
-
 LIMIT = 8192
 """So many requests are taken; what comes on top waits in the kernel's queue."""
 
@@ -25,10 +22,8 @@ _SLOT = _CELL - 8
 """Bytes of a request that are kept. A longer one is none that is served: what matters of it is its header."""
 _USED = _CELL - 1  # in a cell, behind the slot: 1 when it, and so each one before it, has been used
 
-_KNOWN_SECONDS = 1.0
 _MAX_KNOWN = 16384
 _MAX_SHARES = 256
-_MAX_NAME = 4096
 
 _ESTIMATE = 1e-4
 """Seconds that a request is taken to cost until it is known."""
@@ -171,40 +166,3 @@ class Queue:
         """Return what each has had, of those who had the most."""
         with self._lock:
             return dict(self._shares)
-
-
-class Owners:
-    """Whose a request is, by the pid of who made it. It is looked up anew each second."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, int], str] = {}
-        self._until = 0.0
-
-    def of(self, pid: int, uid: int) -> str:
-        """Return the process's cgroup, its user where that is the root; "" when there is no such process any more."""
-        now = time.monotonic()
-        if now > self._until or len(self._known) > _MAX_KNOWN:
-            self._known, self._until = {}, now + _KNOWN_SECONDS
-        owner = self._known.get((pid, uid))
-        if owner is None:
-            owner = self._known[pid, uid] = _cgroup(pid) or f"user {uid}"
-        return owner
-
-
-def _cgroup(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/cgroup", "rb", buffering=0) as file:
-            text = file.read(1 << 16)
-    except OSError:
-        return ""
-    # The deepest one says most; v1 has some hierarchies in which a container has no cgroup of its own.
-    path = max((line.split(b":", 2)[2] for line in text.splitlines()), key=len, default=b"")
-    return path[:_MAX_NAME].decode(errors="replace").rstrip("/")
-
-
-def owner_in(request: memoryview) -> tuple[int, int]:
-    """Return the pid and uid in a request."""
-    pid: int
-    uid: int
-    uid, pid = protocol.OWNER.unpack_from(request, protocol.OWNER_OFFSET)
-    return pid, uid

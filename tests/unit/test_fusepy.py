@@ -111,9 +111,9 @@ def test_a_container_that_opens_many_files_takes_bounded_room_and_still_reads(
 
 def test_texts_are_kept_till_their_file_is_closed() -> None:
     texts = fusepy.Texts()
-    texts.put(1, b"one")
-    texts.put(2, b"two")
-    texts.put(1, b"three")
+    texts.put(1, b"one", "a")
+    texts.put(2, b"two", "b")
+    texts.put(1, b"three", "b")
     assert (texts.get(1), texts.get(2), texts.get(3)) == (b"three", b"two", None)
     texts.drop(1)
     texts.drop(1)
@@ -121,7 +121,7 @@ def test_texts_are_kept_till_their_file_is_closed() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 130) | st.none()), max_size=60))
-def test_texts_take_no_more_room_than_they_may_and_the_latest_is_kept(steps: list[tuple[int, Any]]) -> None:
+def test_texts_take_no_more_room_than_they_may(steps: list[tuple[int, Any]]) -> None:
     texts, room = fusepy.Texts(), 100
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fusepy, "_MAX_TEXT_BYTES", room)
@@ -129,7 +129,17 @@ def test_texts_take_no_more_room_than_they_may_and_the_latest_is_kept(steps: lis
             if size is None:
                 texts.drop(handle)
             else:
-                texts.put(handle, bytes(size))
+                texts.put(handle, bytes(size), "abc"[handle % 3])
             kept = [text for text in map(texts.get, range(10)) if text is not None]
             assert sum(map(len, kept)) <= room
-            assert size is None or size > room or texts.get(handle) == bytes(size)
+            assert sum(texts._sizes.values()) == sum(map(len, kept))
+
+
+def test_who_has_the_most_texts_loses_its_own_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusepy, "_MAX_TEXT_BYTES", 1000)
+    texts = fusepy.Texts()
+    texts.put(0, bytes(100), "neighbour")
+    for handle in range(1, 30):
+        texts.put(handle, bytes(100), "noisy")
+    assert texts.get(0) == bytes(100)
+    assert [handle for handle in range(1, 30) if texts.get(handle) is not None] == list(range(21, 30))

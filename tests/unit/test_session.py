@@ -10,6 +10,7 @@ import pytest
 
 from lxcfs_py.engine import session
 from lxcfs_py.engine.open_texts import _SHELVES, VERSION, Texts
+from lxcfs_py.engine.owners import Owners
 from lxcfs_py.linux import syscalls
 
 
@@ -53,6 +54,20 @@ def test_the_oldest_text_goes_when_all_cells_are_taken(memory: int) -> None:
     kept.put(count, b"one more")
     assert kept.get(1) is None
     assert [kept.get(handle) for handle in (0, 2, count)] == [b"rewound", b"2", b"one more"]
+
+
+def test_the_container_with_the_most_texts_loses_its_own_first(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Owners, "of", lambda _, pid, uid: "noisy" if pid > 10 else "neighbour")
+    kept = texts(memory)
+    count = _SHELVES[0][1]
+    for handle in range(10):
+        kept.put(handle, b"mine", (handle, 0))
+    for handle in range(10, 3 * count):
+        kept.put(handle, b"its", (11, 0))
+    assert [kept.get(handle) for handle in range(11)] == [b"mine"] * 10 + [None]
+    for handle in range(10, 3 * count):
+        kept.drop(handle)
+    assert len(kept._held) == sum(map(len, kept._readers)) + len(kept._owner_of) == 10
 
 
 def test_a_successor_too_knows_which_texts_are_the_oldest(memory: int) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
-import subprocess
 
 import pytest
 from hypothesis import given
@@ -12,7 +10,7 @@ from hypothesis import strategies as st
 
 from lxcfs_py.engine import waiting
 from lxcfs_py.engine.session import OPCODE
-from lxcfs_py.engine.waiting import Owners, Queue, Slots
+from lxcfs_py.engine.waiting import Queue, Slots
 
 OFFSET = 4096
 NONE = memoryview(bytearray(8))
@@ -148,14 +146,3 @@ def test_what_was_known_of_many_is_forgotten(monkeypatch: pytest.MonkeyPatch) ->
         queue.add(f"container {n}", NONE, 1)
         serve(queue, 1)
     assert len(queue._served) <= 4
-
-
-def test_a_request_is_its_process_cgroups_and_without_one_its_users() -> None:
-    owners = Owners()
-    with open("/proc/self/cgroup") as file:
-        path = max((line.rstrip("\n").split(":", 2)[2] for line in file), key=len).rstrip("/")
-    assert owners.of(os.getpid(), 7) == (path or "user 7")
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    assert owners.of(ended.pid, 8) == "user 8"
-    assert owners.of(0, 0) == "user 0"
