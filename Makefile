@@ -15,7 +15,7 @@ endif
 
 # fuse3/fuse: either will do, and where neither is there the first is installed.
 RUN := python3 python3-venv kmod fuse3/fuse $(LIBFUSE)
-TEST_FAST := $(RUN) procps
+TEST_FAST := $(RUN) procps sysstat
 DEB := git build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools
 RPM := git rpm rpmlint
 REPO := $(DEB) $(RPM) apt-utils createrepo-c gpg gpg-agent

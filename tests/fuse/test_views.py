@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import psutil
 import pytest
@@ -387,3 +388,54 @@ def test_modes_of_the_trees_are_the_machines_without_leave_to_write(daemon: Daem
         permissions = stat.S_IMODE(own) if stat.S_ISLNK(own) else stat.S_IMODE(own) & ~0o222
         if path.rstrip("/") not in ("/sys/devices/system/cpu", "/sys/devices/system/node"):
             assert mode[1:] == f"{permissions:o}", path
+
+
+def test_iostat_shows_what_a_container_writes_and_nothing_in_an_idle_one(
+    daemon: Daemon, sandbox: MakeSandbox, tmp_path: Path, require: Callable[[object, str], None]
+) -> None:
+    require(shutil.which("iostat"), "iostat, of the package sysstat")
+    boxes = busy, also_busy, idle = [sandbox(views=daemon.mountpoint) for _ in range(3)]
+    have_io_counted(busy, tmp_path)
+    sizes = {busy: 24, also_busy: 8, idle: 0}
+    before = _written(Path("/proc/diskstats").read_text())
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "env": {**os.environ, "LC_ALL": "C"}}
+    reports = {box: box.popen(["iostat", "-x", "-k", "-y", "4", "1"], **options) for box in boxes}
+    time.sleep(1)
+    for box, size in sizes.items():
+        if size:
+            file = tmp_path / str(size)
+            box.run(["dd", "if=/dev/zero", f"of={file}", "bs=1M", f"count={size}", "oflag=direct"], check=True)
+    shown = {}
+    for box, report in reports.items():
+        rows = [line.split() for line in report.communicate()[0].splitlines()]
+        header = next(row for row in rows if row[:1] == ["Device"])
+        shown[box] = sum(float(row[header.index("wkB/s")]) for row in rows[rows.index(header) + 1 :] if row) * 4 / 1024
+    after = _written(Path("/proc/diskstats").read_text())
+    for box, size in sizes.items():
+        assert shown[box] == pytest.approx(size, rel=0.01)
+    assert sum(shown.values()) <= (after - before) / MIB * 1.01
+
+
+def _written(diskstats: str) -> int:
+    """Bytes written to all disks."""
+    rows = [line.split() for line in diskstats.splitlines()]
+    return sum(int(row[9]) * 512 for row in rows if Path("/sys/block", row[2]).exists())
+
+
+def test_vmstat_counts_what_a_container_reads_and_writes(daemon: Daemon, sandbox: MakeSandbox, tmp_path: Path) -> None:
+    box, idle = (sandbox(memory=256 * MIB, views=daemon.mountpoint) for _ in range(2))
+    have_io_counted(box, tmp_path)
+
+    def paged(box: Sandbox) -> tuple[int, int]:
+        figures = dict(line.split() for line in read(box, "/proc/vmstat").splitlines())
+        return int(figures["pgpgin"]), int(figures["pgpgout"])
+
+    before = paged(box)
+    file = str(tmp_path / "file")
+    box.run(["dd", "if=/dev/zero", f"of={file}", "bs=1M", "count=16", "oflag=direct"], check=True)
+    box.run(["dd", f"if={file}", "of=/dev/null", "bs=1M", "count=8", "iflag=direct"], check=True)
+    assert paged(box)[0] - before[0] == pytest.approx(8 * 1024, rel=0.01)
+    assert paged(box)[1] - before[1] == pytest.approx(16 * 1024, rel=0.01)
+    assert paged(idle)[1] == 0
+    table = box.run(["vmstat", "-s"], check=True).stdout
+    assert "K paged in" in table
