@@ -14,7 +14,7 @@ from typing import Callable, NamedTuple
 from lxcfs_py import files
 from lxcfs_py.config import Config
 from lxcfs_py.runtimes import bind_snippets
-from tools import chart, modules
+from tools import chart, commands, modules
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,6 +70,7 @@ PARTS = (
     Part("docs/man/lxcfs.toml.5", '.\\" files', '.\\" end of files', manual_of_files),
     Part("kubernetes/examples/by-hand.yaml", "          volumeMounts:", "      volumes:", volume_mounts),
     Part("kubernetes/examples/by-hand.yaml", "      volumes:", "", volumes),
+    Part("docs/man/lxcfs-py.1", '.\\" commands', '.\\" end of commands', commands.manual_list),
     Part("docs/architecture.md", "<!-- rooms -->", "<!-- end of rooms -->", modules.drawing),
     Part("docs/architecture.md", "<!-- modules -->", "<!-- end of modules -->", modules.table),
 )
@@ -93,6 +94,9 @@ def main() -> int:
     current = dict(texts)
     for part in PARTS:
         current[part.file] = generated(part, current[part.file])
+    for name, text in commands.whole_files().items():
+        texts[name] = (ROOT / name).read_text() if (ROOT / name).exists() else ""
+        current[name] = text
     stale = [name for name, text in current.items() if text != texts[name]]
     for name in stale:
         if "--check" in sys.argv:
