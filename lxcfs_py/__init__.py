@@ -1,3 +1,3 @@
 """A FUSE filesystem that shows every Linux container its own /proc and /sys."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
