@@ -20,8 +20,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, NoReturn, Optional
 
-from lxcfs_py.attach import attach
-from lxcfs_py.linux.mountpoint import RUNTIME_DIRECTORY
+from lxcfs_py.attach import attach, mount_users, running
+from lxcfs_py.attach.errors import EndedError
+from lxcfs_py.linux import mountpoint
 from lxcfs_py.runtimes.nri.connection import Connection, ConnectionLostError
 from lxcfs_py.runtimes.nri.plugin import Attachment, Plugin
 from lxcfs_py.runtimes.nri.policy import Policy
@@ -92,7 +93,7 @@ class Process:
             return
         self._connection = Connection(opened)
         try:
-            self._plugin = Plugin(self._connection, self._policy)
+            self._plugin = Plugin(self._connection, self._policy, self._is_mounted)
         except ConnectionLostError as error:
             self._lose(error)
             return
@@ -117,9 +118,14 @@ class Process:
         self._pause = min(self._pause * 2, _PAUSE_SECONDS[1])
         self._connection = self._plugin = None
 
+    def _is_mounted(self) -> bool:
+        return mountpoint.is_mounted(self._settings.mountpoint)
+
     def _attach_some(self) -> None:
         while self._backlog and len(self._attaching) < _MAX_ATTACHING:
             wanted = self._backlog.popleft()
+            if self._has_all(wanted):
+                continue
             child = os.fork()
             if not child:
                 _attach_and_end(wanted, self._settings.mountpoint)
@@ -127,16 +133,25 @@ class Process:
             self._attaching[pidfd] = child
             self._poll.register(pidfd, select.POLLIN)
 
+    def _has_all(self, wanted: Attachment) -> bool:
+        """Tell whether there is nothing to attach: after a daemon's start, that is so of nearly all containers."""
+        device = mount_users.device(self._settings.mountpoint)
+        try:
+            seen = {mount.mountpoint for mount in running.mounts(wanted.pid) if mount.device == device}
+        except EndedError:
+            return True
+        return seen >= {f"/{name}" for name in wanted.names}
+
     def _reap(self, pidfd: int) -> None:
         os.waitpid(self._attaching.pop(pidfd), 0)
         self._poll.unregister(pidfd)
         os.close(pidfd)
 
 
-def _attach_and_end(wanted: Attachment, mountpoint: str) -> NoReturn:
+def _attach_and_end(wanted: Attachment, place: str) -> NoReturn:
     """Attach in a process of its own, since a container may keep it waiting."""
     try:
-        for outcome in attach.attach(wanted.pid, mountpoint, list(wanted.names)):
+        for outcome in attach.attach(wanted.pid, place, list(wanted.names)):
             if outcome.result == "refused":
                 log.warning("container %d: /%s: %s", wanted.pid, outcome.name, outcome.reason)
     except attach.AttachError as error:
@@ -151,7 +166,7 @@ def _attach_and_end(wanted: Attachment, mountpoint: str) -> NoReturn:
 def _alone() -> Iterator[None]:
     """Wait until no other daemon's process is registered: a runtime starts no container that both adjust."""
     try:
-        lock = os.open(f"{RUNTIME_DIRECTORY}/nri.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(f"{mountpoint.RUNTIME_DIRECTORY}/nri.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:  # a directory that cannot be written to is nobody's
         yield
         return

@@ -66,7 +66,9 @@ class Runtime:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(5)
         theirs.settimeout(5)
-        self.plugin = Plugin(Connection(theirs), Policy("/var/lib/lxcfs", tuple(names), default))
+        self.is_mounted = True
+        policy = Policy("/var/lib/lxcfs", tuple(names), default)
+        self.plugin = Plugin(Connection(theirs), policy, lambda: self.is_mounted)
         self.registration = self.receive(2)
         self.attachments = []
         self._stream = 1
@@ -130,6 +132,16 @@ def test_a_container_gets_the_files_that_runc_mounts(runtime):
     mounts, environment = runtime.create(pod(), container())
     assert mounts == {target: f"/var/lib/lxcfs{target}" for target in MOUNTED}
     assert environment == {}
+
+
+def test_a_container_gets_no_mounts_of_what_is_not_there(runtime):
+    runtime.is_mounted = False
+    assert runtime.create(pod(), container()) == ({}, {})
+
+
+def test_a_list_with_a_file_that_is_none_is_told_to_the_operator(runtime, caplog):
+    runtime.create(pod(annotations={"lxcfs.py/views": "memfino"}), container())
+    assert "lxcfs.py/views names 'memfino'" in caplog.text
 
 
 def test_what_runc_refuses_is_attached_as_the_container_starts(runtime):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from lxcfs_py.files import FILES
+from lxcfs_py.runtimes.names import KEY
 from lxcfs_py.runtimes.nri import connection, wire
 from lxcfs_py.runtimes.nri.connection import Call, Connection
 from lxcfs_py.runtimes.nri.policy import Container, Pod, Policy, adjustment, variables
@@ -28,9 +29,12 @@ class Attachment(NamedTuple):
 class Plugin:
     """Answers one runtime. Every answer lets the container start, whatever was asked."""
 
-    def __init__(self, opened: Connection, policy: Policy) -> None:
-        """Register. ConnectionLostError."""
-        self._connection, self._policy = opened, policy
+    def __init__(self, opened: Connection, policy: Policy, is_mounted: Callable[[], bool]) -> None:
+        """Register. ConnectionLostError.
+
+        `is_mounted` tells whether there are files: a container whose mounts have no sources does not start.
+        """
+        self._connection, self._policy, self._is_mounted = opened, policy, is_mounted
         self._pods: dict[str, Pod] = {}  # those of the synchronization that is under way
         self.is_registered = False
         opened.call("RegisterPlugin", wire.field(1, NAME) + wire.field(2, INDEX))
@@ -90,8 +94,10 @@ class Plugin:
 
     def _create(self, pod: Pod, container: Container) -> bytes:
         names, reason = self._policy.names_for(pod, container)
+        if names and not self._is_mounted():
+            names, reason = (), f"nothing is mounted at {self._policy.mountpoint}"
         if reason:
-            log.debug("%s: %s", _shown(pod, container), reason)
+            log.log(logging.WARNING if KEY in reason else logging.DEBUG, "%s: %s", _shown(pod, container), reason)
         mounted = [name for name in names if FILES[name].runc_mounts]
         environment = variables(pod, container)
         return wire.field(1, adjustment(self._policy.mountpoint, mounted, environment))
