@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable
 
 import pytest
 
-from lxcfs_py.attach import attach
+from lxcfs_py.attach import attach, servers
 from lxcfs_py.cli import main as command_line
 from lxcfs_py.config import Config
 from lxcfs_py.linux import syscalls
@@ -273,6 +274,42 @@ def test_a_server_that_does_not_answer_holds_up_nobody_for_long(
         }  # which asks it nothing
     finally:
         stopped.process.send_signal(signal.SIGCONT)
+
+
+def test_users_are_told_apart_by_whether_their_server_answers(
+    box: Sandbox, sandbox: Callable[..., Sandbox], served: Daemon, start_daemon: Callable[..., Daemon]
+) -> None:
+    live, silent, dead = sandbox(views=Path(served.mountpoint)), sandbox(), box
+    stopped = start_daemon("kernel")
+    attach.attach(silent.init, str(stopped.mountpoint), MEMINFO)
+    dead_mount(dead, start_daemon, "kernel", tuple(MEMINFO))
+    stopped.process.send_signal(signal.SIGSTOP)
+    try:
+        lines = [line.split("\t") for line in cli("users", daemon=served).stdout.splitlines()]
+    finally:
+        stopped.process.send_signal(signal.SIGCONT)
+    found = {pid: state for pid, *_, state in lines}
+    boxes = {"served": live, "silent": silent, "unserved": dead}
+    assert {state: found[str(box.init)] for state, box in boxes.items()} == {state: state for state in boxes}
+
+
+def test_a_mount_that_does_not_answer_is_asked_for_once_whoever_has_it(
+    sandbox: Callable[..., Sandbox], views: str, start_daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = start_daemon("kernel")
+    boxes = [sandbox() for _ in range(3)]
+    for each in boxes:
+        attach.attach(each.init, str(stopped.mountpoint), MEMINFO)
+    asked: list[str] = []
+    monkeypatch.setattr(servers, "partial", lambda work, use: asked.append(use.device) or partial(work, use))
+    stopped.process.send_signal(signal.SIGSTOP)
+    try:
+        pids = [each.init for each in boxes]
+        outcomes = attach.attach_all(pids, views, [*MEMINFO, "proc/stat"])
+    finally:
+        stopped.process.send_signal(signal.SIGCONT)
+    assert [[each.result for each in one] for one in outcomes] == [["other", "attached"]] * 3
+    assert len(asked) == 1
 
 
 # Servers that are in containers themselves

@@ -75,6 +75,14 @@ def test_lxcs_hook_binds_the_same_files_however_the_configuration_is_written(ser
     assert int(seen.stdout) == len([name for name in Config().files.enabled if os.path.exists(f"/{name}")])
 
 
+def test_nothing_is_bound_in_a_container_that_gets_a_whole_mount(hook, served):
+    """It is a server's own, which must not wait for itself."""
+    arrange = f"{PROC} && mkdir views && mount --bind {served.mountpoint} views"
+    seen = hook(arrange, "grep -c 'rootfs/proc/.* - fuse.lxcfs' /proc/self/mountinfo || true")
+    assert seen.stdout == "0\n"
+    assert "starts with the machine's files: a whole mount of lxcfs stands in the container" in seen.stderr
+
+
 def test_the_files_of_a_server_that_has_ended_are_not_bound(start_daemon, tmp_path):
     daemon = start_daemon("kernel")
     (daemon.mountpoint / "proc/meminfo").read_text()  # the kernel knows the name from now on
