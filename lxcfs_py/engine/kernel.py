@@ -320,7 +320,10 @@ class Server:
             slot = session.waiting.get()
             if slot is None:
                 break
-            relay.show(number, queue.first() or slot)
+            waits = queue.first()
+            relay.show(number, waits or slot)
+            if waits is not None:
+                relay.begin(number)
             try:
                 received = os.readv(session.fuse, [slot, rest])
             except OSError as error:

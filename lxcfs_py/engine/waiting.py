@@ -38,6 +38,7 @@ class Slots:
         self._opcode = opcode
         self._free: list[memoryview] = []
         self._count = 0
+        self._growing = threading.Lock()
 
     def load(self) -> list[memoryview]:
         """Return the slots in which a predecessor has left a request. Not before it is gone."""
@@ -54,12 +55,15 @@ class Slots:
         try:
             return self._free.pop()
         except IndexError:
-            if self._count >= LIMIT:
+            pass
+        with self._growing:
+            number = self._count
+            if number == LIMIT:
                 return None
-        # The page is here from now on: SIGKILL must not cut the kernel's copying short.
-        self._view[self._count * _CELL + _USED] = 1
-        self._count += 1
-        return self._at(self._count - 1)
+            # The page is here from now on: SIGKILL must not cut the kernel's copying short.
+            self._view[number * _CELL + _USED] = 1
+            self._count += 1
+        return self._at(number)
 
     def put(self, slot: memoryview) -> None:
         """Empty a slot for another request."""
