@@ -17,6 +17,7 @@ COMMANDS = {
     "reload": "reload",
     "check": "check",
     "status": "status",
+    "top": "top",
     "doctor": "doctor",
     "show": "show",
     "explain": "explain",

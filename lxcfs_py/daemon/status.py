@@ -75,8 +75,11 @@ class Status:
         self._reloaded = time.time()
         self._reload_errors = errors
 
-    def describe(self) -> dict[str, Any]:
-        """Return all of it as JSON has it; times in seconds since the epoch."""
+    def describe(self, loads: bool = False) -> dict[str, Any]:
+        """Return all of it as JSON has it; times in seconds since the epoch.
+
+        With `loads`, that of each container, which is sampled from then on.
+        """
         config = self._filesystem.config
         return {
             "version": __version__,
@@ -98,15 +101,18 @@ class Status:
             "failures": sum(self._filesystem.failures.values()),
             "unplaced": self.containers.unplaced,
             "clock": time.monotonic(),
-            "containers": [{"pid": each.init, "reads": each.reads} for each in self.containers.all()],
+            "containers": [
+                {"pid": each.init, "reads": each.reads, **({"load": each.load.read(each.states)[0]} if loads else {})}
+                for each in self.containers.all()
+            ],
         }
 
     def answer(self, request: bytes) -> bytes:
         """Return the answer to a request: a file's text for a process, or all that is known. ValueError, OSError."""
         asked = json.loads(request)
-        if asked:
+        if "path" in asked:
             return self._filesystem.render(int(asked["pid"]), str(asked["path"]))
-        return json.dumps(self.describe()).encode()
+        return json.dumps(self.describe(asked.get("loads", False))).encode()
 
     def keeper(self) -> str:
         """Return who keeps the session when this daemon dies: "systemd", "keeper", or "none"."""
@@ -184,10 +190,13 @@ def listen(path: str, status: Status) -> Callable[[], None]:
     return stop
 
 
-def ask(place: str) -> dict[str, Any]:
-    """Return what the daemon at a mountpoint tells of itself. NotRunningError, NotAnsweringError."""
+def ask(place: str, loads: bool = False) -> dict[str, Any]:
+    """Return what the daemon at a mountpoint tells of itself, as `describe` has it.
+
+    NotRunningError, NotAnsweringError.
+    """
     try:
-        told: dict[str, Any] = json.loads(_request(place, {}))
+        told: dict[str, Any] = json.loads(_request(place, {"loads": loads}))
     except ValueError:
         raise NotAnsweringError(_silent(place), _SILENT_HINT) from None
     return told

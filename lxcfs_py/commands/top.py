@@ -1,0 +1,157 @@
+"""lxcfs-py top: all containers at a glance."""
+
+from __future__ import annotations
+
+import argparse
+import curses
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Callable
+
+from lxcfs_py.commands.common import add_config, load_config, new_command, require_root
+from lxcfs_py.commands.glance import HISTORY, Glance, Row
+
+if TYPE_CHECKING:
+    from lxcfs_py.commands.common import Commands
+
+_SECONDS = 2.0
+_ONCE_SECONDS = 1.0  # over which what a second is is measured, with --once
+
+_BARS = " ▁▂▃▄▅▆▇█"
+
+_KEYS: dict[str, Callable[[Row], Any]] = {
+    "cpu": lambda row: -row.cpu,
+    "memory": lambda row: -row.memory,
+    "load": lambda row: -row.load,
+    "io": lambda row: -row.io,
+    "pressure": lambda row: -row.pressure,
+    "reads": lambda row: -row.reads,
+    "name": lambda row: row.name,
+}
+"""What the rows can be sorted by; the first letter is the key to press."""
+
+
+def add(commands: Commands) -> None:
+    """Add the command's parser."""
+    parser = new_command(
+        commands,
+        "top",
+        _top,
+        "all containers at a glance: what each sees, and uses of that",
+        "Show every container with what it sees: CPU used against its CPUs, memory against its limit, swap, load, I/O, "
+        "pressure, whether its files are live, dead or none, and how often it reads them. In the terminal, the first "
+        "letter of a column sorts by it, / filters by name, and q ends it.",
+        [
+            ("lxcfs-py top", "look on"),
+            ("lxcfs-py top --once --sort memory", "one look, the largest first"),
+            ("lxcfs-py top --json", "one look, for scripts"),
+        ],
+    )
+    parser.add_argument("--once", action="store_true", help="print one look and end")
+    parser.add_argument("--json", action="store_true", help="print one look as JSON and end")
+    parser.add_argument("--sort", choices=_KEYS, default="cpu", help="what to sort by (default: cpu)")
+    parser.add_argument("--filter", metavar="TEXT", default="", help="only containers that have this in their names")
+    add_config(parser)
+
+
+def _top(options: argparse.Namespace) -> int:
+    require_root()
+    glance = Glance(load_config(options.config))
+    if options.once or options.json or not sys.stdout.isatty():
+        glance.rows()
+        time.sleep(_ONCE_SECONDS)
+        rows = _chosen(glance.rows(), options.filter, options.sort)
+        if options.json:
+            print(json.dumps([row.as_json() for row in rows], indent=2))
+        else:
+            print(*lines(rows), sep="\n")
+        return 0
+    curses.wrapper(lambda screen: _Screen(screen, glance, options.sort, options.filter).run())
+    return 0
+
+
+def _chosen(rows: list[Row], wanted: str, key: str) -> list[Row]:
+    return sorted((row for row in rows if wanted in row.name), key=_KEYS[key])
+
+
+def lines(rows: list[Row], width: int = 200) -> Iterator[str]:
+    """Yield a table that fits so many columns: names are cut, and what is least asked for is left out."""
+    narrow = width < 110
+    room = max((len(row.name) for row in rows), default=9)
+    named = max(9, min(room, width - (68 if narrow else 84 + HISTORY)))
+    header = f"{'CONTAINER':<{named}} {'CPU':>5}/{'CPUS':<5} {'MEMORY':>7}/{'LIMIT':<7} {'SWAP':>7} {'LOAD':>6}"
+    header += f" {'READS':>7} FILES" if narrow else f" {'IO/S':>7} {'PSI%':>5} {'READS':>7} {'CPU':<{HISTORY}} FILES"
+    yield header[:width]
+    for row in rows:
+        line = f"{row.name[:named]:<{named}} {row.cpu:>5.2f}/{row.cpus:<5g} {_size(row.memory):>7}/"
+        line += f"{_size(row.memory_total):<7} {_size(row.swap):>7} {row.load:>6.2f}"
+        if not narrow:
+            line += f" {_size(row.io):>7} {row.pressure:>5.1f}"
+        line += f" {row.reads:>7.1f}"
+        if not narrow:
+            line += f" {_sparkline(row.history):<{HISTORY}}"
+        yield f"{line} {row.files}"[:width]
+
+
+def _size(number: float) -> str:
+    for unit, name in ((1 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")):
+        if number >= unit:
+            return f"{number / unit:.3g}{name}"
+    return f"{number:.0f}"
+
+
+def _sparkline(shares: list[float]) -> str:
+    return "".join(_BARS[round(share * (len(_BARS) - 1))] for share in shares)
+
+
+class _Screen:
+    """The terminal."""
+
+    def __init__(self, screen: Any, glance: Glance, key: str, wanted: str) -> None:
+        self._screen, self._glance, self._key, self._wanted = screen, glance, key, wanted
+        self._typing = False
+
+    def run(self) -> None:
+        curses.curs_set(0)
+        rows = self._glance.rows()
+        looked = time.monotonic()
+        while True:
+            self._draw(_chosen(rows, self._wanted, self._key))
+            self._screen.timeout(max(int((looked + _SECONDS - time.monotonic()) * 1000), 0))
+            try:
+                pressed = self._screen.get_wch()
+            except curses.error:  # nothing was pressed
+                rows = self._glance.rows()
+                looked = time.monotonic()
+                continue
+            if not self._press(pressed):
+                return
+
+    def _press(self, pressed: Any) -> bool:
+        """Do what a key says; False to end."""
+        if self._typing:
+            if pressed in ("\n", "\x1b"):
+                self._typing = False
+            elif pressed in ("\x7f", "\b", curses.KEY_BACKSPACE):
+                self._wanted = self._wanted[:-1]
+            elif isinstance(pressed, str) and pressed.isprintable():
+                self._wanted += pressed
+        elif pressed == "q":
+            return False
+        elif pressed == "/":
+            self._typing, self._wanted = True, ""
+        else:
+            self._key = next((key for key in _KEYS if key[0] == pressed), self._key)
+        return True
+
+    def _draw(self, rows: list[Row]) -> None:
+        height, width = self._screen.getmaxyx()
+        keys = " ".join(f"{key[0]}:{key}" for key in _KEYS)
+        wanted = f"/{self._wanted}{'_' if self._typing else ''}" if self._typing or self._wanted else "/:filter"
+        title = f"{len(rows)} containers, by {self._key}   {keys} {wanted} q:quit"
+        self._screen.erase()
+        for number, line in enumerate([title, *lines(rows, width - 1)][: height - 1]):
+            self._screen.addstr(number, 0, line[: width - 1], curses.A_REVERSE if number == 1 else curses.A_NORMAL)
+        self._screen.refresh()
