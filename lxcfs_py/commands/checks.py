@@ -115,7 +115,7 @@ def _cgroups(config: Config) -> Iterator[Finding]:
 
 def _propagation(config: Config) -> Iterator[Finding]:
     inside = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    above = [words for words in inside if f"{config.mountpoint}/".startswith(words[4].rstrip("/") + "/")]
+    above = [words for words in inside if config.mountpoint.startswith(words[4].rstrip("/") + "/")]
     words = max(above, key=lambda words: len(words[4]))
     if any(word.startswith("shared:") for word in words[6 : words.index("-")]):
         yield Finding("mount propagation", OK, f"{words[4]} is shared: a new mount reaches containers that follow it")
@@ -222,13 +222,13 @@ def _containers(config: Config) -> Iterator[Finding]:
         return
     names, without, with_all = Names(), [], 0
     for container in attach.status(config.mountpoint, config.files.enabled):
-        missing = [name for name, state in container.files.items() if state == "none"]
+        missing = [name for name, state in container.files.items() if state not in ("live", "other")]
         if not missing and not container.error:
             with_all += 1
             continue
         identity = names.of(container.cgroup)
         called = identity.name if identity else container.cgroup
-        why = container.error or (identity.opt_out() if identity else "") or f"{len(missing)} files are not mounted"
+        why = container.error or (identity.opt_out() if identity else "") or f"{len(missing)} files are not served"
         without.append(f"{called} (process {container.pid}): {why}")
     for sentence in without[:20]:
         auto = "lxcfs-py attach NAME puts them there" if config.attach.auto else "attach.auto = true does it for all"
