@@ -20,7 +20,7 @@ from lxcfs_py import __version__, isolated
 from lxcfs_py.config import Config, Cpu, Fuse, Loadavg, Log, Memory
 from lxcfs_py.daemon import service, systemd
 from lxcfs_py.errors import LxcfsError, report
-from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux import mountpoint, signals
 from lxcfs_py.log import to_stderr
 
 # What callers of the C program pass on to libfuse and mount(8) that changes nothing here: the files are for all
@@ -115,8 +115,8 @@ def _configuration(arguments: argparse.Namespace) -> Config:
 
 
 def _serve(config: Config, pidfile: Path, ready: Callable[[], None]) -> int:
-    # The C program's units send it to have code loaded anew; nothing here needs that, and it must not end the daemon.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # SIGUSR1, too, which the C program's units send to have code loaded anew: nothing here needs that.
+    signals.ignore_all_but(signal.SIGTERM, signal.SIGINT)
     try:
         with _held(pidfile):
             return service.serve(config, ready)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import textwrap
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from lxcfs_py import config as configuration
 from lxcfs_py.cgroup.layout import parse_paths
 from lxcfs_py.config import Config
 from lxcfs_py.errors import LxcfsError
+from lxcfs_py.linux import mountpoint
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -65,10 +67,15 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(path: Optional[str]) -> Config:
-    """Return the configuration of a file, or of the default path; the defaults where that does not exist."""
+    """Return the configuration of a file, or of the default path; the defaults where that does not exist.
+
+    Its mountpoint is as the kernel lists it.
+    """
     if path is None and not os.path.exists(CONFIG_PATH):
-        return Config()
-    return configuration.load(Path(path or CONFIG_PATH))
+        config = Config()
+    else:
+        config = configuration.load(Path(path or CONFIG_PATH))
+    return dataclasses.replace(config, mountpoint=mountpoint.resolve(config.mountpoint))
 
 
 def config_path(path: Optional[str]) -> str:
@@ -83,7 +90,7 @@ def mountpoint_even_if_broken(path: Optional[str]) -> str:
     try:
         return load_config(path).mountpoint
     except configuration.ConfigError:
-        return (last_config.recall(config_path(path)) or Config()).mountpoint
+        return next(iter(last_config.served_with(config_path(path))), Config()).mountpoint
 
 
 def process_id(text: str) -> int:

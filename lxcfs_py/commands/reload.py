@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING
 
 from lxcfs_py.commands.common import CONFIG_PATH, CommandError, config_path, new_command
 from lxcfs_py.daemon import reload_socket
-from lxcfs_py.linux import mountpoint
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -31,11 +31,10 @@ def add(commands: Commands) -> None:
 
 def _reload(options: argparse.Namespace) -> int:
     path = config_path(options.config)
-    socket = mountpoint.runtime_file(path, "control")
-    if socket is None:
+    if os.geteuid() != 0:
         raise CommandError("only root may ask the daemon to reload")
     try:
-        errors, remarks = reload_socket.ask(socket)
+        errors, remarks = reload_socket.reload(path)
     except reload_socket.ControlError as error:
         raise CommandError(f"{path} was not reloaded: {error}") from None
     print(*errors, *remarks, sep="\n", end="\n" if errors or remarks else "", file=sys.stderr)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import faulthandler
-import logging
 import os
+import signal
 from typing import TYPE_CHECKING, Optional
 
 from lxcfs_py import isolated, log
 from lxcfs_py.commands.common import CommandError, add_config, config_path, load_config, new_command
 from lxcfs_py.config import Config, ConfigError
-from lxcfs_py.daemon import last_config, service, systemd
-from lxcfs_py.engine import keeper, session
+from lxcfs_py.daemon import degraded, last_config, service, systemd
+from lxcfs_py.engine import keeper, session, store
 from lxcfs_py.errors import report
-from lxcfs_py.linux import mount_table, mountpoint
+from lxcfs_py.linux import mount_table, mountpoint, signals
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -74,7 +73,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.stay and not options.keep:
         raise CommandError("--stay says what the process of --keep is to do: give both")
     options.config = options.config and os.path.abspath(options.config)
-    place = options.mountpoint and os.path.abspath(options.mountpoint)
+    place = options.mountpoint and mountpoint.resolve(options.mountpoint)
     os.chdir("/")
     isolated.clean_environment()
     if options.stay:
@@ -83,28 +82,23 @@ def _run(options: argparse.Namespace) -> int:
         named = ["--config", options.config] if options.config else []
         return keeper.keep(isolated.command("lxcfs_py", "run", *named, *filter(None, [place])), options.stay)
 
-    faulthandler.enable()  # the watchdog's SIGABRT leaves in the log where every thread was
+    signals.ignore_all_but(signal.SIGTERM, signal.SIGINT)
     unit = systemd.Unit()
     path = config_path(options.config)
 
     def load() -> Config:
         config = load_config(options.config)
-        return dataclasses.replace(config, mountpoint=mountpoint.resolve(place or config.mountpoint))
+        return dataclasses.replace(config, mountpoint=place or config.mountpoint)
 
     try:
         config = load()
     except ConfigError as error:
-        before = last_config.recall(path) if systemd.keeps_a_session() else None
-        if before is None:
+        kept = store.inherited().session(place or Config().mountpoint)
+        if kept is None:
             report(error)
             return os.EX_CONFIG  # systemd need not try again
-        config = before
-        logging.error("%s; serving with the configuration of before, because containers use the mount", error)
-    return service.serve(
-        config,
-        reload=load,
-        remember=lambda config: last_config.remember(path, config),
-        control_path=mountpoint.runtime_file(path, "control"),
-        unit=unit,
-        source=path,
-    )
+        before = last_config.recall(kept.mountpoint)
+        config = before or dataclasses.replace(Config(), mountpoint=kept.mountpoint)
+        what = "the configuration of before" if before else "the defaults"
+        degraded.enter("configuration", f"{error}; serving with {what}, because containers use the mount")
+    return service.serve(config, source=service.Source(path, load, names_mountpoint=place is None), unit=unit)

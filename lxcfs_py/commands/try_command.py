@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command
-from lxcfs_py.linux.mountpoint import is_mounted
+from lxcfs_py.linux.mountpoint import is_mounted, resolve
 from lxcfs_py.runtimes import sandbox
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def _cpus(text: str) -> float:
 
 def _try(options: argparse.Namespace) -> int:
     config = load_config(options.config)
-    mountpoint = options.mountpoint or config.mountpoint
-    if not is_mounted(mountpoint):
-        raise CommandError(f"nothing is mounted at {mountpoint}", f"start the daemon: lxcfs-py run {mountpoint}")
+    views = resolve(options.mountpoint) if options.mountpoint else config.mountpoint
+    if not is_mounted(views):
+        raise CommandError(f"nothing is mounted at {views}", f"start the daemon: lxcfs-py run {views}")
     limits = {name: getattr(options, name) for name in ("memory", "swap", "cpus", "cpuset")}
-    return sandbox.run_command(options.arguments, views=Path(mountpoint), **limits)
+    return sandbox.run_command(options.arguments, views=Path(views), **limits)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lxcfs_py.attach import mount_users
 from lxcfs_py.commands.common import CommandError, add_config, config_path, mountpoint_even_if_broken, new_command
 from lxcfs_py.daemon import last_config, systemd
+from lxcfs_py.engine import session
 from lxcfs_py.linux import mountpoint
 from lxcfs_py.linux.mountpoint import is_mounted
 
@@ -38,14 +39,14 @@ def _unmount(options: argparse.Namespace) -> int:
     if unit and systemd.will_be_started_again(unit):
         return 0
     places = {mountpoint_even_if_broken(options.config)}
-    served = last_config.recall(config_path(options.config))
-    if unit and served:  # the file may name another place by now
-        places.add(served.mountpoint)
+    if unit:  # the file may name another place by now
+        places |= {served.mountpoint for served in last_config.served_with(config_path(options.config))}
     mounted = [path for path in sorted(places) if is_mounted(path)]
     if not mounted and not unit:
         raise CommandError(f"nothing is mounted at {' or '.join(places)}")
     for path in mounted:
-        _unmount_at(path)
+        if not (unit and mountpoint.answers(path)):  # by another server, which has taken over
+            _unmount_at(path)
     return 0
 
 
@@ -53,6 +54,7 @@ def _unmount_at(path: str) -> None:
     losing = [user for user in mount_users.find(path) if user.device == mount_users.device(path)]
     while is_mounted(path):
         mountpoint.unmount(path)
+    session.withdraw(path)
     if losing:
         print(
             f"lxcfs-py: files of {path} are still mounted in the containers of "

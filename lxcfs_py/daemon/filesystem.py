@@ -36,6 +36,9 @@ class Filesystem:
     def __init__(self, host: Host, containers: Containers, config: Config) -> None:
         """Serve what `config` enables; it may be replaced at any time."""
         self.config = config
+        self.shows_machine = False
+        """True to show every container the machine's figures."""
+
         self.reads: Counter[str] = Counter()
         self.failures: Counter[tuple[str, str]] = Counter()  # by file and reason
         self._silent_until = 0.0
@@ -85,7 +88,7 @@ class Filesystem:
         self, caller: int, name: str, compute: Callable[[Container], bytes], machines: Callable[[], bytes]
     ) -> bytes:
         """Return what is computed for the caller's container, or the machine's text."""
-        container = self._containers.of(caller)
+        container = self._container(caller)
         if container is None:
             return machines()
         container.reads += 1
@@ -94,7 +97,7 @@ class Filesystem:
         except _UNREADABLE as error:
             # Its cgroup may have gone away in the middle, because it was moved to another one: look again.
             self._containers.forget(caller, error)
-            container = self._containers.of(caller)
+            container = self._container(caller)
         if container is None:
             return machines()
         try:
@@ -155,17 +158,15 @@ class Filesystem:
         return {"st_mode": mode, "st_nlink": links, "st_uid": _NOBODY, "st_gid": 0, **times}
 
     def visible(self, caller: int, path: str) -> bool:
-        """Tell whether a path is there for the caller: enabled, and nothing that is hidden from its container."""
+        """Tell whether the caller may find a path: every known file, enabled or not, but nothing hidden from it.
+
+        A container whose definition has a file that is not enabled any more could not start otherwise.
+        """
         inside = _tree_of(path)
         if not inside or not inside[1]:
-            return any(_is_below(f"/{name}", path) for name in self._served())
-        # Below a directory that is no longer enabled is only who has it mounted, and goes on.
+            return True
         tree, below = inside
         return self._sees(tree, below, self._sight(caller, tree))
-
-    def hidden(self) -> set[str]:
-        """Return the paths that there would be if more were enabled."""
-        return _with_parents(NAMES) - _with_parents(self.config.files.enabled)
 
     def statfs(self) -> dict[str, int]:
         """Return the figures of an empty filesystem."""
@@ -189,9 +190,12 @@ class Filesystem:
         """Yield what is enabled, but for trees that the machine's kernel was built without."""
         return (name for name in self.config.files.enabled if name not in TREES or self.host.directory(name).exists)
 
+    def _container(self, caller: int) -> Optional[Container]:
+        return None if self.shows_machine else self._containers.of(caller)
+
     def _sight(self, caller: int, tree: HostTree) -> Optional[Sight]:
         """Return what the caller's container sees; None for the host, and where the tree is not enabled."""
-        container = self._containers.of(caller) if tree.name in self.config.files.enabled else None
+        container = self._container(caller) if tree.name in self.config.files.enabled else None
         return Sight(container, self.host, self.config) if container else None
 
     def _sees(self, tree: HostTree, path: str, sight: Optional[Sight]) -> bool:

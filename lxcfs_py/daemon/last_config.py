@@ -12,23 +12,49 @@ from typing import Optional
 
 from lxcfs_py import config as configuration
 from lxcfs_py.config import Config
+from lxcfs_py.daemon import degraded
+from lxcfs_py.linux import mountpoint
 from lxcfs_py.linux.mountpoint import runtime_file
 
-
-def remember(path: str, config: Config) -> None:
-    """Keep what was read from the file `path`; where it cannot be kept, it is not."""
-    kept = runtime_file(path, "toml")
-    if kept:
-        with contextlib.suppress(OSError):
-            new = Path(f"{kept}.new")
-            new.write_text(configuration.dump(config))
-            os.replace(new, kept)
+_KIND = "toml"
 
 
-def recall(path: str) -> Optional[Config]:
-    """Return what served last of the file `path`, None when that is not known."""
-    kept = runtime_file(path, "toml")
+def remember(config: Config, file: str) -> None:
+    """Keep what is served, by its mountpoint, and the file that says so, "" where it does not name the mountpoint."""
+    kept = runtime_file(config.mountpoint, _KIND)
     try:
-        return configuration.load(kept) if kept and os.path.exists(kept) else None
+        if kept is None:
+            raise OSError(0, f"{mountpoint.RUNTIME_DIRECTORY} cannot be written")
+        new = Path(f"{kept}.new")
+        new.write_text(f"# {file}\n{configuration.dump(config)}")
+        os.replace(new, kept)
+    except OSError as error:
+        degraded.enter(
+            "runtime files", f"a restart with a broken configuration would serve with the defaults ({error.strerror})"
+        )
+    else:
+        degraded.leave("runtime files")
+
+
+def recall(mount: str) -> Optional[Config]:
+    """Return what served last at a mountpoint, None when that is not known."""
+    kept = runtime_file(mount, _KIND)
+    return _load(Path(kept)) if kept else None
+
+
+def served_with(file: str) -> list[Config]:
+    """Return what served last with a configuration file that named the mountpoint, or does so still."""
+    found = []
+    for kept in sorted(Path(mountpoint.RUNTIME_DIRECTORY).glob(f"*.{_KIND}")):
+        with contextlib.suppress(OSError, UnicodeDecodeError), kept.open() as text:
+            config = _load(kept) if text.readline() == f"# {file}\n" else None
+            if config:
+                found.append(config)
+    return found
+
+
+def _load(kept: Path) -> Optional[Config]:
+    try:
+        return configuration.load(kept) if kept.exists() else None
     except configuration.ConfigError:  # another version's
         return None

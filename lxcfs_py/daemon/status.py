@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from lxcfs_py import __version__
 from lxcfs_py.config import KEYS, Config, ConfigError
-from lxcfs_py.daemon import systemd
+from lxcfs_py.daemon import degraded, systemd
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import mountpoint
 
@@ -67,8 +67,6 @@ class Status:
         self._since = time.time()
         self._reloaded: Optional[float] = None
         self._reload_errors: list[str] = []
-        self.troubles: dict[str, str] = {}
-        """Sentences about what this daemon goes without, by what that is."""
 
     def reloaded(self, errors: list[str]) -> None:
         """Note a reload and the errors because of which it changed nothing."""
@@ -141,7 +139,7 @@ class Status:
             yield trouble
         if self._reload_errors:
             yield f"the last reload changed nothing, because of errors in {self._file}"
-        yield from self.troubles.values()
+        yield from degraded.states().values()
 
     def _compare_with_file(self) -> dict[str, list[str]]:
         """Return the keys that the file on disk has otherwise, and the errors in it."""

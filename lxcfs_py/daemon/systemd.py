@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
 import time
 from typing import Optional
 
-import sdnotify
+from lxcfs_py.linux.notify import notify
 
 _SYSTEMCTL_SECONDS = 10
 
@@ -20,33 +21,32 @@ class Unit:
         """Keep an eye on the log from now on: what goes wrong is part of the status."""
         self._problems = LastProblem()
         logging.getLogger().addHandler(self._problems)
-        self._notifier = sdnotify.SystemdNotifier()
         self._status = ""
 
     def ready(self, status: str) -> None:
         """It serves, for the first time or after a reload."""
-        self._notifier.notify("READY=1")
+        _tell("READY=1")
         self.status(status)
 
     def status(self, text: str) -> None:
         """Set what `systemctl status` says of it: `text`, and what went wrong last."""
         status = f"{text}{self._problems}".replace("\n", " ")
         if status != self._status:
-            self._notifier.notify(f"STATUS={status}")
+            _tell(f"STATUS={status}")
             self._status = status
 
     def reloading(self) -> None:
         """It reads its configuration, until it is ready again."""
         microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
+        _tell(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
 
     def stopping(self) -> None:
         """It is about to end."""
-        self._notifier.notify("STOPPING=1")
+        _tell("STOPPING=1")
 
     def feed_watchdog(self) -> None:
         """It works: systemd need not restart it."""
-        self._notifier.notify("WATCHDOG=1")
+        _tell("WATCHDOG=1")
 
 
 class LastProblem(logging.Handler):
@@ -72,9 +72,9 @@ def watchdog_seconds() -> Optional[float]:
     return int(os.environ["WATCHDOG_USEC"]) / 1e6
 
 
-def keeps_a_session() -> bool:
-    """Tell whether whoever started this process has kept descriptors of its predecessor's: a mount that is in use."""
-    return os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") != "0"
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):  # a keeper that is gone
+        notify(text)
 
 
 def is_started_by_systemd() -> bool:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 SIZE = 4096
 """What stat(2) says of a file in bytes, as sysfs does: who splices a file takes 0 for its end, and how long its text is
 differs by who reads it. Of a longer text it has to say more, for programs that go to the end of a file (tail)."""
+
+
+class End(enum.Enum):
+    """Why an engine has ended."""
+
+    STOPPED = "stopped"
+    UNMOUNTED = "unmounted"
+    TAKEN_OVER = "another server has taken over"
+    FAILED = "failed"
 
 
 class Tree(Protocol):

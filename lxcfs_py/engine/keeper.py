@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import fcntl
 import logging
@@ -10,107 +9,149 @@ import os
 import select
 import signal
 import socket
+import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
-from lxcfs_py.engine import node_keeper, session
-from lxcfs_py.linux import mountpoint
+from lxcfs_py.engine import node_keeper, session, store
+from lxcfs_py.linux import mountpoint, signals
 
 log = logging.getLogger(__name__)
 
-STARTS, PERIOD = 10, 10.0  # how often a server is started within so many seconds before it is given up
+PAUSES = (0.1, 5.0)  # seconds from the second failed start to the next, longer and longer; and the most
 START = 60.0  # seconds that a server has to begin to serve the session of the one before
 _LOOK, _ALONE = 0.5, 3.0  # seconds: how often a successor is looked for, and how long it may be missing
 WATCHDOG = 20.0  # seconds without a sign of life after which a server that has a session is killed
+HANDED_OVER = "X_HANDED_OVER=1"  # what a server says when another one takes its session over
 
-_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 def keep(command: Sequence[str], stay: bool = False) -> int:
-    """Run a server and keep its session; start it again when it dies. Returns an exit status.
+    """Run a server and keep its session; start it again as long as there is one. Returns an exit status.
 
-    SIGTERM, SIGINT and SIGHUP are passed on. It ends with its server when that ends with status 0, was told to stop, or
-    has no session yet. A server that gives no sign of life is killed, and so is one that does not begin to serve what
-    is kept for it. One that dies too often is given up, and its filesystem unmounted.
+    SIGTERM, SIGINT, SIGHUP and SIGUSR2 are passed on. It ends with its server when that ends with status 0, was told to
+    stop, or has no session yet. A server that gives no sign of life is killed, and so is one that does not begin to
+    serve what is kept for it.
 
     With `stay`, as a pod, it ends only when it is told to. Where another server has taken the session over, it waits,
     and starts its own again when nobody serves the session any more. When it is told to stop, the mount stays if the
     node's systemd holds it for the next pod (node_keeper.py), or if a pod of before waits for it.
     """
-    session.RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Containers that share the directory may have the same process ids.
-    address = str(session.RUN / f"keeper-{os.urandom(8).hex()}")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
-        notified.bind(address)
-        notified.setblocking(False)
+    with _listening() as notified:
+        return _Keeper(command, notified, stay).run()
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[socket.socket]:
+    """A socket that only root can send to."""
+    with contextlib.ExitStack() as stack:
+        notified = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        # Containers that share the directory may have the same process ids.
+        address = str(session.RUN / f"keeper-{os.urandom(8).hex()}")
         try:
-            return _Keeper(command, notified, stay).run()
-        finally:
-            with contextlib.suppress(FileNotFoundError):  # all that is there may have been removed
-                os.unlink(address)
+            session.RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
+            notified.bind(address)
+        except OSError as error:
+            import tempfile  # here, as its imports take much memory
+
+            log.warning("%s cannot be used (%s): the keeper's socket is elsewhere", session.RUN, error.strerror)
+            address = stack.enter_context(tempfile.TemporaryDirectory(prefix="lxcfs-py-")) + "/keeper"
+            notified.bind(address)
+        stack.callback(_remove, address)
+        notified.setblocking(False)
+        yield notified
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 class _Keeper:
     def __init__(self, command: Sequence[str], notified: socket.socket, stay: bool) -> None:
         self._command, self._notified, self._stay = command, notified, stay
-        self._kept: list[int] = []
+        self._kept: dict[str, list[int]] = {}  # by the name that the server gave them
         self._handed_over = False
         self._is_held = False  # by the node's systemd
         self._heard = 0.0  # when the server was started, or gave a sign of life
         self._patience = START  # for how long it may give none
+        self._failed = 0  # starts in a row of which none has come to serve
         self._server = 0
         self._told_to_stop = False
+        self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def run(self) -> int:
-        woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(wake)
+        signal.set_wakeup_fd(self._wake)
+        signals.ignore_all_but(*_PASSED_ON)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in _PASSED_ON:
             signal.signal(number, self._pass_on)
         if self._stay:
             self._take_back()
-        status = self._run_servers(woken)
-        while self._stay and (self._handed_over or not status) and self._waits_until_nobody_serves(woken):
+        status = self._run_servers()
+        while self._stay and (self._handed_over or not status) and self._waits_until_nobody_serves():
             log.warning("nobody serves what another server had taken over: serving it again")
-            status = self._run_servers(woken)
-        if self._handed_over:  # however the server went then
+            status = self._run_servers()
+        if self._handed_over and not self._told_to_stop:  # however the server went then
             status = 0
-        elif (status or self._told_to_stop) and not self._is_kept_elsewhere():
+        elif (status or self._told_to_stop) and not self._handed_over and not self._is_kept_elsewhere():
             self._unmount()
         return status if status >= 0 else 128 - status
 
-    def _run_servers(self, woken: int) -> int:
+    def _run_servers(self) -> int:
         """Run one server after the other until there is nothing to start another one for; the last one's status."""
-        self._handed_over = False
-        starts: collections.deque[float] = collections.deque(maxlen=STARTS)
-        while len(starts) < STARTS or time.monotonic() - starts[0] > PERIOD:
-            starts.append(time.monotonic())
-            status = self._serve(woken)
-            if not status or self._told_to_stop or self._handed_over or not self._kept:
+        while True:
+            status = self._serve()
+            if self._told_to_stop or self._fuse() is None:
+                return status
+            if self._handed_over:
+                if self._is_taken():
+                    return status
+                self._handed_over = False
+            elif status == 0:
                 return status
             log.warning("the server ended with status %d: starting it again", status)
-        log.error("the server ended %d times within %.0f s: giving up", STARTS, PERIOD)
-        return status
+            self._sleep(self._pause())
 
-    def _waits_until_nobody_serves(self, woken: int) -> bool:
+    def _pause(self) -> float:
+        """Seconds until the next start: none after a server that served."""
+        first, most = PAUSES
+        self._failed += 1
+        return min(first * 2.0 ** (self._failed - 2), most) if self._failed > 1 else 0.0
+
+    def _fuse(self) -> Optional[int]:
+        """What is kept of /dev/fuse, as long as it is mounted."""
+        return next((fd for fd in self._all() if _is_fuse(fd) and not session.is_over(fd)), None)
+
+    def _is_served(self) -> bool:
+        return any(session.is_served(fd) for fd in self._all() if not _is_fuse(fd))
+
+    def _all(self) -> list[int]:
+        return [fd for descriptors in self._kept.values() for fd in descriptors]
+
+    def _is_taken(self) -> bool:
+        """Whether another server has taken the session over: it has until then to do what it said."""
+        deadline = time.monotonic() + session.PATIENCE
+        while not self._is_served():
+            if time.monotonic() > deadline or self._told_to_stop:
+                return False
+            self._sleep(0.01)
+        return True
+
+    def _waits_until_nobody_serves(self) -> bool:
         """Return when nobody serves what another server had taken over; False when told to stop."""
-        mark = session.wait_for(self._kept[1]) if self._kept else -1
+        marks = [session.wait_for(fd) for fd in self._all() if not _is_fuse(fd)]
         served = time.monotonic()
-        try:
-            while not self._told_to_stop:
-                select.select([woken], [], [], _LOOK)
-                with contextlib.suppress(BlockingIOError):
-                    os.read(woken, 64)
-                self._reap()
-                if not self._kept or session.is_over(self._kept[0]) or session.is_served(self._kept[1]):
-                    served = time.monotonic()
-                elif time.monotonic() - served > _ALONE:
-                    return True
-        finally:
-            if mark >= 0:
-                os.close(mark)
-        return False
+        while not self._told_to_stop and time.monotonic() - served <= _ALONE:
+            self._sleep(_LOOK)
+            if self._fuse() is None or self._is_served():
+                served = time.monotonic()
+        for mark in marks:
+            os.close(mark)
+        return not self._told_to_stop
 
     def _take_back(self) -> None:
         """Take what the node's systemd holds, unless another server lives, which is asked to hand it over."""
@@ -120,42 +161,54 @@ class _Keeper:
             log.warning("the mount ends with this pod: %s", error)
             return
         if held and not session.is_served(held[1]):
-            self._kept = held
+            self._kept = {store.NAMES[0]: held}
         else:
             for fd in held:
                 os.close(fd)
 
-    def _hold(self) -> None:
-        """Let the node's systemd hold what is kept, for the pod after this one."""
+    def _hold(self, descriptors: Sequence[int]) -> None:
+        """Let the node's systemd hold a session, for the pod after this one."""
         try:
-            node_keeper.hold(self._kept)
+            node_keeper.hold(descriptors)
             self._is_held = True
         except node_keeper.NodeKeeperError as error:
             self._is_held = False
             log.warning("the mount ends with this pod: %s", error)
 
     def _is_kept_elsewhere(self) -> bool:
-        return self._is_held or (self._stay and bool(self._kept) and session.somebody_waits_for(self._kept[1]))
+        waits = self._stay and any(session.somebody_waits_for(fd) for fd in self._all() if not _is_fuse(fd))
+        return self._is_held or waits
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait, unless told to stop."""
+        deadline = time.monotonic() + seconds
+        while not self._told_to_stop and (left := deadline - time.monotonic()) > 0:
+            select.select([self._woken], [], [], left)
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._woken, 64)
+            self._reap()
 
     def _unmount(self) -> None:
-        kept = session.session_of(self._kept)
-        if kept is not None:
-            with contextlib.suppress(mountpoint.MountError):  # it ends with its descriptor all the same
-                mountpoint.unmount(kept.mountpoint)
+        for descriptors in self._kept.values():
+            kept = session.session_of(descriptors, "/")
+            if kept is not None and kept.mountpoint != "/":
+                with contextlib.suppress(mountpoint.MountError):  # it ends with its descriptor all the same
+                    mountpoint.unmount(kept.mountpoint)
 
     def _pass_on(self, number: int, _frame: object) -> None:
-        self._told_to_stop |= number != signal.SIGHUP
+        self._told_to_stop |= number in _STOPPING
         if self._server:
             with contextlib.suppress(ProcessLookupError):  # it has just been reaped
                 os.kill(self._server, number)
 
-    def _serve(self, woken: int) -> int:
+    def _serve(self) -> int:
         """One life of the server; its status, negative for a signal."""
         # A signal from here on is passed on once it is known to whom.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
         try:
             if self._told_to_stop:
                 return 0
+            self._handed_over = False
             self._server = os.fork()
             if not self._server:
                 self._become_server(before)
@@ -163,16 +216,14 @@ class _Keeper:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         status: Optional[int] = None
         self._heard, self._patience = time.monotonic(), START
-        silenced = False
         while status is None:
             if self._kept and time.monotonic() - self._heard > self._patience:
                 log.warning("the server gives no sign of life: killing it")
-                # SIGABRT lets it say where it was, unless it stands still.
-                os.kill(self._server, signal.SIGKILL if silenced else signal.SIGABRT)
-                self._heard, self._patience, silenced = time.monotonic(), WATCHDOG, True
-            select.select([self._notified, woken], [], [], WATCHDOG / 4)
+                os.kill(self._server, signal.SIGKILL)
+                self._heard = time.monotonic()
+            select.select([self._notified, self._woken], [], [], WATCHDOG / 4)
             with contextlib.suppress(BlockingIOError):
-                os.read(woken, 64)
+                os.read(self._woken, 64)
             status = self._reap()
             with contextlib.suppress(BlockingIOError):
                 while True:
@@ -182,18 +233,21 @@ class _Keeper:
 
     def _become_server(self, mask: Iterable[int]) -> None:
         try:
+            # A signal that comes before the server heeds it must not end what is to go on.
             for number in _PASSED_ON:
-                signal.signal(number, signal.SIG_DFL)
+                signal.signal(number, signal.SIG_DFL if number in _STOPPING else signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.setpgid(0, 0)  # a terminal's signals are the keeper's to pass on
             address = self._notified.getsockname()  # now: one of the descriptors may take this one's number
-            spare = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in self._kept]
+            names = [name for name, descriptors in self._kept.items() for _ in descriptors]
+            kept = [fd for descriptors in self._kept.values() for fd in descriptors]
+            spare = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(kept)) for fd in kept]
             for target, fd in enumerate(spare, 3):
                 os.dup2(fd, target)
             environment = {
                 "LISTEN_PID": str(os.getpid()),
                 "LISTEN_FDS": str(len(spare)),
-                "LISTEN_FDNAMES": ":".join([session.NAME] * len(spare)),
+                "LISTEN_FDNAMES": ":".join(names),
                 "NOTIFY_SOCKET": address,
                 "WATCHDOG_PID": str(os.getpid()),
                 "WATCHDOG_USEC": str(round(WATCHDOG * 1e6)),
@@ -209,27 +263,38 @@ class _Keeper:
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == self._server:
-                    return os.waitstatus_to_exitcode(status)
                 if not pid:
                     break
+                if pid == self._server:
+                    return os.waitstatus_to_exitcode(status)
         return None
 
     def _take(self, message: bytes, descriptors: list[int]) -> None:
-        lines = message.split(b"\n")
-        if b"READY=1" in lines or b"WATCHDOG=1" in lines:
-            self._heard, self._patience = time.monotonic(), WATCHDOG
-        discarded: list[int] = []
-        if b"FDSTOREREMOVE=1" in lines:
-            self._handed_over = bool(self._kept)
-            if not self._stay:
-                discarded, self._kept = self._kept, []
-        elif b"FDSTORE=1" in lines:
-            discarded, self._kept = self._kept, descriptors
+        """Do what a server says. Nothing is let go of that could still be served, whatever it says."""
+        lines = message.decode(errors="replace").split("\n")
+        name = next((line[7:] for line in lines if line.startswith("FDNAME=")), store.NAMES[0])
+        if "READY=1" in lines or "WATCHDOG=1" in lines:
+            self._heard, self._patience, self._failed = time.monotonic(), WATCHDOG, 0
+        if "FDSTORE=1" in lines and descriptors:
             self._handed_over = False
+            before = self._kept.get(name, [])
+            if any(map(_is_fuse, descriptors)):  # a whole session in place of another
+                self._kept[name], descriptors = descriptors, before
+            else:
+                self._kept[name], descriptors = before + descriptors, []
+            fuse, *_, memory = sorted(self._kept[name], key=_is_fuse, reverse=True)
             if self._stay:
-                self._hold()
-        else:
-            discarded = descriptors
-        for fd in discarded:
+                self._hold([fuse, memory])
+        elif HANDED_OVER in lines:
+            self._handed_over = True
+        elif "FDSTOREREMOVE=1" in lines:
+            if any(_is_fuse(fd) and not session.is_over(fd) for fd in self._kept.get(name, [])):
+                self._handed_over = True  # so says a server of version 0.1
+            else:
+                descriptors = descriptors + self._kept.pop(name, [])
+        for fd in descriptors:
             os.close(fd)
+
+
+def _is_fuse(fd: int) -> bool:
+    return stat.S_ISCHR(os.fstat(fd).st_mode)

@@ -20,7 +20,7 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import Any, Callable
 
-from lxcfs_py.engine import SIZE, Tree, protocol
+from lxcfs_py.engine import SIZE, End, Tree, protocol
 from lxcfs_py.engine.owners import Owners, owner_in
 from lxcfs_py.engine.session import ATTEMPTS, OPCODE, RENDERED, Session, create
 from lxcfs_py.engine.turns import Relay
@@ -31,7 +31,7 @@ from lxcfs_py.linux.digest import digest
 log = logging.getLogger(__name__)
 
 THREADS = 4
-LASTING = 3600  # seconds for which the kernel may keep a name and its attributes; Server.invalidate ends it earlier
+LASTING = 3600  # seconds for which the kernel may keep a name and its attributes
 TREES = {f"/{name}/": FILES[name].lasting for name in DIRECTORIES}  # below them, names come and go
 WALK_LIMIT = 100_000  # entries looked at to find a node that a predecessor had numbered
 DRAIN = 1.0  # seconds that requests at hand are given when the server stops
@@ -40,8 +40,6 @@ RARELY = 256
 MANY = 16  # requests that wait: from so many on they are served fairly, not in the kernel's order
 BURST = 0.0003  # seconds between two looks at what has come, while only one container's requests wait
 MAX_ATTEMPTS = 5  # servers that may die of one request before it is refused
-
-UNMOUNTED = "unmounted"  # what Server.wait returns when nobody stopped the server
 
 _HEADER = protocol.IN_HEADER.size
 _REFUSED = {
@@ -167,7 +165,7 @@ class Server:
         self._relay = Relay(session.slots)
         self._queue = Queue()
         self._owners = Owners()
-        self._reasons: SimpleQueue[str] = SimpleQueue()
+        self._reasons: SimpleQueue[End] = SimpleQueue()
         self._handlers: dict[int, tuple[Handler, int]] = {  # and the least that a request has after its header
             protocol.INIT: (self._init, protocol.INIT_IN.size),
             protocol.LOOKUP: (self._lookup, 2),
@@ -204,12 +202,18 @@ class Server:
     def _inval_inode(self, path: str) -> bytes:
         return protocol.NOTIFY_INVAL_INODE_OUT.pack(self._nodes.number(path), -1, 0)
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: End) -> None:
         """Take no more requests and let `wait` return `reason`. Fit for signal handlers."""
         self._relay.stop()
         self._reasons.put(reason)
 
-    def wait(self) -> str:
+    def _end(self, error: OSError) -> None:
+        """Stop because of what read(2) says."""
+        if error.errno != errno.ENODEV:
+            log.error("/dev/fuse cannot be read: %s", error.strerror)
+        self.stop(End.UNMOUNTED if error.errno == errno.ENODEV else End.FAILED)
+
+    def wait(self) -> End:
         """Block until the server is stopped or unmounted and, for a second at most, has answered what it holds.
 
         Returns why it stopped. A worker that is waiting in read(2) can't be called back: until the process ends it may
@@ -229,14 +233,6 @@ class Server:
     def shares(self) -> dict[str, Share]:
         """What each container, by its cgroup, had of the server while many requests waited; at most 256 of them."""
         return self._queue.shares()
-
-    def invalidate(self, path: str) -> None:
-        """Let the kernel forget `path`, its attributes too. Not for use within an operation, which it may wait for."""
-        directory, _, name = path.rpartition("/")
-        encoded = os.fsencode(name)
-        entry = protocol.NOTIFY_INVAL_ENTRY_OUT.pack(self._nodes.number(directory or "/"), len(encoded), 0)
-        self._notify(protocol.NOTIFY_INVAL_ENTRY, entry + encoded + b"\0")
-        self._notify(protocol.NOTIFY_INVAL_INODE, self._inval_inode(path))
 
     def _notify(self, code: int, body: bytes) -> None:
         try:
@@ -276,10 +272,10 @@ class Server:
             except OSError as error:
                 if error.errno == errno.ENOENT:  # its reader was killed before it was read
                     continue
-                self.stop(UNMOUNTED if error.errno == errno.ENODEV else f"reading /dev/fuse: {error.strerror}")
+                self._end(error)
                 return
             if not received:
-                self.stop(UNMOUNTED)
+                self.stop(End.UNMOUNTED)
                 return
             relay.begin(number)
             answer(slot, received)
@@ -330,7 +326,7 @@ class Server:
                 session.waiting.put(slot)
                 if error.errno == errno.ENOENT:
                     continue
-                self.stop(UNMOUNTED if error.errno == errno.ENODEV else f"reading /dev/fuse: {error.strerror}")
+                self._end(error)
                 break
             queue.add(self._owners.of(*owner_in(slot)), slot, received)
             if relay.reader != number:
@@ -352,7 +348,7 @@ class Server:
     def _take_up(self, slot: memoryview) -> None:
         """Answer what a predecessor left in `slot`. Where it did answer and no more, the kernel refuses our reply."""
         length, opcode, unique, _, _ = protocol.IN_HEADER.unpack_from(slot)
-        slot[ATTEMPTS] += 1
+        slot[ATTEMPTS] = min(slot[ATTEMPTS] + 1, 255)
         if slot[ATTEMPTS] > MAX_ATTEMPTS:
             log.error("request %d (opcode %d) ended %d servers and is refused", unique, opcode, MAX_ATTEMPTS)
             self._send(refusal(unique, errno.EIO))

@@ -39,7 +39,6 @@ WRITING = (4, 6, 8, 9, 10, 11, 12, 13, 16, 35, 43, 45)
 
 # notifications, sent in place of an errno in a reply to no request
 NOTIFY_INVAL_INODE = 2
-NOTIFY_INVAL_ENTRY = 3
 
 # INIT flags
 ASYNC_READ = 1 << 0  # several reads of one open file at a time
@@ -81,4 +80,3 @@ RELEASE_IN = Struct("=Q")  # fh; the rest is not asked for
 DIRENT = Struct("=QQII")  # ino, off, namelen, type; name, padded to 8 bytes
 STATFS_OUT = Struct("=QQQQQIII28x")  # blocks, bfree, bavail, files, ffree, bsize, namelen, frsize
 NOTIFY_INVAL_INODE_OUT = Struct("=Qqq")  # ino, off, len
-NOTIFY_INVAL_ENTRY_OUT = Struct("=QII")  # parent, namelen, flags; name and its NUL

@@ -4,7 +4,7 @@ A session is two descriptors: /dev/fuse, whose closing by its last holder ends t
 one server must know of the one before: the requests that it had taken, and the texts that readers are in the middle
 of. A server may die at any moment. Whoever holds both descriptors goes on where it stopped:
 
-- systemd's descriptor store (`store_with_systemd`, `inherit`),
+- systemd's descriptor store (store.py),
 - a server that makes way for a new one (`offer`, `take_over`),
 - a process above the server (keeper.py), which does for it what systemd would.
 
@@ -48,7 +48,6 @@ RENDERED = 38  # in IN_HEADER.padding, 0 from the kernel; 1 when a read's text i
 ATTEMPTS = 39  # in IN_HEADER.padding; how many servers took this request up from another
 
 RUN = Path("/run/lxcfs-py")
-NAME = "lxcfs"  # of the descriptors in systemd's store
 PATIENCE = 5.0  # seconds that another server is given to answer, and to leave
 
 _PAGE = 4096
@@ -58,6 +57,8 @@ _MAGIC = b"lxcfs-py"
 _HEADER = struct.Struct("=8sIIII")  # magic, texts' version, minor and flags that INIT agreed on, mountpoint's length
 _TEXTS_VERSION = 8
 _NEGOTIATED = 12
+_STARTS = _PAGE - 4  # one byte: how many servers in a row were started for it and have not served
+_SHOWS_MACHINE = _PAGE - 3  # one byte: 1 when all files show the machine's figures
 _SLOT = protocol.MIN_READ_BUFFER
 _TEXTS = _PAGE + SLOTS * _SLOT
 _WAITING = 192 << 20  # the texts end before; versions before this one know nothing of it
@@ -81,13 +82,16 @@ class Session:
         """SessionError if that is no session's memory file."""
         self.fuse, self.memory = fuse, memory
         self.predecessor: Optional[socket.socket] = None
-        if os.fstat(memory).st_size < _END:  # another version kept fewer
-            os.ftruncate(memory, _END)
-        self._map = mmap.mmap(memory, 0)
+        try:
+            if os.fstat(memory).st_size < _END:  # another version kept fewer
+                os.ftruncate(memory, _END)
+            self._map = mmap.mmap(memory, 0)
+        except OSError as error:
+            raise SessionError(f"the memory file that was kept cannot be used: {error.strerror}") from error
         magic, *_, length = _HEADER.unpack_from(self._map)
-        if magic != _MAGIC:
+        self.mountpoint = os.fsdecode(self._map[_HEADER.size : min(_HEADER.size + length, _SHOWS_MACHINE)])
+        if magic != _MAGIC or not self.mountpoint.startswith("/"):
             raise SessionError(f"the memory file that was kept begins with {magic!r}: it is no session's")
-        self.mountpoint = os.fsdecode(self._map[_HEADER.size : _HEADER.size + length])
         view = memoryview(self._map)
         self.slots = [view[_PAGE + n * _SLOT : _PAGE + (n + 1) * _SLOT] for n in range(SLOTS)]
         self.texts = open_texts.Texts(self._map, _TEXTS)
@@ -103,6 +107,24 @@ class Session:
         """The minor version and flags that INIT agreed on; zeros when the kernel has not asked yet."""
         minor, flags = struct.unpack_from("=II", self._map, _NEGOTIATED)
         return minor, flags
+
+    @property
+    def starts(self) -> int:
+        """How many servers in a row were started for it and have not served; at most 255."""
+        return self._map[_STARTS]
+
+    @starts.setter
+    def starts(self, count: int) -> None:
+        self._map[_STARTS] = min(count, 255)
+
+    @property
+    def shows_machine(self) -> bool:
+        """Whether all files show the machine's figures, because somebody wanted it so."""
+        return bool(self._map[_SHOWS_MACHINE])
+
+    @shows_machine.setter
+    def shows_machine(self, wanted: bool) -> None:
+        self._map[_SHOWS_MACHINE] = wanted
 
     def claim(self) -> None:
         """Make the session this process's own: let its server leave, wait until it is gone, kill it if it does not go.
@@ -123,6 +145,11 @@ class Session:
     def is_claimable(self) -> bool:
         """Whether no live process serves this session; claims it if so."""
         return self._lock_within(0)
+
+    def close(self) -> None:
+        """Let go of it. What others hold of it stays."""
+        os.close(self.fuse)
+        os.close(self.memory)
 
     def _lock_within(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -167,24 +194,45 @@ def create(mountpoint: str, options: str = "") -> Session:
     return Session(fuse, new_memory(mountpoint))
 
 
-def new_memory(mountpoint: str) -> int:
-    """An empty memory file for a session at `mountpoint`."""
+def new_memory(mountpoint: str, agreed: tuple[int, int] = (0, 0)) -> int:
+    """An empty memory file for a session at `mountpoint`, with what INIT agreed on, if it has."""
     memory = os.memfd_create("lxcfs-py", os.MFD_CLOEXEC)
     os.ftruncate(memory, _END)
     path = os.fsencode(mountpoint)
-    os.pwrite(memory, _HEADER.pack(_MAGIC, open_texts.VERSION, 0, 0, len(path)) + path, 0)
+    os.pwrite(memory, _HEADER.pack(_MAGIC, open_texts.VERSION, *agreed, len(path)) + path, 0)
     return memory
 
 
-def session_of(descriptors: Sequence[int]) -> Optional[Session]:
-    """The session that these make up, or None, and they are closed, if they don't or its mount is gone."""
-    fuse = [fd for fd in descriptors if stat.S_ISCHR(os.fstat(fd).st_mode)]
-    memory = [fd for fd in descriptors if stat.S_ISREG(os.fstat(fd).st_mode)]
-    if len(fuse) == len(memory) == 1 and len(descriptors) == 2 and not is_over(fuse[0]):
-        return Session(fuse[0], memory[0])
-    for fd in descriptors:
-        os.close(fd)
-    return None
+def session_of(descriptors: Sequence[int], mountpoint: str) -> Optional[Session]:
+    """The session that these make up; None if its mount is gone.
+
+    /dev/fuse alone is enough: where no memory file can be used, a new one takes its place, for a session at
+    `mountpoint`.
+    """
+    fuse = next((fd for fd in descriptors if stat.S_ISCHR(os.fstat(fd).st_mode) and not is_over(fd)), None)
+    if fuse is None:
+        return None
+    problem = "there is none"
+    memories = [fd for fd in descriptors if stat.S_ISREG(os.fstat(fd).st_mode)]
+    for memory in memories:
+        try:
+            return Session(fuse, memory)
+        except SessionError as error:
+            problem = str(error)
+    log.error(
+        "the session goes on with a new memory file, and who is in the middle of a file goes on in another text: %s",
+        problem,
+    )
+    return Session(fuse, _salvage(memories, mountpoint))
+
+
+def _salvage(memories: Sequence[int], mountpoint: str) -> int:
+    """A new memory file, with the requests that may be in the slots of old ones: the kernel refuses a wrong answer."""
+    new = new_memory(mountpoint, (protocol.KERNEL_MINOR_VERSION, protocol.WANTED))
+    for old in memories:
+        with contextlib.suppress(OSError):
+            os.pwrite(new, os.pread(old, SLOTS * _SLOT, _PAGE), _PAGE)
+    return new
 
 
 def is_served(memory: int) -> bool:
@@ -233,50 +281,6 @@ def somebody_waits_for(memory: int) -> bool:
     return False
 
 
-# systemd's descriptor store
-
-
-def inherit() -> Optional[Session]:
-    """The session that whoever started this process has kept; None if there is none, or another process serves it."""
-    pid, count, names = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
-    if pid != str(os.getpid()):
-        return None
-    descriptors = [3 + n for n, name in zip(range(int(count or 0)), names.split(":")) if name == NAME]
-    for fd in descriptors:
-        os.set_inheritable(fd, False)
-    session = session_of(descriptors)
-    if session is not None and not session.is_claimable():
-        os.close(session.fuse)
-        os.close(session.memory)
-        return None
-    return session
-
-
-def store_with_systemd(session: Session) -> bool:
-    """Give the session, in place of an earlier one, to whoever started this process. False if nobody offers to keep it.
-
-    Without FDPOLL=0, each request would wake systemd, which watches for the descriptor's end.
-    """
-    if "NOTIFY_SOCKET" not in os.environ:
-        return False
-    remove_from_store()
-    _notify(f"FDSTORE=1\nFDNAME={NAME}\nFDPOLL=0", [session.fuse, session.memory])
-    return True
-
-
-def remove_from_store() -> None:
-    """Let whoever started this process keep no session any longer."""
-    if "NOTIFY_SOCKET" in os.environ:
-        _notify(f"FDSTOREREMOVE=1\nFDNAME={NAME}", [])
-
-
-def _notify(message: str, descriptors: list[int]) -> None:
-    address = os.environ["NOTIFY_SOCKET"]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.connect("\0" + address[1:] if address.startswith("@") else address)
-        socket.send_fds(notify, [message.encode()], descriptors)
-
-
 # From one running server to the next
 
 
@@ -302,16 +306,21 @@ def offer(session: Session, leave: Callable[[], None]) -> None:
     threading.Thread(target=_hand_over, args=(session, listener, leave), name="offer", daemon=True).start()
 
 
-def withdraw(session: Session) -> None:
-    """Offer it no longer: it is about to end."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(_socket_path(session.mountpoint))
+def withdraw(mountpoint: str) -> None:
+    """Offer the session at a mountpoint no longer: it is about to end."""
+    with contextlib.suppress(OSError):
+        os.unlink(_socket_path(mountpoint))
 
 
 def _hand_over(session: Session, listener: socket.socket, leave: Callable[[], None]) -> None:
     taken = False
     while not taken:
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError as error:  # there is no descriptor to be had
+            log.warning("a process that wants to take %s over is kept waiting: %s", session.mountpoint, error.strerror)
+            time.sleep(1)
+            continue
         with connection, contextlib.suppress(OSError):
             pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
             if uid == 0:
@@ -337,7 +346,7 @@ def take_over(mountpoint: str) -> Optional[Session]:
         return None
     except OSError as error:
         raise SessionError(f"the server at {mountpoint} does not hand it over ({error}): stop that server") from error
-    session = session_of(descriptors)
+    session = session_of(descriptors, mountpoint)
     if session is not None:
         session.predecessor = connection
     return session

@@ -48,10 +48,10 @@ class Host:
         self.sys = sys or (f"{root}/sys" if root else roots.SYS)
         self._proc = KernelDirectory(proc or (f"{root}/proc" if root else roots.PROC))
         self._cpu = KernelDirectory(f"{self.sys}/devices/system/cpu")
-        self.devices = HeldDirectory(f"{root}/sys/devices")
+        self.devices = HeldDirectory(f"{self.sys}/devices")
         """Where the links of sysfs lead to."""
 
-        self._directories = {name: HeldDirectory(f"{root}/{name}") for name in DIRECTORIES}
+        self._directories = {name: HeldDirectory(f"{self.sys}/{name[4:]}") for name in DIRECTORIES}
         for name in filter(_is_in_proc, NAMES):
             with contextlib.suppress(OSError):  # no PSI, no slabinfo: such a kernel just has none
                 self._proc.read(name[5:])

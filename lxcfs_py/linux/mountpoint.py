@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import logging
 import os
 import shutil
@@ -78,7 +79,6 @@ def unmount(mountpoint: str) -> None:
     """Take a mount away; where this process may not, fusermount may. MountError when that fails too."""
     try:
         syscalls.umount(mountpoint, syscalls.MNT_DETACH)
-        forget(mountpoint)
     except PermissionError:
         fusermount = shutil.which("fusermount") or shutil.which("fusermount3") or "fusermount"
         done = subprocess.run([fusermount, "-u", "-z", "--", mountpoint], capture_output=True, text=True, check=False)
@@ -87,6 +87,7 @@ def unmount(mountpoint: str) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:  # nothing is mounted there any more
             raise MountError(f"{mountpoint} cannot be unmounted: {error.strerror}") from None
+    forget(mountpoint)
 
 
 def end(mountpoint: str) -> None:
@@ -97,9 +98,10 @@ def end(mountpoint: str) -> None:
 
 def forget(mountpoint: str) -> None:
     """Throw away what was kept for the next server of a mount that has ended."""
-    kept = runtime_file(mountpoint, "counters")
-    if kept:
-        Path(kept).unlink(missing_ok=True)
+    kept = runtime_file(mountpoint, "*")
+    for path in glob.glob(kept) if kept else []:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
 def machine_roots(mountpoint: str) -> tuple[str, str]:

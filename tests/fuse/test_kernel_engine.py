@@ -28,7 +28,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from lxcfs_py.engine import keeper, kernel, open_texts, protocol, session
+from lxcfs_py.engine import End, keeper, kernel, open_texts, protocol, session, store
 from lxcfs_py.linux import syscalls
 
 pytestmark = pytest.mark.timeout(60)
@@ -125,7 +125,7 @@ def serve(kept: session.Session, threads: int = 2, offered: bool = False) -> Non
     server = kernel.Server(Tree(), own, threads)
     server.start()
     if offered:
-        session.offer(own, lambda: server.stop("taken over"))
+        session.offer(own, lambda: server.stop(End.TAKEN_OVER))
     server.wait()
 
 
@@ -248,7 +248,7 @@ def served(mount: Mount) -> Iterator[Mount]:
     mount.server = kernel.Server(mount.tree, mount.session, threads=2)
     mount.server.start()
     yield mount
-    mount.server.stop("the test is over")
+    mount.server.stop(End.STOPPED)
 
 
 def read(path: str, size: int = 1 << 17) -> bytes:
@@ -356,20 +356,6 @@ def test_what_a_caller_must_not_see_is_neither_found_nor_kept_by_the_kernel(serv
     assert not os.path.exists(cpu1)
     served.tree.hidden.clear()
     os.stat(cpu1)
-
-
-def test_a_file_that_is_disabled_goes_and_those_who_have_it_open_read_on(served: Mount) -> None:
-    path = f"{served.path}/proc/long"
-    with open(path, "rb", buffering=0) as file:
-        start = file.read(10)
-        served.tree.hidden.add("/proc/long")
-        os.stat(path)  # the kernel keeps the name
-        served.server.invalidate("/proc/long")
-        assert not os.path.exists(path)
-        assert is_whole(start + file.readall())
-    served.server.invalidate("/proc/nothing")
-    served.tree.hidden.clear()
-    assert is_whole(read(path))
 
 
 def test_it_ends_when_it_is_unmounted(mount: Mount) -> None:
@@ -511,7 +497,7 @@ class ByHand:
 
     def succeed(self) -> None:
         server = kernel.Server(Tree(), self.session, threads=1)
-        server.stop("once it has taken up what there is")
+        server.stop(End.STOPPED)
         server.start()
         server.wait()
         assert not any(slot[session.OPCODE] for slot in self.session.slots)
@@ -615,7 +601,7 @@ def succeed(path: str, ready: Any) -> None:
     assert taken is not None
     server = kernel.Server(Tree(), taken, 2)
     server.start()
-    session.offer(taken, lambda: server.stop("taken over"))
+    session.offer(taken, lambda: server.stop(End.TAKEN_OVER))
     ready.set()
     server.wait()
 
@@ -719,36 +705,63 @@ def test_only_root_may_reach_a_server(mount: Mount) -> None:
 # Somebody keeps the session
 
 
-def test_the_descriptors_go_to_systemd_without_being_watched_there(mount: Mount, monkeypatch: Any) -> None:
-    assert not session.store_with_systemd(mount.session)
+def same(descriptors: list[int], kept: session.Session) -> bool:
+    return all(map(os.path.sameopenfile, descriptors, (kept.fuse, kept.memory)))
+
+
+def test_the_descriptors_go_to_systemd_once_and_without_being_watched_there(mount: Mount, monkeypatch: Any) -> None:
+    assert not store.Store().put(mount.session)
     address = f"{mount.path}.notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(address)
+        systemd.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", address)
-        assert session.store_with_systemd(mount.session)
-        assert systemd.recv(100).splitlines() == [b"FDSTOREREMOVE=1", b"FDNAME=lxcfs"]
+        kept = store.Store()
+        assert kept.put(mount.session)
         message, descriptors, _, _ = socket.recv_fds(systemd, 100, 5)
+        assert kept.put(mount.session)
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
     assert message.splitlines() == [b"FDSTORE=1", b"FDNAME=lxcfs", b"FDPOLL=0"]
-    assert [os.path.sameopenfile(*pair) for pair in zip(descriptors, (mount.session.fuse, mount.session.memory))] == [
-        1,
-        1,
-    ]
+    assert same(descriptors, mount.session)
     for fd in descriptors:
         os.close(fd)
 
 
-def inherit(kept: session.Session, **listen: str) -> str:
-    """The mountpoint of the session that a process started with these descriptors inherits, or nothing."""
+def inherit(
+    descriptors: list[int], put: bool = False, also: Optional[session.Session] = None, **listen: str
+) -> tuple[str, list[bytes]]:
+    """The mountpoint of the session that a process started with these descriptors finds, "" if it finds none.
+
+    And what it says to who has kept them when it is to have it kept, or another one if that is given.
+    """
     result = FORK.SimpleQueue()
 
     def start() -> None:
-        for target, fd in enumerate([os.dup(0), fcntl.fcntl(kept.memory, fcntl.F_DUPFD, 20), os.dup(kept.fuse)], 3):
+        spare = [fcntl.fcntl(fd, fcntl.F_DUPFD, 20) for fd in descriptors]
+        for target, fd in enumerate(spare, 3):
             os.dup2(fd, target)
-        names = {"PID": str(os.getpid()), "FDS": "3", "FDNAMES": "other:lxcfs:lxcfs", **listen}
+        names = {"PID": str(os.getpid()), "FDS": str(len(spare)), "FDNAMES": "other:lxcfs:lxcfs", **listen}
         os.environ.update({f"LISTEN_{name}": value for name, value in names.items()})
-        inherited = session.inherit()
+        kept = store.Store()
+        found = kept.session("/srv/views")
         assert not any(name.startswith("LISTEN_") for name in os.environ)
-        result.put(inherited.mountpoint if inherited else "")
+        said: list[bytes] = []
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            if put:
+                address = f"/tmp/{os.getpid()}.notify"
+                systemd.bind(address)
+                systemd.setblocking(False)
+                os.environ["NOTIFY_SOCKET"] = address
+                to_keep = also or found
+                assert to_keep
+                kept.put(to_keep)
+                os.unlink(address)
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        message, fds, _, _ = socket.recv_fds(systemd, 100, 5)
+                        said.append(message + b" %d" % len(fds))
+        result.put((found.mountpoint if found else "", said))
 
     process = FORK.Process(target=start)
     process.start()
@@ -756,18 +769,36 @@ def inherit(kept: session.Session, **listen: str) -> str:
     return result.get()
 
 
-def test_a_session_is_inherited_by_the_process_it_is_meant_for_and_by_one_only(mount: Mount) -> None:
-    assert inherit(mount.session) == mount.path
-    assert inherit(mount.session, PID="1") == ""
-    assert inherit(mount.session, FDNAMES="other:other:lxcfs") == ""
+def test_a_session_is_inherited_by_the_process_it_is_meant_for(mount: Mount) -> None:
+    descriptors = [0, mount.session.memory, mount.session.fuse]
+    assert inherit(descriptors)[0] == mount.path
+    assert inherit(descriptors, PID="1")[0] == ""
+    assert inherit(descriptors, FDNAMES="other:other:other")[0] == ""
     mount.start()
     read(f"{mount.path}/proc/short")
-    assert inherit(mount.session) == ""
     mount.servers[0].kill()
     mount.servers[0].join(5)
-    assert inherit(mount.session) == mount.path
+    assert inherit(descriptors)[0] == mount.path
     abort(mount.path)
-    assert inherit(mount.session) == ""
+    assert inherit(descriptors)[0] == ""
+
+
+def test_what_was_inherited_is_neither_removed_nor_stored_again(mount: Mount) -> None:
+    assert inherit([0, mount.session.memory, mount.session.fuse], put=True) == (mount.path, [])
+
+
+def test_a_new_session_is_stored_before_the_old_one_is_let_go(mount: Mount, tmp_path_factory: Any) -> None:
+    old = [0, session.new_memory("/srv/views"), os.open("/dev/fuse", os.O_RDWR)]  # whose mount is gone
+    _, said = inherit(old, put=True, also=mount.session)
+    assert said == [b"FDSTORE=1\nFDNAME=lxcfs-2\nFDPOLL=0 2", b"FDSTOREREMOVE=1\nFDNAME=lxcfs 0"]
+    _, said = inherit(old, put=True, also=mount.session, FDNAMES="other:lxcfs-2:lxcfs-2")
+    assert said == [b"FDSTORE=1\nFDNAME=lxcfs\nFDPOLL=0 2", b"FDSTOREREMOVE=1\nFDNAME=lxcfs-2 0"]
+
+
+def test_a_memory_file_that_takes_the_place_of_a_broken_one_is_stored_beside_it(mount: Mount) -> None:
+    os.pwrite(mount.session.memory, b"LXCFS-PY", 0)
+    found, said = inherit([0, mount.session.memory, mount.session.fuse], put=True)
+    assert (found, said) == ("/srv/views", [b"FDSTORE=1\nFDNAME=lxcfs\nFDPOLL=0 1"])
 
 
 class Kept:
@@ -818,17 +849,17 @@ def serve_below_a_keeper(mountpoint: str, run: str) -> None:
     if deaths.exists() and int(deaths.read_text()):
         deaths.write_text(str(int(deaths.read_text()) - 1))
         os.kill(os.getpid(), signal.SIGKILL)
-    own = session.inherit()
+    own = store.inherited().session(mountpoint)
     if own is None:
         own = session.create(mountpoint)
-        session.store_with_systemd(own)
+        store.inherited().put(own)
     server = kernel.Server(Tree(), own)
-    signal.signal(signal.SIGTERM, lambda *_: server.stop("told to"))
+    signal.signal(signal.SIGTERM, lambda *_: server.stop(End.STOPPED))
     server.start()
-    session.offer(own, lambda: server.stop("taken over"))
+    session.offer(own, lambda: server.stop(End.TAKEN_OVER))
     Path(f"{mountpoint}.new").write_text(str(os.getpid()))
     Path(f"{mountpoint}.new").rename(f"{mountpoint}.pid")
-    if server.wait() == "told to":
+    if server.wait() is End.STOPPED:
         syscalls.umount(mountpoint, syscalls.MNT_DETACH)
 
 
@@ -844,16 +875,6 @@ def test_a_keeper_starts_a_server_again_that_dies_and_dies_at_its_start(kept: Ke
         file.seek(0)
         assert is_whole(file.readall())
     assert kept.deaths.read_text() == "0"
-
-
-def test_a_keeper_gives_up_a_server_that_dies_too_often_and_unmounts(kept: Kept) -> None:
-    kept.server()
-    kept.deaths.write_text("100")
-    kept.kill()
-    kept.keeper.join(20)
-    assert kept.keeper.exitcode == 128 + signal.SIGKILL
-    assert int(kept.deaths.read_text()) == 100 - (keeper.STARTS - 1)
-    assert not os.path.ismount(kept.path)
 
 
 def test_a_keeper_ends_with_a_server_that_is_told_to_stop(kept: Kept) -> None:

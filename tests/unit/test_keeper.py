@@ -70,25 +70,103 @@ def wait_for(condition):
         time.sleep(0.01)
 
 
-HANDS_OVER = """
-say("FDSTORE=1", os.open("/dev/null", os.O_RDWR), os.memfd_create("session"))
-say("FDSTOREREMOVE=1")
-lives.write_text("over")
-os.kill(os.getpid(), signal.SIGKILL)
+MOUNTED = """
+import fcntl, pty, subprocess
+from lxcfs_py.engine import session
+if life == 1:
+    other, fuse = pty.openpty()
+    memory = session.new_memory("/srv/views")
+    say("FDSTORE=1\\nFDNAME=lxcfs", fuse, memory)
+    # The kernel's end of it.
+    subprocess.Popen(["sleep", "30"], pass_fds=[other], stderr=subprocess.DEVNULL)
+else:
+    assert os.environ["LISTEN_FDNAMES"] == "lxcfs:lxcfs"
+    fuse, memory = 3, 4
 """
 
+# Another server, that has the session and lives for a while.
+HANDS_OVER = (
+    MOUNTED
+    + """
+if life == 1:
+    subprocess.Popen(
+        [sys.executable, "-c", "import fcntl, time; fcntl.lockf(3, fcntl.LOCK_EX); time.sleep(float('%s'))"],
+        preexec_fn=lambda: os.dup2(memory, 3),
+        pass_fds=[3],
+    )
+    {said}
+    lives.write_text("over")
+    os.kill(os.getpid(), signal.SIGKILL)
+lives.write_text("again")
+time.sleep(30)
+"""
+)
+SAYS = ('say("X_HANDED_OVER=1")', 'say("FDSTOREREMOVE=1\\nFDNAME=lxcfs")')
 
-def test_a_server_that_is_killed_after_handing_over_has_ended_in_order(keep):
-    assert keep(HANDS_OVER).wait(20) == 0
+
+@pytest.mark.parametrize("said", SAYS, ids=["this version", "version 0.1"])
+def test_a_server_that_is_killed_after_handing_over_has_ended_in_order(keep, said):
+    assert keep(HANDS_OVER.replace("{said}", said) % 30).wait(20) == 0
 
 
-def test_a_keeper_that_is_to_stay_stays_however_the_server_went_that_handed_over(keep, tmp_path):
-    keeper = keep(HANDS_OVER, stay=True)
+def test_a_keeper_that_is_to_stay_serves_again_when_nobody_does_any_more(keep, tmp_path):
+    keeper = keep(HANDS_OVER.replace("{said}", SAYS[0]) % 1.5, stay=True)
     wait_for(lambda: (tmp_path / "lives").read_text() == "over")
     with pytest.raises(subprocess.TimeoutExpired):
         keeper.wait(0.5)
+    wait_for(lambda: (tmp_path / "lives").read_text() == "again")
     keeper.send_signal(signal.SIGTERM)
-    assert keeper.wait(20) == 0
+    assert keeper.wait(20) == 128 + signal.SIGTERM
+
+
+def test_a_session_whose_new_server_dies_before_it_has_it_is_served_again(keep, tmp_path):
+    server = (
+        MOUNTED
+        + """
+if life == 1:
+    say("X_HANDED_OVER=1")
+    sys.exit(0)
+time.sleep(30)
+"""
+    )
+    keep(server, "session.PATIENCE = 0.3")
+    wait_for(lambda: (tmp_path / "lives").read_text() == "II")
+
+
+def test_starts_never_end_while_there_is_a_session_and_get_further_apart(keep, tmp_path):
+    server = (
+        MOUNTED
+        + """
+lives.with_name(f"start-{life}").write_text(str(time.monotonic()))
+sys.exit(3)
+"""
+    )
+    keep(server, "keeper.PAUSES = 0.01, 0.5")
+    wait_for(lambda: (tmp_path / "start-14").exists() and (tmp_path / "start-14").read_text())
+    starts = [float((tmp_path / f"start-{life}").read_text()) for life in range(2, 15)]
+    assert starts[-1] - starts[-2] > starts[2] - starts[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGALRM, signal.SIGQUIT, signal.SIGPIPE, signal.SIGRTMIN])
+def test_no_other_signal_ends_a_keeper_or_reaches_its_server(keep, tmp_path, number):
+    keeper = keep('signal.signal(signal.SIGUSR2, lambda *_: lives.write_text("told")); time.sleep(30)')
+    wait_for(lambda: (tmp_path / "lives").read_text())
+    time.sleep(0.1)
+    keeper.send_signal(number)
+    keeper.send_signal(signal.SIGUSR2)
+    wait_for(lambda: (tmp_path / "lives").read_text() == "told")
+    keeper.send_signal(signal.SIGTERM)
+    assert keeper.wait(20) == 128 + signal.SIGTERM
+
+
+def test_a_keeper_works_where_its_directory_cannot_be_used(keep, tmp_path):
+    (tmp_path / "run").touch()  # no directory
+    keeper = keep(MOUNTED + 'say("READY=1"); time.sleep(30 if life > 1 else 0.1); sys.exit(3)')
+    wait_for(lambda: (tmp_path / "lives").read_text() == "II")
+    keeper.send_signal(signal.SIGTERM)
+    _, said = keeper.communicate(timeout=20)
+    assert "the keeper's socket is elsewhere" in said
+    assert "Traceback" not in said
 
 
 def test_a_signal_that_comes_when_the_server_has_just_been_reaped_is_kept_in_mind():
@@ -127,29 +205,33 @@ def warning(*_):
     os.kill(os.getpid(), signal.SIGTERM)
 keeper.log.warning = warning
 """
-    assert keep('say("FDSTORE=1", 0); time.sleep(0.1); sys.exit(3)', change).wait(20) == 0
+    assert keep(MOUNTED + "time.sleep(0.1); sys.exit(3)", change).wait(20) == 0
     assert (tmp_path / "lives").read_text() == "I"
 
 
 def test_a_successor_that_hangs_before_it_serves_is_killed(keep, tmp_path):
-    server = """
+    server = (
+        MOUNTED
+        + """
 if life == 1:
-    say("FDSTORE=1", 0)
     sys.exit(3)
 if life == 2:
     time.sleep(30)
 """
-    assert keep(server, "keeper.START = 1.0; keeper.WATCHDOG = 0.4").wait(20) == 0
+    )
+    assert keep(server, "keeper.START = 2.0; keeper.WATCHDOG = 0.4").wait(20) == 0
     assert (tmp_path / "lives").read_text() == "III"
 
 
 def test_a_server_that_gives_no_sign_of_life_any_more_is_killed(keep, tmp_path):
-    server = """
+    server = (
+        MOUNTED
+        + """
 if life == 1:
-    say("FDSTORE=1", 0)
     say("READY=1")
     time.sleep(30)
 """
+    )
     assert keep(server, "keeper.WATCHDOG = 0.4").wait(20) == 0
     assert (tmp_path / "lives").read_text() == "II"
 

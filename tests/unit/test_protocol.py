@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lxcfs_py.engine import kernel, protocol, session
+from lxcfs_py.engine import End, kernel, protocol, session
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -113,7 +113,7 @@ class Kernel:
 
     def close(self) -> None:
         self.socket.close()
-        assert self.server.wait() == kernel.UNMOUNTED
+        assert self.server.wait() is End.UNMOUNTED
         os.close(self.session.fuse)
         os.close(self.session.memory)
 

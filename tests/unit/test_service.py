@@ -2,53 +2,86 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from types import SimpleNamespace
 
+import pytest
+
 from lxcfs_py.config import Config
-from lxcfs_py.daemon import service
-from lxcfs_py.engine import kernel, session
+from lxcfs_py.daemon import degraded, engines, service
+from lxcfs_py.engine import End, kernel, session, store
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_degraded(monkeypatch):
+    monkeypatch.setattr(degraded, "_states", {})
 
 
 def test_after_a_takeover_nothing_is_waited_for(monkeypatch):
     """The files have no server until this process is gone; what it started ends with it."""
     done = []
     ready = threading.Event()
-    engine = service.Engine(
+    engine = SimpleNamespace(
         name="kernel",
+        stuck=lambda limit: None,
+        config=Config(),
+        resumes=False,
         answers=lambda: True,
-        wait=lambda: ready.wait(10) and service._TAKEN_OVER,
+        wait=lambda: ready.wait(10) and End.TAKEN_OVER,
         stop=lambda: done.append("engine"),
-        invalidate=lambda path: None,
-        stuck=lambda patience: "",
+        note_started=lambda shows_machine: None,
     )
     served = SimpleNamespace(
-        filesystem=SimpleNamespace(config=Config()),
-        supervisor=SimpleNamespace(apply=lambda config: None, stop=lambda: done.append("supervisor")),
+        filesystem=SimpleNamespace(config=Config(), shows_machine=False),
+        supervisor=SimpleNamespace(stop=lambda: done.append("supervisor")),
         containers=[],
     )
-    monkeypatch.setattr(service, "choose_engine", lambda wanted: ("kernel", "so the test wants it"))
-    monkeypatch.setattr(service, "_start_kernel", lambda config: (served, engine))
+    monkeypatch.setattr(service, "_start", lambda config: (served, engine))
     monkeypatch.setattr(service, "_listen_for_metrics", lambda *_: lambda: done.append("metrics"))
-    monkeypatch.setattr(service, "_run", lambda service, engine, unit, signals, *_: signals.recv(1))
+    monkeypatch.setattr(service._Loop, "run", lambda self, signals: signals.recv(1))
+    monkeypatch.setattr(service.roots, "take", lambda: None)
     assert service.serve(Config(), ready.set) == 0
     assert done == []
 
 
-def test_a_server_leaves_although_nobody_can_be_told_to_keep_its_session_no_longer(monkeypatch):
-    def refused():
+@pytest.fixture
+def engine(monkeypatch):
+    """The kernel engine with a session that is kept, its server's ends in `stopped`, and how it is told to leave."""
+    stopped, leave = [], []
+    kept = SimpleNamespace(
+        mountpoint=Config().mountpoint, slots=[], is_claimable=lambda: True, agreed=(31, 0), shows_machine=False
+    )
+    monkeypatch.setattr(store, "inherited", lambda: SimpleNamespace(session=lambda _: kept, put=lambda _: True))
+    monkeypatch.setattr(session, "offer", lambda kept, function: leave.append(function))
+    monkeypatch.setattr(
+        kernel, "Server", lambda *_: SimpleNamespace(start=lambda: None, stop=stopped.append, at_hand=[])
+    )
+    started = engines.KernelEngine(Config())
+    started.start(SimpleNamespace())
+    return SimpleNamespace(engine=started, session=kept, stopped=stopped, leave=leave)
+
+
+def test_a_server_leaves_although_nobody_can_be_told(engine, monkeypatch):
+    def refused(text):
         raise ConnectionRefusedError
 
-    stopped, leave = [], []
-    kept = SimpleNamespace(mountpoint=Config().mountpoint, texts=None, slots=[], agreed=(0, 0))
-    server = SimpleNamespace(start=lambda: None, stop=stopped.append, wait=lambda: "", invalidate=lambda path: None)
-    monkeypatch.setattr(session, "inherit", lambda: kept)
-    monkeypatch.setattr(session, "store_with_systemd", lambda kept: True)
-    monkeypatch.setattr(session, "remove_from_store", refused)
-    monkeypatch.setattr(session, "offer", lambda kept, function: leave.append(function))
-    monkeypatch.setattr(kernel, "Server", lambda *_: server)
-    filesystem = SimpleNamespace(hidden=frozenset)
-    monkeypatch.setattr(service, "Service", lambda *_: SimpleNamespace(filesystem=filesystem))
-    service._start_kernel(Config())
-    leave[0]()
-    assert stopped == [service._TAKEN_OVER]
+    monkeypatch.setattr(engines, "notify", refused)
+    engine.leave[0]()
+    assert engine.stopped == [End.TAKEN_OVER]
+
+
+def test_who_is_told_to_stop_after_it_was_taken_over_leaves_the_mount(engine, monkeypatch):
+    monkeypatch.setattr(engines, "notify", lambda text: None)
+    monkeypatch.setattr(engines.mountpoint, "unmount", pytest.fail)
+    engine.leave[0]()
+    engine.engine.stop()
+
+
+def test_a_takeover_that_cannot_be_offered_is_a_degraded_state(engine, monkeypatch):
+    def refuse(*_):
+        raise OSError(30, os.strerror(30))
+
+    monkeypatch.setattr(session, "offer", refuse)
+    engine.engine.start(SimpleNamespace())
+    assert "Read-only file system" in degraded.states()["takeover"]

@@ -123,6 +123,30 @@ def test_a_session_of_another_version_goes_on_without_its_texts(memory: int, siz
     assert again.texts.get(1) == b"of this one"
 
 
+@pytest.fixture
+def fuse() -> Iterator[int]:
+    """A descriptor of a character device whose other end is there, as that of a mounted /dev/fuse."""
+    other, fuse = os.openpty()
+    yield fuse
+    os.close(fuse)
+    os.close(other)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "begins otherwise", "gone"])
+def test_a_session_goes_on_whatever_happened_to_its_memory_file(memory: int, fuse: int, damage: str) -> None:
+    session.Session(fuse, memory).slots[3][:8] = b"request."
+    if damage == "truncated":
+        os.ftruncate(memory, 0)
+    elif damage == "begins otherwise":
+        os.pwrite(memory, b"LXCFS-PY", 0)
+    kept = session.session_of([fuse] if damage == "gone" else [fuse, memory], "/srv/views")
+    assert kept is not None
+    assert kept.agreed != (0, 0), "the kernel does not say it again"
+    assert kept.mountpoint == "/srv/views"
+    if damage == "begins otherwise":
+        assert kept.slots[3][:8] == b"request.", "somebody may wait for that"
+
+
 def test_a_session_knows_its_mountpoint(memory: int) -> None:
     assert session.Session(-1, memory).mountpoint == "/var/lib/lxcfs"
 

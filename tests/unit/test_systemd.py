@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from lxcfs_py.config import Config, Cpu
-from lxcfs_py.daemon import last_config, reload_socket, systemd
+from lxcfs_py.daemon import degraded, last_config, reload_socket, systemd
 from lxcfs_py.engine import fusepy, protocol, watchdog
 from lxcfs_py.linux import mount_table, mountpoint
 
@@ -80,7 +81,7 @@ def test_a_reload_is_told_with_its_time(unit, notified):
 
 def test_the_watchdog_of_another_process_is_not_ours(monkeypatch):
     monkeypatch.setenv("WATCHDOG_USEC", "20000000")
-    monkeypatch.setenv("WATCHDOG_PID", "1")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid() + 1))
     assert systemd.watchdog_seconds() is None
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     assert systemd.watchdog_seconds() == 20
@@ -157,38 +158,88 @@ def test_an_operation_of_fusepys_that_takes_too_long_is_found(monkeypatch):
     assert operations.stuck(5) is None
 
 
-def test_who_asks_for_a_reload_gets_its_errors_and_remarks(tmp_path):
-    path = str(tmp_path / "control")
-    with reload_socket.listen(path) as listener:
-        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
-        answering = threading.Thread(target=reload_socket.answer, args=(listener, lambda: (["wrong"], ["by the way"])))
-        answering.start()
-        assert reload_socket.ask(path) == (["wrong"], ["by the way"])
-        answering.join()
+@pytest.fixture
+def runtime(tmp_path, monkeypatch):
+    """A directory in place of /run/lxcfs-py."""
+    monkeypatch.setattr(mountpoint, "RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setattr(degraded, "_states", {})
+    return tmp_path / "run"
 
 
-def test_a_reload_without_a_daemon_or_with_one_that_dies_is_an_error(tmp_path):
-    path = str(tmp_path / "control")
-    with pytest.raises(reload_socket.ControlError, match="no daemon can be asked"):
-        reload_socket.ask(path)
+@pytest.fixture
+def daemon(runtime):
+    """daemon(mountpoint, file, errors, remarks): one that answers as often as it is asked, and can be asked where."""
+    with contextlib.ExitStack() as stack:
+
+        def start(mount, file, errors=(), remarks=()):
+            listener = stack.enter_context(reload_socket.listen(reload_socket.path_of(mount)))
+            answers = {"file": lambda _: file, "reload": lambda _: (errors, remarks)}
+
+            def run():
+                while listener.fileno() >= 0:
+                    reload_socket.answer(listener, answers)
+
+            threading.Thread(target=run, daemon=True).start()
+            stack.callback(listener.shutdown, socket.SHUT_RDWR)
+            return reload_socket.path_of(mount)
+
+        yield start
+
+
+def test_who_asks_for_a_reload_gets_its_errors_and_remarks_however_long(daemon):
+    path = daemon("/srv/a", "/etc/lxcfs.toml", ["wrong" * 100_000], ["by the way"])
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert reload_socket.reload("/etc/lxcfs.toml") == (["wrong" * 100_000], ["by the way"])
+
+
+def test_all_daemons_of_one_file_reload_it_and_no_others(daemon):
+    daemon("/srv/a", "/etc/lxcfs.toml", remarks=["a"])
+    daemon("/srv/b", "/etc/lxcfs.toml", remarks=["b"])
+    daemon("/srv/c", "/etc/other.toml", remarks=["c"])
+    _, remarks = reload_socket.reload("/etc/lxcfs.toml")
+    assert sorted(remarks) == ["a", "b"]
+
+
+def test_a_reload_without_a_daemon_or_with_one_that_died_is_an_error(runtime):
+    path = reload_socket.path_of("/srv/a")
+    with pytest.raises(reload_socket.ControlError, match="no daemon serves with it"):
+        reload_socket.reload("/etc/lxcfs.toml")
     with reload_socket.listen(path) as listener:
         dying = threading.Thread(target=lambda: listener.accept()[0].close())
         dying.start()
-        with pytest.raises(reload_socket.ControlError, match=r"did not say|ended before"):
-            reload_socket.ask(path)
+        with pytest.raises(reload_socket.ControlError, match=r"did not answer|ended before"):
+            reload_socket.ask(path, "reload")
         dying.join()
+    with pytest.raises(reload_socket.ControlError, match="no daemon serves with it"):
+        reload_socket.reload("/etc/lxcfs.toml")
 
 
-def test_the_configuration_that_served_last_is_remembered(tmp_path, monkeypatch):
-    monkeypatch.setattr(mountpoint, "RUNTIME_DIRECTORY", str(tmp_path))
-    assert last_config.recall("/etc/lxcfs.toml") is None
-    config = Config(cpu=Cpu(mode="cpuset"))
-    last_config.remember("/etc/lxcfs.toml", config)
-    assert last_config.recall("/etc/lxcfs.toml") == config
-    assert last_config.recall("/etc/other.toml") is None
-    for kept in tmp_path.iterdir():
+def test_who_asks_for_nothing_that_is_known_does_not_hurt_the_daemon(daemon):
+    path = daemon("/srv/a", "/etc/lxcfs.toml")
+    with pytest.raises(reload_socket.ControlError):
+        reload_socket.ask(path, "pardon?")
+    assert reload_socket.ask(path, "file") == "/etc/lxcfs.toml"
+
+
+def test_the_configuration_that_served_last_is_remembered_by_its_mountpoint_and_its_file(runtime):
+    assert last_config.recall("/srv/a") is None
+    first, second = (Config(mountpoint=f"/srv/{name}", cpu=Cpu(mode="cpuset")) for name in "ab")
+    last_config.remember(first, "/etc/lxcfs.toml")
+    last_config.remember(second, "")
+    assert (last_config.recall("/srv/a"), last_config.recall("/srv/b")) == (first, second)
+    assert last_config.served_with("/etc/lxcfs.toml") == [first]
+    for kept in runtime.iterdir():
         kept.write_text("from = another version")
-    assert last_config.recall("/etc/lxcfs.toml") is None
+    assert last_config.recall("/srv/a") is None
+    mountpoint.forget("/srv/a")
+    mountpoint.forget("/srv/b")
+    assert not list(runtime.iterdir())
+
+
+def test_a_configuration_that_cannot_be_kept_is_a_degraded_state(tmp_path, runtime, monkeypatch):
+    (tmp_path / "run").touch()  # no directory
+    last_config.remember(Config(), "/etc/lxcfs.toml")
+    assert "with the defaults" in degraded.states()["runtime files"]
 
 
 def test_a_mountinfo_file_is_parsed_whatever_its_names_hold():

@@ -1,0 +1,242 @@
+"""The engines as the service has them: how each mounts, begins, ends, and hands over."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import threading
+from typing import Optional, Protocol
+
+from lxcfs_py.cgroup.layout import find_for_all
+from lxcfs_py.config import Config
+from lxcfs_py.daemon import degraded, systemd
+from lxcfs_py.engine import End, Tree, keeper, kernel, session, store, watchdog
+from lxcfs_py.linux import mountpoint, roots
+from lxcfs_py.linux.mountpoint import MountError
+from lxcfs_py.linux.notify import notify
+
+log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 2
+
+
+class Engine(Protocol):
+    """What has mounted, or has a mount from a server before, and is about to serve it."""
+
+    name: str
+
+    config: Config
+    """The configuration that it serves: the mountpoint is that of the mount it has."""
+
+    resumes: bool
+    """Tells whether containers may use the mount already, so that it must be served whatever goes wrong."""
+
+    stuck: watchdog.Check
+    """Says which of its workers do not answer."""
+
+    def start(self, tree: Tree) -> None:
+        """Begin to serve. MountError when that cannot be."""
+
+    def answers(self) -> bool:
+        """Tell whether it has begun to answer the kernel. Asking the mount could make this process unkillable."""
+
+    def wait(self) -> End:
+        """Block until it has ended; return why."""
+
+    def stop(self) -> None:
+        """End it, and unmount unless somebody keeps the mount for a successor."""
+
+    def shows_machine(self) -> bool:
+        """Tell whether a server before this one was told to show the machine's figures in all files."""
+
+    def note_started(self, shows_machine: bool) -> None:
+        """Keep for a successor that this server serves, and what it was told to show."""
+
+
+def choose(config: Config) -> Engine:
+    """Return the engine to use, which has its mount. MountError when nothing can be mounted."""
+    if store.inherited().session(config.mountpoint):
+        name, why = "kernel", "the mount of the server before this one goes on"
+    else:
+        name, why = chosen(config.fuse.engine)
+    log.info("engine %s: %s", name, why)
+    return KernelEngine(config) if name == "kernel" else FusepyEngine(config)
+
+
+def chosen(wanted: str) -> tuple[str, str]:
+    """Return which engine a configuration means here, "kernel" or "fusepy", and why."""
+    if wanted == "kernel":
+        return wanted, "the configuration says so"
+    if wanted == "fusepy":
+        return wanted, "the configuration says so; the mount ends with this process"
+    if _may_mount() and os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "kernel", "this process may mount, so that the mount can outlive it"
+    return "fusepy", (
+        "this process may not mount by itself (CAP_SYS_ADMIN, /dev/fuse), and fusermount may; the mount ends with this "
+        "process"
+    )
+
+
+class KernelEngine:
+    """FUSE spoken on /dev/fuse itself, in a session that outlives this process."""
+
+    name = "kernel"
+    stuck: watchdog.Check
+
+    def __init__(self, config: Config) -> None:
+        """Take up the session that is kept, that of a server that runs, or mount. MountError."""
+        try:
+            kept = store.inherited().session(config.mountpoint)
+            if kept is not None and not kept.is_claimable():
+                kept = None  # another server has it: to be asked for it
+            kept = kept or session.take_over(config.mountpoint)
+            self.resumes = kept is not None
+            if kept is None:
+                find_for_all()  # whoever cannot see all cgroups mounts nothing
+                mountpoint.prepare(config.mountpoint)
+                kept = session.create(config.mountpoint, config.fuse.options)
+        except session.SessionError as error:
+            raise MountError(str(error)) from None
+        if kept.mountpoint != config.mountpoint:
+            log.warning("%s is in use and stays the mountpoint until the service is stopped", kept.mountpoint)
+            config = dataclasses.replace(config, mountpoint=kept.mountpoint)
+        self.config = config
+        self._session = kept
+        self._server: Optional[kernel.Server] = None
+        self._handed_over = threading.Event()
+        # Before a server that runs is told to leave: until then, it has the session, too.
+        self._is_kept = self._keep() and systemd.is_started_by_systemd()
+
+    def _keep(self) -> bool:
+        try:
+            return store.inherited().put(self._session)
+        except OSError as error:
+            degraded.enter("store", f"nobody keeps the mount should this process die ({error.strerror})")
+            return False
+
+    def start(self, tree: Tree) -> None:
+        """Begin to serve, as soon as a server that has the session is gone. MountError when it does not go."""
+        self._server = kernel.Server(tree, self._session, self.config.fuse.threads)
+        self.stuck = watchdog.of_workers(self._server.at_hand)
+        try:
+            self._server.start()
+        except session.SessionError as error:
+            raise MountError(str(error)) from None
+        if self.resumes:
+            log.info("resumed the mount of a server before this one")
+        try:
+            session.offer(self._session, self._leave)
+        except OSError as error:
+            degraded.enter("takeover", f"no other server can take the mount over ({session.RUN}: {error.strerror})")
+
+    def _leave(self) -> None:
+        self._handed_over.set()
+        with contextlib.suppress(OSError):  # who keeps it may be gone; the successor waits for this one to leave
+            notify(keeper.HANDED_OVER)
+        assert self._server
+        self._server.stop(End.TAKEN_OVER)
+
+    def answers(self) -> bool:
+        """Tell whether INIT has been answered, by whichever server."""
+        return self._session.agreed != (0, 0)
+
+    def wait(self) -> End:
+        """Block until it has ended; return why."""
+        assert self._server
+        return self._server.wait()
+
+    def stop(self) -> None:
+        """End it, and unmount unless systemd has the session, or another server."""
+        if self._server:
+            self._server.stop(End.STOPPED)
+        if not self._is_kept and not self._handed_over.is_set():
+            session.withdraw(self.config.mountpoint)
+            mountpoint.unmount(self.config.mountpoint)
+
+    def shows_machine(self) -> bool:
+        """Tell what is noted in the session."""
+        return self._session.shows_machine
+
+    def note_started(self, shows_machine: bool) -> None:
+        """Note it in the session."""
+        self._session.starts = 0
+        self._session.shows_machine = shows_machine
+
+
+class FusepyEngine:
+    """The library libfuse, in this process: the mount ends with it."""
+
+    name = "fusepy"
+    resumes = False
+    stuck: watchdog.Check
+
+    def __init__(self, config: Config) -> None:
+        """Load the library and make the mountpoint. MountError."""
+        try:
+            from lxcfs_py.engine import fusepy
+        except (ImportError, OSError) as error:
+            raise MountError(
+                f"the engine fusepy needs a library that is missing ({error}): install python3-fusepy, or, where there "
+                'is no libfuse 2, libfuse 3 and the Python package mfusepy; or set fuse.engine = "kernel", which needs '
+                "neither"
+            ) from None
+
+        self._fusepy = fusepy
+        self._ended = threading.Event()
+        self._end = End.UNMOUNTED
+        self.config = config
+        mountpoint.prepare(config.mountpoint)
+
+    def start(self, tree: Tree) -> None:
+        """Begin to serve, in a thread."""
+        self._operations = self._fusepy.Operations(tree)
+        self.stuck = self._operations.stuck
+        threading.Thread(target=self._run, name="fuse", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._fusepy.run(self._operations, self.config.mountpoint, self.config.fuse.options)
+        except RuntimeError as error:
+            log.error("libfuse ended with %s", error)
+            self._end = End.FAILED
+        self._ended.set()
+
+    def answers(self) -> bool:
+        """Tell whether libfuse has begun."""
+        return self._operations.answers.is_set()
+
+    def wait(self) -> End:
+        """Block until it has ended; return why."""
+        self._ended.wait()
+        return self._end
+
+    def stop(self) -> None:
+        """Unmount. A container that has files of the mount bound keeps it: it ends with this process."""
+        mountpoint.unmount(self.config.mountpoint)
+        self._ended.wait(_STOP_SECONDS)
+
+    def shows_machine(self) -> bool:
+        """Nothing is known of a server before this one."""
+        return False
+
+    def note_started(self, shows_machine: bool) -> None:
+        """There is no successor."""
+
+
+def what_a_mount_needs() -> str:
+    """Return a hint of what this process lacks, "" where it lacks nothing."""
+    lacking = []
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        lacking.append("/dev/fuse, which the kernel's module fuse makes (in a container: --device /dev/fuse)")
+    if not _may_mount():
+        lacking.append("the capability CAP_SYS_ADMIN, which root has (in a container: --cap-add SYS_ADMIN)")
+    return f"this process has not got {' nor '.join(lacking)}" if lacking else ""
+
+
+def _may_mount() -> bool:
+    """Tell whether this process has CAP_SYS_ADMIN."""
+    with open(f"{roots.PROC}/self/status") as file:
+        capabilities = next(line for line in file if line.startswith("CapEff:"))
+    return bool(int(capabilities.split()[1], 16) >> 21 & 1)

@@ -1,0 +1,72 @@
+"""The descriptors of a session, as whoever started this process keeps them: systemd's descriptor store, or a keeper.
+
+What is kept is neither removed nor stored again, and what is new is stored before the old is let go: this process may
+be killed between any two system calls, and its successor must find the session.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Optional
+
+from lxcfs_py.engine.session import Session, session_of
+from lxcfs_py.linux.notify import notify
+
+# Of a session's descriptors in the store. A new session takes the name that an old one has not.
+NAMES = ("lxcfs", "lxcfs-2")
+
+
+class Store:
+    """What was kept for this process when it started, and what it gives to be kept."""
+
+    def __init__(self) -> None:
+        """Take what the environment of sd_listen_fds(3) hands to this process, and from its children."""
+        pid, count, names = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
+        self._kept: dict[str, list[int]] = {}
+        self._session: Optional[Session] = None
+        if pid == str(os.getpid()):
+            for fd, name in zip(range(3, 3 + int(count or 0)), names.split(":")):
+                os.set_inheritable(fd, False)
+                if name in NAMES:
+                    self._kept.setdefault(name, []).append(fd)
+
+    def session(self, mountpoint: str) -> Optional[Session]:
+        """Return the session that is kept; None where there is none. Another process may serve it.
+
+        It is at `mountpoint` if its memory file cannot tell any more.
+        """
+        if self._session is None:
+            sessions = (session_of(descriptors, mountpoint) for descriptors in self._kept.values())
+            self._session = next(filter(None, sessions), None)
+        return self._session
+
+    def put(self, session: Session) -> bool:
+        """Let a session be kept, and let go of others, whose mounts are gone. False if nobody offers to keep it.
+
+        Without FDPOLL=0, each request would wake systemd, which watches for the descriptor's end.
+        """
+        if "NOTIFY_SOCKET" not in os.environ:
+            return False
+        name = next((name for name, kept in self._kept.items() if session.fuse in kept), None)
+        if name is None:
+            name = next((name for name, kept in self._kept.items() if _holds(kept, session.memory)), None)
+        missing = [session.memory] if name else [session.fuse, session.memory]
+        name = name or next(name for name in NAMES if name not in self._kept)
+        if not _holds(self._kept.get(name, []), session.memory):
+            notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", missing)
+        self._kept.setdefault(name, []).extend(missing)
+        for other in [other for other in self._kept if other != name]:
+            notify(f"FDSTOREREMOVE=1\nFDNAME={other}")
+            del self._kept[other]
+        return True
+
+
+def _holds(descriptors: list[int], memory: int) -> bool:
+    return any(os.path.sameopenfile(fd, memory) for fd in descriptors)
+
+
+@functools.cache
+def inherited() -> Store:
+    """Return this process's store."""
+    return Store()
