@@ -28,7 +28,7 @@ PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint generate demo bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
+.PHONY: help run test test-fast covered vm-images lint generate demo bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -37,10 +37,21 @@ run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl
 	.venv/bin/lxcfs-py run --config etc/lxcfs.toml
 
 test: lint apt-test ## lint and all tests: half an hour, with Docker and virtual machines
-	$(PYTHON) -m pytest tests
+	$(MAKE) --no-print-directory -j 2 test-fast vm-images
+	$(PYTHON) -m pytest -n 2 -m slow tests/unit tests/fuse tests/kubernetes
+	$(PYTHON) -m pytest -n 3 --dist loadgroup tests/ansible tests/docker tests/vm
 
 test-fast: lint apt-test-fast ## lint and the tests that need neither
 	$(PYTHON) -m pytest -n 2 -m "not slow" tests/unit tests/fuse tests/kubernetes
+
+covered: .venv/.installed apt-test-fast ## the tests of test-fast, and how much of the package they run
+	rm -f .coverage*
+	$(PYTHON) -m coverage run -m pytest -n 2 -m "not slow" tests/unit tests/fuse tests/kubernetes
+	$(PYTHON) -m coverage combine --quiet
+	$(PYTHON) -m tools.covered
+
+vm-images: .venv/.installed apt-test ## the images that tests with Docker and virtual machines start from, in ~/.cache/lxcfs-py
+	$(PYTHON) -m tests.vm.images
 
 lint: .venv/.installed ## ruff, mypy, vermin for Python 3.9, the contract of imports, and what is generated
 	.venv/bin/ruff check

@@ -40,6 +40,15 @@ def pytest_configure() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give those that share Docker's engine, or a machine, one worker: with `-n` and `--dist loadgroup`."""
+    for item in items:
+        room = item.path.parent.name
+        if room in ("docker", "vm") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(room if room == "docker" else item.path.stem))
+
+
 def pytest_make_parametrize_id(val: object) -> Optional[str]:
     """Name a parameter by the beginning of a long text, where pytest would take all of it."""
     return f"{val[:ID_WIDTH]!r}..." if isinstance(val, (str, bytes)) and len(val) > ID_WIDTH else None

@@ -94,10 +94,15 @@ def missing() -> list[str]:
     return [package for command, package in packages.items() if not shutil.which(command)]
 
 
+def image_of(suite: str) -> dict[str, Any]:
+    """What the image of such a machine is made from, beside the suite."""
+    downloads = (*DOWNLOADS, FUSEPY[suite]) if suite in FUSEPY else DOWNLOADS
+    return {"packages": (*SUITES[suite], *PACKAGES), "downloads": downloads}
+
+
 def boot(stack: contextlib.ExitStack, suite: str) -> Machine:
     """A machine with Docker and LXC; /root/tests has what runs in containers."""
-    downloads = [*DOWNLOADS, FUSEPY[suite]] if suite in FUSEPY else DOWNLOADS
-    machine = stack.enter_context(Machine(suite, packages=(*SUITES[suite], *PACKAGES), downloads=downloads))
+    machine = stack.enter_context(Machine(suite, **image_of(suite)))
     machine.run("mkdir /root/tests")
     for name in ("reader.py", "burner.py", "lxc-tree"):
         machine.put(HERE / name, "/root/tests/")

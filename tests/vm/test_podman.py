@@ -12,8 +12,10 @@ import pytest
 from tests.vm.debian import HERE
 from tests.vm.machine import MachineError
 
-PACKAGES = ("apparmor", "crun", "docker-cli", "docker-compose", "docker.io", "incus-base", "lxc", "podman")
+SUITE = "trixie"
+ENGINES = ("apparmor", "crun", "docker-cli", "docker-compose", "docker.io", "incus-base", "lxc", "podman")
 DEPENDENCIES = ("python3-fusepy", "python3-psutil", "python3-sdnotify")
+PACKAGES = (*ENGINES, *DEPENDENCIES)
 
 FLAGS = "--memory 256m --cpus 1 --network none --volume /usr:/usr:ro"
 SEEN = "grep MemTotal /proc/meminfo; grep -c ^processor /proc/cpuinfo; cat /sys/devices/system/cpu/online"
@@ -34,7 +36,7 @@ tar -c . | podman import - box >/dev/null 2>&1
 
 @pytest.fixture(scope="module")
 def machine(boot, debs):
-    machine = boot("trixie", packages=(*PACKAGES, *DEPENDENCIES), memory=2048)
+    machine = boot(SUITE, packages=PACKAGES, memory=2048)
     machine.put(debs.old, "/root/lxcfs-py.deb")
     machine.run(PREPARE, timeout=300)
     return machine

@@ -38,6 +38,9 @@ COMMANDS = {
     "rpmlint": "rpmlint",
 }
 
+SUITE = "bookworm"
+PACKAGES = ("dnf", "libfuse2", "python3-psutil", "rpm")
+
 STUBS = """
 Name: host-distribution
 Version: 1
@@ -132,7 +135,7 @@ def built(require: Callable[[object, str], None]) -> Iterator[Built]:
 
 @pytest.fixture(scope="module")
 def machine(boot: Callable[..., Machine], built: Built) -> Machine:
-    machine = boot("bookworm", packages=("dnf", "libfuse2", "python3-psutil", "rpm"))
+    machine = boot(SUITE, packages=PACKAGES)
     machine.put(built.first / "rpm", "/srv/first")
     machine.put(built.newer / "rpm", "/srv/newer")
     machine.put(built.stubs, "/srv/stubs")
