@@ -22,6 +22,7 @@ COMMANDS = {
     "show": "show",
     "explain": "explain",
     "try": "try_command",
+    "selftest": "selftest",
     "mounts": "mounts",
     "attach": "attach",
     "detach": "attach",

@@ -1,0 +1,57 @@
+"""lxcfs-py selftest: do all the ways to ask agree?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command, require_root
+from lxcfs_py.linux.mountpoint import is_mounted
+from lxcfs_py.runtimes import selftest
+
+if TYPE_CHECKING:
+    from lxcfs_py.commands.common import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command's parser."""
+    parser = new_command(
+        commands,
+        "selftest",
+        _selftest,
+        "ask a container everything in every way, and say what does not agree",
+        "Make a small container with limits, keep it busy for some seconds, ask it each question in every way that the "
+        "files answer, and hold the answers against each other and against its cgroup. The exit code is 1 where one is "
+        "wrong.",
+        [
+            ("lxcfs-py selftest", "of the running daemon"),
+            ("lxcfs-py selftest --mountpoint /var/lib/lxcfs-c", "of another lxcfs that is mounted there"),
+        ],
+    )
+    parser.add_argument("--mountpoint", help="where the files are, instead of the configured mountpoint")
+    add_config(parser)
+
+
+def _selftest(options: argparse.Namespace) -> int:
+    require_root()
+    mountpoint = options.mountpoint or load_config(options.config).mountpoint
+    if not is_mounted(mountpoint):
+        raise CommandError(f"nothing is mounted at {mountpoint}", f"start the daemon: lxcfs-py run {mountpoint}")
+    questions = selftest.ask(Path(mountpoint))
+    failed = 0
+    for question in questions:
+        wrong = question.wrong()
+        failed += bool(wrong)
+        print(f"{'differs' if wrong else 'agrees':<8} {question.text} {_short(question.right)}")
+        for way in wrong:
+            print(f"{'':<9}{way}: {_short(question.answers[way])}")
+    print(f"{len(questions) - failed} of {len(questions)} agree")
+    return 1 if failed else 0
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

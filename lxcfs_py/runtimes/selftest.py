@@ -1,0 +1,248 @@
+"""One container under one load is asked the same questions in every way that a mount answers.
+
+The answers are held against each other and against the cgroup. It is what `lxcfs-py selftest` prints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from lxcfs_py.cgroup import Cgroup, open_cgroup
+from lxcfs_py.cgroup.layout import find
+from lxcfs_py.container import processes
+from lxcfs_py.linux import cpu_list
+from lxcfs_py.linux.host import TICKS
+from lxcfs_py.runtimes.sandbox import Sandbox
+
+MEMORY = 256 << 20
+QUOTA = 0.5
+_LOAD_SECONDS = 3
+
+# Runs in the container while it is busy, by the interpreter alone: prints the texts of all files that are there.
+_PROBE = """
+import glob, json, os, time
+texts = {}
+patterns = ["/proc/*", "/proc/pressure/*", "/sys/devices/system/cpu/*", "/sys/devices/system/cpu/cpu*/topology/*",
+            "/sys/devices/system/node/node*/cpulist", "/sys/block/*/stat"]
+for path in sorted(path for pattern in patterns for path in glob.glob(pattern)):
+    if os.path.isfile(path) and not path.startswith(("/proc/k", "/proc/sys")):
+        try:
+            with open(path, "rb") as file:
+                texts[path] = file.read(1 << 20).decode(errors="replace")
+        except OSError:
+            pass
+        if path == "/proc/uptime":
+            texts["clock since boot"] = str(time.clock_gettime(time.CLOCK_BOOTTIME))
+with open("/proc/meminfo", "rb", buffering=0) as file:
+    texts["one byte at a time"] = b"".join(iter(lambda: file.read(1), b"")).decode()
+texts["names of CPUs"] = " ".join(os.listdir("/sys/devices/system/cpu"))
+texts["own pid"] = str(os.getpid())
+texts["own start"] = open("/proc/self/stat").read().rpartition(") ")[2].split()[19]
+print(json.dumps(texts))
+"""
+
+_BUSY = f"""
+import os, time
+block = bytearray(32 << 20)
+end = time.monotonic() + {_LOAD_SECONDS} + 60
+while time.monotonic() < end: pass
+"""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, what is right, and the answer by each way that it can be asked; None where a way does not exist."""
+
+    text: str
+    right: Any
+    answers: Mapping[str, Any]
+    tolerance: float = 0.0
+    """By how much an answer may differ from what is right: both are not read in the same instant."""
+
+    def wrong(self) -> list[str]:
+        """Return the ways whose answers are wrong."""
+        return [way for way, answer in self.answers.items() if answer is not None and not self._is_right(answer)]
+
+    def _is_right(self, answer: Any) -> bool:
+        if isinstance(self.right, (int, float)) and isinstance(answer, (int, float)):
+            return abs(answer - self.right) <= self.tolerance
+        return bool(answer == self.right)
+
+
+def ask(mountpoint: Path) -> list[Question]:
+    """Return all questions with the answers of a mount's files. SandboxError where no container can be made."""
+    cpu = max(os.sched_getaffinity(0))
+    with Sandbox(memory=MEMORY, swap=None, cpus=QUOTA, cpuset=str(cpu), views=mountpoint) as box:
+        box.popen([sys.executable, "-I", "-c", _BUSY])
+        cgroup = open_cgroup(find(), processes.container_paths(box.init, processes.read(box.init, "cgroup")))
+        init = processes.start_time(processes.read(box.init, "stat")) / 1e9
+        first = _probe(box)
+        time.sleep(_LOAD_SECONDS)
+        started, least = time.time(), _seconds(cgroup)
+        texts = _probe(box)
+        return [
+            *_memory(texts, cgroup),
+            *_cpus(texts, cpu),
+            *_time(texts, init, started),
+            *_cpu_time(first, texts, least, _seconds(cgroup)),
+            *_tasks(texts, cgroup),
+            *_io(texts, cgroup),
+        ]
+
+
+def _probe(box: Sandbox) -> dict[str, str]:
+    texts: dict[str, str] = json.loads(box.run([sys.executable, "-I", "-c", _PROBE], check=True).stdout)
+    return texts
+
+
+def _memory(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
+    meminfo, slowly = (_fields(texts[name]) for name in ("/proc/meminfo", "one byte at a time"))
+    yield Question(
+        "How much memory is there, in KiB?",
+        MEMORY >> 10,
+        {"meminfo": meminfo["MemTotal"], "meminfo, read by bytes": slowly["MemTotal"]},
+    )
+    yield Question(
+        "Which lines has meminfo?", list(_fields(Path("/proc/meminfo").read_text())), {"meminfo": list(meminfo)}
+    )
+    if cgroup.memory:
+        stat = cgroup.memory.stat()
+        used = (stat["AnonPages"] + stat.get("Slab", 0)) >> 10
+        yield Question(
+            "How much memory is used by programs, in KiB?",
+            used,
+            {
+                "MemTotal - MemAvailable": meminfo["MemTotal"] - meminfo["MemAvailable"],
+                "MemTotal - MemFree - Buffers - Cached": meminfo["MemTotal"]
+                - meminfo["MemFree"]
+                - meminfo["Buffers"]
+                - meminfo["Cached"]
+                - meminfo["SReclaimable"],
+                "AnonPages": meminfo["AnonPages"],
+            },
+            tolerance=16 << 10,
+        )
+    areas = [line.split() for line in texts.get("/proc/swaps", "").splitlines()[1:]]
+    yield Question("How much swap is there, in KiB?", meminfo["SwapTotal"], {"swaps": sum(int(a[2]) for a in areas)})
+    swapped = meminfo["SwapTotal"] - meminfo["SwapFree"]
+    yield Question("How much of it is used, in KiB?", swapped, {"swaps": sum(int(a[3]) for a in areas)}, 1 << 10)
+
+
+def _cpus(texts: Mapping[str, str], cpu: int) -> Iterator[Question]:
+    listed = {
+        f"sys/devices/system/cpu/{name}": _list(texts.get(f"/sys/devices/system/cpu/{name}"))
+        for name in ("online", "present", "possible")
+    }
+    nodes = [_list(text) or [] for path, text in texts.items() if path.startswith("/sys/devices/system/node/")]
+    yield Question(
+        "Which CPUs are there?",
+        [cpu],
+        {
+            "cpuinfo": [int(number) for number in re.findall(r"^processor\s*: (\d+)", texts["/proc/cpuinfo"], re.M)],
+            "stat": [int(number) for number in re.findall(r"^cpu(\d+) ", texts["/proc/stat"], re.M)],
+            **listed,
+            "sys/devices/system/cpu, its names": sorted(
+                int(name[3:]) for name in texts["names of CPUs"].split() if re.fullmatch(r"cpu\d+", name)
+            ),
+            "sys/devices/system/node": sorted(cpu for node in nodes for cpu in node) if nodes else None,
+        },
+    )
+    topology = f"/sys/devices/system/cpu/cpu{cpu}/topology"
+    yield Question(
+        "Which CPUs share its package and its core?",
+        [cpu],
+        {
+            name: _list(texts.get(f"{topology}/{name}"))
+            for name in ("package_cpus_list", "core_cpus_list", "core_siblings_list", "thread_siblings_list")
+        },
+    )
+    siblings = re.search(r"^siblings\s*: (\d+)", texts["/proc/cpuinfo"], re.M)
+    yield Question("How many CPUs has its package?", 1, {"cpuinfo": int(siblings[1]) if siblings else None})
+
+
+def _time(texts: Mapping[str, str], init: float, started: float) -> Iterator[Question]:
+    boottime = float(texts["clock since boot"])
+    btime = int(_line(texts["/proc/stat"], "btime")[0])
+    up, idle = map(float, texts["/proc/uptime"].split())
+    yield Question("How old is the container, in seconds?", boottime - init, {"uptime": up}, tolerance=2)
+    yield Question(
+        "When did a program start, in seconds since 1970?",
+        started,
+        {"btime and its start time": btime + int(texts["own start"]) / TICKS},
+        tolerance=3,
+    )
+    idle_ticks = int(_line(texts["/proc/stat"], "cpu")[3])
+    yield Question("How long was it idle, in seconds?", idle_ticks / TICKS, {"uptime": idle}, tolerance=1)
+
+
+def _seconds(cgroup: Cgroup) -> tuple[float, float]:
+    """Return the user and system time that a cgroup has used."""
+    user, nice, system = cgroup.cpu.usage() if cgroup.cpu else (0, 0, 0)
+    return (user + nice) / 1e9, system / 1e9
+
+
+def _cpu_time(
+    first: Mapping[str, str], texts: Mapping[str, str], least: tuple[float, float], most: tuple[float, float]
+) -> Iterator[Question]:
+    """Ask for what was used, which the cgroup told before and after the container was asked."""
+    total = [int(word) for word in _line(texts["/proc/stat"], "cpu")]
+    before = [int(word) for word in _line(first["/proc/stat"], "cpu")]
+    cpus = [list(map(int, line.split()[1:])) for line in re.findall(r"^cpu\d.*", texts["/proc/stat"], re.M)]
+    yield Question("Is the total of the CPUs their sum?", [sum(column) for column in zip(*cpus)], {"stat": total})
+    for name, low, high, ticks in zip(("user", "system"), least, most, (total[0] + total[1], total[2])):
+        right, tolerance = (low + high) / 2, (high - low) / 2 + 0.1
+        yield Question(f"How much {name} time was used, in seconds?", right, {"stat": ticks / TICKS}, tolerance)
+    busy = sum(total[:3]) - sum(before[:3])
+    share = busy / max(busy + total[3] - before[3], 1)
+    passed = float(texts["clock since boot"]) - float(first["clock since boot"])
+    right = min(busy / TICKS / (passed * QUOTA), 1.0)
+    yield Question("What part of the time that it may use is used?", right, {"stat": share}, right / 5)
+
+
+def _tasks(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
+    running, tasks = map(int, texts["/proc/loadavg"].split()[3].split("/"))
+    yield Question(
+        "How many tasks run?", 2, {"loadavg": running, "stat": int(_line(texts["/proc/stat"], "procs_running")[0])}, 1
+    )
+    if cgroup.tasks:
+        # The one that asked has ended.
+        yield Question("How many tasks are there?", cgroup.tasks.states()[2] + 1, {"loadavg": tasks}, tolerance=1)
+    last = int(texts["/proc/loadavg"].split()[4])
+    yield Question("Which is the latest pid?", int(texts["own pid"]), {"loadavg": last})
+
+
+def _io(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
+    disks = {line.split()[2]: line.split()[3:14] for line in texts["/proc/diskstats"].splitlines()}
+    for path in sorted(path for path in texts if path.startswith("/sys/block/")):
+        device = path.split("/")[3].replace("!", "/")
+        if device in disks:
+            answers: dict[str, Optional[list[str]]] = {path[1:]: texts[path].split()[:11]}
+            yield Question(f"What did {device} do?", disks[device], answers)
+            break
+    for resource in ("cpu", "io", "memory"):
+        own = cgroup.pressure.read(resource) if cgroup.pressure else None
+        shown_text = texts.get(f"/proc/pressure/{resource}")
+        if own and shown_text:
+            kinds = re.findall(r"^\w+", own.decode(), re.M)
+            yield Question(f"Which lines has pressure/{resource}?", kinds, {"": re.findall(r"^\w+", shown_text, re.M)})
+
+
+def _fields(meminfo: str) -> dict[str, int]:
+    """Parse /proc/meminfo: KiB, or numbers."""
+    return {line.split(":")[0]: int(line.split()[1]) for line in meminfo.splitlines()}
+
+
+def _line(text: str, name: str) -> list[str]:
+    return next(line.split()[1:] for line in text.splitlines() if line.split()[0] == name)
+
+
+def _list(text: Optional[str]) -> Optional[list[int]]:
+    return None if text is None else list(cpu_list.parse(text.encode()))
