@@ -19,10 +19,13 @@ from lxcfs_py.errors import LxcfsError
 from lxcfs_py.files import BY_DEFAULT, NAMES
 from lxcfs_py.linux import address
 
-if sys.version_info >= (3, 11):
-    import tomllib  # novermin
-else:
-    import tomli as tomllib
+try:
+    if sys.version_info >= (3, 11):
+        import tomllib  # novermin
+    else:
+        import tomli as tomllib
+except ImportError:  # a daemon whose mount is in use serves nevertheless
+    tomllib = None  # type: ignore[assignment]
 
 
 class ConfigError(LxcfsError):
@@ -278,6 +281,8 @@ def parse(source: bytes, name: str) -> Config:
     """The configuration in source, the bytes of a file called name. ConfigError with all that is wrong in it."""
     if source.startswith(codecs.BOM_UTF8):
         raise ConfigError([f"{name}:1: begins with a byte order mark; allowed: UTF-8 without one"])
+    if tomllib is None:
+        raise ConfigError([f"{name}: reading it takes the Python package tomli, which is missing"])
     try:
         text = source.decode()
         document = tomllib.loads(text)

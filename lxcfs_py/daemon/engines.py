@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import threading
+import time
 from typing import Optional, Protocol
 
 from lxcfs_py.cgroup.layout import find_for_all
@@ -104,10 +105,19 @@ class KernelEngine:
             config = dataclasses.replace(config, mountpoint=kept.mountpoint)
         self.config = config
         self._session = kept
+        self._pause()
         self._server: Optional[kernel.Server] = None
         self._handed_over = threading.Event()
         # Before a server that runs is told to leave: until then, it has the session, too.
         self._is_kept = self._keep() and systemd.is_started_by_systemd()
+
+    def _pause(self) -> None:
+        """Wait, as systemd itself can since version 254 only, where servers in a row have not come to serve."""
+        failed = self._session.starts
+        self._session.starts = failed + 1
+        if failed > 1 and systemd.is_started_by_systemd():
+            first, most = keeper.PAUSES
+            time.sleep(min(first * 2.0 ** (failed - 2), most))
 
     def _keep(self) -> bool:
         try:

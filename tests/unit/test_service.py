@@ -50,7 +50,12 @@ def engine(monkeypatch):
     """The kernel engine with a session that is kept, its server's ends in `stopped`, and how it is told to leave."""
     stopped, leave = [], []
     kept = SimpleNamespace(
-        mountpoint=Config().mountpoint, slots=[], is_claimable=lambda: True, agreed=(31, 0), shows_machine=False
+        mountpoint=Config().mountpoint,
+        slots=[],
+        is_claimable=lambda: True,
+        agreed=(31, 0),
+        shows_machine=False,
+        starts=0,
     )
     monkeypatch.setattr(store, "inherited", lambda: SimpleNamespace(session=lambda _: kept, put=lambda _: True))
     monkeypatch.setattr(session, "offer", lambda kept, function: leave.append(function))
@@ -85,3 +90,16 @@ def test_a_takeover_that_cannot_be_offered_is_a_degraded_state(engine, monkeypat
     monkeypatch.setattr(session, "offer", refuse)
     engine.engine.start(SimpleNamespace())
     assert "Read-only file system" in degraded.states()["takeover"]
+
+
+def test_a_server_that_systemd_starts_waits_longer_the_more_starts_have_failed(engine, monkeypatch):
+    waited = []
+    monkeypatch.setattr(engines.time, "sleep", waited.append)
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
+    engine.session.starts = 0
+    for _ in range(12):
+        engines.KernelEngine(Config())
+    assert waited == sorted(waited)
+    assert (waited[0], waited[-1], len(waited)) == (0.1, 5.0, 10)
+    engine.engine.note_started(False)
+    assert engine.session.starts == 0

@@ -14,11 +14,10 @@ for _ in $(seq 20); do
 done
 """
 
-HANGING = """
+SHORT_WATCHDOG = """
 mkdir /etc/systemd/system/lxcfs-py.service.d
 cat >/etc/systemd/system/lxcfs-py.service.d/test.conf <<EOF
 [Service]
-Environment=LXCFS_PY_TEST_HANG=/run/lxcfs-py/hang
 WatchdogSec=8
 EOF
 systemctl daemon-reload
@@ -56,22 +55,18 @@ def test_no_read_fails_when_a_newer_package_is_installed(machine):
     assert mount(machine) == mounted
 
 
-def test_a_worker_that_hangs_is_left_to_the_watchdog_and_its_reader_goes_on(machine):
-    machine.run(HANGING)
+def test_a_server_that_stands_still_is_replaced_and_its_readers_go_on(machine):
+    machine.run(SHORT_WATCHDOG)
     process = main_pid(machine)
     with under_load(machine, reads=100):
-        machine.run("touch /run/lxcfs-py/hang; while [ -e /run/lxcfs-py/hang ]; do sleep 0.1; done", timeout=20)
-        other_worker = machine.run("timeout 5 cat /var/lib/lxcfs/proc/uptime")
-        assert float(other_worker.stdout.split()[0]) > 0
+        machine.run(f"kill -STOP {process}")
         machine.run(
             f"until [ $(systemctl show --property MainPID --value lxcfs-py) != {process} ] && "
             "systemctl is-active --quiet lxcfs-py; do sleep 0.2; done",
             timeout=60,
         )
     journal = machine.run("journalctl --no-pager _SYSTEMD_UNIT=lxcfs-py.service + UNIT=lxcfs-py.service").stdout
-    assert "has been at one request" in journal
     assert "Watchdog timeout" in journal
-    assert "in hangs" in journal, "there is no traceback of the worker that hung"
 
 
 def test_a_restart_with_a_broken_file_goes_on_with_the_configuration_of_before(machine):
