@@ -24,6 +24,9 @@ TEST := $(TEST_FAST) $(DOCKER) lxcfs mmdebstrap qemu-system-x86 qemu-utils e2fsp
 	kubernetes-client/kubectl
 BENCH := $(RUN) lxcfs
 
+# Tests that need neither Docker nor virtual machines.
+FAST := tests/unit tests/fuse tests/kubernetes
+
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
 
@@ -38,15 +41,15 @@ run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl
 
 test: lint apt-test ## lint and all tests: half an hour, with Docker and virtual machines
 	$(MAKE) --no-print-directory -j 2 test-fast vm-images
-	$(PYTHON) -m pytest -n 2 -m slow tests/unit tests/fuse tests/kubernetes
-	$(PYTHON) -m pytest -n 3 --dist loadgroup tests/ansible tests/docker tests/vm
+	$(PYTHON) -m pytest -n 2 -m slow $(FAST)
+	$(PYTHON) -m pytest -n 3 --dist loadgroup tests $(FAST:%=--ignore %)
 
 test-fast: lint apt-test-fast ## lint and the tests that need neither
-	$(PYTHON) -m pytest -n 2 -m "not slow" tests/unit tests/fuse tests/kubernetes
+	$(PYTHON) -m pytest -n 2 -m "not slow" $(FAST)
 
 covered: .venv/.installed apt-test-fast ## the tests of test-fast, and how much of the package they run
 	rm -f .coverage*
-	$(PYTHON) -m coverage run -m pytest -n 2 -m "not slow" tests/unit tests/fuse tests/kubernetes
+	$(PYTHON) -m coverage run -m pytest -n 2 -m "not slow" $(FAST)
 	$(PYTHON) -m coverage combine --quiet
 	$(PYTHON) -m tools.covered
 
