@@ -72,3 +72,11 @@ def test_memory_is_what_proc_meminfo_says():
     assert memory.free == pytest.approx(sizes["MemFree"], rel=0.1)
     assert memory.swap_free == pytest.approx(sizes["SwapFree"], rel=0.1)
     assert host.available() == pytest.approx(sizes["MemAvailable"], rel=0.1)
+
+
+def test_directories_of_sysfs_are_read_where_nothing_covers_them(made):
+    tree = {"proc/cpuinfo": "processor\t: 0\n\n", "sys/devices/system/cpu/online": "covered\n"}
+    root = made({**tree, "bare/devices/system/cpu/online": "0-3\n"})
+    host = Host(proc=str(root / "proc"), sys=str(root / "bare"))
+    assert host.directory("sys/devices/system/cpu").text("online") == b"0-3\n"
+    assert host.devices.text("system/cpu/online") == b"0-3\n"
