@@ -1,0 +1,49 @@
+"""Seccomp profiles for container engines, with sysinfo(2) and sched_getaffinity(2) handed to the daemon.
+
+The format is that of Docker and Podman: https://docs.docker.com/engine/security/seccomp/
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+CALLS = ("sched_getaffinity", "sysinfo")
+
+SOCKET = "/run/lxcfs-py/seccomp.sock"
+"""Where the daemon takes listeners from the engines."""
+
+BASE = Path("/usr/share/containers/seccomp.json")
+"""Podman's own profile, which Debian's golang-github-containers-common brings."""
+
+
+class ProfileError(Exception):
+    """Why a profile cannot be made: one sentence for the operator."""
+
+
+def profile(base: Path) -> str:
+    """Return a profile as JSON: that of the file `base`, with the calls handed to the daemon. ProfileError."""
+    rules = _load(base)
+    kept = []
+    for rule in rules["syscalls"]:
+        names = [name for name in rule.get("names", [rule.get("name")]) if name not in CALLS]
+        if names:
+            kept.append({**rule, "names": names})
+            kept[-1].pop("name", None)
+    notify = {"names": list(CALLS), "action": "SCMP_ACT_NOTIFY", "args": []}
+    made = {**rules, "listenerPath": SOCKET, "syscalls": [*kept, notify]}
+    return json.dumps(made, indent=2) + "\n"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        rules = json.loads(path.read_text())
+    except OSError as error:
+        raise ProfileError(f"{path} cannot be read: {error.strerror}; --base names the profile to start from") from None
+    except ValueError:
+        raise ProfileError(f"{path} is not JSON; allowed: a seccomp profile as Docker and Podman take it") from None
+    calls = rules.get("syscalls") if isinstance(rules, dict) else None
+    if not isinstance(calls, list) or not all(isinstance(rule, dict) for rule in calls):
+        raise ProfileError(f'{path} has no list "syscalls"; allowed: a seccomp profile as Docker and Podman take it')
+    return dict(rules)
