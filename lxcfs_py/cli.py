@@ -31,6 +31,7 @@ COMMANDS = {
     "remove": "remove",
     "hook": "hook",
     "cdi": "cdi",
+    "seccomp": "seccomp",
     "webhook": "webhook",
 }
 """Each command, in the order of the list that users see, and its module in lxcfs_py.commands."""

@@ -47,6 +47,8 @@ IN_IGNORED = 0x8000
 IN_ONLYDIR = 0x0100_0000
 IN_DONT_FOLLOW = 0x0200_0000
 
+_SCHED_GETAFFINITY = {"x86_64": 204, "aarch64": 123}  # the C library's own returns no length
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -106,6 +108,16 @@ def sysinfo() -> Sysinfo:
     _check(_libc.sysinfo(answer))
     total, free, swap_total, swap_free, unit = _SYSINFO.unpack_from(answer)
     return Sysinfo(total * unit, free * unit, swap_total * unit, swap_free * unit)
+
+
+def sched_getaffinity(thread: int, size: int) -> bytes:
+    """Return the mask of the CPUs that a thread may run on, for a mask of so many bytes; os.sched_getaffinity has none.
+
+    EINVAL when the machine's CPUs need a larger one.
+    """
+    mask = ctypes.create_string_buffer(size)
+    number = _SCHED_GETAFFINITY[os.uname().machine]
+    return mask.raw[: _check(_libc.syscall(ctypes.c_long(number), thread, ctypes.c_size_t(size), mask))]
 
 
 def inotify_init1(flags: int) -> int:

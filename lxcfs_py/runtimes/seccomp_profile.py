@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lxcfs_py.errors import LxcfsError
+
 CALLS = ("sched_getaffinity", "sysinfo")
 
 SOCKET = "/run/lxcfs-py/seccomp.sock"
@@ -18,8 +20,8 @@ BASE = Path("/usr/share/containers/seccomp.json")
 """Podman's own profile, which Debian's golang-github-containers-common brings."""
 
 
-class ProfileError(Exception):
-    """Why a profile cannot be made: one sentence for the operator."""
+class ProfileError(LxcfsError):
+    """Why a profile cannot be made."""
 
 
 def profile(base: Path) -> str:

@@ -8,7 +8,6 @@ answer", errors included: a wrong address, a thread that does not exist, a mask 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import math
 import os
@@ -16,7 +15,7 @@ import struct
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
-from lxcfs_py.linux import cpu_list, roots, seccomp
+from lxcfs_py.linux import cpu_list, roots, seccomp, syscalls
 from lxcfs_py.linux.seccomp import Notification
 
 Render = Callable[[int, str], bytes]
@@ -40,8 +39,6 @@ _PAGE = 4096  # up to which a 32-bit sysinfo counts in larger units
 _MOST_MASK_BYTES = 65536 // 8
 
 _NS_GET_PID_FROM_PIDNS = 0x8004B706  # <linux/nsfs.h>, Linux 6.11
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def sysinfo(call: Notification, render: Render) -> Optional[Answer]:
@@ -115,10 +112,10 @@ def _sysinfo_32(uptime: int, one: int, five: int, fifteen: int, *rest: int) -> b
 
 def _affinity(thread: int, size: int) -> Optional[bytes]:
     """Return what the kernel itself says of a thread for a mask of that size, None for an error."""
-    mask = ctypes.create_string_buffer(min(size, _MOST_MASK_BYTES))
-    number = {"x86_64": 204, "aarch64": 123}.get(os.uname().machine, -1)
-    written = _libc.syscall(ctypes.c_long(number), thread, ctypes.c_size_t(len(mask)), mask)
-    return mask.raw[:written] if written > 0 else None
+    try:
+        return syscalls.sched_getaffinity(thread, min(size, _MOST_MASK_BYTES))
+    except OSError:
+        return None
 
 
 def _first(mask: int, count: int) -> int:
