@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lxcfs_py.commands.common import CommandError, new_command
+from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command
 from lxcfs_py.runtimes import seccomp_profile
 
 if TYPE_CHECKING:
@@ -40,10 +40,11 @@ def add(commands: Commands) -> None:
         help="the profile to start from, as Docker and Podman take it (default: %(default)s)",
     )
     parser.add_argument("--output", metavar="FILE", type=Path, help="where to write it (default: standard output)")
+    add_config(parser)
 
 
 def _seccomp(options: argparse.Namespace) -> int:
-    text = seccomp_profile.profile(options.base)
+    text = seccomp_profile.profile(options.base, seccomp_profile.socket_of(load_config(options.config).mountpoint))
     if options.output is None:
         print(text, end="")
         return 0

@@ -134,10 +134,13 @@ class KernelEngine:
             self._server.start()
         except session.SessionError as error:
             raise MountError(str(error)) from None
+        with contextlib.suppress(OSError):
+            for name, descriptor in self._session.handed_over():
+                store.inherited().keep(name, descriptor)
         if self.resumes:
             log.info("resumed the mount of a server before this one")
         try:
-            session.offer(self._session, self._leave)
+            session.offer(self._session, self._leave, store.inherited().others)
         except OSError as error:
             degraded.enter("takeover", f"no other server can take the mount over ({session.RUN}: {error.strerror})")
 

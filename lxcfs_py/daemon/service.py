@@ -23,7 +23,7 @@ from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.container.containers import Containers
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
-from lxcfs_py.daemon import degraded, engines, last_config, metrics, reload_socket, systemd
+from lxcfs_py.daemon import call_agent, degraded, engines, last_config, metrics, reload_socket, systemd
 from lxcfs_py.daemon.attaching import Supervisor
 from lxcfs_py.daemon.engines import Engine
 from lxcfs_py.daemon.filesystem import Filesystem
@@ -114,6 +114,7 @@ def serve(
         degraded.enter("roots", covered)
     with _signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2) as (signals, wake):
         service, engine = _start(config)
+        stop_agent = call_agent.start(service.filesystem.render, engine.config.mountpoint)
         config = engine.config
         file, load = (source.file, source.load) if source else (None, None)
         status = Status(service.filesystem, service.containers, engine.name, engine.stuck, file, load)
@@ -143,6 +144,7 @@ def serve(
             service.supervisor.stop()
             engine.stop()
             stop_metrics()
+            stop_agent()
     end = ended[0] if ended else End.STOPPED
     log.log(logging.ERROR if end is End.FAILED else logging.INFO, "%s: %s", config.mountpoint, end.value)
     return 1 if end is End.FAILED else 0

@@ -74,6 +74,7 @@ class _Keeper:
     def __init__(self, command: Sequence[str], notified: socket.socket, stay: bool) -> None:
         self._command, self._notified, self._stay = command, notified, stay
         self._kept: dict[str, list[int]] = {}  # by the name that the server gave them
+        self._others: dict[str, list[int]] = {}  # what is kept beside the session, by its name
         self._handed_over = False
         self._is_held = False  # by the node's systemd
         self._heard = 0.0  # when the server was started, or gave a sign of life
@@ -239,8 +240,9 @@ class _Keeper:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.setpgid(0, 0)  # a terminal's signals are the keeper's to pass on
             address = self._notified.getsockname()  # now: one of the descriptors may take this one's number
-            names = [name for name, descriptors in self._kept.items() for _ in descriptors]
-            kept = [fd for descriptors in self._kept.values() for fd in descriptors]
+            everything = {**self._kept, **self._others}
+            names = [name for name, descriptors in everything.items() for _ in descriptors]
+            kept = [fd for descriptors in everything.values() for fd in descriptors]
             spare = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(kept)) for fd in kept]
             for target, fd in enumerate(spare, 3):
                 os.dup2(fd, target)
@@ -275,7 +277,9 @@ class _Keeper:
         name = next((line[7:] for line in lines if line.startswith("FDNAME=")), store.NAMES[0])
         if "READY=1" in lines or "WATCHDOG=1" in lines:
             self._heard, self._patience, self._failed = time.monotonic(), WATCHDOG, 0
-        if "FDSTORE=1" in lines and descriptors:
+        if name not in store.NAMES:
+            descriptors = self._take_other(name, lines, descriptors)
+        elif "FDSTORE=1" in lines and descriptors:
             self._handed_over = False
             before = self._kept.get(name, [])
             if any(map(_is_fuse, descriptors)):  # a whole session in place of another
@@ -294,6 +298,13 @@ class _Keeper:
                 descriptors = descriptors + self._kept.pop(name, [])
         for fd in descriptors:
             os.close(fd)
+
+    def _take_other(self, name: str, lines: Sequence[str], descriptors: list[int]) -> list[int]:
+        """Keep, or let go of, what a server has beside its session; return what is kept no longer."""
+        before = self._others.pop(name, [])
+        if "FDSTORE=1" in lines:
+            self._others[name] = descriptors
+        return before
 
 
 def _is_fuse(fd: int) -> bool:

@@ -28,7 +28,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -64,6 +64,8 @@ _TEXTS = _PAGE + SLOTS * _SLOT
 _WAITING = 192 << 20  # the texts end before; versions before this one know nothing of it
 _END = _WAITING + waiting.size()
 _MINE = b"mine"
+_MOST_SENT = 64  # descriptors in one message
+_NONE: Mapping[str, int] = {}
 _UCRED = struct.Struct("=iII")  # pid, uid, gid
 
 
@@ -141,6 +143,14 @@ class Session:
             struct.pack_into("=I", self._map, _TEXTS_VERSION, open_texts.VERSION)
         self.texts.load()
         self.left_waiting = self.waiting.load()
+
+    def handed_over(self) -> Iterator[tuple[str, int]]:
+        """Yield what the server before this one has handed over beside the session, by name. After `claim`."""
+        while self.predecessor is not None:
+            message, descriptors = receive(self.predecessor)
+            if not message:
+                self.predecessor = None
+            yield from zip(message.decode().split("\n"), descriptors)
 
     def is_claimable(self) -> bool:
         """Whether no live process serves this session; claims it if so."""
@@ -256,7 +266,7 @@ def is_over(fuse: int) -> bool:
 
 def receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     """A message and the descriptors that came with it."""
-    message, descriptors, _, _ = socket.recv_fds(connection, 4096, 8)
+    message, descriptors, _, _ = socket.recv_fds(connection, 4096, _MOST_SENT)
     for fd in descriptors:
         os.set_inheritable(fd, False)
     return message, descriptors
@@ -293,8 +303,11 @@ def was_offered(mountpoint: str) -> bool:
     return os.path.exists(_socket_path(mountpoint))
 
 
-def offer(session: Session, leave: Callable[[], None]) -> None:
-    """Let a later server take the session over; `leave` is called, in another thread, when one does. OSError."""
+def offer(session: Session, leave: Callable[[], None], others: Mapping[str, int] = _NONE) -> None:
+    """Let a later server take the session over, and other descriptors by their names. OSError.
+
+    `leave` is called, in another thread, when one does.
+    """
     RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = _socket_path(session.mountpoint)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -303,7 +316,7 @@ def offer(session: Session, leave: Callable[[], None]) -> None:
     listener.bind(f"{path}.new")
     listener.listen()
     os.rename(f"{path}.new", path)  # over a predecessor's: whoever finds it, finds it answered
-    threading.Thread(target=_hand_over, args=(session, listener, leave), name="offer", daemon=True).start()
+    threading.Thread(target=_hand_over, args=(session, others, listener, leave), name="offer", daemon=True).start()
 
 
 def withdraw(mountpoint: str) -> None:
@@ -312,7 +325,7 @@ def withdraw(mountpoint: str) -> None:
         os.unlink(_socket_path(mountpoint))
 
 
-def _hand_over(session: Session, listener: socket.socket, leave: Callable[[], None]) -> None:
+def _hand_over(session: Session, others: Mapping[str, int], listener: socket.socket, leave: Callable[[], None]) -> None:
     taken = False
     while not taken:
         try:
@@ -327,6 +340,10 @@ def _hand_over(session: Session, listener: socket.socket, leave: Callable[[], No
                 connection.settimeout(PATIENCE)
                 socket.send_fds(connection, [b"session"], [session.fuse, session.memory])
                 taken = connection.recv(len(_MINE)) == _MINE
+                named = list(others.items()) if taken else []
+                for start in range(0, len(named), _MOST_SENT):
+                    names, descriptors = zip(*named[start : start + _MOST_SENT])
+                    socket.send_fds(connection, ["\n".join(names).encode()], descriptors)
     log.info("process %d takes %s over", pid, session.mountpoint)
     listener.close()
     leave()

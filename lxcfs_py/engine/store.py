@@ -25,11 +25,16 @@ class Store:
         pid, count, names = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
         self._kept: dict[str, list[int]] = {}
         self._session: Optional[Session] = None
+        self.others: dict[str, int] = {}
+        """What is kept beside the session, by name: see `keep`."""
+
         if pid == str(os.getpid()):
             for fd, name in zip(range(3, 3 + int(count or 0)), names.split(":")):
                 os.set_inheritable(fd, False)
                 if name in NAMES:
                     self._kept.setdefault(name, []).append(fd)
+                else:
+                    self.others[name] = fd
 
     def session(self, mountpoint: str) -> Optional[Session]:
         """Return the session that is kept; None where there is none. Another process may serve it.
@@ -40,6 +45,16 @@ class Store:
             sessions = (session_of(descriptors, mountpoint) for descriptors in self._kept.values())
             self._session = next(filter(None, sessions), None)
         return self._session
+
+    def keep(self, name: str, descriptor: int) -> None:
+        """Let a descriptor beside the session's be kept, under a name that no other has. OSError."""
+        self.others[name] = descriptor
+        notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [descriptor])
+
+    def forget(self, name: str) -> None:
+        """Let go of what was kept under a name. OSError."""
+        self.others.pop(name, None)
+        notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def put(self, session: Session) -> bool:
         """Let a session be kept, and let go of others, whose mounts are gone. False if nobody offers to keep it.

@@ -117,7 +117,8 @@ def sched_getaffinity(thread: int, size: int) -> bytes:
     """
     mask = ctypes.create_string_buffer(size)
     number = _SCHED_GETAFFINITY[os.uname().machine]
-    return mask.raw[: _check(_libc.syscall(ctypes.c_long(number), thread, ctypes.c_size_t(size), mask))]
+    written = _check(_libc.syscall(ctypes.c_long(number), thread, ctypes.c_size_t(size), mask))
+    return mask.raw[:written]
 
 
 def inotify_init1(flags: int) -> int:

@@ -9,12 +9,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lxcfs_py.config import Config
 from lxcfs_py.errors import LxcfsError
+from lxcfs_py.linux.digest import digest
 
 CALLS = ("sched_getaffinity", "sysinfo")
 
 SOCKET = "/run/lxcfs-py/seccomp.sock"
 """Where the daemon takes listeners from the engines."""
+
+
+def socket_of(mountpoint: str) -> str:
+    """Return where the daemon at a mountpoint takes listeners: a well-known path for the well-known mountpoint."""
+    return SOCKET if mountpoint == Config().mountpoint else f"/run/lxcfs-py/{digest(mountpoint).hex()}.seccomp"
+
 
 BASE = Path("/usr/share/containers/seccomp.json")
 """Podman's own profile, which Debian's golang-github-containers-common brings."""
@@ -24,8 +32,8 @@ class ProfileError(LxcfsError):
     """Why a profile cannot be made."""
 
 
-def profile(base: Path) -> str:
-    """Return a profile as JSON: that of the file `base`, with the calls handed to the daemon. ProfileError."""
+def profile(base: Path, socket: str = SOCKET) -> str:
+    """Return the profile of a file as JSON, with the calls handed to who listens at a socket. ProfileError."""
     rules = _load(base)
     kept = []
     for rule in rules["syscalls"]:
@@ -34,7 +42,7 @@ def profile(base: Path) -> str:
             kept.append({**rule, "names": names})
             kept[-1].pop("name", None)
     notify = {"names": list(CALLS), "action": "SCMP_ACT_NOTIFY", "args": []}
-    made = {**rules, "listenerPath": SOCKET, "syscalls": [*kept, notify]}
+    made = {**rules, "listenerPath": socket, "syscalls": [*kept, notify]}
     return json.dumps(made, indent=2) + "\n"
 
 

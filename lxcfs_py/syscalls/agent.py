@@ -59,7 +59,6 @@ class Agent:
             keep(MEMORY, memory)
         self._memory = mmap.mmap(memory, mmap.PAGESIZE)
         self._slot = memoryview(self._memory)[: seccomp.SLOT]
-        os.close(memory)
         for name, descriptor in kept.items():
             if name.startswith(PREFIX):
                 self._add(int(name[len(PREFIX) :], 16), descriptor)
@@ -138,8 +137,8 @@ class Agent:
         number = self._listeners.pop(listener, None)
         if number is not None:
             self._poll.unregister(listener)
-            os.close(listener)
             self._forget(f"{PREFIX}{number:x}")
+            os.close(listener)
 
     # Calls
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lxcfs_py.runtimes import seccomp_profile
-from tests.kept import Kept
+from tests.kept import wait_for
 
 FILTERED = Path(__file__).parent.parent / "filtered.py"
 
@@ -34,6 +32,7 @@ import ctypes, os, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
 info = ctypes.create_string_buffer(128)
 longest = calls = 0
+print("begun", flush=True)
 while not os.path.exists(sys.argv[1]):
     began = time.monotonic()
     assert libc.sysinfo(info) == 0, os.strerror(ctypes.get_errno())
@@ -90,16 +89,17 @@ def test_no_call_fails_while_servers_die(start_daemon, sandbox, tmp_path, kills)
         for _ in range(2)
     ]
     try:
+        assert [loop.stdout.readline() for loop in loops] == [b"begun\n"] * 2
         for _ in range(kills):
             time.sleep(0.3)
-            server = server_of(daemon)
-            os.kill(server, 9)
-            while server_of(daemon) in (server, None):
-                time.sleep(0.01)
+            wait_for(psutil.Process(daemon.process.pid).children)
+            (server,) = psutil.Process(daemon.process.pid).children()
+            server.kill()
+            server.wait(10)
     finally:
         flag.touch()
         said = [loop.communicate(timeout=60) for loop in loops]
     assert [loop.returncode for loop in loops] == [0, 0], said
     for out, _ in said:
         print(out.decode(), end="")
-        assert int(out.split()[0]) > kills
+        assert int(out.split()[0]) > 0
