@@ -99,6 +99,42 @@ def test_a_quadlets_volume_gives_it_its_own_limits(machine):
         machine.run(f"rm {file}; systemctl daemon-reload")
 
 
+# System calls
+
+ASKING = "--security-opt seccomp=/usr/share/lxcfs-py/seccomp.json"
+CALLS = "nproc; getconf _PHYS_PAGES"
+
+
+@pytest.mark.parametrize("engine", ["podman --runtime crun", "podman --runtime runc", "docker"])
+def test_the_kernels_answers_are_the_containers_with_the_profile_and_the_machines_without(machine, engine):
+    assert run(machine, engine, ASKING, CALLS) == f"1\n{(256 << 20) // 4096}\n"
+    assert run(machine, engine, "", CALLS) == machine.run(CALLS).stdout
+
+
+CALLING = """
+import os
+while not os.path.exists("/tmp/enough"):
+    assert os.sysconf("SC_PHYS_PAGES") == 65536
+    assert len(os.sched_getaffinity(0)) == 1
+print("agreed")
+"""
+
+
+def test_no_call_fails_while_the_service_is_killed_and_restarted(machine):
+    machine.run("rm -rf /root/calling && mkdir /root/calling")
+    machine.run(f"cat >/root/calling/calling.py <<'EOF'\n{CALLING}EOF")
+    machine.run(
+        f"podman run --detach --name calling {FLAGS} {ASKING} --volume /root/calling:/tmp box python3 /tmp/calling.py"
+    )
+    try:
+        for _ in range(5):
+            machine.run("systemctl kill --signal KILL lxcfs-py; sleep 2; systemctl restart lxcfs-py")
+        machine.run("touch /root/calling/enough; podman wait calling")
+        assert machine.run("podman logs calling").stdout == "agreed\n"
+    finally:
+        machine.run("podman rm --force calling", check=False)
+
+
 # The hook
 
 
