@@ -363,6 +363,9 @@ class Containers:
         while len(self._watched) >= self.most:
             self._make_room()
         self._watch(container)
+        kind = container.namespace_name() if container.home is None else "a cgroup in its pid namespace"
+        place = container.paths.get("memory") or container.paths.get("", "/")
+        log.debug("process %d is the first of a container: %s, cgroup %r", container.init, kind, place)
 
     def _watch(self, container: Container) -> None:
         if container.pidfd >= 0:

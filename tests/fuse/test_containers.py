@@ -154,6 +154,16 @@ def test_a_container_starts_when_its_init_does(containers, sandbox):
     assert init.create_time() == pytest.approx(time.time(), abs=10)
 
 
+def test_the_log_tells_of_each_container_once_how_it_was_placed(containers, sandbox, caplog):
+    box = sandbox(memory=64 << 20)
+    with caplog.at_level("DEBUG"):
+        containers.of(box.init)
+        containers.of(box.init)
+    (line,) = (record.getMessage() for record in caplog.records if f"process {box.init} " in record.getMessage())
+    assert "pid:[" in line
+    assert f"/{box.cgroup('memory').name}'" in line
+
+
 def test_a_process_that_cannot_be_placed_sees_the_host_is_counted_and_logged_once(containers, caplog):
     ended = subprocess.Popen(["true"])
     ended.wait(10)
