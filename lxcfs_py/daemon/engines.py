@@ -113,8 +113,7 @@ class KernelEngine:
 
     def _pause(self) -> None:
         """Wait, as systemd itself can since version 254 only, where servers in a row have not come to serve."""
-        failed = self._session.starts
-        self._session.starts = failed + 1
+        failed = self._session.starts - 1
         if failed > 1 and systemd.is_started_by_systemd():
             first, most = keeper.PAUSES
             time.sleep(min(first * 2.0 ** (failed - 2), most))

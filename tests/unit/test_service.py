@@ -98,6 +98,7 @@ def test_a_server_that_systemd_starts_waits_longer_the_more_starts_have_failed(e
     monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
     engine.session.starts = 0
     for _ in range(12):
+        engine.session.starts += 1
         engines.KernelEngine(Config())
     assert waited == sorted(waited)
     assert (waited[0], waited[-1], len(waited)) == (0.1, 5.0, 10)
