@@ -238,3 +238,31 @@ def test_a_keeper_replaces_a_server_that_hangs_or_stands_still(tmp_path: Path, s
         assert daemon.log.read_text().count("no sign of life") == 2
     finally:
         assert daemon.stop() == 0
+
+
+def test_sigusr2_shows_the_machines_figures_and_back_and_no_other_signal_ends_anything(
+    start_daemon: StartDaemon, sandbox: MakeSandbox
+) -> None:
+    daemon = start_daemon("kernel", keep=True)
+    box = sandbox(memory=256 * MIB, views=daemon.mountpoint)
+    host = Path("/proc/meminfo").read_text().splitlines()[0]
+    mine = "MemTotal:         262144 kB"
+    heeded = {signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGSTOP, signal.SIGUSR2}
+
+    def shows(line: str) -> None:
+        wait_for(lambda: box.run(["head", "-n", "1", "/proc/meminfo"]).stdout.strip() == line)
+
+    (server,) = psutil.Process(daemon.process.pid).children()
+    for number in signal.valid_signals() - heeded:
+        daemon.process.send_signal(number)
+        server.send_signal(number)
+    shows(mine)
+    assert server.is_running()
+    daemon.process.send_signal(signal.SIGUSR2)
+    shows(host)
+    server.kill()
+    wait_for(lambda: daemon.log.read_text().count("INFO: serving") == 2)
+    shows(host)
+    daemon.process.send_signal(signal.SIGUSR2)
+    shows(mine)
+    assert daemon.stop() == 0
