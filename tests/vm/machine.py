@@ -63,8 +63,9 @@ UNWANTED = (
     "fstrim.timer",
 )
 MACHINE_ID = f"{1:032x}\n"  # with one it is no first boot, at which newer systemds ask questions on the console
-# What an emulated CPU is spared: defences against its neighbours, a log of all that is done, and a slow console.
-KERNEL_ARGS = ("mitigations=off", "audit=0", "quiet")
+# What an emulated CPU is spared: defences against its neighbours, a log of all that is done, a slow console, and a
+# systemd that waits for the console to say what kind of terminal it is.
+KERNEL_ARGS = ("mitigations=off", "audit=0", "quiet", "TERM=dumb")
 
 FILES = {
     "etc/hostname": "machine\n",
