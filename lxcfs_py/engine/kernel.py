@@ -22,7 +22,7 @@ from typing import Any, Callable
 
 from lxcfs_py.engine import SIZE, End, Tree, protocol
 from lxcfs_py.engine.owners import Owners, owner_in
-from lxcfs_py.engine.session import ATTEMPTS, OPCODE, RENDERED, Session, create
+from lxcfs_py.engine.session import ATTEMPTS, CALLER, OPCODE, RENDERED, Session, create
 from lxcfs_py.engine.turns import Relay
 from lxcfs_py.engine.waiting import Queue, Share
 from lxcfs_py.files import DIRECTORIES, FILES
@@ -39,7 +39,8 @@ LOOK = 32  # requests of a lone reader after which it looks how many wait; more 
 RARELY = 256
 MANY = 16  # requests that wait: from so many on they are served fairly, not in the kernel's order
 BURST = 0.0003  # seconds between two looks at what has come, while only one container's requests wait
-MAX_ATTEMPTS = 5  # servers that may die of one request before it is refused
+AS_MACHINE = 5  # servers that may die of one request before it is answered as if the machine itself had asked
+MAX_ATTEMPTS = 100  # servers that may die of one request before it is refused
 
 _HEADER = protocol.IN_HEADER.size
 _REFUSED = {
@@ -352,7 +353,11 @@ class Server:
         if slot[ATTEMPTS] > MAX_ATTEMPTS:
             log.error("request %d (opcode %d) ended %d servers and is refused", unique, opcode, MAX_ATTEMPTS)
             self._send(refusal(unique, errno.EIO))
-        elif opcode == protocol.READ:
+            slot[OPCODE] = 0
+            return
+        if slot[ATTEMPTS] > AS_MACHINE:  # whatever it is of its container that ends servers is then left alone
+            slot[CALLER : CALLER + 4] = bytes(4)
+        if opcode == protocol.READ:
             self._take_up_read(slot, length, unique)
         else:
             self._answer(slot, length)

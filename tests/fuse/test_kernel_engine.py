@@ -467,6 +467,7 @@ class ByHand:
     def __init__(self, mount: Mount) -> None:
         self.session = mount.session
         self.opcodes: list[int] = []
+        self.callers: list[int] = []  # for whom texts were rendered
 
     def run(self, action: Callable[[], Any], take: Optional[Callable[[], None]] = None) -> Any:
         """What `action` returns or raises, while each request that it makes is taken in hand by `take`."""
@@ -496,7 +497,9 @@ class ByHand:
         self.succeed()
 
     def succeed(self) -> None:
-        server = kernel.Server(Tree(), self.session, threads=1)
+        tree = Tree()
+        tree.callers = self.callers
+        server = kernel.Server(tree, self.session, threads=1)
         server.stop(End.STOPPED)
         server.start()
         server.wait()
@@ -574,6 +577,19 @@ def test_a_request_that_kills_each_server_is_refused_in_the_end(mount: Mount, by
 
     with pytest.raises(OSError, match="Input/output error"):
         by_hand.run(lambda: read(f"{mount.path}/proc/short"), die_of_reads)
+
+
+def test_a_request_that_ended_some_servers_is_answered_as_if_the_machine_had_asked(
+    mount: Mount, by_hand: ByHand
+) -> None:
+    def take_the_read_after_some_servers() -> None:
+        slot = by_hand.take()
+        if by_hand.opcodes[-1] == protocol.READ:
+            slot[session.ATTEMPTS] = kernel.AS_MACHINE
+        by_hand.succeed()
+
+    assert is_whole(by_hand.run(lambda: read(f"{mount.path}/proc/short"), take_the_read_after_some_servers))
+    assert set(by_hand.callers) == {0}
 
 
 def test_a_reader_killed_with_its_request_in_flight_ends_when_a_successor_answers(mount: Mount) -> None:
