@@ -15,13 +15,13 @@ endif
 
 # fuse3/fuse: either will do, and where neither is there the first is installed.
 RUN := python3 python3-venv kmod fuse3/fuse $(LIBFUSE)
-TEST_FAST := $(RUN) procps sysstat
+TEST_FAST := $(RUN) procps sysstat tmux busybox-static
 DEB := git build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools
 RPM := git rpm rpmlint
 REPO := $(DEB) $(RPM) apt-utils createrepo-c gpg gpg-agent
 IMAGE := $(DEB) mmdebstrap
 TEST := $(TEST_FAST) $(DOCKER) lxcfs mmdebstrap qemu-system-x86 qemu-utils e2fsprogs openssh-client $(DEB) lintian man-db $(REPO) \
-	kubernetes-client/kubectl
+	kubernetes-client/kubectl zsh fish prometheus
 BENCH := $(RUN) lxcfs
 
 # Tests that need neither Docker nor virtual machines.

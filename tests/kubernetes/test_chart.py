@@ -6,8 +6,6 @@ import copy
 import hashlib
 import json
 import re
-import shutil
-import subprocess
 
 import jsonschema
 import kubernetes_validate
@@ -116,20 +114,3 @@ def test_values_that_mean_nothing_are_refused(wrong):
 
 def test_it_has_the_programs_version():
     assert (META["version"], META["appVersion"]) == (__version__, __version__)
-
-
-def test_helm_says_the_same(require):
-    helm = shutil.which("helm")
-    if not helm:
-        pytest.skip("helm, which Debian does not have")
-    subprocess.run([helm, "lint", "--strict", CHART], check=True, timeout=60)
-    set_values = ["--set", "webhook.enabled=true,podMonitor.enabled=true"]
-    done = subprocess.run(
-        [helm, "template", "x", CHART, "--namespace", "views", *set_values],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    found = {(item["kind"], item["metadata"]["name"]): item for item in yaml.safe_load_all(done.stdout) if item}
-    assert found == objects(EVERYTHING, "views")

@@ -21,6 +21,7 @@ from lxcfs_py.attach import nri
 from tests.conftest import ROOT, STOP, unmount_below
 from tests.kept import wait_for
 from tests.kubernetes import cri
+from tests.vm.machine import apt_options, cache_directory, command_output, locked, mirror
 
 # Written in version 2, which containerd 1.7 and 2 read.
 CONFIG = """
@@ -98,16 +99,47 @@ class Node:
             made.remove()
 
 
+# Debian 12's containerd knows no NRI; that of Debian 14 runs there too.
+SUITE = "forky"
+PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
+
+
+def has_nri() -> bool:
+    version = subprocess.run(["containerd", "--version"], capture_output=True, text=True).stdout
+    found = re.search(r" v?(\d+)\.(\d+)\.", version)
+    return found is not None and tuple(map(int, found.groups())) >= (1, 7)
+
+
+def newer_containerd() -> Path:
+    """The directory of a containerd that knows NRI, from the cache or fetched now."""
+    directory = cache_directory().parent / f"containerd-{SUITE}"
+    with locked(directory.with_suffix(".lock")):
+        if not directory.exists():
+            with tempfile.TemporaryDirectory(dir=directory.parent) as building:
+                options = [f"--aptopt={line}" for line in apt_options()]
+                command = ["mmdebstrap", "--quiet", "--variant=extract", "--include=containerd", *options]
+                command_output([*command, SUITE, f"{building}/root", mirror()], timeout=600)
+                (Path(building) / "bin").mkdir()
+                for program in PROGRAMS:
+                    shutil.copy(f"{building}/root/usr/bin/{program}", f"{building}/bin/")
+                (Path(building) / "bin").rename(directory)
+    return directory
+
+
 @pytest.fixture(scope="module")
 def runtime(require) -> Iterator[Node]:
     require(os.geteuid() == 0, "root")
     require(all(map(shutil.which, ("containerd", "ctr", "runc"))), "containerd, ctr, runc: apt-get install containerd")
     busybox = shutil.which("busybox")
     require(busybox, "busybox: apt-get install busybox-static")
-    version = subprocess.run(["containerd", "--version"], capture_output=True, text=True).stdout
-    found = re.search(r" v?(\d+)\.(\d+)\.", version)
-    if not found or tuple(map(int, found.groups())) < (1, 7):
-        pytest.skip("NRI came with containerd 1.7")
+    with pytest.MonkeyPatch.context() as patch:
+        if not has_nri():
+            require(shutil.which("mmdebstrap"), "containerd 1.7 or later, or mmdebstrap to fetch it")
+            patch.setenv("PATH", f"{newer_containerd()}:{os.environ['PATH']}")
+        yield from a_runtime(require, str(busybox))
+
+
+def a_runtime(require, busybox: str) -> Iterator[Node]:
     require(not Path(nri.SOCKET).exists(), f"that no other runtime is at {nri.SOCKET}")
     with tempfile.TemporaryDirectory(prefix="lxcfs-py-node-") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
@@ -117,7 +149,7 @@ def runtime(require) -> Iterator[Node]:
         node = Node(directory)
         node.start_runtime()
         stack.callback(lambda: node.stop_runtime())
-        (directory / "image.tar").write_bytes(cri.image(Path(str(busybox))))
+        (directory / "image.tar").write_bytes(cri.image(Path(busybox)))
         assert node.attempt("images", "import", str(directory / "image.tar")) == 0
         yield node
 

@@ -36,9 +36,8 @@ def test_bash_offers(typed, offered):
 
 
 @pytest.mark.parametrize(("shell", "script"), [("zsh", "_lxcfs-py"), ("fish", "lxcfs-py.fish"), ("bash", "lxcfs-py")])
-def test_the_shell_can_read_the_script(shell, script):
-    if not shutil.which(shell):
-        pytest.skip(shell)
+def test_the_shell_can_read_the_script(require, shell, script):
+    require(shutil.which(shell), shell)
     subprocess.run([shell, "-n", str(COMPLETION / script)], check=True, timeout=30)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -67,9 +68,11 @@ def test_a_whole_mount_is_found_where_it_stands(seen: list[Mount], root: str, pl
 
 
 def test_a_sessions_memory_is_known_by_its_name() -> None:
-    assert not running.serves(os.getpid())
+    with subprocess.Popen(["sleep", "60"]) as other:
+        assert not running.serves(other.pid)
+        other.kill()
     memory = session.new_memory("/nowhere")
-    try:
-        assert "session" in running.serves(os.getpid())
-    finally:
-        os.close(memory)
+    with subprocess.Popen(["sleep", "60"], pass_fds=[memory]) as holder:
+        assert "session" in running.serves(holder.pid)
+        holder.kill()
+    os.close(memory)

@@ -33,11 +33,12 @@ def test_after_a_takeover_nothing_is_waited_for(monkeypatch):
         note_started=lambda shows_machine: None,
     )
     served = SimpleNamespace(
-        filesystem=SimpleNamespace(config=Config(), shows_machine=False),
+        filesystem=SimpleNamespace(config=Config(), shows_machine=False, render=None),
         supervisor=SimpleNamespace(stop=lambda: done.append("supervisor")),
         containers=[],
     )
     monkeypatch.setattr(service, "_start", lambda config: (served, engine))
+    monkeypatch.setattr(service.call_agent, "start", lambda *_: lambda: done.append("agent"))
     monkeypatch.setattr(service, "_listen_for_metrics", lambda *_: lambda: done.append("metrics"))
     monkeypatch.setattr(service._Loop, "run", lambda self, signals: signals.recv(1))
     monkeypatch.setattr(service.roots, "take", lambda: None)
@@ -56,9 +57,12 @@ def engine(monkeypatch):
         agreed=(31, 0),
         shows_machine=False,
         starts=0,
+        handed_over=lambda: [],
     )
-    monkeypatch.setattr(store, "inherited", lambda: SimpleNamespace(session=lambda _: kept, put=lambda _: True))
-    monkeypatch.setattr(session, "offer", lambda kept, function: leave.append(function))
+    monkeypatch.setattr(
+        store, "inherited", lambda: SimpleNamespace(session=lambda _: kept, put=lambda _: True, others={})
+    )
+    monkeypatch.setattr(session, "offer", lambda kept, function, others: leave.append(function))
     monkeypatch.setattr(
         kernel, "Server", lambda *_: SimpleNamespace(start=lambda: None, stop=stopped.append, at_hand=[])
     )
