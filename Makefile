@@ -24,8 +24,10 @@ TEST := $(TEST_FAST) $(DOCKER) lxcfs mmdebstrap qemu-system-x86 qemu-utils e2fsp
 	kubernetes-client/kubectl zsh fish prometheus
 BENCH := $(RUN) lxcfs
 
-# Tests that need neither Docker nor virtual machines.
-FAST := tests/unit tests/fuse tests/kubernetes
+# Tests that need neither Docker nor virtual machines. Every daemon of the machine finds the containerd of NRI's tests by
+# its well-known socket: they run alone.
+ALONE := tests/kubernetes/test_nri.py
+FAST := tests/unit tests/fuse tests/kubernetes --ignore $(ALONE)
 
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
@@ -42,7 +44,8 @@ run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl
 test: lint apt-test ## lint and all tests: half an hour, with Docker and virtual machines
 	$(MAKE) --no-print-directory -j 2 test-fast vm-images
 	$(PYTHON) -m pytest -n 2 -m slow $(FAST)
-	$(PYTHON) -m pytest -n 3 --dist loadgroup tests $(FAST:%=--ignore %)
+	$(PYTHON) -m pytest $(ALONE)
+	$(PYTHON) -m pytest -n 3 --dist loadgroup tests --ignore tests/unit --ignore tests/fuse --ignore tests/kubernetes
 
 test-fast: lint apt-test-fast ## lint and the tests that need neither
 	$(PYTHON) -m pytest -n 2 -m "not slow" $(FAST)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -59,10 +60,10 @@ class Node:
         with (self.directory / "containerd.log").open("ab") as log:
             command = ["containerd", "--config", str(self.directory / "containerd.toml")]
             self.containerd = subprocess.Popen(command, stdout=log, stderr=log)
-        socket = self.directory / "containerd.sock"
-        self.ctr = ["ctr", "--address", str(socket), "--namespace", "k8s.io"]
-        wait_for(lambda: socket.exists() and not self.attempt("version"))
-        self.cri = cri.Runtime(socket, self.directory / "logs")
+        address = self.directory / "containerd.sock"
+        self.ctr = ["ctr", "--address", str(address), "--namespace", "k8s.io"]
+        wait_for(lambda: address.exists() and not self.attempt("version"))
+        self.cri = cri.Runtime(address, self.directory / "logs")
 
     def stop_runtime(self) -> None:
         self.containerd.terminate()
@@ -110,6 +111,11 @@ def has_nri() -> bool:
     return found is not None and tuple(map(int, found.groups())) >= (1, 7)
 
 
+def is_listening(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(path) == 0
+
+
 def newer_containerd() -> Path:
     """The directory of a containerd that knows NRI, from the cache or fetched now."""
     directory = cache_directory().parent / f"containerd-{SUITE}"
@@ -140,7 +146,7 @@ def runtime(require) -> Iterator[Node]:
 
 
 def a_runtime(require, busybox: str) -> Iterator[Node]:
-    require(not Path(nri.SOCKET).exists(), f"that no other runtime is at {nri.SOCKET}")
+    require(not is_listening(nri.SOCKET), f"that no other runtime is at {nri.SOCKET}")
     with tempfile.TemporaryDirectory(prefix="lxcfs-py-node-") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", name], check=True)
