@@ -92,6 +92,5 @@ def _open_standard_streams() -> None:
 
 def _discard_output() -> None:
     """Let Python's own flush at the end go nowhere: what it could not write then, it would complain of."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)
+    os.close(1)  # first: there may be no other descriptor to be had
+    os.open(os.devnull, os.O_WRONLY)

@@ -49,7 +49,8 @@ def all_of(config: Config) -> Iterator[Finding]:
         try:
             yield from check(config)
         except (OSError, subprocess.SubprocessError) as error:
-            yield Finding(name, WARNING, f"cannot be checked: {error}")
+            advice = "run this as root on the host itself, with all capabilities"
+            yield Finding(name, WARNING, f"cannot be checked: {error}", advice)
 
 
 def _daemon(config: Config) -> Iterator[Finding]:

@@ -76,7 +76,7 @@ def _of_container(pid: int, config: Config) -> Iterator[Finding]:
 def _shown(finding: Finding) -> str:
     first = f"{finding.verdict:<8} {finding.check}: "
     indent = " " * 9
-    text = textwrap.fill(finding.found, _WIDTH, initial_indent=first, subsequent_indent=indent)
+    text = textwrap.fill(finding.found, _WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
     if finding.advice:
         text += "\n" + textwrap.fill(
             finding.advice, _WIDTH, initial_indent=f"{indent}-> ", subsequent_indent=f"{indent}   "

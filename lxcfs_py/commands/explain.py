@@ -79,7 +79,7 @@ def _explain(options: argparse.Namespace) -> int:
         raise CommandError(f"{name} has no field {field} to explain; there is: {known}")
     for label, figure, source in found:
         print(f"{label}: {figure}".rstrip(" :"))
-        print(textwrap.fill(source, 100, initial_indent=_INDENT, subsequent_indent=_INDENT))
+        print(textwrap.fill(source, 100, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False))
     if name in _INSTEAD:
         print(_INSTEAD[name])
     return 0
