@@ -43,16 +43,16 @@ run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl
 
 test: lint apt-test ## lint and all tests: half an hour, with Docker and virtual machines
 	$(MAKE) --no-print-directory -j 2 test-fast vm-images
-	$(PYTHON) -m pytest -n 2 -m slow $(FAST)
+	$(PYTHON) -m pytest -n 2 --dist loadgroup -m slow $(FAST)
 	$(PYTHON) -m pytest $(ALONE)
 	$(PYTHON) -m pytest -n 3 --dist loadgroup tests --ignore tests/unit --ignore tests/fuse --ignore tests/kubernetes
 
 test-fast: lint apt-test-fast ## lint and the tests that need neither
-	$(PYTHON) -m pytest -n 2 -m "not slow" $(FAST)
+	$(PYTHON) -m pytest -n 2 --dist loadgroup -m "not slow" $(FAST)
 
 covered: .venv/.installed apt-test-fast ## the tests of test-fast, and how much of the package they run
 	rm -f .coverage*
-	$(PYTHON) -m coverage run -m pytest -n 2 -m "not slow" $(FAST)
+	$(PYTHON) -m coverage run -m pytest -n 2 --dist loadgroup -m "not slow" $(FAST)
 	$(PYTHON) -m coverage combine --quiet
 	$(PYTHON) -m tools.covered
 

@@ -42,11 +42,14 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give those that share Docker's engine, or a machine, one worker: with `-n` and `--dist loadgroup`."""
+    """Give those that share Docker's engine, a machine or this machine's mounts one worker: with `--dist loadgroup`.
+
+    A small container that is made of namespaces has the mounts of all daemons that run beside it.
+    """
     for item in items:
         room = item.path.parent.name
-        if room in ("docker", "vm") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(room if room == "docker" else item.path.stem))
+        if room in ("docker", "fuse", "vm") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem if room == "vm" else room))
 
 
 def pytest_make_parametrize_id(val: object) -> Optional[str]:

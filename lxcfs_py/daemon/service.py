@@ -154,10 +154,15 @@ def _start(config: Config) -> tuple[Service, Engine]:
     """Return what serves, and what has begun to. ServiceError."""
     try:
         engine = engines.choose(config)
+    except (MountError, OSError) as error:
+        raise ServiceError(str(error)) from None
+    try:
         service = Service(engine.config, engine.resumes)
         service.show_machine(engine.shows_machine())
         engine.start(service.filesystem)
     except (MountError, LayoutError, OSError) as error:
+        if not engine.resumes:  # then nobody depends on the mount yet
+            engine.stop()
         raise ServiceError(str(error)) from None
     return service, engine
 

@@ -688,7 +688,7 @@ def test_a_file_that_is_not_served_is_refused_and_the_others_are_attached(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--pid", "1"], "process 1 is in no container"),
+        (["--pid", str(os.getpid())], f"process {os.getpid()} is in no container"),
         (["--pid", "4194305"], "there is no process 4194305"),
         (["--pid", "1", "--file", "memory"], "there is no file memory; there is: proc/cpuinfo, "),
     ],
