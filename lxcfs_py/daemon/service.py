@@ -23,7 +23,7 @@ from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.container.containers import Containers
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
-from lxcfs_py.daemon import call_agent, degraded, engines, last_config, metrics, reload_socket, systemd
+from lxcfs_py.daemon import call_agent, degraded, engines, last_config, reload_socket, systemd
 from lxcfs_py.daemon.attaching import Supervisor
 from lxcfs_py.daemon.engines import Engine
 from lxcfs_py.daemon.filesystem import Filesystem
@@ -120,9 +120,9 @@ def serve(
         status = Status(service.filesystem, service.containers, engine.name, engine.stuck, file, load)
         try:
             stop_metrics = _listen_for_metrics(service, status, engine.resumes)
-        except metrics.MetricsError as error:
+        except ServiceError:
             engine.stop()
-            raise ServiceError(str(error)) from None
+            raise
         ended: list[End] = []
 
         def watch() -> None:
@@ -319,12 +319,17 @@ def _take(service: Service, new: Config) -> list[str]:
 
 
 def _listen_for_metrics(service: Service, status: Status, resumes: bool) -> Callable[[], None]:
-    """Serve metrics. MetricsError when that cannot be and nobody depends on the mount yet."""
+    """Serve metrics where they are wanted. ServiceError when that cannot be and nobody depends on the mount yet."""
+    address = service.filesystem.config.metrics.listen
+    if not address:
+        return lambda: None
+    from lxcfs_py.daemon import metrics  # here, as it takes 5 MB
+
     try:
-        return metrics.listen(service.filesystem.config.metrics.listen, status, service.filesystem)
+        return metrics.listen(address, status, service.filesystem)
     except metrics.MetricsError as error:
         if not resumes:
-            raise
+            raise ServiceError(str(error)) from None
         degraded.enter("metrics", f"there are no metrics: {error}")
         return lambda: None
 

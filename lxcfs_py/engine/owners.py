@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 
 from lxcfs_py.engine import protocol
+from lxcfs_py.linux import roots
 
 _KNOWN_SECONDS = 1.0
 _MAX_KNOWN = 16384
@@ -34,7 +35,7 @@ class Owners:
 
 def _cgroup(pid: int) -> str:
     try:
-        with open(f"/proc/{pid}/cgroup", "rb", buffering=0) as file:
+        with open(f"{roots.PROC}/{pid}/cgroup", "rb", buffering=0) as file:
             text = file.read(1 << 16)
     except OSError:
         return ""
