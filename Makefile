@@ -24,10 +24,10 @@ TEST := $(TEST_FAST) $(DOCKER) lxcfs mmdebstrap qemu-system-x86 qemu-utils e2fsp
 	kubernetes-client/kubectl zsh fish prometheus
 BENCH := $(RUN) lxcfs
 
-# Tests that need neither Docker nor virtual machines. Every daemon of the machine finds the containerd of NRI's tests by
-# its well-known socket: they run alone.
-ALONE := tests/kubernetes/test_nri.py
-FAST := tests/unit tests/fuse tests/kubernetes --ignore $(ALONE)
+# Tests that need neither Docker nor virtual machines. Some take all daemons and containers of this machine for their own:
+# every daemon finds the containerd of NRI's tests, and a pod asks which mounts its node's containers have.
+ALONE := tests/kubernetes/test_nri.py tests/fuse/test_pods.py
+FAST := tests/unit tests/fuse tests/kubernetes $(ALONE:%=--ignore %)
 
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore

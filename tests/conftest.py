@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 ENGINES = ("fusepy", "kernel")
 ID_WIDTH = 40
 START = 20.0  # seconds for a daemon to answer, on a slow and busy machine
-STOP = 10.0
+STOP = 30.0
 
 
 # How long one example takes says how busy the machine is, not whether the code is right.

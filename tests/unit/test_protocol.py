@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -267,7 +268,9 @@ def test_many_requests_that_wait_are_all_answered_and_counted_as_their_container
     (share,) = crowded.server.shares().values()
     assert share.requests >= 8
     assert share.waited > 0
-    assert not any(slot[session.OPCODE] for slot in crowded.server.at_hand)
+    deadline = time.monotonic() + 10  # a slot is cleared after its answer
+    while any(slot[session.OPCODE] for slot in crowded.server.at_hand):
+        assert time.monotonic() < deadline
 
 
 def test_requests_of_any_kind_that_wait_are_all_answered(crowded: Kernel) -> None:
