@@ -88,7 +88,9 @@ def test_uptime_right_after_the_start_says_0_min(run):
 
 def booted() -> int:
     """When the kernel says that it was booted: start times of processes count from then."""
-    return int(re.search(r"^btime (\d+)$", Path("/proc/stat").read_text(), re.MULTILINE)[1])
+    found = re.search(r"^btime (\d+)$", Path("/proc/stat").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])
 
 
 def test_stat_counts_what_the_container_used_since_it_started(run, two_cpus):
