@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -162,6 +163,11 @@ def _stop_if_running(daemon: Daemon) -> None:
         daemon.stop()
     else:
         unmount_below(daemon.mountpoint)
+
+
+def own_parents(path: Path) -> Iterator[Path]:
+    """Yield the directories that pytest made above one of its own, which only root may enter."""
+    return itertools.takewhile(lambda parent: parent != Path(tempfile.gettempdir()), path.parents)
 
 
 def mountpoints() -> list[str]:

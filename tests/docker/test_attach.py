@@ -16,7 +16,7 @@ import pytest
 from lxcfs_py import cli
 from lxcfs_py.attach import running
 from lxcfs_py.linux import syscalls
-from tests.conftest import ROOT, mountpoints, unmount_below
+from tests.conftest import ROOT, mountpoints, own_parents, unmount_below
 from tests.docker.conftest import ARTICLE
 
 MEMORY_AND_PROCESSORS = "grep MemTotal /proc/meminfo; grep -c ^processor /proc/cpuinfo"
@@ -184,7 +184,7 @@ def in_user_namespace(tmp_path, require):
     require(shutil.which("runc"), "runc: apt-get install runc")
     root = tmp_path / "root"
     root.mkdir()
-    for directory in (*root.parents[:3], root):
+    for directory in (root, *own_parents(root)):
         directory.chmod(0o755)
     subprocess.run(["runc", "spec"], cwd=tmp_path, check=True, timeout=30)
     spec = json.loads((tmp_path / "config.json").read_text())

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lxcfs_py.config import Config
-from tests.conftest import ROOT, mountpoints
+from tests.conftest import ROOT, mountpoints, own_parents
 from tests.docker.conftest import Container
 from tests.docker.test_attach import MAY_MOUNT
 
@@ -220,7 +220,7 @@ def bundle(tmp_path, start_daemon, require):
             (root / directory).mkdir()
         for link in ("bin", "lib", "lib64", "sbin"):
             (root / link).symlink_to(f"usr/{link}")
-        for directory in (*root.parents[:3], root):
+        for directory in (root, *own_parents(root)):
             directory.chmod(0o755)
         subprocess.run(["runc", "spec"], cwd=tmp_path, check=True, timeout=30)
         spec = json.loads((tmp_path / "config.json").read_text())
