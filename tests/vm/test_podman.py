@@ -9,6 +9,7 @@ import json
 
 import pytest
 
+from lxcfs_py.files import BY_DEFAULT
 from tests.vm.debian import HERE
 from tests.vm.machine import MachineError
 
@@ -142,7 +143,7 @@ def test_no_call_fails_while_the_service_is_killed_and_restarted(machine):
 def test_the_hook_gives_a_container_that_asks_for_it_its_own_limits(machine, runtime):
     engine = f"podman --runtime {runtime}"
     seen = run(machine, engine, "--annotation lxcfs.py/views=true", f"{SEEN}; {FILES}")
-    assert seen == f"{LIMITED}12\n"
+    assert seen == f"{LIMITED}{len(BY_DEFAULT)}\n"
 
 
 def test_a_container_that_does_not_ask_for_it_sees_the_machine(machine, host):
@@ -205,13 +206,13 @@ def test_attach_finds_a_container_by_podmans_name_for_it(machine, host):
     try:
         assert machine.run(f"podman exec box sh -c '{SEEN}'").stdout == host
         said = machine.run("lxcfs-py attach --podman box").stdout
-        assert said.endswith(": 12 attached\n")
+        assert said.endswith(f": {len(BY_DEFAULT)} attached\n")
         assert machine.run(f"podman exec box sh -c '{SEEN}'").stdout == LIMITED
     finally:
         machine.run("podman rm --force --time 0 box")
 
 
-WAIT = f"until [ $({FILES}) = 12 ]; do sleep 0.1; done; {SEEN}"
+WAIT = f"until [ $({FILES}) = {len(BY_DEFAULT)} ]; do sleep 0.1; done; {SEEN}"
 
 STARTS = {
     "docker": f"docker run --rm {FLAGS} box sh -c '{WAIT}'",
