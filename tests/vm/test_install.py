@@ -86,7 +86,7 @@ def test_bash_completes_commands_and_options(machine):
     complete = (
         "source /usr/share/bash-completion/completions/lxcfs-py; COMP_WORDS=({words}); COMP_CWORD={at}; _lxcfs_py"
     )
-    commands = machine.run(complete.format(words="lxcfs-py re", at=1) + "; echo ${COMPREPLY[*]}").stdout
+    commands = machine.run(complete.format(words="lxcfs-py rel", at=1) + "; echo ${COMPREPLY[*]}").stdout
     assert commands == "reload\n"
-    options = machine.run(complete.format(words="lxcfs-py show --p", at=2) + "; echo ${COMPREPLY[*]}").stdout
+    options = machine.run(complete.format(words="lxcfs-py show --pi", at=2) + "; echo ${COMPREPLY[*]}").stdout
     assert options == "--pid\n"
