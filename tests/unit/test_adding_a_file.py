@@ -31,12 +31,15 @@ def run(tree: Path, *arguments: str) -> str:
 @pytest.mark.slow
 def test_who_follows_the_page_has_a_new_file_and_all_unit_tests_pass(tmp_path):
     tree = copy_of_the_tree(tmp_path)
-    view, line = re.findall(r"```(?:python|text)\n(.*?)```", PAGE, re.DOTALL)
+    view, line, row = re.findall(r"```(?:python|text)\n(.*?)```", PAGE, re.DOTALL)
     (tree / "lxcfs_py/views/version.py").write_text(view)
     table = tree / "lxcfs_py/files.py"
     above = re.search(r'^ *File\("proc/uptime".*\n', table.read_text(), re.MULTILINE)
     assert above
     table.write_text(table.read_text().replace(above[0], above[0] + line))
+
+    with (tree / "docs/views.md").open("a") as page:
+        page.write(row)
 
     written = run(tree, "-m", "tools.generate")
     for file in ("etc/lxcfs.toml", "docs/man/lxcfs.toml.5", "README.md", "docs/architecture.md"):
