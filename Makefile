@@ -26,14 +26,14 @@ BENCH := $(RUN) lxcfs
 
 # Tests that need neither Docker nor virtual machines. Some take all daemons and containers of this machine for their own:
 # every daemon finds the containerd of NRI's tests, and a pod asks which mounts its node's containers have.
-ALONE := tests/kubernetes/test_nri.py tests/fuse/test_pods.py
+ALONE := tests/kubernetes/test_nri.py tests/fuse/test_pods.py tests/consistency
 FAST := tests/unit tests/fuse tests/kubernetes $(ALONE:%=--ignore %)
 
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast covered vm-images lint generate demo bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
+.PHONY: help run test test-vm test-fast covered vm-images lint generate demo bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -41,11 +41,14 @@ help: ## this list
 run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl-C ends it
 	.venv/bin/lxcfs-py run --config etc/lxcfs.toml
 
-test: lint apt-test ## lint and all tests: half an hour, with Docker and virtual machines
+test: lint apt-test ## lint and the tests, with Docker and one virtual machine; test-vm has the other machines
 	$(MAKE) --no-print-directory -j 2 test-fast vm-images
 	$(PYTHON) -m pytest -n 2 --dist loadgroup -m slow $(FAST)
-	$(PYTHON) -m pytest $(ALONE)
-	$(PYTHON) -m pytest -n 3 --dist loadgroup tests --ignore tests/unit --ignore tests/fuse --ignore tests/kubernetes
+	for tests in $(ALONE); do $(PYTHON) -m pytest $$tests || exit; done
+	$(PYTHON) -m pytest -n 2 --dist loadgroup tests/docker tests/ansible tests/vm/test_podman.py
+
+test-vm: .venv/.installed apt-test ## all tests in virtual machines: the service and the packages on Debian 12, 13 and 14
+	$(PYTHON) -m pytest -n 2 --dist loadgroup tests/vm
 
 test-fast: lint apt-test-fast ## lint and the tests that need neither
 	$(PYTHON) -m pytest -n 2 --dist loadgroup -m "not slow" $(FAST)
