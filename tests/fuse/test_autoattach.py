@@ -230,8 +230,9 @@ def test_the_successor_of_a_killed_daemon_attaches(automatic, engine, sandbox) -
 def test_a_container_whose_init_has_not_the_lowest_pid_is_attached(automatic, engine, sandbox) -> None:
     """Pids wrap around, and then a child that is about to end may have the lowest."""
     last = Path("/proc/sys/kernel/ns_last_pid")
-    low = int(last.read_text())
-    last.write_text(str(low + 15000))
+    most = int(Path("/proc/sys/kernel/pid_max").read_text())
+    low = int(last.read_text()) % (most // 4) + 1000
+    last.write_text(str(low + most // 2))
     box = sandbox(memory=64 * MIB, parent=engine)
     shell = box.popen(["sh", "-c", "read go; while :; do /bin/true; done"], stdin=subprocess.PIPE)
     last.write_text(str(low))
