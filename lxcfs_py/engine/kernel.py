@@ -329,6 +329,10 @@ class Server:
                     continue
                 self._end(error)
                 break
+            if not received:
+                session.waiting.put(slot)
+                self.stop(End.UNMOUNTED)
+                break
             queue.add(self._owners.of(*owner_in(slot)), slot, received)
             if relay.reader != number:
                 break
