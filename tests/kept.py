@@ -1,15 +1,23 @@
-"""A daemon whose mount is kept by the test: it may die, and be replaced."""
+"""A daemon whose mount is kept by the test: it may die, and be replaced; and who reads meanwhile."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Callable
 
 from lxcfs_py.engine import session
+from lxcfs_py.runtimes.sandbox import Sandbox
+from lxcfs_py.views import VIEWS
 from tests.conftest import ROOT, Daemon
+
+FILES = [f"/{name}" for name in VIEWS if Path("/", name).exists()]
 
 
 class Kept:
@@ -64,3 +72,31 @@ def wait_for(happened: Callable[[], bool]) -> None:
     while not happened():
         assert time.monotonic() < deadline, "it takes too long"
         time.sleep(0.005)
+
+
+class Readers:
+    """Eight readers of all files in a sandbox."""
+
+    def __init__(self, box: Sandbox) -> None:
+        command = [sys.executable, str(ROOT / "tests/fuse/readers.py"), *FILES]
+        self.process = box.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "reading\n"
+
+    def finish(self) -> None:
+        """Stop them. Fails if a read failed, or gave a text that was not whole."""
+        output, _ = self.process.communicate("\n", timeout=60)
+        *faults, summary = output.splitlines()
+        reads, failed, longest = summary.split()
+        print(f"{reads} reads, {failed} of them failed, the longest took {longest} s")
+        assert not faults, faults
+        assert int(reads) > 8
+        assert failed == "0"
+
+
+@contextlib.contextmanager
+def reading(box: Sandbox) -> Iterator[None]:
+    """Eight readers of all files in a sandbox while the block runs."""
+    readers = Readers(box)
+    yield
+    readers.finish()

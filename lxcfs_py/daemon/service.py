@@ -135,10 +135,7 @@ def serve(
         except ServiceError:
             engine.stop()
             raise
-        log.info("serving %d files at %s", len(config.files.enabled), config.mountpoint)
-        engine.note_started(service.filesystem.shows_machine)
-        ready()
-        _Loop(service, engine, unit, status, source).run(signals)
+        _Loop(service, engine, unit, status, source).run(signals, ready)
         unit.stopping()
         if not ended:  # another server may wait for this process's end, with which all of it ends
             service.supervisor.stop()
@@ -189,11 +186,9 @@ class _Loop:
         self._was_stuck = False
         self._told = status
 
-    def run(self, signals: socket.socket) -> None:
-        """Do it, until a signal says to stop or the engine has ended."""
+    def run(self, signals: socket.socket, ready: Callable[[], None]) -> None:
+        """Do it, until a signal says to stop or the engine has ended; say that all is ready when commands may ask."""
         self._remember()
-        self._service.supervisor.apply(self._service.filesystem.config)
-        self._unit.ready(self._status())
         with contextlib.ExitStack() as stack:
             stack.callback(self._listen_for_status())
             selector = stack.enter_context(selectors.DefaultSelector())
@@ -202,6 +197,7 @@ class _Loop:
             requests = self._listen()
             if requests:
                 selector.register(stack.enter_context(requests), selectors.EVENT_READ)
+            self._begin(ready)
             while True:
                 for key, _ in selector.select(self._patience and self._patience / 4):
                     if key.fileobj is self._service.containers:
@@ -213,6 +209,14 @@ class _Loop:
                 if self._patience:
                     self._attend(self._patience)
                 self._unit.status(self._status())
+
+    def _begin(self, ready: Callable[[], None]) -> None:
+        config = self._service.filesystem.config
+        log.info("serving %d files at %s", len(config.files.enabled), config.mountpoint)
+        self._engine.note_started(self._service.filesystem.shows_machine)
+        self._service.supervisor.apply(config)
+        ready()
+        self._unit.ready(self._status())
 
     def _heed(self, numbers: bytes) -> bool:
         """Do what signals say, given by their numbers; return whether all is to end."""

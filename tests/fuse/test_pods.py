@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import ROOT, STOP, mountpoints, unmount_below
-from tests.kept import wait_for
+from tests.conftest import ROOT, STOP, Daemon, mountpoints, unmount_below
+from tests.kept import reading, wait_for
 
 
 class Node:
@@ -180,3 +180,28 @@ def test_a_probe_of_this_pod_is_not_answered_by_another_ones_server(node):
 def cgroups():
     """Where a cgroup can be made: version 2, or version 1's hierarchy for pids."""
     yield from map(Path, ("/sys/fs/cgroup/unified", "/sys/fs/cgroup/pids", "/sys/fs/cgroup"))
+
+
+def test_a_keeper_that_is_to_stay_waits_to_be_told_when_another_has_taken_over(start_daemon, sandbox):
+    first = start_daemon("kernel", keep=True)
+    with contextlib.ExitStack() as stack:
+
+        def start(name, *options):
+            daemon = Daemon([*first.command, *options], first.mountpoint, first.log.with_name(name))
+            stack.callback(lambda: daemon.process.poll() is None and daemon.stop())
+            return daemon
+
+        with reading(sandbox(memory=256 << 20, views=first.mountpoint)):
+            second = start("second", "--stay")
+            assert first.process.wait(20) == 0, "one that is not to stay ends"
+            wait_for(lambda: "resumed" in second.log.read_text())
+            third = start("third")
+            wait_for(lambda: f"takes {first.mountpoint} over" in second.log.read_text())
+            wait_for(lambda: not psutil.Process(second.process.pid).children())
+            time.sleep(0.5)
+            assert second.process.poll() is None
+            second.process.send_signal(signal.SIGTERM)
+            assert second.process.wait(20) == 0
+            assert str(first.mountpoint) in mountpoints()
+        assert third.stop() == 0
+        assert str(first.mountpoint) not in mountpoints()

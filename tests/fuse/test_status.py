@@ -16,6 +16,7 @@ from lxcfs_py.linux import syscalls
 from lxcfs_py.linux.mountpoint import runtime_file
 from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ROOT, Daemon
+from tests.kept import wait_for
 
 MIB = 1 << 20
 
@@ -28,7 +29,9 @@ def lxcfs_py(*arguments: Any) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def daemon(start_daemon: Callable[..., Daemon]) -> Daemon:
-    return start_daemon("kernel")
+    daemon = start_daemon("kernel")
+    wait_for(lambda: "INFO: serving" in daemon.log.read_text())  # its mount answers before it does
+    return daemon
 
 
 def config(daemon: Daemon) -> str:
