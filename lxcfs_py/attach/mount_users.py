@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional
 
 from lxcfs_py.attach import servers
 from lxcfs_py.attach.visits import Visits
-from lxcfs_py.linux import mount_table
+from lxcfs_py.linux import mount_table, roots
 from lxcfs_py.linux.mountpoint import FSTYPE
 
 
@@ -34,7 +34,7 @@ def find(mountpoint: str) -> Iterator[User]:
     not use them, and they go when the host's go.
     """
     namespaces = set()
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
+    for pid in roots.pids():
         try:
             namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
             if namespace in namespaces:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Union
 
 from lxcfs_py.attach.errors import EndedError
-from lxcfs_py.linux import mount_table
+from lxcfs_py.linux import mount_table, roots
 from lxcfs_py.linux.mount_table import Mount
 from lxcfs_py.linux.mountpoint import FSTYPE
 
@@ -43,7 +43,7 @@ class Process(NamedTuple):
 def processes() -> list[Process]:
     """Return all processes that can be seen from here, by their pids."""
     found = []
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
+    for pid in roots.pids():
         with contextlib.suppress(OSError, IndexError):  # it has ended, or is not for us to see
             text = Path(f"/proc/{pid}/status").read_bytes()
             pids = text.partition(b"\nNSpid:")[2].partition(b"\n")[0].split()

@@ -15,7 +15,7 @@ from lxcfs_py import config as configuration
 from lxcfs_py.cgroup.layout import parse_paths
 from lxcfs_py.config import Config
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux import mountpoint, roots
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -136,7 +136,7 @@ def chosen_process(options: argparse.Namespace) -> Optional[int]:
 
 def _process_in(cgroup: str) -> int:
     path = "/" + cgroup.strip("/")
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
+    for pid in roots.pids():
         with contextlib.suppress(OSError):
             paths = parse_paths(Path(f"/proc/{pid}/cgroup").read_bytes()).values()
             if any(f"{each}/".startswith(f"{path}/") for each in paths):

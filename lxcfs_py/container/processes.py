@@ -59,7 +59,7 @@ def find_init(pid: int, namespace_name: str) -> int:
         pass  # before Linux 6.11
     finally:
         os.close(fd)
-    candidates = [*ancestors(pid), *(int(name) for name in os.listdir(roots.PROC) if name.isdigit())]
+    candidates = [*ancestors(pid), *roots.pids()]
     for candidate in candidates:
         if _namespace_or_none(candidate, "pid") == namespace_name and _pids(candidate)[-1:] == [1]:
             return candidate

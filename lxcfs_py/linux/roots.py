@@ -35,6 +35,11 @@ def take() -> Optional[str]:
     return None
 
 
+def pids() -> list[int]:
+    """Return the processes of this pid namespace in order, as the machine's own /proc lists them. OSError."""
+    return sorted(int(name) for name in os.listdir(PROC) if name.isdecimal())
+
+
 def uncovered(mountpoint: str) -> str:
     """Return a path to what is mounted at `mountpoint` that nobody can cover, after `take`; else the same path."""
     if PROC == "/proc":

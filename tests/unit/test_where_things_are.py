@@ -16,6 +16,7 @@ PLACES = {
     "what SIGHUP does": ("daemon/service.py", r"SIGHUP takes"),
     "what a pod's annotation is called": ("runtimes/names.py", r'= "lxcfs\.py/views"'),
     "where the session is kept": ("engine/session.py", r"^class Session\b"),
+    "which processes there are": ("linux/roots.py", r"""\b(listdir|scandir)\((f?"/proc"|(roots\.)?PROC)\)"""),
 }
 
 
