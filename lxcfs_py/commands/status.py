@@ -195,6 +195,10 @@ def _lines(found: Daemon, place: str, containers: list[dict[str, Any]]) -> Itera
         yield from (f"  problem: {sentence}" for sentence in told["degraded"])
         yield f"  version {told['version']}, process {told['pid']}, engine {told['engine']}"
         yield f"  if it dies: {_KEEPERS[told['keeper']]}"
+        again = told["mounted_again"]
+        if again["count"]:
+            last = time.strftime("%F %T", time.localtime(again["last"]))
+            yield f"  taken away from its mountpoint, and mounted there again: {again['count']} times, last {last}"
         yield from _configuration(told["configuration"])
         seen = len(told["containers"])
         yield f"  containers seen: {seen}, {found.rates[0]:.1f} reads a second{_noise(found, containers)}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
 from lxcfs_py.attach import mount_users
 from lxcfs_py.commands.common import CommandError, add_config, config_path, mountpoint_even_if_broken, new_command
-from lxcfs_py.daemon import last_config, systemd
+from lxcfs_py.daemon import last_config, status, systemd
 from lxcfs_py.engine import session
 from lxcfs_py.linux import mountpoint
 from lxcfs_py.linux.mountpoint import is_mounted
@@ -25,7 +26,8 @@ def add(commands: Commands) -> None:
         _unmount,
         "take the mount away, and say who loses it",
         "Take the mount away from the host, and name the containers that still have files of it: without a server, "
-        "reading them fails until they get them anew.",
+        "reading them fails until they get them anew. While a daemon serves it, nothing is done but to name its "
+        "process: to stop that unmounts.",
         [("lxcfs-py unmount", "after the daemon was stopped for good")],
     )
     add_config(parser)
@@ -44,16 +46,28 @@ def _unmount(options: argparse.Namespace) -> int:
     mounted = [path for path in sorted(places) if is_mounted(path)]
     if not mounted and not unit:
         raise CommandError(f"nothing is mounted at {' or '.join(places)}")
+    if not unit:
+        for path in mounted:
+            _refuse_beside_a_daemon(path)
     for path in mounted:
         if not (unit and mountpoint.answers(path)):  # by another server, which has taken over
             _unmount_at(path)
     return 0
 
 
+def _refuse_beside_a_daemon(path: str) -> None:
+    """CommandError, or NotAnsweringError of a daemon that stands still."""
+    with contextlib.suppress(status.NotRunningError):
+        told = status.ask(path)
+        raise CommandError(
+            f"{path} is served by process {told['pid']}: stop that, which unmounts",
+            "systemctl stop lxcfs-py" if told["keeper"] == "systemd" else f"kill {told['pid']}",
+        )
+
+
 def _unmount_at(path: str) -> None:
     losing = [user for user in mount_users.find(path) if user.device == mount_users.device(path)]
-    while is_mounted(path):
-        mountpoint.unmount(path)
+    mountpoint.unmount_all(path)
     session.withdraw(path)
     if losing:
         print(

@@ -13,6 +13,7 @@ from typing import Optional, Protocol
 from lxcfs_py.cgroup.layout import find_for_all
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import degraded, systemd
+from lxcfs_py.daemon.own_mount import OwnMount
 from lxcfs_py.engine import End, Tree, keeper, kernel, session, store, watchdog
 from lxcfs_py.linux import mountpoint, roots
 from lxcfs_py.linux.mountpoint import MountError
@@ -36,6 +37,9 @@ class Engine(Protocol):
 
     stuck: watchdog.Check
     """Says which of its workers do not answer."""
+
+    mount: Optional[OwnMount]
+    """What is mounted again where it is taken away; None before the start, and where the engine cannot do that."""
 
     def start(self, tree: Tree) -> None:
         """Begin to serve. MountError when that cannot be."""
@@ -107,6 +111,7 @@ class KernelEngine:
         self._session = kept
         self._pause()
         self._server: Optional[kernel.Server] = None
+        self.mount: Optional[OwnMount] = None
         self._handed_over = threading.Event()
         # Before a server that runs is told to leave: until then, it has the session, too.
         self._is_kept = self._keep() and systemd.is_started_by_systemd()
@@ -136,6 +141,7 @@ class KernelEngine:
         with contextlib.suppress(OSError):
             for name, descriptor in self._session.handed_over():
                 store.inherited().keep(name, descriptor)
+        self.mount = OwnMount(self._session)
         if self.resumes:
             log.info("resumed the mount of a server before this one")
         try:
@@ -165,7 +171,7 @@ class KernelEngine:
             self._server.stop(End.STOPPED)
         if not self._is_kept and not self._handed_over.is_set():
             session.withdraw(self.config.mountpoint)
-            mountpoint.unmount(self.config.mountpoint)
+            mountpoint.unmount_all(self.config.mountpoint)
 
     def shows_machine(self) -> bool:
         """Tell what is noted in the session."""
@@ -182,6 +188,7 @@ class FusepyEngine:
 
     name = "fusepy"
     resumes = False
+    mount: Optional[OwnMount] = None
     stuck: watchdog.Check
 
     def __init__(self, config: Config) -> None:

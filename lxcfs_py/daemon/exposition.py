@@ -86,6 +86,8 @@ class Collector:
         yield info
         yield _gauge("lxcfs_start_time_seconds", "Since when it serves, in seconds since 1970.", told["since"])
         yield _gauge("lxcfs_mounted", "1 where its filesystem is mounted.", told["mounted"])
+        again = told["mounted_again"]["count"]
+        yield CounterMetricFamily("lxcfs_mounted_again", "How often it was mounted again, as it was taken away.", again)
         yield _gauge("lxcfs_degraded", "How many things are not as they should be.", len(told["degraded"]))
         configuration = told["configuration"]
         yield _gauge("lxcfs_reload_success", "0 where the last reload was refused.", not configuration["reload_errors"])

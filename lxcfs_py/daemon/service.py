@@ -117,7 +117,7 @@ def serve(
         stop_agent = call_agent.start(service.filesystem.render, engine.config.mountpoint)
         config = engine.config
         file, load = (source.file, source.load) if source else (None, None)
-        status = Status(service.filesystem, service.containers, engine.name, engine.stuck, file, load)
+        status = Status(service.filesystem, service.containers, engine.name, engine.stuck, file, load, engine.mount)
         try:
             stop_metrics = _listen_for_metrics(service, status, engine.resumes)
         except ServiceError:
@@ -194,17 +194,21 @@ class _Loop:
             selector = stack.enter_context(selectors.DefaultSelector())
             selector.register(signals, selectors.EVENT_READ)
             selector.register(self._service.containers, selectors.EVENT_READ)
+            mount = self._engine.mount
+            if mount:
+                selector.register(mount, selectors.EVENT_READ)
             requests = self._listen()
             if requests:
                 selector.register(stack.enter_context(requests), selectors.EVENT_READ)
             self._begin(ready)
             while True:
-                for key, _ in selector.select(self._patience and self._patience / 4):
+                waits = (mount.look() if mount else None, self._patience and self._patience / 4)
+                for key, _ in selector.select(min((wait for wait in waits if wait is not None), default=None)):
                     if key.fileobj is self._service.containers:
                         self._service.containers.reap()
                     elif requests and key.fileobj is requests:
                         reload_socket.answer(requests, self._answers())
-                    elif self._heed(signals.recv(64)):
+                    elif key.fileobj is signals and self._heed(signals.recv(64)):
                         return
                 if self._patience:
                     self._attend(self._patience)

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from lxcfs_py import __version__
 from lxcfs_py.config import KEYS, Config, ConfigError
 from lxcfs_py.daemon import degraded, systemd
+from lxcfs_py.engine import store
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import mountpoint
 
 if TYPE_CHECKING:
     from lxcfs_py.container.containers import Containers
     from lxcfs_py.daemon.filesystem import Filesystem
+    from lxcfs_py.daemon.own_mount import OwnMount
     from lxcfs_py.engine.watchdog import Check
 
 ANSWER_SECONDS = 2.0
@@ -56,14 +58,19 @@ class Status:
         stuck: Check,
         file: Optional[str] = None,
         load: Optional[Callable[[], Config]] = None,
+        mount: Optional[OwnMount] = None,
     ) -> None:
-        """`stuck` says which of the engine's workers do not answer; `load` reads the configuration's `file` anew."""
+        """`stuck` says which of the engine's workers do not answer; `load` reads the configuration's `file` anew.
+
+        `mount` is None where the engine does not mount again what was taken away.
+        """
         self._filesystem = filesystem
         self.containers = containers
         self._engine = engine
         self._stuck = stuck
         self._file = file
         self._load = load
+        self._mount = mount
         self._since = time.time()
         self._reloaded: Optional[float] = None
         self._reload_errors: list[str] = []
@@ -85,7 +92,11 @@ class Status:
             "engine": self._engine,
             "since": self._since,
             "mountpoint": config.mountpoint,
-            "mounted": mountpoint.is_mounted(config.mountpoint),
+            "mounted": not self._missing(),
+            "mounted_again": {
+                "count": self._mount.count if self._mount else 0,
+                "last": self._mount and self._mount.last,
+            },
             "keeper": self.keeper(),
             "configuration": {
                 "file": self._file,
@@ -118,12 +129,17 @@ class Status:
             return "none"
         if systemd.is_started_by_systemd():
             return "systemd"
-        return "keeper" if "/keeper-" in os.environ.get("NOTIFY_SOCKET", "") else "none"
+        return "keeper" if store.is_keeper() else "none"
 
     def trouble(self) -> str:
         """Say why it does not serve, "" where it does."""
+        return self.stuck() or self._missing()
+
+    def _missing(self) -> str:
+        if self._mount:
+            return self._mount.trouble()
         place = self._filesystem.config.mountpoint
-        return self.stuck() or ("" if mountpoint.is_mounted(place) else f"nothing is mounted at {place} any more")
+        return "" if mountpoint.is_mounted(place) else f"nothing is mounted at {place} any more"
 
     def stuck(self) -> Optional[str]:
         """Say which worker of the engine hangs; to be called every now and then, as it is seen between two looks."""
@@ -139,7 +155,7 @@ class Status:
             yield trouble
         if self._reload_errors:
             yield f"the last reload changed nothing, because of errors in {self._file}"
-        yield from degraded.states().values()
+        yield from (sentence for word, sentence in degraded.states().items() if word != "mountpoint" or not trouble)
 
     def _compare_with_file(self) -> dict[str, list[str]]:
         """Return the keys that the file on disk has otherwise, and the errors in it."""

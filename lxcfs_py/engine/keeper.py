@@ -194,7 +194,7 @@ class _Keeper:
             kept = session.session_of(descriptors, "/")
             if kept is not None and kept.mountpoint != "/":
                 with contextlib.suppress(mountpoint.MountError):  # it ends with its descriptor all the same
-                    mountpoint.unmount(kept.mountpoint)
+                    mountpoint.unmount_all(kept.mountpoint)
 
     def _pass_on(self, number: int, _frame: object) -> None:
         self._told_to_stop |= number in _STOPPING

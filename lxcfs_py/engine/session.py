@@ -58,6 +58,7 @@ _MAGIC = b"lxcfs-py"
 _HEADER = struct.Struct("=8sIIII")  # magic, texts' version, minor and flags that INIT agreed on, mountpoint's length
 _TEXTS_VERSION = 8
 _NEGOTIATED = 12
+_DEVICE = _PAGE - 8  # four bytes: the minor number of the mount's device; 0 where that is not known
 _STARTS = _PAGE - 4  # one byte: how many servers in a row were started for it and have not served
 _SHOWS_MACHINE = _PAGE - 3  # one byte: 1 when all files show the machine's figures
 _SLOT = protocol.MIN_READ_BUFFER
@@ -92,7 +93,7 @@ class Session:
         except OSError as error:
             raise SessionError(f"the memory file that was kept cannot be used: {error.strerror}") from error
         magic, *_, length = _HEADER.unpack_from(self._map)
-        self.mountpoint = os.fsdecode(self._map[_HEADER.size : min(_HEADER.size + length, _SHOWS_MACHINE)])
+        self.mountpoint = os.fsdecode(self._map[_HEADER.size : min(_HEADER.size + length, _DEVICE)])
         if magic != _MAGIC or not self.mountpoint.startswith("/"):
             raise SessionError(f"the memory file that was kept begins with {magic!r}: it is no session's")
         view = memoryview(self._map)
@@ -110,6 +111,16 @@ class Session:
         """The minor version and flags that INIT agreed on; zeros when the kernel has not asked yet."""
         minor, flags = struct.unpack_from("=II", self._map, _NEGOTIATED)
         return minor, flags
+
+    @property
+    def device(self) -> str:
+        """The mount's device as mountinfo has it, "0:45"; "" where no server has noted it."""
+        (minor,) = struct.unpack_from("=I", self._map, _DEVICE)
+        return f"0:{minor}" if minor else ""
+
+    @device.setter
+    def device(self, device: str) -> None:
+        struct.pack_into("=I", self._map, _DEVICE, int(device.rpartition(":")[2] or 0))
 
     @property
     def starts(self) -> int:

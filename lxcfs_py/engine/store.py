@@ -16,6 +16,10 @@ from lxcfs_py.linux.notify import notify
 # Of a session's descriptors in the store. A new session takes the name that an old one has not.
 NAMES = ("lxcfs", "lxcfs-2")
 
+MOUNT = "mount"
+"""The name of a mount that stands nowhere. Only a keeper has it: systemd may ask a descriptor for its attributes, for
+which it would wait where nobody serves."""
+
 
 class Store:
     """What was kept for this process when it started, and what it gives to be kept."""
@@ -49,7 +53,8 @@ class Store:
     def keep(self, name: str, descriptor: int) -> None:
         """Let a descriptor beside the session's be kept, under a name that no other has. OSError."""
         self.others[name] = descriptor
-        notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [descriptor])
+        if name != MOUNT or is_keeper():
+            notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [descriptor])
 
     def forget(self, name: str) -> None:
         """Let go of what was kept under a name. OSError."""
@@ -79,6 +84,11 @@ class Store:
 
 def _holds(descriptors: list[int], memory: int) -> bool:
     return any(os.path.sameopenfile(fd, memory) for fd in descriptors)
+
+
+def is_keeper() -> bool:
+    """Tell whether a keeper has started this process: its socket is named so."""
+    return "/keeper" in os.environ.get("NOTIFY_SOCKET", "")
 
 
 @functools.cache

@@ -90,6 +90,14 @@ def unmount(mountpoint: str) -> None:
     forget(mountpoint)
 
 
+def unmount_all(mountpoint: str) -> None:
+    """Take away what is mounted there, down to the lowest such mount. MountError."""
+    there = [mount.fstype for mount in mount_table.read() if mount.mountpoint == mountpoint]
+    if FSTYPE in there:
+        for _ in there[there.index(FSTYPE) :]:
+            unmount(mountpoint)
+
+
 def end(mountpoint: str) -> None:
     """Take a mount away and end it for all who have files of it, whoever serves or keeps it. OSError."""
     syscalls.umount(mountpoint, syscalls.MNT_FORCE | syscalls.MNT_DETACH)

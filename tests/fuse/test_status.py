@@ -6,13 +6,11 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
-from lxcfs_py.linux import syscalls
 from lxcfs_py.linux.mountpoint import runtime_file
 from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ROOT, Daemon
@@ -92,14 +90,6 @@ def test_a_configuration_that_has_changed_or_was_refused_is_told(daemon: Daemon)
     assert "problem: the last reload changed nothing" in done.stdout
     assert 'cpu.mode is "cpusets"' in done.stdout
     assert status(daemon, "--probe").returncode == 0, "it serves: no reason to start it again"
-
-
-def test_a_mount_that_somebody_took_away_is_told(daemon: Daemon) -> None:
-    syscalls.umount(str(daemon.mountpoint), syscalls.MNT_DETACH)
-    deadline = time.monotonic() + 10
-    while status(daemon, "--probe").returncode == 0 and daemon.process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_who_reads_most_is_named(daemon: Daemon, sandbox: Callable[..., Sandbox]) -> None:

@@ -38,7 +38,7 @@ class Told:
     def describe(self):
         configuration = {"reload_errors": [], "reloaded": None, "differences": ["cpu.mode"], "errors": []}
         told = {"engine": "kernel", "keeper": "systemd", "since": 5, "mounted": True, "degraded": []}
-        return {**told, "configuration": configuration}
+        return {**told, "mounted_again": {"count": 2, "last": 9.0}, "configuration": configuration}
 
 
 @pytest.fixture
@@ -79,6 +79,7 @@ def test_what_the_daemon_did_and_how_it_is_can_be_fetched(served, filesystem):
     for line in (
         f'lxcfs_build_info{{engine="kernel",keeper="systemd",python="{platform.python_version()}",version="',
         "lxcfs_mounted 1.0",
+        "lxcfs_mounted_again_total 2.0",
         "lxcfs_degraded 0.0",
         "lxcfs_reload_success 1.0",
         "lxcfs_configuration_differs 1.0",

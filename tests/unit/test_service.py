@@ -27,6 +27,7 @@ def test_after_a_takeover_nothing_is_waited_for(monkeypatch):
         stuck=lambda limit: None,
         config=Config(),
         resumes=False,
+        mount=None,
         answers=lambda: True,
         wait=lambda: ready.wait(10) and End.TAKEN_OVER,
         stop=lambda: done.append("engine"),
@@ -40,7 +41,7 @@ def test_after_a_takeover_nothing_is_waited_for(monkeypatch):
     monkeypatch.setattr(service, "_start", lambda config: (served, engine))
     monkeypatch.setattr(service.call_agent, "start", lambda *_: lambda: done.append("agent"))
     monkeypatch.setattr(service, "_listen_for_metrics", lambda *_: lambda: done.append("metrics"))
-    monkeypatch.setattr(service._Loop, "run", lambda self, signals: signals.recv(1))
+    monkeypatch.setattr(service._Loop, "run", lambda self, signals, ready: (ready(), signals.recv(1)))
     monkeypatch.setattr(service.roots, "take", lambda: None)
     assert service.serve(Config(), ready.set) == 0
     assert done == []
@@ -66,6 +67,7 @@ def engine(monkeypatch):
     monkeypatch.setattr(
         kernel, "Server", lambda *_: SimpleNamespace(start=lambda: None, stop=stopped.append, at_hand=[])
     )
+    monkeypatch.setattr(engines, "OwnMount", lambda _: None)
     started = engines.KernelEngine(Config())
     started.start(SimpleNamespace())
     return SimpleNamespace(engine=started, session=kept, stopped=stopped, leave=leave)
@@ -82,7 +84,7 @@ def test_a_server_leaves_although_nobody_can_be_told(engine, monkeypatch):
 
 def test_who_is_told_to_stop_after_it_was_taken_over_leaves_the_mount(engine, monkeypatch):
     monkeypatch.setattr(engines, "notify", lambda text: None)
-    monkeypatch.setattr(engines.mountpoint, "unmount", pytest.fail)
+    monkeypatch.setattr(engines.mountpoint, "unmount_all", pytest.fail)
     engine.leave[0]()
     engine.engine.stop()
 
