@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, NoReturn
 
-from lxcfs_py.attach import attach, mount_users, running
+from lxcfs_py.attach import attach, mount_users, results, running
 from lxcfs_py.cgroup import layout
 from lxcfs_py.linux import syscalls
 from lxcfs_py.linux.mountpoint import FSTYPE
@@ -308,23 +308,26 @@ def _attach_and_end(pid: int, path: str, settings: Settings) -> NoReturn:
 
 
 def _attach_and_log(pid: int, path: str, settings: Settings) -> int:
-    """Return 0, _HAS_ENDED or _NO_ANSWER."""
+    """Return 0, _HAS_ENDED or _NO_ANSWER. Whoever has ended is no result: another process of the container may do."""
     try:
         identity = Names().of(path)
         reason = identity.opt_out() if identity else ""
         if reason:
             raise attach.LeftAloneError(reason)
-        _log(pid, path, attach.attach(pid, settings.mountpoint, settings.names, attach.Wanted(opt_outs=True)))
+        outcomes = attach.attach(pid, settings.mountpoint, settings.names, attach.Wanted(opt_outs=True))
+        results.tell(results.of(outcomes))
+        _log(pid, path, outcomes)
     except attach.EndedError:
         log.debug("container %d (%s) has ended", pid, _shown(path))
         return _HAS_ENDED
-    except attach.LeftAloneError as error:
-        log.debug("container %d (%s): %s", pid, _shown(path), error)
     except attach.AttachError as error:
-        log.warning("container %d (%s): %s", pid, _shown(path), error)
+        results.tell(results.of_error(error))
+        level = logging.DEBUG if isinstance(error, attach.LeftAloneError) else logging.WARNING
+        log.log(level, "container %d (%s): %s", pid, _shown(path), error)
         if isinstance(error, attach.SilentError) and error.device == mount_users.device(settings.mountpoint):
             return _NO_ANSWER
     except Exception:
+        results.tell(results.FAILED)
         log.exception("container %d (%s)", pid, _shown(path))
     return 0
 

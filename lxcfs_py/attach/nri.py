@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, NoReturn, Optional
 
-from lxcfs_py.attach import attach, mount_users, running
+from lxcfs_py.attach import attach, mount_users, results, running
 from lxcfs_py.attach.errors import EndedError
 from lxcfs_py.linux import mountpoint
 from lxcfs_py.runtimes.nri.connection import Connection, ConnectionLostError
@@ -93,7 +93,7 @@ class Process:
             return
         self._connection = Connection(opened)
         try:
-            self._plugin = Plugin(self._connection, self._policy, self._is_mounted)
+            self._plugin = Plugin(self._connection, self._policy, self._is_mounted, results.tell)
         except ConnectionLostError as error:
             self._lose(error)
             return
@@ -151,12 +151,18 @@ class Process:
 def _attach_and_end(wanted: Attachment, place: str) -> NoReturn:
     """Attach in a process of its own, since a container may keep it waiting."""
     try:
-        for outcome in attach.attach(wanted.pid, place, list(wanted.names)):
+        outcomes = attach.attach(wanted.pid, place, list(wanted.names))
+        results.tell(results.of(outcomes))
+        for outcome in outcomes:
             if outcome.result == "refused":
                 log.warning("container %d: /%s: %s", wanted.pid, outcome.name, outcome.reason)
+    except EndedError as error:
+        log.debug("container %d: %s", wanted.pid, error)
     except attach.AttachError as error:
+        results.tell(results.of_error(error))
         log.debug("container %d: %s", wanted.pid, error)
     except Exception:
+        results.tell(results.FAILED)
         log.exception("container %d", wanted.pid)
     finally:
         os._exit(0)

@@ -47,6 +47,10 @@ class Daemon(NamedTuple):
     rates: dict[int, float]
     """Reads a second by the init of the container, and by 0 for all together."""
 
+    shares: dict[str, tuple[float, float]]
+    """By cgroup, what was served of its requests while many waited: which part of the daemon's time that took, and how
+    many seconds each waited."""
+
     reason: Optional[LxcfsError] = None
 
     @property
@@ -131,9 +135,10 @@ def _look(options: argparse.Namespace, place: str) -> int:
     found = look(place)
     containers = list(_containers(options.config, place, found))
     if options.json:
-        print(json.dumps({**_as_json(found), "containers": containers}, indent=2))
+        noisiest = [each._asdict() for each in _noisiest(found, containers)]
+        print(json.dumps({**_as_json(found), "noisiest": noisiest, "containers": containers}, indent=2))
     else:
-        print(*_lines(found, place, containers), sep="\n")
+        print(*_lines(found, containers), sep="\n")
         print(*_table(containers), sep="\n")
     return found.code
 
@@ -145,14 +150,25 @@ def look(place: str) -> Daemon:
         time.sleep(_BETWEEN_LOOKS)
         told = daemon.ask(place)
     except daemon.NotRunningError as error:
-        return Daemon("not running", {}, {}, error)
+        return Daemon("not running", {}, {}, {}, error)
     except daemon.NotAnsweringError as error:
-        return Daemon("not answering", {}, {}, error)
+        return Daemon("not answering", {}, {}, {}, error)
     seconds = told["clock"] - first["clock"]
     before = {each["pid"]: each["reads"] for each in first["containers"]}
     rates = {each["pid"]: (each["reads"] - before.get(each["pid"], 0)) / seconds for each in told["containers"]}
     rates[0] = (sum(told["reads"].values()) - sum(first["reads"].values())) / seconds
-    return Daemon("degraded" if told["degraded"] else "well", told, rates)
+    shares = dict(_shares(first["shares"], told["shares"], seconds))
+    return Daemon("degraded" if told["degraded"] else "well", told, rates, shares)
+
+
+def _shares(
+    before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], seconds: float
+) -> Iterator[tuple[str, tuple[float, float]]]:
+    none = {"requests": 0, "seconds": 0.0, "waited": 0.0}
+    for cgroup, share in after.items():
+        requests, served, waited = (share[key] - before.get(cgroup, none)[key] for key in none)
+        if requests > 0:
+            yield cgroup, (served / seconds, waited / requests)
 
 
 def _containers(config_file: Optional[str], place: str, found: Daemon) -> Iterator[dict[str, Any]]:
@@ -174,7 +190,7 @@ def _containers(config_file: Optional[str], place: str, found: Daemon) -> Iterat
 
 
 def _as_json(found: Daemon) -> dict[str, Any]:
-    told = {key: value for key, value in found.told.items() if key not in ("containers", "clock")}
+    told = {key: value for key, value in found.told.items() if key not in ("containers", "shares", "clock")}
     return {
         "state": found.state,
         **({"reason": str(found.reason)} if found.reason else {"reads_per_second": round(found.rates[0], 1)}),
@@ -182,7 +198,7 @@ def _as_json(found: Daemon) -> dict[str, Any]:
     }
 
 
-def _lines(found: Daemon, place: str, containers: list[dict[str, Any]]) -> Iterator[str]:
+def _lines(found: Daemon, containers: list[dict[str, Any]]) -> Iterator[str]:
     """Yield how the daemon is, for people."""
     if found.reason:
         yield f"{found.state}: {found.reason}"
@@ -201,7 +217,9 @@ def _lines(found: Daemon, place: str, containers: list[dict[str, Any]]) -> Itera
             yield f"  taken away from its mountpoint, and mounted there again: {again['count']} times, last {last}"
         yield from _configuration(told["configuration"])
         seen = len(told["containers"])
-        yield f"  containers seen: {seen}, {found.rates[0]:.1f} reads a second{_noise(found, containers)}"
+        yield f"  containers seen: {seen}, {found.rates[0]:.1f} reads a second"
+        yield from (f"    {line}" for line in _noise(found, containers))
+        yield from _attachments(told["attachments"])
     yield ""
 
 
@@ -226,12 +244,46 @@ def _reloaded(told: dict[str, Any]) -> str:
     return f", reloaded {time.strftime('%F %T', time.localtime(told['reloaded']))} and {result}"
 
 
-def _noise(found: Daemon, containers: Iterable[dict[str, Any]]) -> str:
-    """Return who reads most, with the names of the containers."""
-    names = {each["pid"]: each["name"] for each in containers}
-    busy = sorted(((rate, pid) for pid, rate in found.rates.items() if pid and rate), reverse=True)[:_NOISIEST]
-    shown = ", ".join(f"{names.get(pid, f'process {pid}')} {rate:.1f}" for rate, pid in busy)
-    return f", most by {shown}" if shown else ""
+class _Noise(NamedTuple):
+    """What one container makes of the daemon's work."""
+
+    name: str
+    reads_per_second: float = 0.0
+    share: float = 0.0
+    """The part of the daemon's time that its requests took while many waited, of 1."""
+
+    wait_seconds: float = 0.0
+    """For which each of these waited."""
+
+
+def _noisiest(found: Daemon, containers: Iterable[dict[str, Any]]) -> list[_Noise]:
+    """Return who makes the daemon busiest, by the names of the containers."""
+    called = {each["pid"]: each["name"] for each in containers if not each["within"]}
+    noises: dict[str, _Noise] = {}
+    for pid, rate in found.rates.items():
+        if pid and rate:
+            name = called.get(pid, f"process {pid}")
+            noises[name] = _Noise(name, round(rate, 1))
+    names = Names()
+    for cgroup, (share, waits) in found.shares.items():
+        identity = names.of(cgroup)
+        name = printable(identity.name if identity else cgroup or "processes that have ended")
+        before = noises.get(name, _Noise(name))
+        longer = max(waits, before.wait_seconds)
+        noises[name] = before._replace(share=round(before.share + share, 3), wait_seconds=round(longer, 6))
+    return sorted(noises.values(), key=lambda each: (-each.share, -each.reads_per_second))[:_NOISIEST]
+
+
+def _noise(found: Daemon, containers: Iterable[dict[str, Any]]) -> Iterator[str]:
+    for name, rate, share, waits in _noisiest(found, containers):
+        queued = f", {share:.0%} of the daemon's time, waiting {waits * 1000:.1f} ms each time" if share else ""
+        yield f"{name}: {rate:.1f} reads a second{queued}"
+
+
+def _attachments(told: dict[str, dict[str, int]]) -> Iterator[str]:
+    """Yield what came of containers as they started, where the daemon attaches."""
+    for kind, counts in told.items():
+        yield f"  as containers start ({kind}): {', '.join(f'{count} {result}' for result, count in counts.items())}"
 
 
 def _table(containers: list[dict[str, Any]]) -> Iterator[str]:

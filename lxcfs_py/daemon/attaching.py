@@ -13,10 +13,11 @@ import os
 import subprocess
 import threading
 import time
-from typing import NamedTuple, Optional, Union
+from functools import partial
+from typing import IO, Callable, NamedTuple, Optional, Union
 
 from lxcfs_py import isolated
-from lxcfs_py.attach import auto_attach, nri
+from lxcfs_py.attach import auto_attach, nri, results
 from lxcfs_py.config import Config
 
 log = logging.getLogger(__name__)
@@ -25,14 +26,15 @@ _Settings = Union[auto_attach.Settings, nri.Settings]
 
 
 class _Kind(NamedTuple):
+    name: str
     module: str
     does: str
     socket: str = ""
     """Of whom it speaks with: without it, none runs."""
 
 
-_ATTACHES = _Kind(auto_attach.__name__, "attaches to new containers")
-_SPEAKS_NRI = _Kind(nri.__name__, "speaks NRI with the container runtime", nri.SOCKET)
+_ATTACHES = _Kind("auto", auto_attach.__name__, "attaches to new containers")
+_SPEAKS_NRI = _Kind("nri", nri.__name__, "speaks NRI with the container runtime", nri.SOCKET)
 
 # From the end of one to the start of the next; longer and longer while they end early.
 _PAUSE_SECONDS = (1.0, 300.0)
@@ -46,6 +48,8 @@ class Supervisor:
     """At most one process of each kind."""
 
     def __init__(self) -> None:
+        self.attachments = {(kind.name, result): 0 for kind in (_ATTACHES, _SPEAKS_NRI) for result in results.RESULTS}
+        """How many containers each result came of, by the kind of process, "auto" or "nri", and attach.results."""
         self._wanted: dict[_Kind, _Settings] = {}
         self._restarters: dict[_Kind, _Restarter] = {}
 
@@ -63,8 +67,12 @@ class Supervisor:
             if kind in self._restarters:
                 self._restarters.pop(kind).stop()
             if kind in wanted:
-                self._restarters[kind] = _Restarter(kind, wanted[kind])
+                self._restarters[kind] = _Restarter(kind, wanted[kind], partial(self._count, kind))
         self._wanted = wanted
+
+    def _count(self, kind: _Kind, result: str) -> None:
+        if (kind.name, result) in self.attachments:
+            self.attachments[kind.name, result] += 1
 
     def stop(self) -> None:
         """End them; what a container has stays."""
@@ -76,8 +84,9 @@ class Supervisor:
 class _Restarter:
     """A thread that starts the process again when it ends."""
 
-    def __init__(self, kind: _Kind, settings: _Settings) -> None:
-        self._kind = kind
+    def __init__(self, kind: _Kind, settings: _Settings, count: Callable[[str], None]) -> None:
+        """`count` is called with each result that the process tells."""
+        self._kind, self._count = kind, count
         self._settings = json.dumps(settings).encode() + b"\n"
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._stopping = threading.Event()
@@ -118,14 +127,23 @@ class _Restarter:
                 isolated.command(self._kind.module),
                 bufsize=0,
                 stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 start_new_session=True,  # a terminal's Ctrl-C is meant for the daemon
             )
             assert process.stdin
+            assert process.stdout
+            # Not this thread: what the process has forked may hold its standard output for longer than it lives.
+            threading.Thread(target=self._listen, args=(process.stdout,), name="results", daemon=True).start()
             with contextlib.suppress(BrokenPipeError):  # it has ended already
                 process.stdin.write(self._settings)
             if self._stopping.is_set():
                 self._let_go()
             return process
+
+    def _listen(self, told: IO[bytes]) -> None:
+        with open(told.fileno(), "rb", closefd=False) as lines, told:
+            for line in lines:
+                self._count(line.decode(errors="replace").strip())
 
     def _let_go(self) -> None:
         if self._process and self._process.stdin:

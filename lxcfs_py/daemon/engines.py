@@ -8,13 +8,14 @@ import logging
 import os
 import threading
 import time
-from typing import Optional, Protocol
+from typing import Callable, Optional, Protocol
 
 from lxcfs_py.cgroup.layout import find_for_all
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import degraded, systemd
 from lxcfs_py.daemon.own_mount import OwnMount
 from lxcfs_py.engine import End, Tree, keeper, kernel, session, store, watchdog
+from lxcfs_py.engine.waiting import Crowd
 from lxcfs_py.linux import mountpoint, roots
 from lxcfs_py.linux.mountpoint import MountError
 from lxcfs_py.linux.notify import notify
@@ -40,6 +41,9 @@ class Engine(Protocol):
 
     mount: Optional[OwnMount]
     """What is mounted again where it is taken away; None before the start, and where the engine cannot do that."""
+
+    crowd: Callable[[], Crowd]
+    """Says how it stands with requests that wait for their turn."""
 
     def start(self, tree: Tree) -> None:
         """Begin to serve. MountError when that cannot be."""
@@ -89,6 +93,7 @@ class KernelEngine:
 
     name = "kernel"
     stuck: watchdog.Check
+    crowd: Callable[[], Crowd]
 
     def __init__(self, config: Config) -> None:
         """Take up the session that is kept, that of a server that runs, or mount. MountError."""
@@ -133,7 +138,7 @@ class KernelEngine:
     def start(self, tree: Tree) -> None:
         """Begin to serve, as soon as a server that has the session is gone. MountError when it does not go."""
         self._server = kernel.Server(tree, self._session, self.config.fuse.threads)
-        self.stuck = watchdog.of_workers(self._server.at_hand)
+        self.stuck, self.crowd = watchdog.of_workers(self._server.at_hand), self._server.crowd
         try:
             self._server.start()
         except session.SessionError as error:
@@ -190,6 +195,7 @@ class FusepyEngine:
     resumes = False
     mount: Optional[OwnMount] = None
     stuck: watchdog.Check
+    crowd: Callable[[], Crowd]
 
     def __init__(self, config: Config) -> None:
         """Load the library and make the mountpoint. MountError."""
@@ -211,7 +217,7 @@ class FusepyEngine:
     def start(self, tree: Tree) -> None:
         """Begin to serve, in a thread."""
         self._operations = self._fusepy.Operations(tree)
-        self.stuck = self._operations.stuck
+        self.stuck, self.crowd = self._operations.stuck, Crowd  # libfuse tells nothing of its queue
         threading.Thread(target=self._run, name="fuse", daemon=True).start()
 
     def _run(self) -> None:

@@ -6,7 +6,7 @@ import platform
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
 import psutil
@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     from lxcfs_py.container.containers import Container
     from lxcfs_py.daemon.filesystem import Filesystem
     from lxcfs_py.daemon.status import Status
+    from lxcfs_py.engine.waiting import Share
 
 _BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0)  # seconds
 
 _MAX_CONTAINERS = 500
 """With metrics.containers, those with figures of their own: more would take the scrape too long."""
+
+_MAX_SHARES = 20
+"""Of how many it is told what they had of the server while many waited: of those who had the most."""
 
 
 class Latency:
@@ -70,11 +74,14 @@ class Collector:
         self._latency = Latency(filesystem.render)
         filesystem.render = self._latency  # type: ignore[method-assign]
         self._identities: dict[int, tuple[str, str]] = {}
+        self._names: dict[str, tuple[str, str]] = {}
 
     def collect(self) -> Iterator[Any]:
         """Yield all of them."""
         yield from self._daemon()
         yield from self._reads()
+        yield from self._waits()
+        yield from self._attachments()
         yield from self._containers()
         yield from _process()
 
@@ -120,6 +127,37 @@ class Collector:
             "lxcfs_unplaced_reads", "Reads by processes whose container could not be found.", unplaced
         )
 
+    def _waits(self) -> Iterator[Any]:
+        crowd = self._status.crowd()
+        yield _gauge("lxcfs_waiting_requests", "Requests that wait for their turn, where many do.", crowd.waiting)
+        together = crowd.together
+        yield CounterMetricFamily("lxcfs_queue_requests", "Requests served while many waited.", together.requests)
+        yield CounterMetricFamily("lxcfs_queue_wait_seconds", "For which these waited.", together.waited)
+        yield from self._shares(crowd.shares)
+
+    def _shares(self, shares: Mapping[str, Share]) -> Iterator[Any]:
+        """Yield what the busiest had. Containers may have many cgroups."""
+        busiest = sorted(shares, key=lambda whose: shares[whose].seconds, reverse=True)[:_MAX_SHARES]
+        self._names = {whose: self._names.get(whose) or _named(whose) for whose in busiest}
+        families = _families(_SHARES)
+        for family, had in zip(families.values(), zip(*(shares[whose] for whose in busiest))):
+            totals: dict[tuple[str, str], float] = {}
+            for whose, amount in zip(busiest, had):
+                totals[self._names[whose]] = totals.get(self._names[whose], 0) + amount
+            for labels, total in totals.items():
+                family.add_metric(labels, total)
+        yield from families.values()
+
+    def _attachments(self) -> Iterator[Any]:
+        family = CounterMetricFamily(
+            "lxcfs_attachments",
+            "Containers to which files were to be attached as they started, by what came of it.",
+            labels=["by", "result"],
+        )
+        for labels, count in self._status.attachments.items():
+            family.add_metric(labels, count)
+        yield family
+
     def _containers(self) -> Iterator[Any]:
         known = self._status.containers.all()
         self._identities = {each.init: self._identity(each) for each in known}
@@ -139,13 +177,14 @@ class Collector:
             path = cgroup(container.init)
         except OSError:  # it has just ended
             return "none", ""
-        identity = Names().of(path)
-        return (identity.engine, identity.name) if identity else ("none", path)
+        return _named(path)
 
     def _figures(self, known: list[Container]) -> Iterator[Any]:
-        families = {name: GaugeMetricFamily(name, text, labels=["engine", "name"]) for name, text in _FIGURES.items()}
+        families = _families(_FIGURES)
         for container in known:
             labels = self._identities[container.init]
+            if not labels[1]:  # it has just ended
+                continue
             for name, value in self._seen_by(container):
                 families[name].add_metric(labels, value)
         yield from families.values()
@@ -153,12 +192,12 @@ class Collector:
     def _seen_by(self, container: Container) -> Iterator[tuple[str, float]]:
         """Yield what a container sees, as far as it can be read by now."""
         host, config = self._filesystem.host, self._filesystem.config
-        yield "lxcfs_container_reads", container.reads
+        yield "lxcfs_container_reads_total", container.reads
         try:
             visible = visible_cpus.visible(container.cgroup, host, config.cpu.mode)
             yield "lxcfs_container_cpus", visible.quota or len(visible.cpus)
             if container.cgroup.cpu:
-                yield "lxcfs_container_cpu_seconds", sum(container.cgroup.cpu.usage()) / 1e9
+                yield "lxcfs_container_cpu_seconds_total", sum(container.cgroup.cpu.usage()) / 1e9
             if container.cgroup.memory:
                 amounts = meminfo.figures(container.cgroup, container.cgroup.memory, host, config)
                 yield "lxcfs_container_memory_bytes", amounts["MemTotal"]
@@ -168,14 +207,32 @@ class Collector:
             return
 
 
+def _named(path: str) -> tuple[str, str]:
+    """Return engine and name of a cgroup's container."""
+    identity = Names().of(path)
+    return (identity.engine, identity.name) if identity else ("none", path)
+
+
+_SHARES = {  # in the order of Share
+    "lxcfs_container_queue_requests_total": "Requests of a container that were served while many waited.",
+    "lxcfs_container_queue_seconds_total": "For which these were served.",
+    "lxcfs_container_queue_wait_seconds_total": "For which these waited, all together.",
+}
+
 _FIGURES = {
-    "lxcfs_container_reads": "Files that it has read since the daemon knows it.",
+    "lxcfs_container_reads_total": "Files that it has read since the daemon knows it.",
     "lxcfs_container_cpus": "CPUs' worth of time that it may use.",
-    "lxcfs_container_cpu_seconds": "CPU time that it has used.",
+    "lxcfs_container_cpu_seconds_total": "CPU time that it has used.",
     "lxcfs_container_memory_bytes": "MemTotal as it sees it.",
     "lxcfs_container_memory_available_bytes": "MemAvailable as it sees it.",
     "lxcfs_container_load1": "Its load average over a minute.",
 }
+
+
+def _families(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return a family of a container's figures for each name."""
+    kinds = {True: CounterMetricFamily, False: GaugeMetricFamily}
+    return {name: kinds[name.endswith("_total")](name, text, labels=["engine", "name"]) for name, text in texts.items()}
 
 
 def _gauge(name: str, text: str, value: float) -> Any:

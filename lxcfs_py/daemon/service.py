@@ -117,7 +117,7 @@ def serve(
         stop_agent = call_agent.start(service.filesystem.render, engine.config.mountpoint)
         config = engine.config
         file, load = (source.file, source.load) if source else (None, None)
-        status = Status(service.filesystem, service.containers, engine.name, engine.stuck, file, load, engine.mount)
+        status = Status(service.filesystem, service.containers, engine, service.supervisor, file, load)
         try:
             stop_metrics = _listen_for_metrics(service, status, engine.resumes)
         except ServiceError:
@@ -191,6 +191,8 @@ class _Loop:
         self._remember()
         with contextlib.ExitStack() as stack:
             stack.callback(self._listen_for_status())
+            self._service.supervisor.apply(self._service.filesystem.config)
+            self._unit.ready(self._status())
             selector = stack.enter_context(selectors.DefaultSelector())
             selector.register(signals, selectors.EVENT_READ)
             selector.register(self._service.containers, selectors.EVENT_READ)

@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
@@ -22,9 +22,10 @@ from lxcfs_py.linux import mountpoint
 
 if TYPE_CHECKING:
     from lxcfs_py.container.containers import Containers
+    from lxcfs_py.daemon.attaching import Supervisor
+    from lxcfs_py.daemon.engines import Engine
     from lxcfs_py.daemon.filesystem import Filesystem
-    from lxcfs_py.daemon.own_mount import OwnMount
-    from lxcfs_py.engine.watchdog import Check
+    from lxcfs_py.engine.waiting import Crowd
 
 ANSWER_SECONDS = 2.0
 """A daemon that has said nothing by then does not answer."""
@@ -54,23 +55,18 @@ class Status:
         self,
         filesystem: Filesystem,
         containers: Containers,
-        engine: str,
-        stuck: Check,
+        engine: Engine,
+        supervisor: Supervisor,
         file: Optional[str] = None,
         load: Optional[Callable[[], Config]] = None,
-        mount: Optional[OwnMount] = None,
     ) -> None:
-        """`stuck` says which of the engine's workers do not answer; `load` reads the configuration's `file` anew.
-
-        `mount` is None where the engine does not mount again what was taken away.
-        """
+        """`load` reads the configuration's `file` anew."""
         self._filesystem = filesystem
         self.containers = containers
         self._engine = engine
-        self._stuck = stuck
+        self._supervisor = supervisor
         self._file = file
         self._load = load
-        self._mount = mount
         self._since = time.time()
         self._reloaded: Optional[float] = None
         self._reload_errors: list[str] = []
@@ -89,13 +85,13 @@ class Status:
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "engine": self._engine,
+            "engine": self._engine.name,
             "since": self._since,
             "mountpoint": config.mountpoint,
             "mounted": not self._missing(),
             "mounted_again": {
-                "count": self._mount.count if self._mount else 0,
-                "last": self._mount and self._mount.last,
+                "count": self._engine.mount.count if self._engine.mount else 0,
+                "last": self._engine.mount and self._engine.mount.last,
             },
             "keeper": self.keeper(),
             "configuration": {
@@ -109,6 +105,8 @@ class Status:
             "reads": dict(self._filesystem.reads),
             "failures": sum(self._filesystem.failures.values()),
             "unplaced": self.containers.unplaced,
+            "attachments": self._attachments(),
+            "shares": {whose: share._asdict() for whose, share in self.crowd().shares.items()},
             "clock": time.monotonic(),
             "containers": [
                 {"pid": each.init, "reads": each.reads, **({"load": each.load.read(each.states)[0]} if loads else {})}
@@ -125,7 +123,7 @@ class Status:
 
     def keeper(self) -> str:
         """Return who keeps the session when this daemon dies: "systemd", "keeper", or "none"."""
-        if self._engine != "kernel":
+        if self._engine.name != "kernel":
             return "none"
         if systemd.is_started_by_systemd():
             return "systemd"
@@ -136,14 +134,23 @@ class Status:
         return self.stuck() or self._missing()
 
     def _missing(self) -> str:
-        if self._mount:
-            return self._mount.trouble()
+        if self._engine.mount:
+            return self._engine.mount.trouble()
         place = self._filesystem.config.mountpoint
         return "" if mountpoint.is_mounted(place) else f"nothing is mounted at {place} any more"
 
     def stuck(self) -> Optional[str]:
         """Say which worker of the engine hangs; to be called every now and then, as it is seen between two looks."""
-        return self._stuck(_STUCK_SECONDS)
+        return self._engine.stuck(_STUCK_SECONDS)
+
+    def crowd(self) -> Crowd:
+        """Say how it stands with requests that wait, and what each container had while many did."""
+        return self._engine.crowd()
+
+    @property
+    def attachments(self) -> Mapping[tuple[str, str], int]:
+        """Of how many containers each result came, as Supervisor has it."""
+        return self._supervisor.attachments
 
     def degraded(self) -> list[str]:
         """Return what is not as it should be, a sentence each."""
@@ -156,6 +163,14 @@ class Status:
         if self._reload_errors:
             yield f"the last reload changed nothing, because of errors in {self._file}"
         yield from (sentence for word, sentence in degraded.states().items() if word != "mountpoint" or not trouble)
+
+    def _attachments(self) -> dict[str, dict[str, int]]:
+        """Return them by kind, without those that never came."""
+        counts: dict[str, dict[str, int]] = {}
+        for (kind, result), count in self.attachments.items():
+            if count:
+                counts.setdefault(kind, {})[result] = count
+        return counts
 
     def _compare_with_file(self) -> dict[str, list[str]]:
         """Return the keys that the file on disk has otherwise, and the errors in it."""

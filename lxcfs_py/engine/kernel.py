@@ -24,7 +24,7 @@ from lxcfs_py.engine import SIZE, End, Tree, protocol
 from lxcfs_py.engine.owners import Owners, owner_in
 from lxcfs_py.engine.session import ATTEMPTS, CALLER, OPCODE, RENDERED, Session, create
 from lxcfs_py.engine.turns import Relay
-from lxcfs_py.engine.waiting import Queue, Share
+from lxcfs_py.engine.waiting import Crowd, Queue
 from lxcfs_py.files import DIRECTORIES, FILES
 from lxcfs_py.linux.digest import digest
 
@@ -231,9 +231,9 @@ class Server:
         """The requests that the workers are at, opcode 0 where a worker is at none."""
         return self._relay.at_hand
 
-    def shares(self) -> dict[str, Share]:
-        """What each container, by its cgroup, had of the server while many requests waited; at most 256 of them."""
-        return self._queue.shares()
+    def crowd(self) -> Crowd:
+        """How it stands with requests that wait, and what each container, by its cgroup, had while many did."""
+        return self._queue.crowd()
 
     def _notify(self, code: int, body: bytes) -> None:
         try:

@@ -11,6 +11,7 @@ import mmap
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from heapq import heappop, heappush
 from typing import NamedTuple, Optional
 
@@ -89,6 +90,19 @@ class Share(NamedTuple):
     """Seconds, of all its requests together."""
 
 
+class Crowd(NamedTuple):
+    """How it stands with those who wait for their turn."""
+
+    waiting: int = 0
+    """Requests that wait now."""
+
+    together: Share = Share(0, 0.0, 0.0)
+    """What all have had, since the server serves."""
+
+    shares: Mapping[str, Share] = {}
+    """What each has had, by whose requests they are: of those who had the most."""
+
+
 class Waiting(NamedTuple):
     """A request that waits."""
 
@@ -108,6 +122,7 @@ class Queue:
         self._served: dict[str, float] = {}
         self._now = 0.0  # what who was served last had been served for: whoever comes anew begins there
         self._shares: dict[str, Share] = {}
+        self._together = Share(0, 0.0, 0.0)
         self._length = 0
 
     def __len__(self) -> int:
@@ -161,12 +176,19 @@ class Queue:
             self._served[whose] = self._served.get(whose, self._now) + ended - began - _ESTIMATE
             if len(self._served) > _MAX_KNOWN:
                 self._served = {whose: at for whose, at in self._served.items() if whose in self._lines}
-            requests, seconds, waited = self._shares.get(whose, (0, 0.0, 0.0))
-            self._shares[whose] = Share(requests + 1, seconds + ended - began, waited + began - request.since)
+            this = Share(1, ended - began, began - request.since)
+            self._shares[whose] = _sum(self._shares.get(whose), this)
+            self._together = _sum(self._together, this)
             if len(self._shares) > _MAX_SHARES:
                 del self._shares[min(self._shares, key=lambda name: self._shares[name].seconds)]
 
-    def shares(self) -> dict[str, Share]:
-        """Return what each has had, of those who had the most."""
+    def crowd(self) -> Crowd:
+        """Return how it stands."""
         with self._lock:
-            return dict(self._shares)
+            return Crowd(self._length, self._together, dict(self._shares))
+
+
+def _sum(before: Optional[Share], this: Share) -> Share:
+    if before is None:
+        return this
+    return Share(before.requests + this.requests, before.seconds + this.seconds, before.waited + this.waited)

@@ -21,6 +21,7 @@ import yaml
 
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import exposition, metrics
+from lxcfs_py.engine.waiting import Crowd, Share
 
 MONITORING = Path(__file__).parent.parent.parent / "packaging/monitoring"
 
@@ -31,9 +32,14 @@ class Told:
     def __init__(self):
         self.containers = SimpleNamespace(unplaced=0, all=list)
         self.wrong = ""
+        self.attachments = {("auto", "attached"): 4, ("auto", "refused"): 1, ("nri", "given"): 0}
+        self.shares = {f"/docker/{digit * 64}": Share(10, 1.0 + int(digit, 16), 2.0) for digit in "123456789abc"}
 
     def trouble(self):
         return self.wrong
+
+    def crowd(self):
+        return Crowd(7, Share(500, 20.0, 60.0), self.shares)
 
     def describe(self):
         configuration = {"reload_errors": [], "reloaded": None, "differences": ["cpu.mode"], "errors": []}
@@ -87,8 +93,32 @@ def test_what_the_daemon_did_and_how_it_is_can_be_fetched(served, filesystem):
         'lxcfs_render_seconds_count{file="proc/meminfo"} 1.0',
         'lxcfs_render_seconds_bucket{file="sys/devices/system/cpu",le="+Inf"} 1.0',
         "process_resident_memory_bytes ",
+        "lxcfs_waiting_requests 7.0",
+        "lxcfs_queue_requests_total 500.0",
+        "lxcfs_queue_wait_seconds_total 60.0",
+        'lxcfs_container_queue_seconds_total{engine="docker",name="333333333333"} 4.0',
+        'lxcfs_attachments_total{by="auto",result="refused"} 1.0',
+        'lxcfs_attachments_total{by="nri",result="given"} 0.0',
     ):
         assert f"\n{line}" in text
+
+
+def test_shares_are_told_of_the_busiest_containers_each_with_all_its_cgroups(served, told, monkeypatch):
+    monkeypatch.setattr(exposition, "_MAX_SHARES", 3)
+    init = f"/docker/{'d' * 64}"
+    told.shares.update({init: Share(1, 20.0, 3.0), f"{init}/app": Share(2, 30.0, 4.0)})
+    port, stop = served
+    text = fetched(port)
+    stop()
+    pattern = r'^lxcfs_container_queue_(\w+)_total{engine="docker",name="(\w+)"} (.+)$'
+    assert set(re.findall(pattern, text, re.MULTILINE)) == {
+        ("requests", "d" * 12, "3.0"),
+        ("seconds", "d" * 12, "50.0"),
+        ("wait_seconds", "d" * 12, "7.0"),
+        ("requests", "c" * 12, "10.0"),
+        ("seconds", "c" * 12, "13.0"),
+        ("wait_seconds", "c" * 12, "2.0"),
+    }
 
 
 def test_healthz_says_whether_the_daemon_serves_and_nothing_else(served, told):
@@ -111,7 +141,7 @@ def names_there_are(filesystem):
     kinds = {"CounterMetricFamily": ["_total"], "HistogramMetricFamily": ["_bucket", "_sum", "_count"]}
     for kind, name in re.findall(r'(\w+MetricFamily|_gauge)\(\s*"(\w+)"', text):
         yield from (name + ending for ending in kinds.get(kind, [""]))
-    yield from exposition._FIGURES
+    yield from (*exposition._FIGURES, *exposition._SHARES)
 
 
 def test_the_dashboard_and_the_alerts_ask_for_metrics_that_there_are(filesystem):

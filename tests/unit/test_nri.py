@@ -68,7 +68,8 @@ class Runtime:
         theirs.settimeout(5)
         self.is_mounted = True
         policy = Policy("/var/lib/lxcfs", tuple(names), default)
-        self.plugin = Plugin(Connection(theirs), policy, lambda: self.is_mounted)
+        self.told = []
+        self.plugin = Plugin(Connection(theirs), policy, lambda: self.is_mounted, self.told.append)
         self.registration = self.receive(2)
         self.attachments = []
         self._stream = 1
@@ -137,6 +138,7 @@ def test_a_container_gets_the_files_that_runc_mounts(runtime):
 def test_a_container_gets_no_mounts_of_what_is_not_there(runtime):
     runtime.is_mounted = False
     assert runtime.create(pod(), container()) == ({}, {})
+    assert runtime.told == ["failed"]
 
 
 def test_a_list_with_a_file_that_is_none_is_told_to_the_operator(runtime, caplog):
@@ -179,6 +181,7 @@ def test_what_runc_refuses_is_attached_as_the_container_starts(runtime):
 )
 def test_who_gets_what(runtime, of, described, gets):
     assert runtime.create(pod(**of), container(**described))[0].keys() == gets
+    assert runtime.told == ["given" if gets else "left alone"]
 
 
 @pytest.mark.parametrize(

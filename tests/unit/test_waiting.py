@@ -133,7 +133,8 @@ def test_shares_are_of_those_who_had_the_most_and_bounded(monkeypatch: pytest.Mo
     for n in range(10):
         queue.add(f"container {n}", NONE, 1)
         serve(queue, n)
-    shares = queue.shares()
+    assert (queue.crowd().waiting, queue.crowd().together.requests) == (0, 10), "of those that are forgotten, too"
+    shares = queue.crowd().shares
     assert set(shares) == {"container 7", "container 8", "container 9"}
     assert shares["container 9"].requests == 1
     assert shares["container 9"].seconds == pytest.approx(9)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Callable, NamedTuple
 
+from lxcfs_py.attach import results
 from lxcfs_py.files import FILES
 from lxcfs_py.runtimes.names import KEY
 from lxcfs_py.runtimes.nri import connection, wire
@@ -29,11 +30,19 @@ class Attachment(NamedTuple):
 class Plugin:
     """Answers one runtime. Every answer lets the container start, whatever was asked."""
 
-    def __init__(self, opened: Connection, policy: Policy, is_mounted: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        opened: Connection,
+        policy: Policy,
+        is_mounted: Callable[[], bool],
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Register. ConnectionLostError.
 
-        `is_mounted` tells whether there are files: a container whose mounts have no sources does not start.
+        `is_mounted` tells whether there are files: a container whose mounts have no sources does not start. `tell` is
+        called with what came of each container that is created, a word of attach.results.
         """
+        self._tell = tell
         self._connection, self._policy, self._is_mounted = opened, policy, is_mounted
         self._pods: dict[str, Pod] = {}  # those of the synchronization that is under way
         self.is_registered = False
@@ -99,6 +108,7 @@ class Plugin:
         if reason:
             log.log(logging.WARNING if KEY in reason else logging.DEBUG, "%s: %s", _shown(pod, container), reason)
         mounted = [name for name in names if FILES[name].runc_mounts]
+        self._tell(results.GIVEN if mounted else results.LEFT_ALONE if self._is_mounted() else results.FAILED)
         environment = variables(pod, container)
         return wire.field(1, adjustment(self._policy.mountpoint, mounted, environment))
 
