@@ -11,6 +11,7 @@ import pytest
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import degraded, engines, service
 from lxcfs_py.engine import End, kernel, session, store
+from lxcfs_py.engine.waiting import Crowd
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +66,7 @@ def engine(monkeypatch):
     )
     monkeypatch.setattr(session, "offer", lambda kept, function, others: leave.append(function))
     monkeypatch.setattr(
-        kernel, "Server", lambda *_: SimpleNamespace(start=lambda: None, stop=stopped.append, at_hand=[])
+        kernel, "Server", lambda *_: SimpleNamespace(start=lambda: None, stop=stopped.append, at_hand=[], crowd=Crowd)
     )
     monkeypatch.setattr(engines, "OwnMount", lambda _: None)
     started = engines.KernelEngine(Config())
