@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,9 +13,8 @@ from hypothesis import strategies as st
 from lxcfs_py.cgroup import layout, open_cgroup, taskstats, tree, v1, v2
 from lxcfs_py.cgroup.layout import Hierarchy, find, parse_paths
 from lxcfs_py.cgroup.tree import Room
-from lxcfs_py.linux import mount_table, syscalls
+from lxcfs_py.linux import mount_table
 from lxcfs_py.linux.kernel_files import KernelDirectory
-from lxcfs_py.runtimes.sandbox import SandboxError
 
 CLONE_NEWUSER = 0x10000000
 
@@ -189,53 +184,6 @@ def test_any_bytes_as_a_processs_cgroups_are_some_paths(text):
 
 
 # A daemon in a container
-
-
-FIRST = """
-import contextlib, subprocess, sys
-from lxcfs_py.linux import syscalls
-
-def enter():
-    for file in {files}:
-        with contextlib.suppress(OSError):
-            open(file, "w").write("0")
-    for flag in {unshared}:
-        syscalls.unshare(flag)
-
-print(subprocess.run([sys.executable, "-c", {script!r}], preexec_fn=enter, stdout=-1, text=True).stdout, end="")
-"""
-
-
-def in_a_container(script: str, box, *unshared: int) -> str:
-    """What Python prints in the cgroups of a sandbox, in namespaces of its own, beside a PID 1 that is in none."""
-    files = []
-    for name in find().hierarchies:
-        with contextlib.suppress(SandboxError):
-            files.append(str(box.cgroup(name) / "cgroup.procs"))
-    first = FIRST.format(files=files, unshared=unshared, script=script)
-    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", sys.executable, "-c", first]
-    return subprocess.run(command, capture_output=True, text=True).stdout
-
-
-LOOK = """
-import os
-from lxcfs_py.cgroup.layout import LayoutError, find_for_all
-try:
-    print(sorted({hierarchy.root for hierarchy in find_for_all().hierarchies.values()}))
-    print(os.readlink("/proc/self/ns/cgroup") == os.readlink("/proc/1/ns/cgroup"))
-except LayoutError as error:
-    print(error)
-"""
-
-
-def test_a_daemon_in_a_cgroup_namespace_of_its_own_looks_from_that_of_the_first_process(sandbox):
-    assert in_a_container(LOOK, sandbox(), syscalls.CLONE_NEWCGROUP) == "['/']\nTrue\n"
-
-
-def test_a_daemon_that_cannot_enter_it_says_so(sandbox):
-    said = in_a_container(LOOK, sandbox(), syscalls.CLONE_NEWCGROUP, CLONE_NEWUSER)
-    assert "only a part of the machine's cgroups can be seen here" in said
-    assert "--cgroupns=host" in said
 
 
 def test_a_daemon_that_sees_only_a_part_of_the_cgroups_says_which(made, monkeypatch):
@@ -518,49 +466,6 @@ def test_a_cgroup_below_that_goes_away_in_the_middle_is_left_out(tmp_path):
     assert 1 <= seen < 4
 
 
-counted_by_the_kernel = pytest.mark.skipif(
-    find().version("pids") != 1, reason="the kernel counts the tasks of cgroup v1 alone, and this machine has v2"
-)
-
-
-@counted_by_the_kernel
-def test_the_kernel_counts_the_tasks_of_a_real_cgroup_by_state(sandbox):
-    def wait_for(states):
-        deadline = time.monotonic() + 10
-        while tasks.states() != states:
-            assert time.monotonic() < deadline, tasks.states()
-            time.sleep(0.01)
-
-    box = sandbox()
-    tasks = v1.Tasks(find().levels("pids", parse_paths(Path(f"/proc/{box.init}/cgroup").read_bytes()), {}))
-    wait_for((0, 0, 1))  # its init sleeps
-    assert list(tasks.pids()) == [box.init]
-    busy = box.popen(["sh", "-c", "while :; do :; done"])
-    wait_for((1, 0, 2))
-    (box.cgroup("pids") / "inner").mkdir()
-    (box.cgroup("pids") / "inner" / "cgroup.procs").write_text(f"{busy.pid}")
-    wait_for((1, 0, 2))  # a cgroup below counts too
-    assert tasks.forked() >= 2
-
-
-def test_a_zombie_is_a_task_until_it_is_reaped(sandbox):
-    box = sandbox()
-    paths = parse_paths(Path(f"/proc/{box.init}/cgroup").read_bytes())
-    tasks = open_cgroup(find(), paths).tasks
-    parent = (
-        "import os, sys; os.fork() or os._exit(0); print(flush=True); sys.stdin.read(1); os.wait(); print(flush=True)"
-    )
-    process = box.popen([sys.executable, "-c", f"{parent}; sys.stdin.read()"], stdin=-1, stdout=-1)
-    process.stdout.readline()
-    assert tasks.states()[2] == 3
-    process.stdin.write(b"x")
-    process.stdin.flush()
-    process.stdout.readline()
-    assert tasks.states()[2] == 2
-    process.stdin.close()
-    process.stdout.close()
-
-
 def test_who_waits_for_io_is_blocked_whether_or_not_it_may_be_killed(monkeypatch):
     """The kernel's five figures: sleeping, running, stopped, uninterruptible, waiting for I/O in another state."""
     answer = bytes(24) + struct.pack("=5Q", 1000, 2, 100, 30, 4)
@@ -568,16 +473,6 @@ def test_who_waits_for_io_is_blocked_whether_or_not_it_may_be_killed(monkeypatch
     monkeypatch.setattr(taskstats, "_connection", None)
     monkeypatch.setattr(taskstats, "_ask", lambda *request: answer)
     assert taskstats.count(0) == (2, 34)
-
-
-@counted_by_the_kernel
-def test_the_kernel_refuses_to_count_tasks_of_what_is_no_cgroup():
-    fd = os.open("/tmp", os.O_RDONLY)
-    try:
-        with pytest.raises(OSError, match="Invalid argument"):
-            taskstats.count(fd)
-    finally:
-        os.close(fd)
 
 
 def test_a_name_with_other_ends_of_line_in_it_is_one_path():

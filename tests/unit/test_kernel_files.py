@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from pathlib import Path
 
 import pytest
 
-from lxcfs_py.cgroup.layout import find
 from lxcfs_py.linux.kernel_files import KernelDirectory
-
-
-@pytest.fixture
-def real_cgroup(require):
-    """The path of a cgroup that does not exist yet, in some hierarchy of this machine; it is removed at the end."""
-    require(os.geteuid() == 0, "root")
-    hierarchies = find().hierarchies
-    require(hierarchies, "a mounted cgroup hierarchy")
-    hierarchy = hierarchies.get("pids") or hierarchies[""]
-    path = Path(hierarchy.mountpoint, f"lxcfs-py-test-{os.getpid()}")
-    yield path
-    with contextlib.suppress(FileNotFoundError):
-        path.rmdir()
 
 
 def open_descriptors() -> set[int]:
@@ -106,35 +91,6 @@ def test_a_missing_file_that_must_be_there_is_an_error(tmp_path):
         directory.read_records("memory.max")
     (tmp_path / "memory.max").write_text("4096\n")
     assert directory.read("memory.max") == b"4096\n"
-
-
-def test_a_cgroup_made_again_at_the_same_path_is_read_through_the_same_descriptor(real_cgroup):
-    real_cgroup.mkdir()
-    directory = KernelDirectory(str(real_cgroup))
-    assert directory.read("cgroup.procs") == b""
-    before = open_files()
-    real_cgroup.rmdir()
-    with pytest.raises(OSError, match=r"No such (file|device)"):
-        directory.read("cgroup.procs")
-    real_cgroup.mkdir()
-    assert directory.read("cgroup.procs") == b""
-    assert directory.get("cgroup.procs") == b""
-    assert open_files() == before
-    del directory
-    assert open_files() == before - 1
-
-
-def test_a_cgroup_that_is_gone_is_an_error_and_no_missing_file(real_cgroup):
-    """Who takes a missing file for a controller that is not enabled would see no limit where there was one."""
-    real_cgroup.mkdir()
-    seen, unseen = KernelDirectory(str(real_cgroup)), KernelDirectory(str(real_cgroup))
-    assert seen.get("cgroup.procs") == b""
-    assert seen.get("memory.nonsense") is None
-    real_cgroup.rmdir()
-    for directory in (seen, unseen):
-        for _ in range(2):
-            with pytest.raises(OSError, match=r"No such (file|device)"):
-                directory.get("cgroup.procs")
 
 
 def test_descriptors_are_not_inherited_by_children(tmp_path):

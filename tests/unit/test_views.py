@@ -17,7 +17,6 @@ from lxcfs_py.files import NAMES
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import NS_PER_TICK, TICKS, Host
 from lxcfs_py.views import TREES, VIEWS, diskstats, pressure, sys_cpu
-from lxcfs_py.views.host_tree import Sight, listed_cpus
 
 CPUSET = Config(cpu=Cpu(mode="cpuset"))
 QUOTA = Config(cpu=Cpu(mode="quota"))
@@ -505,37 +504,6 @@ def test_psutil_reads_what_is_rendered(machine, rendered, monkeypatch):
                 for block in blocks((rendered / "proc/cpuinfo").read_bytes()).values()
             }
         )
-
-
-def test_uptime_and_vmstat_print_what_is_rendered(machine, rendered, sandbox):
-    (rendered / sys_cpu.TREE.name).mkdir(parents=True)
-    for name in ("online", "possible", "present"):
-        text = sys_cpu.TREE.text(machine.host, name)
-        shown = listed_cpus(Sight(machine.container, machine.host, Config()), name, text)
-        (rendered / sys_cpu.TREE.name / name).write_bytes(shown)
-    box = sandbox(views=rendered)
-    printed = box.run(["uptime"], check=True).stdout
-    assert re.search(r" up 0 min,  .*load average: 0\.00, 0\.00, 0\.00$", printed.strip())
-    assert box.run(["uptime", "-p"], check=True).stdout == "up 0 minutes\n"
-
-    totals = box.run(["vmstat", "-s"], check=True).stdout
-    figures = {what: int(number) for number, what in re.findall(r"^ *(\d+) (?:K )?(.*)$", totals, re.MULTILINE)}
-    user, nice, system, idle, *_ = cpu_lines((rendered / "proc/stat").read_bytes())["cpu"]
-    assert figures["non-nice user cpu ticks"] == user
-    assert figures["nice user cpu ticks"] == nice
-    assert figures["system cpu ticks"] == system
-    assert figures["idle cpu ticks"] == idle
-    assert figures["interrupts"] == figures["CPU context switches"] == 0
-    running, blocked, *_, waiting, stolen = box.run(["vmstat", "-n"], check=True).stdout.splitlines()[2].split()
-    assert (running, blocked, waiting, stolen) == ("1", "0", "0", "0")
-
-    disks = {
-        line.split()[0]: line.split()[1:] for line in box.run(["vmstat", "-d"], check=True).stdout.splitlines()[2:]
-    }
-    disk, read, written = DISK[machine.name]
-    if disk in disks:  # vmstat leaves loop devices out
-        assert read <= int(disks[disk][2]) * 512 / 2**20 < read + 1
-        assert written <= int(disks[disk][6]) * 512 / 2**20 <= written + 1
 
 
 def test_every_file_is_there_and_none_is_empty(machine):
