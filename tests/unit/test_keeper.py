@@ -149,9 +149,9 @@ sys.exit(3)
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGALRM, signal.SIGQUIT, signal.SIGPIPE, signal.SIGRTMIN])
 def test_no_other_signal_ends_a_keeper_or_reaches_its_server(keep, tmp_path, number):
-    keeper = keep('signal.signal(signal.SIGUSR2, lambda *_: lives.write_text("told")); time.sleep(30)')
-    wait_for(lambda: (tmp_path / "lives").read_text())
-    time.sleep(0.1)
+    heeds = 'signal.signal(signal.SIGUSR2, lambda *_: lives.write_text("told"))'
+    keeper = keep(f'{heeds}; lives.write_text("ready"); time.sleep(30)')
+    wait_for(lambda: (tmp_path / "lives").read_text() == "ready")
     keeper.send_signal(number)
     keeper.send_signal(signal.SIGUSR2)
     wait_for(lambda: (tmp_path / "lives").read_text() == "told")
