@@ -92,6 +92,9 @@ class Pressure(Protocol):
     def read(self, resource: str) -> Optional[bytes]:
         """Return the kernel's text for "cpu", "io" or "memory", None where it has none."""
 
+    def path(self) -> str:
+        """Return the path in its hierarchy of the cgroup whose pressure this is."""
+
 
 @dataclass(frozen=True)
 class Cgroup:

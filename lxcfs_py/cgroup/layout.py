@@ -69,6 +69,10 @@ class Layout:
         keys = {name if self.version(name) == 1 else "" for name in _CONTROLLERS if name in self.hierarchies} or {""}
         return {key: paths.get(key, "/") for key in sorted(keys)}
 
+    def pressure_file(self, path: str, resource: str) -> str:
+        """Return where the pressure of a cgroup stands, of which a path in the unified hierarchy is given."""
+        return f"{self.hierarchies[''].mountpoint}{path}/{resource}.pressure"
+
     def inode(self, paths: Paths) -> int:
         """Return a number that no other cgroup at the same path has had. OSError when it is gone."""
         key, path = max(paths.items(), key=lambda item: len(item[1]))

@@ -221,6 +221,9 @@ class Pressure:
     def read(self, resource: str) -> Optional[bytes]:
         return self._levels[0].get(f"{resource}.pressure")
 
+    def path(self) -> str:
+        return self._levels[0].below
+
 
 def _limits(levels: Levels, name: str) -> list[int]:
     texts = [level.get(name) or _MAX for level in levels]

@@ -19,7 +19,7 @@ from lxcfs_py.attach import attach, mount_users
 from lxcfs_py.cgroup import layout
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import status as daemon
-from lxcfs_py.linux import mount_table
+from lxcfs_py.linux import capabilities, mount_table
 from lxcfs_py.linux.mountpoint import is_mounted
 from lxcfs_py.runtimes.names import Names
 
@@ -88,8 +88,7 @@ def _fuse(config: Config) -> Iterator[Finding]:
 
 
 def _capabilities(config: Config) -> Iterator[Finding]:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff:"))
-    if int(line.split()[1], 16) >> 21 & 1:
+    if capabilities.has("self", capabilities.SYS_ADMIN):
         yield Finding("capabilities", OK, "this process has CAP_SYS_ADMIN")
     else:
         yield Finding(

@@ -180,7 +180,9 @@ class Containers:
     """The containers that have asked, found again by the pid of a reader."""
 
     def __init__(self, layout: Layout, ledger: Ledger, sampler: Sampler) -> None:
-        self._layout = layout
+        self.layout = layout
+        """The machine's cgroups."""
+
         self._ledger = ledger
         self._sampler = sampler
         self._readers: dict[int, _Reader] = {}
@@ -277,7 +279,7 @@ class Containers:
         """Return the container that is a process's own cgroup, None where that is the root."""
         container = self._known.get(text)
         if container is None:
-            paths = self._layout.places(processes.container_paths(pid, text))
+            paths = self.layout.places(processes.container_paths(pid, text))
             if all(path == "/" for path in paths.values()):
                 return None
             container = self._add_cgroup(pid, text, paths)
@@ -313,13 +315,13 @@ class Containers:
 
     def _oldest(self, paths: Paths, is_in: Callable[[bytes], bool]) -> Optional[int]:
         """Return the process that was started first, of those whose container is the cgroup; `is_in` knows some."""
-        tasks = open_cgroup(self._layout, paths).tasks
+        tasks = open_cgroup(self.layout, paths).tasks
 
         def members() -> Iterator[int]:
             for pid in tasks.pids() if tasks else ():
                 with contextlib.suppress(OSError):
                     text = processes.read(pid, "cgroup")
-                    if is_in(text) or self._layout.places(processes.container_paths(pid, text)) == paths:
+                    if is_in(text) or self.layout.places(processes.container_paths(pid, text)) == paths:
                         yield pid
 
         return processes.oldest(members())
@@ -329,7 +331,7 @@ class Containers:
             container = self._known.get(namespace)
             if container is None:
                 init = processes.find_init(pid, namespace)
-                container = Container(init, self._layout, self._ledger, self._sampler)
+                container = Container(init, self.layout, self._ledger, self._sampler)
                 if container.namespace_name() != namespace:
                     raise ProcessLookupError(f"process {init} ended while it was looked at")
                 self._add(container)
@@ -341,9 +343,9 @@ class Containers:
         with self._adding:
             container = self._known.get(place)
             if container is None:
-                name = f"{self._layout.inode(paths)}:{':'.join(place)}"
+                name = f"{self.layout.inode(paths)}:{':'.join(place)}"
                 init = self._oldest(paths, text.__eq__) or pid
-                container = Container(init, self._layout, self._ledger, self._sampler, name)
+                container = Container(init, self.layout, self._ledger, self._sampler, name)
                 container.home = paths
                 self._add(container)
                 self._know(container, place)

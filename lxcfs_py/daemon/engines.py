@@ -16,7 +16,7 @@ from lxcfs_py.daemon import degraded, systemd
 from lxcfs_py.daemon.own_mount import OwnMount
 from lxcfs_py.engine import End, Tree, keeper, kernel, session, store, watchdog
 from lxcfs_py.engine.waiting import Crowd
-from lxcfs_py.linux import mountpoint, roots
+from lxcfs_py.linux import capabilities, mountpoint
 from lxcfs_py.linux.mountpoint import MountError
 from lxcfs_py.linux.notify import notify
 
@@ -80,7 +80,7 @@ def chosen(wanted: str) -> tuple[str, str]:
         return wanted, "the configuration says so"
     if wanted == "fusepy":
         return wanted, "the configuration says so; the mount ends with this process"
-    if _may_mount() and os.access("/dev/fuse", os.R_OK | os.W_OK):
+    if capabilities.has("self", capabilities.SYS_ADMIN) and os.access("/dev/fuse", os.R_OK | os.W_OK):
         return "kernel", "this process may mount, so that the mount can outlive it"
     return "fusepy", (
         "this process may not mount by itself (CAP_SYS_ADMIN, /dev/fuse), and fusermount may; the mount ends with this "
@@ -255,13 +255,6 @@ def what_a_mount_needs() -> str:
     lacking = []
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         lacking.append("/dev/fuse, which the kernel's module fuse makes (in a container: --device /dev/fuse)")
-    if not _may_mount():
+    if not capabilities.has("self", capabilities.SYS_ADMIN):
         lacking.append("the capability CAP_SYS_ADMIN, which root has (in a container: --cap-add SYS_ADMIN)")
     return f"this process has not got {' nor '.join(lacking)}" if lacking else ""
-
-
-def _may_mount() -> bool:
-    """Tell whether this process has CAP_SYS_ADMIN."""
-    with open(f"{roots.PROC}/self/status") as file:
-        capabilities = next(line for line in file if line.startswith("CapEff:"))
-    return bool(int(capabilities.split()[1], 16) >> 21 & 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import stat
@@ -14,6 +15,7 @@ from typing import Callable, Optional
 from lxcfs_py.config import Config
 from lxcfs_py.container.containers import Container, Containers
 from lxcfs_py.files import NAMES
+from lxcfs_py.linux import capabilities, psi, roots
 from lxcfs_py.linux.host import Host
 from lxcfs_py.views import TREES, VIEWS
 from lxcfs_py.views.host_tree import HostTree, Sight
@@ -28,6 +30,9 @@ end everybody else who opens the file, in any container, would have to wait. sta
 _UNREADABLE = (OSError, ValueError, ArithmeticError)
 
 _SILENT_SECONDS = 60
+
+_MACHINE = "/"
+"""In a trigger, where a cgroup's path stands."""
 
 
 class Filesystem:
@@ -47,8 +52,8 @@ class Filesystem:
         self._started = time.time()
 
     def open(self, caller: int, path: str, flags: int) -> None:
-        """Allow to open a file for reading. EACCES for writing."""
-        if flags & os.O_ACCMODE:
+        """Allow to open a file for reading, and for writing one that takes triggers. EACCES."""
+        if flags & os.O_ACCMODE and not _takes_triggers(path):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
         if _tree_of(path) and not int(self.getattr(caller, path)["st_mode"]) & stat.S_IROTH:
             # The kernel keeps it for root.
@@ -70,6 +75,27 @@ class Filesystem:
             lambda container: view(container, self.host, self.config),
             lambda: self.host.text(name),
         )
+
+    def trigger(self, caller: int, path: str, text: bytes) -> str:
+        """Return a trigger that the caller has written, with the cgroup that it is for. EINVAL where it is none.
+
+        That is the caller's container's; without one, the machine. A container without pressure figures, which are
+        zeros then, has "".
+        """
+        terms = psi.check(text, capabilities.has(caller, capabilities.SYS_RESOURCE))
+        container = self._container(caller) if path[1:] in self.config.files.enabled else None
+        pressure = container.cgroup.pressure if container else None
+        cgroup = pressure.path() if pressure else "" if container else _MACHINE
+        return json.dumps([cgroup, os.path.basename(path), terms])
+
+    def arm(self, trigger: str) -> Optional[int]:
+        """Return a descriptor that fires as a trigger says, None where that is never. OSError."""
+        cgroup, resource, terms = json.loads(trigger)
+        if not cgroup:
+            return None
+        if cgroup == _MACHINE:
+            return psi.arm(f"{roots.PROC}/pressure/{resource}", terms)
+        return psi.arm(self._containers.layout.pressure_file(cgroup, resource), terms)
 
     def _render_in(self, caller: int, tree: HostTree, path: str) -> bytes:
         self.reads[tree.name] += 1
@@ -148,7 +174,7 @@ class Filesystem:
             if not stat.S_ISLNK(mode):
                 mode &= ~0o222
         elif path[1:] in VIEWS:
-            mode = stat.S_IFREG | 0o444
+            mode = stat.S_IFREG | (0o666 if _takes_triggers(path) else 0o444)
         elif any(_is_below(f"/{name}", path) for name in NAMES):
             mode = stat.S_IFDIR | 0o555
         else:
@@ -173,8 +199,8 @@ class Filesystem:
         return {"f_bsize": 4096, "f_frsize": 4096, "f_namemax": 255}
 
     def access(self, caller: int, path: str, mode: int) -> None:
-        """Allow reading and searching. EACCES for writing."""
-        if mode & os.W_OK:
+        """Allow reading and searching, and writing what takes triggers. EACCES."""
+        if mode & os.W_OK and not _takes_triggers(path):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     def paths(self) -> Iterator[str]:
@@ -214,6 +240,10 @@ class Filesystem:
         if time.monotonic() >= self._silent_until:
             self._silent_until = time.monotonic() + _SILENT_SECONDS
             log.warning("%s of process %d cannot be computed, it sees the host's: %s", name, caller, error)
+
+
+def _takes_triggers(path: str) -> bool:
+    return path.startswith("/proc/pressure/") and path[1:] in VIEWS
 
 
 def _tree_of(path: str) -> Optional[tuple[HostTree, str]]:

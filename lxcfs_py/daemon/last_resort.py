@@ -109,6 +109,13 @@ class Machine(Tree):
         with open(_real(path), "rb") as file:
             return b"".join(file.readlines()[:2]) if path == "/proc/slabinfo" else file.read()
 
+    def trigger(self, caller: int, path: str, text: bytes) -> str:
+        """Refuse: the server that follows takes triggers."""
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+
+    def arm(self, trigger: str) -> None:
+        """Let none fire; the server that follows arms it."""
+
     def statfs(self) -> Mapping[str, int]:
         """Return the figures of an empty filesystem."""
         return {"f_bsize": 4096, "f_frsize": 4096, "f_namemax": 255}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Optional, Protocol
 
 SIZE = 4096
 """What stat(2) says of a file in bytes, as sysfs does: who splices a file takes 0 for its end, and how long its text is
@@ -46,6 +46,12 @@ class Tree(Protocol):
 
     def open(self, caller: int, path: str, flags: int, /) -> None:
         """Raise EACCES where the caller may not open the file with these flags of open(2)."""
+
+    def trigger(self, caller: int, path: str, text: bytes, /) -> str:
+        """Return what `arm` makes a trigger of that the caller wrote into a file. EINVAL where it is none."""
+
+    def arm(self, trigger: str, /) -> Optional[int]:
+        """Return a descriptor on which poll(2) says POLLPRI when the trigger fires, None where it never does."""
 
     def render(self, caller: int, path: str, /) -> bytes:
         """Return a file's text as of now."""

@@ -99,7 +99,9 @@ class Operations:
     def getattr(self, path: str, file: Any = None) -> Mapping[str, Any]:
         """Return a file's attributes."""
         attributes = self._run(self._tree.getattr, path)
-        return {**attributes, "st_size": SIZE if stat.S_ISREG(attributes["st_mode"]) else 0}
+        if not stat.S_ISREG(attributes["st_mode"]):
+            return {**attributes, "st_size": 0}
+        return {**attributes, "st_size": SIZE, "st_mode": attributes["st_mode"] & ~0o222}
 
     def readlink(self, path: str) -> str:
         """Return where a link points to."""
@@ -114,7 +116,9 @@ class Operations:
         self._run(self._tree.access, path, mode)
 
     def open(self, path: str, file: Any) -> int:
-        """Give an open file, a struct fuse_file_info, its handle."""
+        """Give an open file, a struct fuse_file_info, its handle. EACCES for writing: this engine has no poll(2)."""
+        if file.flags & os.O_ACCMODE:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
         self._run(self._tree.open, path, file.flags)
         file.fh = next(self._handles)
         file.direct_io = 1

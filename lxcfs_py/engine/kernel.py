@@ -11,6 +11,7 @@ import fcntl
 import itertools
 import logging
 import os
+import random
 import select
 import stat
 import threading
@@ -23,6 +24,7 @@ from typing import Any, Callable
 from lxcfs_py.engine import SIZE, End, Tree, protocol
 from lxcfs_py.engine.owners import Owners, owner_in
 from lxcfs_py.engine.session import ATTEMPTS, CALLER, OPCODE, RENDERED, Session, create
+from lxcfs_py.engine.triggers import Triggers
 from lxcfs_py.engine.turns import Relay
 from lxcfs_py.engine.waiting import Crowd, Queue
 from lxcfs_py.files import DIRECTORIES, FILES
@@ -43,10 +45,12 @@ AS_MACHINE = 5  # servers that may die of one request before it is answered as i
 MAX_ATTEMPTS = 100  # servers that may die of one request before it is refused
 
 _HEADER = protocol.IN_HEADER.size
+_WRITABLE = 1 << 63  # in the node ids that a file may be written by, of which it has as many as there are _VARIANTS
+_VARIANTS = (1 << 24) - 1
 _REFUSED = {
     protocol.IOCTL: errno.ENOTTY,  # Python's open() asks every file whether it is a terminal
     **dict.fromkeys(protocol.WRITING, errno.EROFS),
-}  # all else is ENOSYS; of FLUSH, POLL, INTERRUPT and the extended attributes, the kernel remembers that
+}  # all else is ENOSYS; of FLUSH, INTERRUPT and the extended attributes, the kernel remembers that
 
 _SILENT = (protocol.FORGET, protocol.BATCH_FORGET)  # no reply, and nothing to do: nodes follow from the tree
 
@@ -80,11 +84,23 @@ class Nodes:
 
     def path(self, node: int) -> str:
         """The path of a node id, also of one that a predecessor handed out. OSError ESTALE if there is none."""
+        if node & _WRITABLE:
+            node &= ~_VARIANTS
         return self._paths.get(node) or self._find(node)
+
+    def fresh(self, path: str) -> int:
+        """Another node id of `path`, for one lookup.
+
+        Who may write into a file may take a lease of it (fcntl(2)), for whose end all others would have to wait who
+        open the same node: so each bind mount of it has one of its own.
+        """
+        node = _writable(self.number(path))
+        self._paths[node] = path
+        return node | random.randint(0, _VARIANTS)
 
     def name(self, node: int) -> str:
         """What to call a node in a message."""
-        return self._paths.get(node, f"node {node}")
+        return self._paths.get(node & ~_VARIANTS if node & _WRITABLE else node, f"node {node}")
 
     def _find(self, node: int) -> str:
         """Number the whole tree until `node` turns up."""
@@ -92,10 +108,16 @@ class Nodes:
             for path in islice(self._tree.paths(), WALK_LIMIT):
                 if node in self._paths:
                     break
-                self.number(path)
+                if _writable(self.number(path)) == node:
+                    self._paths[node] = path
         if node not in self._paths:
             raise OSError(errno.ESTALE, f"no file has the node id {node}")
         return self._paths[node]
+
+
+def _writable(number: int) -> int:
+    """The first of the node ids that a file may be written by, from its usual one."""
+    return (number & ~_VARIANTS) | _WRITABLE
 
 
 def child(directory: str, name: str) -> str:
@@ -131,7 +153,12 @@ def describe(error: Exception) -> str:
 
 def attributes(node: int, st: Mapping[str, Any], length: int = SIZE) -> bytes:
     """A fuse_attr from what a tree's getattr returns; `length` is of the text, where there may be one."""
-    size = max(SIZE, length) if stat.S_ISREG(st["st_mode"]) else 0
+    mode, owner = st["st_mode"], st.get("st_uid", 0)
+    if node & _WRITABLE:
+        owner = 0  # it is of one mount alone
+    elif stat.S_ISREG(mode):
+        mode &= ~0o222
+    size = max(SIZE, length) if stat.S_ISREG(mode) else 0
     times = [st.get(name, 0) for name in ("st_atime", "st_mtime", "st_ctime")]
     return protocol.ATTR.pack(
         inode(node),
@@ -139,9 +166,9 @@ def attributes(node: int, st: Mapping[str, Any], length: int = SIZE) -> bytes:
         (size + 511) // 512,
         *[int(seconds) for seconds in times],
         *[int(seconds % 1 * 1e9) for seconds in times],
-        st["st_mode"],
+        mode,
         st.get("st_nlink", 1),
-        st.get("st_uid", 0),
+        owner,
         st.get("st_gid", 0),
         st.get("st_rdev", 0),
         st.get("st_blksize", 0),
@@ -166,14 +193,18 @@ class Server:
         self._relay = Relay(session.slots)
         self._queue = Queue()
         self._owners = Owners()
+        self._triggers = Triggers(tree, session.texts, self._wake)
         self._reasons: SimpleQueue[End] = SimpleQueue()
         self._handlers: dict[int, tuple[Handler, int]] = {  # and the least that a request has after its header
             protocol.INIT: (self._init, protocol.INIT_IN.size),
             protocol.LOOKUP: (self._lookup, 2),
             protocol.GETATTR: (self._getattr, protocol.GETATTR_IN.size),
             protocol.READLINK: (self._readlink, 0),
+            protocol.SETATTR: (self._setattr, protocol.SETATTR_IN.size),
             protocol.OPEN: (self._open, protocol.OPEN_IN.size),
             protocol.READ: (self._read, protocol.READ_IN.size),
+            protocol.WRITE: (self._write, protocol.WRITE_IN.size),
+            protocol.POLL: (self._poll, protocol.POLL_IN.size),
             protocol.RELEASE: (self._release, protocol.RELEASE_IN.size),
             protocol.OPENDIR: (self._opendir, 0),
             protocol.READDIR: (self._readdir, protocol.READ_IN.size),
@@ -190,6 +221,7 @@ class Server:
     def start(self) -> None:
         """Take the session over from whoever serves it, and serve it. SessionError if it can't be had."""
         self._session.claim()
+        self._triggers.take_up()
         for worker in self._workers:
             worker.start()
         if self._session.agreed != (0, 0):
@@ -199,6 +231,10 @@ class Server:
         """Let the kernel ask anew for what it keeps of a predecessor, which may have given other attributes."""
         for path in itertools.takewhile(lambda path: not path.startswith(tuple(TREES)), self._tree.paths()):
             self._notify(protocol.NOTIFY_INVAL_INODE, self._inval_inode(path))
+
+    def _wake(self, waits: int) -> None:
+        """Let who waits in poll(2) for an open file, by the kernel's name, ask again."""
+        self._notify(protocol.NOTIFY_POLL, protocol.NOTIFY_POLL_OUT.pack(waits))
 
     def _inval_inode(self, path: str) -> bytes:
         return protocol.NOTIFY_INVAL_INODE_OUT.pack(self._nodes.number(path), -1, 0)
@@ -428,8 +464,10 @@ class Server:
         return self._entry(path, self._tree.getattr(caller, path))
 
     def _entry(self, path: str, st: Mapping[str, Any]) -> bytes:
-        node = self._nodes.number(path)
-        known = lasting(path)
+        if st["st_mode"] & stat.S_IWOTH and stat.S_ISREG(st["st_mode"]):
+            node, known = self._nodes.fresh(path), 0
+        else:
+            node, known = self._nodes.number(path), lasting(path)
         sure = 0 if path in self._long else known
         return protocol.ENTRY_OUT.pack(node, 0, known, sure, 0, 0) + attributes(node, st)
 
@@ -481,8 +519,34 @@ class Server:
             request[RENDERED] = 1  # from here on, this read has no other text
         return text[offset : offset + size]
 
+    def _setattr(self, request: memoryview, node: int, caller: int) -> bytes:
+        """Do nothing, where a file is opened for writing with O_TRUNC."""
+        (valid,) = protocol.SETATTR_IN.unpack_from(request, _HEADER)
+        if not valid & protocol.FATTR_SIZE or valid & ~protocol.FATTR_TRUNCATING:
+            raise OSError(errno.EROFS, "attributes are as they are")
+        path = self._nodes.path(node)
+        self._tree.open(caller, path, os.O_WRONLY)
+        return protocol.ATTR_OUT.pack(lasting(path), 0, 0) + attributes(node, self._tree.getattr(caller, path))
+
+    def _write(self, request: memoryview, node: int, caller: int) -> bytes:
+        handle, _, size = protocol.WRITE_IN.unpack_from(request, _HEADER)
+        start = _HEADER + protocol.WRITE_IN.size
+        what = self._tree.trigger(caller, self._nodes.path(node), bytes(request[start : start + size]))
+        self._triggers.set(handle, what, owner_in(request))
+        return protocol.WRITE_OUT.pack(size)
+
+    def _poll(self, request: memoryview, node: int, _caller: int) -> bytes:
+        handle, name, flags, _ = protocol.POLL_IN.unpack_from(request, _HEADER)
+        if not node & _WRITABLE:
+            return protocol.POLL_OUT.pack(protocol.POLL_ALWAYS)
+        waits = name if flags & protocol.POLL_SCHEDULE_NOTIFY else 0
+        return protocol.POLL_OUT.pack(self._triggers.poll(handle, waits, owner_in(request)))
+
     def _release(self, request: memoryview, _node: int, _caller: int) -> bytes:
-        self._session.texts.drop(*protocol.RELEASE_IN.unpack_from(request, _HEADER))
+        (handle,) = protocol.RELEASE_IN.unpack_from(request, _HEADER)
+        self._session.texts.drop(handle)
+        if handle in self._triggers:
+            self._triggers.drop(handle)
         return b""
 
     def _opendir(self, _request: memoryview, _node: int, _caller: int) -> bytes:

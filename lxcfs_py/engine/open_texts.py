@@ -64,6 +64,11 @@ class Texts:
         for handle, cell in self._held.items():
             self._readers[cell.shelf][handle] = (0, 0)  # nobody knows any more
 
+    def handles_from(self, least: int) -> list[int]:
+        """The handles that are `least` or more for which something is kept."""
+        with self._lock:
+            return [handle for handle in self._held if handle >= least]
+
     def get(self, handle: int) -> Optional[bytes]:
         """The text that was put for `handle`; None if there is none."""
         with self._lock:

@@ -1,4 +1,4 @@
-"""The part of <linux/fuse.h> that a read-only filesystem needs, under the kernel's own names.
+"""The part of <linux/fuse.h> that is needed here, under the kernel's own names.
 
 Structures are in the machine's byte order without padding of their own, as the header lays them out. A request is
 `IN_HEADER`, then the structure of its opcode; a reply is `OUT_HEADER`, then that of its opcode.
@@ -16,9 +16,11 @@ MAX_WRITE = 4096  # bytes; the least that the kernel takes, and keeps MIN_READ_B
 LOOKUP = 1
 FORGET = 2
 GETATTR = 3
+SETATTR = 4
 READLINK = 5
 OPEN = 14
 READ = 15
+WRITE = 16
 STATFS = 17
 RELEASE = 18
 INIT = 26
@@ -31,13 +33,15 @@ SETLKW = 33
 ACCESS = 34
 DESTROY = 38
 IOCTL = 39
+POLL = 40
 BATCH_FORGET = 42
 READDIRPLUS = 44
 
-# SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, WRITE, CREATE, FALLOCATE, RENAME2
-WRITING = (4, 6, 8, 9, 10, 11, 12, 13, 16, 35, 43, 45)
+# SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, CREATE, FALLOCATE, RENAME2
+WRITING = (6, 8, 9, 10, 11, 12, 13, 35, 43, 45)
 
 # notifications, sent in place of an errno in a reply to no request
+NOTIFY_POLL = 1
 NOTIFY_INVAL_INODE = 2
 
 # INIT flags
@@ -55,6 +59,17 @@ FOPEN_DIRECT_IO = 1 << 0
 
 # GETATTR flags
 GETATTR_FH = 1 << 0  # it is asked of an open file
+
+# SETATTR valid: what an open for writing with O_TRUNC sets, and nothing else
+FATTR_SIZE = 1 << 3
+FATTR_TRUNCATING = FATTR_SIZE | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11
+# size, mtime, handle, mtime now, lock owner, ctime, kill suid and sgid
+
+# POLL flags
+POLL_SCHEDULE_NOTIFY = 1 << 0  # somebody waits
+
+# what poll(2) says of a file that has no poll of its own
+POLL_ALWAYS = 0x145  # POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 
 # READ flags
 READ_LOCKOWNER = 1 << 1  # it is a process's own read; without, it fills the page cache, which all processes share
@@ -75,8 +90,14 @@ ACCESS_IN = Struct("=II")  # mask, padding
 OPEN_IN = Struct("=II")  # flags, open_flags
 OPEN_OUT = Struct("=QII")  # fh, open_flags, padding
 READ_IN = Struct("=QQII")  # fh, offset, size, read_flags; the rest is not asked for
+SETATTR_IN = Struct("=I4x")  # valid; the rest is not asked for
+WRITE_IN = Struct("=QQI20x")  # fh, offset, size, (write_flags, lock_owner, flags); the data
+WRITE_OUT = Struct("=I4x")  # size
+POLL_IN = Struct("=QQII")  # fh, kh, flags, events
+POLL_OUT = Struct("=I4x")  # revents
 LK_OUT = Struct("=QQII")  # start, end, type, pid
 RELEASE_IN = Struct("=Q")  # fh; the rest is not asked for
 DIRENT = Struct("=QQII")  # ino, off, namelen, type; name, padded to 8 bytes
 STATFS_OUT = Struct("=QQQQQIII28x")  # blocks, bfree, bavail, files, ffree, bsize, namelen, frsize
+NOTIFY_POLL_OUT = Struct("=Q")  # kh
 NOTIFY_INVAL_INODE_OUT = Struct("=Qqq")  # ino, off, len

@@ -110,6 +110,12 @@ class Tree:
             raise ValueError("this view is broken")
         return render(random.getrandbits(64), random.randint(1, FILES.get(path, 2)))
 
+    def trigger(self, caller: int, path: str, text: bytes) -> str:
+        raise OSError(errno.EINVAL, path)
+
+    def arm(self, trigger: str) -> None:
+        raise OSError(errno.EINVAL, trigger)
+
     def statfs(self) -> dict[str, int]:
         return {"f_bsize": 4096, "f_namemax": 255}
 

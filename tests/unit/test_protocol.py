@@ -68,6 +68,12 @@ class Tree:
 
     access = open
 
+    def trigger(self, caller: int, path: str, text: bytes) -> str:
+        raise OSError(errno.EINVAL, path)
+
+    def arm(self, trigger: str) -> None:
+        raise OSError(errno.EINVAL, trigger)
+
     def statfs(self) -> dict[str, int]:
         return {"f_bsize": 4096}
 
@@ -188,7 +194,8 @@ def test_a_request_whose_length_is_not_what_it_says_gets_silence(
         (protocol.LOOKUP, b"n\xff\xfe\0", errno.ENOENT),
         (25, b"", errno.ENOSYS),  # FLUSH
         (36, bytes(8), errno.ENOSYS),  # INTERRUPT
-        (40, b"", errno.ENOSYS),  # POLL
+        (protocol.SETATTR, bytes(88), errno.EROFS),
+        (protocol.WRITE, bytes(40), errno.EINVAL),  # what is written is no trigger
         (4096, b"", errno.ENOSYS),
         (protocol.IOCTL, b"", errno.ENOTTY),
         *((opcode, b"", errno.EROFS) for opcode in protocol.WRITING),
@@ -198,6 +205,10 @@ def test_what_a_read_only_filesystem_does_not_do_is_refused(
     peer: Kernel, opcode: int, body: bytes, expected: int
 ) -> None:
     assert peer.ask(opcode, 1, body) == (expected, b"")
+
+
+def test_poll_says_that_any_file_is_ready(peer: Kernel) -> None:
+    assert peer.ask(protocol.POLL, node("/proc/meminfo"), bytes(24)) == (0, b"\x45\1\0\0\0\0\0\0")
 
 
 def test_a_forget_is_not_answered(peer: Kernel) -> None:

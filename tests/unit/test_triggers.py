@@ -1,0 +1,135 @@
+"""Triggers of pressure stall information: their texts, whose they are, and what a successor finds of them."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import select
+import socket
+from queue import SimpleQueue
+
+import pytest
+
+from lxcfs_py.engine import open_texts, protocol
+from lxcfs_py.engine.triggers import MOST, Triggers
+from lxcfs_py.linux import psi
+
+READER = (os.getpid(), 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "privileged", "expected"),
+    [
+        (b"some 150000 2000000\n", False, "some 150000 2000000"),
+        (b"full 1 10000000\0", False, "full 1 10000000"),
+        (b"some 150000 1000000", True, "some 150000 1000000"),
+        (b"some 150000 1000000", False, None),
+        (b"some 150000 499999", True, None),
+        (b"some 150000 10000001", True, None),
+        (b"some 2000001 2000000", True, None),
+        (b"some 0 2000000", True, None),
+        (b"some -1 2000000", True, None),
+        (b"some 1 20000000000", True, None),
+        (b"cpu 150000 2000000", True, None),
+        (b"some 150000", True, None),
+        (b"", True, None),
+    ],
+)
+def test_a_trigger_is_what_the_kernel_takes(text: bytes, privileged: bool, expected: str) -> None:
+    if expected:
+        assert psi.check(text, privileged) == expected
+        return
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+        psi.check(text, privileged)
+
+
+class Tree:
+    """Arms sockets: a trigger fires when out-of-band data come, for which poll(2) says POLLPRI as well."""
+
+    def __init__(self):
+        self.far_ends = {}
+
+    def arm(self, what):
+        if what == "never":
+            return None
+        if what == "gone":
+            raise OSError(errno.ENODEV, what)
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            self.far_ends[what] = socket.create_connection(listener.getsockname())
+            near, _ = listener.accept()
+        return near.detach()
+
+    def fire(self, what):
+        self.far_ends[what].send(b"!", socket.MSG_OOB)
+
+
+@pytest.fixture
+def tree():
+    tree = Tree()
+    yield tree
+    for far_end in tree.far_ends.values():
+        far_end.close()
+
+
+@pytest.fixture
+def server(tree):
+    """A function that starts a server on one memory: its triggers, and whom it woke."""
+    memory = mmap.mmap(-1, open_texts.size())
+
+    def start():
+        texts = open_texts.Texts(memory, 0)
+        texts.load()
+        woken = SimpleQueue()
+        triggers = Triggers(tree, texts, woken.put)
+        triggers.take_up()
+        return triggers, woken
+
+    return start
+
+
+READY = protocol.POLL_ALWAYS
+ERROR = READY | select.POLLERR | select.POLLPRI
+
+
+def test_one_that_fires_wakes_who_waits_and_is_told_once(tree, server) -> None:
+    triggers, woken = server()
+    triggers.set(1, "a", READER)
+    triggers.set(2, "never", READER)
+    assert [triggers.poll(handle, 70 + handle, READER) for handle in (1, 2, 3)] == [READY, READY, ERROR]
+    tree.fire("a")
+    assert woken.get(timeout=10) == 71
+    assert [triggers.poll(1, 0, READER) for _ in range(2)] == [READY | select.POLLPRI, READY]
+    triggers.drop(1)
+    assert 1 not in triggers
+    assert triggers.poll(1, 71, READER) == ERROR
+
+
+def test_a_successor_has_them_too_but_those_that_are_over(tree, server) -> None:
+    triggers, _ = server()
+    for handle, what in enumerate(("a", "b", "never")):
+        triggers.set(handle, what, READER)
+        triggers.poll(handle, 70 + handle, READER)
+    triggers.drop(1)
+    successor, woken = server()
+    assert [handle for handle in range(3) if handle in successor] == [0, 2]
+    assert {woken.get(timeout=10), woken.get(timeout=10)} == {70, 72}, "they look again"
+    tree.fire("a")
+    assert woken.get(timeout=10) == 70
+    tree.arm = lambda what: os.close(-1)
+    last, _ = server()
+    assert last.poll(0, 70, READER) == ERROR, "as the kernel says of a cgroup that is gone"
+
+
+def test_an_owner_has_sixteen_and_a_file_one(server) -> None:
+    triggers, _ = server()
+    for handle in range(MOST):
+        triggers.set(handle, "never", READER)
+    for handle, expected in ((0, errno.EBUSY), (MOST, errno.ENOSPC)):
+        with pytest.raises(OSError, match=os.strerror(expected)):
+            triggers.set(handle, "never", READER)
+    triggers.set(MOST, "never", (0, 4711))
+    triggers.drop(0)
+    triggers.set(0, "never", READER)
