@@ -41,10 +41,9 @@ help: ## this list
 run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl-C ends it
 	.venv/bin/lxcfs-py run --config etc/lxcfs.toml
 
-test: lint apt-test ## lint and the tests, with Docker and one virtual machine; test-vm has the other machines
-	$(MAKE) --no-print-directory -j 2 test-fast vm-images
+test: lint apt-test ## lint and the tests, with Docker and one virtual machine, and what they cover; test-vm has the other machines
+	$(MAKE) --no-print-directory -j 2 covered vm-images
 	$(PYTHON) -m pytest -n 2 --dist loadgroup -m slow $(FAST)
-	for tests in $(ALONE); do $(PYTHON) -m pytest $$tests || exit; done
 	$(PYTHON) -m pytest -n 2 --dist loadgroup tests/docker tests/ansible tests/vm/test_podman.py
 
 test-vm: .venv/.installed apt-test ## all tests in virtual machines: the service and the packages on Debian 12, 13 and 14
@@ -53,9 +52,11 @@ test-vm: .venv/.installed apt-test ## all tests in virtual machines: the service
 test-fast: lint apt-test-fast ## lint and the tests that need neither
 	$(PYTHON) -m pytest -n 2 --dist loadgroup -m "not slow" $(FAST)
 
-covered: .venv/.installed apt-test-fast ## the tests of test-fast, and how much of the package they run
-	rm -f .coverage*
+# Processes of ordinary users say what they have run, too.
+covered: .venv/.installed apt-test ## the tests of test-fast and those of pods, and how much of the package they run
+	rm -rf .covered && mkdir -m 1777 .covered
 	$(PYTHON) -m coverage run -m pytest -n 2 --dist loadgroup -m "not slow" $(FAST)
+	for tests in $(ALONE); do $(PYTHON) -m coverage run -m pytest $$tests || exit; done
 	$(PYTHON) -m coverage combine --quiet
 	$(PYTHON) -m tools.covered
 
@@ -100,7 +101,7 @@ release-check: .venv/.installed apt-repo ## builds the last commit's packages tw
 	PYTHON=$(abspath $(PYTHON)) packaging/release-check
 
 clean: ## removes all that the targets made here
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .covered build dist *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The environment that every target runs in: Debian's Python, with exactly the packages of requirements.txt.

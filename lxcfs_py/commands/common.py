@@ -9,7 +9,7 @@ import os
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from lxcfs_py import config as configuration
 from lxcfs_py.cgroup.layout import parse_paths
@@ -66,6 +66,17 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
 
 
+def add_mountpoint(parser: argparse.ArgumentParser, what: str, name: str = "--mountpoint", **options: Any) -> None:
+    """Add --mountpoint, or an argument of that name: a mountpoint as the kernel lists it, however it is given."""
+    parser.add_argument(name, type=_mountpoint, help=f"{what}, instead of the configured one", **options)
+
+
+def _mountpoint(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path is no mountpoint: name a directory, or leave it out")
+    return mountpoint.resolve(text)
+
+
 def load_config(path: Optional[str]) -> Config:
     """Return the configuration of a file, or of the default path; the defaults where that does not exist.
 
@@ -90,7 +101,8 @@ def mountpoint_even_if_broken(path: Optional[str]) -> str:
     try:
         return load_config(path).mountpoint
     except configuration.ConfigError:
-        return next(iter(last_config.served_with(config_path(path))), Config()).mountpoint
+        before = next(iter(last_config.served_with(config_path(path))), Config())
+        return mountpoint.resolve(before.mountpoint)
 
 
 def process_id(text: str) -> int:

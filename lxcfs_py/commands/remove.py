@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
 
 def _remove(options: argparse.Namespace) -> int:
     require_root()
-    place = mountpoint.resolve(mountpoint_even_if_broken(options.config))
+    place = mountpoint_even_if_broken(options.config)
     _free_containers(place)
     code = 0
     try:

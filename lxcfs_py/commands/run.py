@@ -6,10 +6,10 @@ import argparse
 import dataclasses
 import os
 import signal
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 from lxcfs_py import isolated, log
-from lxcfs_py.commands.common import CommandError, add_config, config_path, load_config, new_command
+from lxcfs_py.commands.common import CommandError, add_config, add_mountpoint, config_path, load_config, new_command
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.daemon import degraded, last_config, service, systemd
 from lxcfs_py.engine import keeper, session, store
@@ -36,9 +36,7 @@ def add(commands: Commands) -> None:
         ],
     )
     add_config(parser)
-    parser.add_argument(
-        "mountpoint", metavar="MOUNTPOINT", nargs="?", type=_place, help="where to mount, instead of the configured one"
-    )
+    add_mountpoint(parser, "where to mount", "mountpoint", metavar="MOUNTPOINT", nargs="?")
     parser.add_argument(
         "--keep", action="store_true", help="run it under a process that starts it again when it dies or hangs"
     )
@@ -47,22 +45,16 @@ def add(commands: Commands) -> None:
     )
 
 
-def _place(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("an empty path is no mountpoint: name a directory, or leave it out")
-    return text
-
-
-def _refuse_another_mountpoint(options: argparse.Namespace, given: Optional[str]) -> None:
+def _refuse_another_mountpoint(options: argparse.Namespace) -> None:
     """CommandError where the pods of before have served elsewhere: the containers' files are of that mount."""
     try:
-        place = mountpoint.resolve(given or load_config(options.config).mountpoint)
+        wanted = options.mountpoint or load_config(options.config).mountpoint
     except ConfigError:
         return  # the server has more to say of that
     for mount in mount_table.read():
-        if mount.fstype == mountpoint.FSTYPE and mount.mountpoint != place and session.was_offered(mount.mountpoint):
+        if mount.fstype == mountpoint.FSTYPE and mount.mountpoint != wanted and session.was_offered(mount.mountpoint):
             raise CommandError(
-                f"mountpoint is {place}, and containers of this node have their files of {mount.mountpoint}; allowed: "
+                f"mountpoint is {wanted}, and containers of this node have their files of {mount.mountpoint}; allowed: "
                 f"{mount.mountpoint}, until that is removed",
                 "kubectl apply --kustomize kubernetes/remove",
             )
@@ -73,11 +65,11 @@ def _run(options: argparse.Namespace) -> int:
     if options.stay and not options.keep:
         raise CommandError("--stay says what the process of --keep is to do: give both")
     options.config = options.config and os.path.abspath(options.config)
-    place = options.mountpoint and mountpoint.resolve(options.mountpoint)
+    place = options.mountpoint
     os.chdir("/")
     isolated.clean_environment()
     if options.stay:
-        _refuse_another_mountpoint(options, place)
+        _refuse_another_mountpoint(options)
     if options.keep:
         named = ["--config", options.config] if options.config else []
         return keeper.keep(isolated.command("lxcfs_py", "run", *named, *filter(None, [place])), options.stay)
@@ -93,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         config = load()
     except ConfigError as error:
-        kept = store.inherited().session(place or Config().mountpoint)
+        kept = store.inherited().session(place or mountpoint.resolve(Config().mountpoint))
         if kept is None:
             report(error)
             return os.EX_CONFIG  # systemd need not try again

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command, require_root
+from lxcfs_py.commands.common import CommandError, add_config, add_mountpoint, load_config, new_command, require_root
 from lxcfs_py.linux.mountpoint import is_mounted
 from lxcfs_py.runtimes import selftest
 
@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
             ("lxcfs-py selftest --mountpoint /var/lib/lxcfs-c", "of another lxcfs that is mounted there"),
         ],
     )
-    parser.add_argument("--mountpoint", help="where the files are, instead of the configured mountpoint")
+    add_mountpoint(parser, "where the files are")
     add_config(parser)
 
 

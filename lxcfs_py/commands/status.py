@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 from lxcfs_py.attach import attach
 from lxcfs_py.commands.common import (
     add_config,
+    add_mountpoint,
     load_config,
     mountpoint_even_if_broken,
     new_command,
@@ -22,7 +23,6 @@ from lxcfs_py.commands.common import (
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.daemon import status as daemon
 from lxcfs_py.errors import LxcfsError, report
-from lxcfs_py.linux.mountpoint import resolve
 from lxcfs_py.runtimes.names import Names
 
 if TYPE_CHECKING:
@@ -86,13 +86,13 @@ def add(commands: Commands) -> None:
         "--here", action="store_true", help="with --probe: only a daemon in the container of this command will do"
     )
     kind.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
-    parser.add_argument("--mountpoint", help="whose daemon, instead of that of the configured one")
+    add_mountpoint(parser, "where the daemon's mount is")
     add_config(parser)
 
 
 def _status(options: argparse.Namespace) -> int:
     require_root()
-    place = resolve(options.mountpoint or mountpoint_even_if_broken(options.config))
+    place = options.mountpoint or mountpoint_even_if_broken(options.config)
     if options.probe:
         return _probe(place, options.here)
     if not options.watch:

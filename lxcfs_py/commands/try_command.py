@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command
-from lxcfs_py.linux.mountpoint import is_mounted, resolve
+from lxcfs_py.commands.common import CommandError, add_config, add_mountpoint, load_config, new_command
+from lxcfs_py.linux.mountpoint import is_mounted
 from lxcfs_py.runtimes import sandbox
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--swap", metavar="SIZE", type=_size, help="limit of swap, e.g. 0 or 1G")
     parser.add_argument("--cpus", metavar="NUMBER", type=_cpus, help="CPU quota, e.g. 1.5")
     parser.add_argument("--cpuset", metavar="LIST", help="the CPUs to run on, e.g. 0 or 0-3")
-    parser.add_argument("--mountpoint", help="where the daemon's mount is, instead of the configured one")
+    add_mountpoint(parser, "where the daemon's mount is")
     add_config(parser)
     parser.add_argument("arguments", metavar="COMMAND", nargs="+", help="the command and its arguments, after --")
 
@@ -58,7 +58,7 @@ def _cpus(text: str) -> float:
 
 def _try(options: argparse.Namespace) -> int:
     config = load_config(options.config)
-    views = resolve(options.mountpoint) if options.mountpoint else config.mountpoint
+    views = options.mountpoint or config.mountpoint
     if not is_mounted(views):
         raise CommandError(f"nothing is mounted at {views}", f"start the daemon: lxcfs-py run {views}")
     limits = {name: getattr(options, name) for name in ("memory", "swap", "cpus", "cpuset")}

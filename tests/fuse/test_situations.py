@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Callable
 
 import pytest
 
 from lxcfs_py import cli
-from lxcfs_py.engine import session
+from lxcfs_py.commands import remove
+from lxcfs_py.engine import node_keeper, session
+from lxcfs_py.runtimes import selftest
 from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ROOT, Daemon, unmount_below
 
@@ -34,6 +39,9 @@ ARGUMENTS = {
     "webhook": ["--certificate", "/nowhere.crt", "/nowhere.key"],
 }
 """What each command is given besides --config; a command that is not here is given nothing."""
+
+TAKE_A_MOUNTPOINT = {"run": [], "status": ["--mountpoint"], "try": ["--mountpoint"], "selftest": ["--mountpoint"]}
+"""Which commands can be given another mountpoint than the configured one, and the option that it follows."""
 
 SITUATIONS = {
     "an ordinary user": ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"],
@@ -123,3 +131,80 @@ def test_without_a_mount_those_who_would_look_at_it_say_so_and_fail(place: Path)
         done = told(sys.executable, "-m", "lxcfs_py", *arguments(command, place))
         assert done.returncode == code
         assert f"{place.parent}/views" in done.stdout + done.stderr
+
+
+def ways_to_write(views: Path) -> dict[str, str]:
+    """A mountpoint in a configuration, in other ways than the kernel lists it."""
+    link = views.parent / "link"
+    link.symlink_to(views.name)
+    return {
+        "a slash at the end": f"{views}/",
+        "slashes": f"//{str(views).replace('/', '//')}",
+        "dots": f"{views.parent}/./nowhere/../{views.name}",
+        "a link": str(link),
+        "a link with a slash": f"{link}/",
+    }
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The mounts that `selftest` would have looked at."""
+    places: list[str] = []
+    monkeypatch.setattr(selftest, "ask", lambda place: places.append(str(place)) or [])
+    return places
+
+
+@pytest.fixture
+def removed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The mounts that `remove` would have ended, and freed all containers of."""
+    places: list[str] = []
+    monkeypatch.setattr(remove, "_free_containers", lambda place: {})
+    monkeypatch.setattr(remove, "_delete", places.append)
+    monkeypatch.setattr(node_keeper, "release", lambda: None)
+    monkeypatch.setattr(remove, "mountpoint", SimpleNamespace(is_mounted=lambda place: False))
+    return places
+
+
+def test_however_a_mountpoint_is_written_each_command_takes_it_for_the_same(
+    start_daemon: Callable[..., Daemon],
+    sandbox: Callable[..., Sandbox],
+    asked: list[str],
+    removed: list[str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    views, box, config = start_daemon("fusepy").mountpoint, sandbox(), tmp_path / "lxcfs.toml"
+    (tmp_path / "link").symlink_to(views)
+    (tmp_path / "seccomp.json").write_text('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}')
+    monkeypatch.chdir(tmp_path)
+    to_this = {"attach": ["--pid", str(box.init)], "cdi": [], "seccomp": ["--base", "seccomp.json"]}
+    options = {**ARGUMENTS, **to_this, "detach": to_this["attach"]}
+
+    def said(command: str, mountpoint: str, *given: str) -> tuple[int, str]:
+        """The code and what is said, without numbers, where that mountpoint is configured, or given as well."""
+        config.write_text(f'mountpoint = "{mountpoint}"\nfuse.engine = "fusepy"\n')
+        line = [*arguments(command, config)[:3], *given, *(options.get(command) or [])]
+        if command == "run":  # here, it would go to another directory
+            done = subprocess.run([sys.executable, "-m", "lxcfs_py", *line], capture_output=True, text=True, timeout=60)
+            return done.returncode, done.stderr
+        code = cli.main(line)
+        return code, re.sub(r" *\d+", " 0", "".join(capfd.readouterr()))
+
+    usual = {command: said(command, str(views)) for command in cli.COMMANDS}
+    assert {command for command, (code, _) in usual.items() if code} == {"run", "reload", "unmount", "webhook"}
+    assert "is served already, by process" in usual["run"][1]
+    written = f"/{tmp_path}/.//nowhere/../link//"
+    assert {command: said(command, written) for command in cli.COMMANDS} == usual
+    for command, given in TAKE_A_MOUNTPOINT.items():
+        assert said(command, "/nowhere", *given, ".//link/") == usual[command]
+    assert removed == [str(views)] * 2
+    assert asked == [str(views)] * 3
+
+
+def test_these_commands_and_no_others_can_be_given_a_mountpoint() -> None:
+    subparsers = next(action for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction))
+    takes = {
+        name for name, parser in subparsers.choices.items() if any(a.dest == "mountpoint" for a in parser._actions)
+    }
+    assert takes == set(TAKE_A_MOUNTPOINT)
