@@ -1,0 +1,160 @@
+"""A connection to a host that is not there: it answers what the role's modules would, and keeps what they have changed.
+
+A host is a JSON file in the directory that LXCFS_PY_SIMULATED names. `log` beside them has a line for each command:
+when it began, when it ended, and on which host.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import hashlib
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleConnectionFailure  # type: ignore[import-untyped]
+from ansible.plugins.connection import ConnectionBase  # type: ignore[import-untyped]
+
+DOCUMENTATION = """
+name: simulated
+short_description: answer for a host
+description: For tests.
+author: lxcfs-py
+options:
+  pipelining:
+    description: Always.
+    type: bool
+    default: true
+    vars: [{name: ansible_pipelining}]
+"""
+
+ROOT = "/root"
+CONFIG = "/etc/lxcfs.toml"
+FRESH = {"version": "", "files": {}, "config": "", "containers": [], "breaks_with": "", "is_reachable": True}
+
+
+class Connection(ConnectionBase):
+    """To one host, for one task."""
+
+    transport = "simulated"
+    has_pipelining = True
+
+    def _connect(self) -> Connection:
+        self._directory = Path(os.environ["LXCFS_PY_SIMULATED"])
+        self._name = self._play_context.remote_addr
+        self._uploads: dict[str, bytes] = {}
+        self._connected = True
+        return self
+
+    def close(self) -> None:
+        """End it."""
+        self._connected = False
+
+    def put_file(self, in_path: str, out_path: str) -> None:
+        """Take a file."""
+        self._uploads[out_path] = Path(in_path).read_bytes()
+
+    def fetch_file(self, in_path: str, out_path: str) -> None:
+        """There is nothing to fetch."""
+        raise AnsibleConnectionFailure(f"{in_path} is not there")
+
+    def exec_command(self, cmd: str, in_data: Any = None, sudoable: bool = True) -> tuple[int, bytes, bytes]:
+        """Run a module, which is in `in_data`, or a command of a shell."""
+        if not self._connected:
+            self._connect()
+        began = time.time()
+        time.sleep(float(os.environ.get("LXCFS_PY_SIMULATED_SECONDS", "0")))
+        file = self._directory / f"{self._name}.json"
+        host = {**FRESH, **json.loads(file.read_text())}
+        if not host["is_reachable"]:
+            raise AnsibleConnectionFailure("no route to host")
+        before = json.dumps(host)
+        answer = self._module(bytes(in_data).decode(), host) if in_data else _shell(cmd)
+        if json.dumps(host) != before:
+            file.write_text(json.dumps(host))
+        with (self._directory / "log").open("a") as log:
+            log.write(f"{began} {time.time()} {self._name}\n")
+        return 0, answer.encode(), b""
+
+    def _module(self, source: str, host: dict[str, Any]) -> str:
+        name, parameters = (
+            ast.literal_eval(re.search(rf"\b{key}=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")", source)[1])  # type: ignore[index]
+            for key in ("ansible_module", "params")
+        )
+        arguments = json.loads(parameters)["ANSIBLE_MODULE_ARGS"]
+        return json.dumps(getattr(self, f"_{name.rpartition('.')[2]}")(arguments, host))
+
+    def _command(self, arguments: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
+        stdin = arguments.get("stdin") or ""
+        if arguments.get("_raw_params"):  # lxcfs-py check
+            said = 'cpu.mode is "quotas"' if "quotas" in stdin else ""
+            return {"rc": int(bool(said)), "stdout": "", "stderr": said, "changed": True, "failed": bool(said)}
+        lines = _looked(host) if "packages apt" in stdin else _verified(host, arguments["argv"][2:])
+        return {"rc": 0, "stdout": "\n".join(lines), "stderr": "", "changed": True}
+
+    def _apt(self, arguments: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
+        before = host["version"]
+        if arguments.get("state") == "absent":
+            host.update(version="", config="")
+        else:
+            deb = arguments.get("deb")
+            host["version"] = Path(deb).name.split("_")[1] if deb else str(arguments["name"]).partition("=")[2]
+        return {"changed": before != host["version"]}
+
+    def _stat(self, arguments: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
+        path = arguments["path"]
+        checksum = host["files"].get(path)
+        there = {"isdir": False, "islnk": False, "checksum": checksum, "mode": "0644", "uid": 0, "gid": 0}
+        return {"changed": False, "stat": {"exists": bool(checksum), "path": path, **(there if checksum else {})}}
+
+    def _copy(self, arguments: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
+        content = self._uploads[arguments["src"]]
+        host["files"][arguments["dest"]] = hashlib.sha1(content).hexdigest()
+        if arguments["dest"] == CONFIG:
+            host["config"] = base64.b64encode(content).decode()
+        return {"changed": True, "dest": arguments["dest"]}
+
+    def _file(self, arguments: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
+        path = arguments.get("path") or arguments["dest"]
+        is_there = arguments["state"] != "absent"
+        changed = is_there != (path in host["files"]) and arguments["state"] != "file"
+        if is_there:
+            host["files"].setdefault(path, "directory")
+        else:
+            host["files"].pop(path, None)
+        return {"changed": changed, "path": path}
+
+    def _systemd_service(self, arguments: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
+        changed = arguments["state"] in ("restarted", "reloaded") or not host.get("runs")
+        host["runs"] = arguments["state"] != "stopped"
+        return {"changed": changed, "status": {}}
+
+
+def _shell(command: str) -> str:
+    """Answer what Ansible itself asks a shell: where it may put a file."""
+    made = re.search(r"echo (ansible-tmp-[\d.-]+)=", command)
+    return f"{made[1]}={ROOT}/{made[1]}\n" if made else f"{ROOT}\n"
+
+
+def _users(host: dict[str, Any]) -> list[str]:
+    return [f"{pid}\t/docker/{pid}\tserved" for pid in host["containers"]] if host["version"] else []
+
+
+def _looked(host: dict[str, Any]) -> list[str]:
+    """Return what files/look.sh prints."""
+    lines = ["packages apt", "systemd"]
+    lines += [f"config {host['config']}"] if host["config"] else []
+    if host["version"]:
+        lines += [f"installed {host['version']}", 'mountpoint = "/var/lib/lxcfs"', 'engine = "auto"', '"proc/meminfo"']
+        lines += ["mounted 90061"]
+    return [*lines, *_users(host)]
+
+
+def _verified(host: dict[str, Any], pids: list[str]) -> list[str]:
+    """Return what files/verify.sh prints."""
+    total = 65535 if host["version"] == host["breaks_with"] else 65536
+    return [f"MemTotal:          {total} kB", *_users(host), *(f"alive {pid}" for pid in pids)]

@@ -1,0 +1,150 @@
+"""A fleet that is not there: the playbooks as they are, on hosts for which a connection plugin answers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.ansible.connection.simulated import FRESH
+
+HERE = Path(__file__).parent
+COLLECTION = HERE.parent.parent / "ansible"
+BIN = Path(sys.executable).parent
+HOSTS = int(os.environ.get("LXCFS_PY_FLEET", "30"))  # each takes a second of a CPU
+FORKS = int(os.environ.get("LXCFS_PY_FORKS", "10"))
+OLD, NEW = "0.1.0", "0.2.0"
+FIRST, TENTH = 1, HOSTS // 10
+
+
+class Command(NamedTuple):
+    began: float
+    ended: float
+    host: str
+
+
+class Fleet:
+    """Hosts in a directory, and the collection."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.names = [f"node{number:04}" for number in range(HOSTS)]
+        self.batches = self.names[:FIRST], self.names[FIRST : FIRST + TENTH], self.names[FIRST + TENTH :]
+        (directory / "hosts").mkdir()
+        for number, name in enumerate(self.names):
+            self.change(name, version=OLD, containers=[str(number + 1000)], runs=True)
+        variables = {
+            "ansible_connection": "simulated",
+            "ansible_become": False,
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "lxcfs_py_source": "file",
+            "lxcfs_py_package_file": str(directory / f"lxcfs-py_{NEW}_all.deb"),
+        }
+        (directory / f"lxcfs-py_{NEW}_all.deb").write_text("a package")
+        group = {"hosts": {name: {} for name in self.names}, "vars": variables}
+        (directory / "inventory.json").write_text(json.dumps({"lxcfs_py": group}))
+        self.environment = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(directory / "collections"),
+            "ANSIBLE_CONNECTION_PLUGINS": str(HERE / "connection"),
+            "ANSIBLE_HOME": str(directory / "home"),
+            "ANSIBLE_LOCALHOST_WARNING": "False",
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_PIPELINING": "True",
+            "LC_ALL": "C.UTF-8",
+            "LXCFS_PY_SIMULATED": str(directory / "hosts"),
+            "PWD": str(directory),
+        }
+        self.run("ansible-galaxy", "collection", "install", "-p", "collections", str(COLLECTION))
+
+    def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(BIN / program), *arguments]
+        return subprocess.run(
+            command,
+            cwd=self.directory,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=3600,
+        )
+
+    def play(self, playbook: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+        (self.directory / "hosts/log").unlink(missing_ok=True)
+        began = time.monotonic()
+        extra = json.dumps(variables)
+        done = self.run(
+            "ansible-playbook", "-i", "inventory.json", f"--forks={FORKS}", f"lxcfs_py.fleet.{playbook}", "-e", extra
+        )
+        print(done.stdout[-3000:], f"{playbook}: {time.monotonic() - began:.1f} s, {FORKS} forks", sep="\n")
+        return done
+
+    def commands(self) -> list[Command]:
+        """What the hosts were asked, as it ended."""
+        lines = (line.split() for line in (self.directory / "hosts/log").read_text().splitlines())
+        return [Command(float(began), float(ended), host) for began, ended, host in lines]
+
+    def change(self, name: str, **what: Any) -> None:
+        file = self.directory / f"hosts/{name}.json"
+        before = json.loads(file.read_text()) if file.exists() else FRESH
+        file.write_text(json.dumps({**before, **what}))
+
+    def versions(self, names: Sequence[str] = ()) -> Counter[str]:
+        files = (self.directory / f"hosts/{name}.json" for name in names or self.names)
+        return Counter(json.loads(file.read_text())["version"] for file in files)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    return Fleet(tmp_path_factory.mktemp("fleet"))
+
+
+def test_the_first_host_that_fails_is_rolled_back_and_no_batch_comes_after_its_own(fleet: Fleet) -> None:
+    first, second, third = fleet.batches
+    fleet.change(second[0], breaks_with=NEW)
+    done = fleet.play("rollout")
+    assert done.returncode == 2
+    assert f"{second[0]}: Verify what the sandbox and the containers read: A sandbox of 64 MiB should" in done.stdout
+    assert f"The host was rolled back to {OLD}." in done.stdout
+    assert fleet.versions(second[:1]) == {OLD: 1}
+    assert fleet.versions([*first, *second[1:]]) == {NEW: TENTH}
+    assert fleet.versions(third) == {OLD: len(third)}
+    assert {command.host for command in fleet.commands()} == {*first, *second}
+
+
+def test_a_rollout_goes_in_batches_with_no_more_hosts_at_once_than_forks(fleet: Fleet) -> None:
+    fleet.change(fleet.batches[1][0], breaks_with="")
+    done = fleet.play("rollout")
+    assert done.returncode == 0
+    assert fleet.versions() == {NEW: HOSTS}
+    assert re.search(rf"^{fleet.names[0]} .* changed=0 ", done.stdout, re.MULTILINE), "it was brought there before"
+    commands = fleet.commands()
+    for before, after in zip(fleet.batches, fleet.batches[1:]):
+        last = max(each.ended for each in commands if each.host in before)
+        assert last <= min(each.began for each in commands if each.host in after)
+    moments = sorted([(each.began, 1) for each in commands] + [(each.ended, -1) for each in commands])
+    assert 2 <= max(itertools.accumulate(step for _, step in moments)) <= FORKS
+
+
+def test_the_report_has_a_row_for_each_host_and_says_which_could_not_be_reached(fleet: Fleet) -> None:
+    unreachable, older = fleet.names[1], fleet.names[2]
+    fleet.change(unreachable, is_reachable=False)
+    fleet.change(older, version=OLD)
+    done = fleet.play("report")
+    assert done.returncode == 4
+    rows = {row["host"]: row for row in json.loads((fleet.directory / "lxcfs-py-report/report.json").read_text())}
+    assert list(rows) == fleet.names
+    assert rows.pop(unreachable) == {"host": unreachable, "error": "unreachable"}
+    assert rows.pop(older)["drift"] == ["version"]
+    assert {(row["version"], row["containers_served"], *row["drift"]) for row in rows.values()} == {(NEW, 1)}
