@@ -21,6 +21,8 @@ ROLE = COLLECTION / "roles/lxcfs_py"
 BIN = Path(sys.executable).parent
 
 # Of ansible-test's sanity tests, those that have something to say of a collection without modules, and need no network.
+PLAYBOOKS_VARIABLE = re.compile(r"\b(?<!__)lxcfs_py_\w+")
+SET_BY_PLAYBOOKS = {"lxcfs_py_failure", "lxcfs_py_outcome", "lxcfs_py_rows", "lxcfs_py_table"}
 SANITY = ("ansible-doc", "compile", "ignores", "line-endings", "no-illegal-filenames", "no-smart-quotes", "symlinks")
 
 
@@ -69,9 +71,20 @@ def test_a_playbook_is_found_by_its_full_name_and_can_be_read(run, playbook):
 
 
 def test_every_variable_is_specified_with_the_default_that_it_has():
-    options = load(ROLE / "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    entries = load(ROLE / "meta/argument_specs.yml")["argument_specs"]
+    options = entries["main"]["options"]
     assert {name: option["default"] for name, option in options.items()} == load(ROLE / "defaults/main.yml")
-    assert all(option["description"] for option in options.values())
+    assert all(option["description"] for entry in entries.values() for option in entry["options"].values())
+    used = {
+        name for file in COLLECTION.glob("playbooks/*.yml") for name in PLAYBOOKS_VARIABLE.findall(file.read_text())
+    }
+    assert used <= {name for entry in entries.values() for name in entry["options"]} | SET_BY_PLAYBOOKS
+
+
+def test_the_batches_are_those_that_the_documentation_says():
+    default = json.dumps(load(ROLE / "defaults/main.yml")["lxcfs_py_serial"]).replace('"', "'")
+    for playbook in ("rollout", "remove"):
+        assert f"lxcfs_py_serial | default({default})" in (COLLECTION / f"playbooks/{playbook}.yml").read_text()
 
 
 def test_every_variable_has_the_prefix_of_the_role():
@@ -84,9 +97,9 @@ def test_every_variable_has_the_prefix_of_the_role():
 def test_the_documentation_can_be_read_with_ansible_doc(run):
     shown = run("ansible-doc", "-t", "role", "--json", "lxcfs_py.fleet.lxcfs_py")
     assert shown.returncode == 0, shown.stderr
-    assert set(json.loads(shown.stdout)["lxcfs_py.fleet.lxcfs_py"]["entry_points"]["main"]["options"]) == set(
-        load(ROLE / "defaults/main.yml")
-    )
+    entries = json.loads(shown.stdout)["lxcfs_py.fleet.lxcfs_py"]["entry_points"]
+    assert set(entries["main"]["options"]) == set(load(ROLE / "defaults/main.yml"))
+    assert set(entries["report"]["options"]) == {"lxcfs_py_report_directory"}
 
 
 def test_nothing_but_builtin_modules_is_used():

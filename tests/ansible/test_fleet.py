@@ -80,13 +80,12 @@ class Fleet:
             timeout=3600,
         )
 
-    def play(self, playbook: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+    def play(self, playbook: str, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
         (self.directory / "hosts/log").unlink(missing_ok=True)
         began = time.monotonic()
         extra = json.dumps(variables)
-        done = self.run(
-            "ansible-playbook", "-i", "inventory.json", f"--forks={FORKS}", f"lxcfs_py.fleet.{playbook}", "-e", extra
-        )
+        command = ["ansible-playbook", "-i", "inventory.json", f"--forks={FORKS}", f"lxcfs_py.fleet.{playbook}"]
+        done = self.run(*command, "-e", extra, *options)
         print(done.stdout[-3000:], f"{playbook}: {time.monotonic() - began:.1f} s, {FORKS} forks", sep="\n")
         return done
 
@@ -148,3 +147,39 @@ def test_the_report_has_a_row_for_each_host_and_says_which_could_not_be_reached(
     assert rows.pop(unreachable) == {"host": unreachable, "error": "unreachable"}
     assert rows.pop(older)["drift"] == ["version"]
     assert {(row["version"], row["containers_served"], *row["drift"]) for row in rows.values()} == {(NEW, 1)}
+
+
+@pytest.fixture
+def host(fleet: Fleet) -> str:
+    """One that has the old version."""
+    fleet.change(fleet.names[0], version=OLD, config="", files={}, breaks_with="")
+    return fleet.names[0]
+
+
+def state(fleet: Fleet, host: str) -> tuple[str, bool]:
+    """Its version, and whether it has a configuration."""
+    found = json.loads((fleet.directory / f"hosts/{host}.json").read_text())
+    return found["version"], bool(found["config"])
+
+
+@pytest.mark.parametrize(
+    ("tag", "comes"),
+    [("install", (NEW, False)), ("configure", (OLD, True)), ("verify", (OLD, False))],
+)
+def test_a_stage_can_be_had_by_its_tag(fleet: Fleet, host: str, tag: str, comes: tuple[str, bool]) -> None:
+    done = fleet.play("rollout", "--limit", host, "--tags", f"lxcfs_py_{tag}")
+    assert (done.returncode, state(fleet, host)) == (0, comes)
+    assert ("Verify what the sandbox" in done.stdout) == (tag == "verify")
+
+
+def test_what_fails_with_tags_is_rolled_back_too(fleet: Fleet, host: str) -> None:
+    fleet.change(host, breaks_with=NEW)
+    done = fleet.play("rollout", "--limit", host, "--tags", "lxcfs_py_install,lxcfs_py_verify")
+    assert (done.returncode, state(fleet, host)) == (2, (OLD, False))
+    assert f"The host was rolled back to {OLD}." in done.stdout
+
+
+def test_removal_has_a_tag_too(fleet: Fleet, host: str) -> None:
+    fleet.change(host, containers=[])
+    assert fleet.play("remove", "--limit", host, "--tags", "lxcfs_py_remove").returncode == 0
+    assert state(fleet, host) == ("", False)
