@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from lxcfs_py import config as configuration
 from lxcfs_py.commands.common import CONFIG_PATH, load_config, new_command
+from lxcfs_py.daemon import engines
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -20,7 +23,8 @@ def add(commands: Commands) -> None:
         _check,
         "print the effective configuration, or all errors in it",
         "Print every key of the configuration with the value that a daemon would go by. Where the file has errors, "
-        "print each of them, with its line and what is allowed; the exit code is 1 then. Nothing is changed.",
+        "print each of them, with its line and what is allowed; the exit code is 1 then. Nothing is changed. Where the "
+        "engine fusepy would serve, say what it does not promise.",
         [
             ("lxcfs-py check", f"what {CONFIG_PATH} says"),
             ("lxcfs-py check ./lxcfs.toml && cp lxcfs.toml /etc", "look at a file before it is put in place"),
@@ -30,5 +34,9 @@ def add(commands: Commands) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    print(configuration.dump(load_config(options.file)), end="")
+    config = load_config(options.file)
+    print(configuration.dump(config), end="")
+    # What "auto" means to the daemon is known to who may mount.
+    if config.fuse.engine == "fusepy" or (os.geteuid() == 0 and engines.chosen(config.fuse.engine)[0] == "fusepy"):
+        print(f"lxcfs-py: fuse.engine: {engines.FUSEPY_ENDS}", file=sys.stderr)
     return 0

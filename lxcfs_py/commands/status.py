@@ -22,6 +22,7 @@ from lxcfs_py.commands.common import (
 )
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.daemon import status as daemon
+from lxcfs_py.daemon.engines import FUSEPY_ENDS
 from lxcfs_py.errors import LxcfsError, report
 from lxcfs_py.runtimes.names import Names
 
@@ -211,6 +212,8 @@ def _lines(found: Daemon, containers: list[dict[str, Any]]) -> Iterator[str]:
         yield from (f"  problem: {sentence}" for sentence in told["degraded"])
         yield f"  version {told['version']}, process {told['pid']}, engine {told['engine']}"
         yield f"  if it dies: {_KEEPERS[told['keeper']]}"
+        if told["engine"] == "fusepy":
+            yield f"  {FUSEPY_ENDS}"
         again = told["mounted_again"]
         if again["count"]:
             last = time.strftime("%F %T", time.localtime(again["last"]))

@@ -22,6 +22,12 @@ from lxcfs_py.linux.notify import notify
 
 log = logging.getLogger(__name__)
 
+FUSEPY_ENDS = (
+    "with the engine fusepy the mount ends with the daemon, at a restart too, and containers see errors until they get "
+    "the files anew"
+)
+"""What is promised less where that engine is chosen."""
+
 _STOP_SECONDS = 2
 
 

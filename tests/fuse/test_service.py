@@ -12,6 +12,7 @@ from typing import Any, Callable
 
 import pytest
 
+from lxcfs_py.daemon import engines
 from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ENGINES, ROOT, Daemon, mountpoints, unmount_below
 from tests.kept import wait_for
@@ -210,9 +211,12 @@ def test_check_prints_the_effective_configuration_or_all_errors(tmp_path: Path) 
     config = tmp_path / "lxcfs.toml"
     config.write_text('[cpu]\nmode = "cpuset"\n')
     good = lxcfs_py("check", config)
-    assert good.returncode == 0
+    assert (good.returncode, good.stderr) == (0, "")
     assert 'mode = "cpuset"' in good.stdout
     assert "[loadavg]" in good.stdout
+    config.write_text('[fuse]\nengine = "fusepy"\n')
+    fusepy = lxcfs_py("check", config)
+    assert (fusepy.returncode, fusepy.stderr) == (0, f"lxcfs-py: fuse.engine: {engines.FUSEPY_ENDS}\n")
     config.write_text('mountpoint = 1\n[cpu]\nmode = "x"\n')
     bad = lxcfs_py("check", config)
     assert (bad.returncode, len(bad.stderr.splitlines())) == (1, 2)

@@ -11,9 +11,10 @@ from typing import Any, Callable
 
 import pytest
 
+from lxcfs_py.daemon import engines
 from lxcfs_py.linux.mountpoint import runtime_file
 from lxcfs_py.runtimes.sandbox import Sandbox
-from tests.conftest import ROOT, Daemon
+from tests.conftest import ENGINES, ROOT, Daemon
 from tests.kept import wait_for
 
 MIB = 1 << 20
@@ -67,6 +68,14 @@ def test_of_a_daemon_that_is_well_it_says_what_it_serves_and_who_has_the_files(
     assert max(map(len, done.stdout.splitlines())) <= 120
     told = json.loads(status(daemon, "--json").stdout)
     assert (told["state"], told["daemon"]["mounted"], told["daemon"]["reads"]["proc/meminfo"]) == ("well", True, 1)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_of_the_engine_fusepy_it_says_what_is_not_promised(start_daemon: Callable[..., Daemon], engine: str) -> None:
+    daemon = start_daemon(engine)
+    wait_for(lambda: "INFO: serving" in daemon.log.read_text())
+    done = status(daemon)
+    assert (done.returncode, f"\n  {engines.FUSEPY_ENDS}\n" in done.stdout) == (0, engine == "fusepy")
 
 
 def test_of_a_daemon_that_stands_still_it_says_so_and_does_not_wait_for_it(daemon: Daemon) -> None:
