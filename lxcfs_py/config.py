@@ -9,7 +9,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
@@ -123,6 +123,10 @@ def _are_files(value: Any) -> Iterator[str]:
             yield f"has {_found(name)} twice; allowed: each file once"
 
 
+def _is_line(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 256 and value.isprintable()
+
+
 def _are_cgroups(value: Any) -> Iterator[str]:
     allowed = f'a list of up to {_MAX_PATTERNS} patterns of cgroup paths such as "/docker/*"'
     if not isinstance(value, (list, tuple)):
@@ -184,7 +188,8 @@ class Files:
 
 @dataclass(frozen=True)
 class Cpu:
-    mode: Annotated[str, _one_of("quota", "cpuset")] = "quota"
+    mode: Annotated[str, _one_of("quota", "cpuset", "requests")] = "quota"
+    shares_per_cpu: Annotated[int, _whole(2, 262144)] = 1024
 
 
 @dataclass(frozen=True)
@@ -234,6 +239,40 @@ class Metrics:
     containers: Annotated[bool, _switch] = False
 
 
+_CONDITIONS: dict[str, Rule] = {
+    "cgroup": lambda value: _are_cgroups([value]),
+    "image": _rule("an image's name, where * stands for any part of it", lambda value: _is_line(value) and value != ""),
+    "label": _rule(
+        "a label's KEY or KEY=VALUE, where * stands for any part of the value", lambda value: _is_line(value) and value
+    ),
+}
+_BY_POLICY = (
+    *("files.enabled", "cpu.mode", "cpu.shares_per_cpu", "memory.swap", "memory.high"),
+    *("loadavg.enabled", "uptime.source"),
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What those containers have otherwise that meet all of the conditions given."""
+
+    cgroup: str = ""
+    image: str = ""
+    label: str = ""
+    settings: tuple[tuple[str, Any], ...] = ()
+    """Dotted keys of the configuration, and what they are for these containers."""
+
+    def conditions(self) -> list[tuple[str, str]]:
+        """Those given, by their keys."""
+        return [(name, getattr(self, name)) for name in _CONDITIONS if getattr(self, name)]
+
+
+def _are_policies(value: Any) -> Iterator[str]:
+    if not isinstance(value, list) or len(value) > _MAX_PATTERNS or not all(isinstance(each, dict) for each in value):
+        found = f"{len(value)} tables" if isinstance(value, list) else _found(value)
+        yield f"is {found}; allowed: up to {_MAX_PATTERNS} tables, [[policy]]"
+
+
 @dataclass(frozen=True)
 class Config:
     """The daemon's configuration; attributes are etc/lxcfs.toml's keys, which says what each does."""
@@ -249,6 +288,15 @@ class Config:
     fuse: Fuse = Fuse()
     log: Log = Log()
     metrics: Metrics = Metrics()
+    policy: Annotated[tuple[Policy, ...], _are_policies] = ()
+
+    def with_settings(self, settings: Iterable[tuple[str, Any]]) -> "Config":
+        """The same with other values of some keys, by their dotted names."""
+        config = self
+        for key, value in settings:
+            table, _, name = key.partition(".")
+            config = replace(config, **{table: replace(getattr(config, table), **{name: value})})
+        return config
 
 
 def _hints(table: type) -> dict[str, Any]:
@@ -334,13 +382,53 @@ def _build(table: type, values: dict[str, Any], prefix: str, faults: list[tuple[
         elif not isinstance(hint, type):
             wrong = [f"{key} {sentence}" for sentence in hint.__metadata__[0](value)]
             faults.extend((key, sentence) for sentence in wrong)
-            if not wrong:
+            if not wrong and key == "policy":
+                kept[name] = tuple(_build_policy(each, number, faults) for number, each in enumerate(value))
+            elif not wrong:
                 kept[name] = tuple(value) if isinstance(value, list) else value
         elif isinstance(value, dict):
             kept[name] = _build(hint, value, f"{key}.", faults)
         else:
             faults.append((key, f"{key} is {_found(value)}; allowed: a table, [{key}]"))
     return table(**kept)
+
+
+def _build_policy(table: dict[str, Any], number: int, faults: list[tuple[str, str]]) -> Policy:
+    """The policy that one [[policy]] is, counted from 0."""
+    conditions: dict[str, Any] = {}
+    settings: list[tuple[str, Any]] = []
+    place = f"policy[{number}]"
+    for key, value in _flat(table):
+        rule = _CONDITIONS.get(key) or (_rule_of(key) if key in _BY_POLICY else None)
+        if rule is None:
+            unknown = f"unknown key {_quoted(f'policy.{key}')}"
+            faults.append((f"{place}.{key}", f"{unknown}; {_instead(key, (*_CONDITIONS, *_BY_POLICY), 'known')}"))
+            continue
+        faults.extend((f"{place}.{key}", f"policy.{key} {sentence}") for sentence in rule(value))
+        if key in _CONDITIONS:
+            conditions[key] = value
+        else:
+            settings.append((key, tuple(value) if isinstance(value, list) else value))
+    understood = len(conditions) + len(settings) == len(list(_flat(table)))
+    for what, there, known in (("condition", conditions, _CONDITIONS), ("setting", settings, _BY_POLICY)):
+        if understood and not there:
+            faults.append((place, f"policy {number + 1} has no {what}; allowed: {', '.join(map(_quoted, known))}"))
+    return Policy(**conditions, settings=tuple(settings))
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in a table and in those within it, by their dotted keys."""
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _rule_of(key: str) -> Rule:
+    table, _, name = key.partition(".")
+    rule: Rule = _hints(_hints(Config)[table])[name].__metadata__[0]
+    return rule
 
 
 def _instead(word: Any, known: tuple[str, ...], title: str) -> str:
@@ -368,6 +456,7 @@ def _lines(text: str) -> dict[str, int]:
         return token if token[0] in "\"'" and token[:3] not in ('"""', "'''") else "\n" * token.count("\n")
 
     found: dict[str, int] = {}
+    arrays: dict[str, int] = {}  # how many tables each has so far
     table = ""
     for number, line in enumerate(_NOT_KEYS.sub(blank, text).split("\n"), 1):
         match = _STATEMENT.match(line)
@@ -375,7 +464,12 @@ def _lines(text: str) -> dict[str, int]:
             continue
         dotted = ".".join(part.strip("\"'") for part in re.findall(_NAME, match[1] or match[2]))
         if match[1]:
-            table, key = f"{dotted}.", dotted
+            found.setdefault(dotted, number)
+            if match[0].lstrip().startswith("[["):
+                arrays[dotted] = arrays.get(dotted, -1) + 1
+            first, dot, rest = dotted.partition(".")
+            key = f"{first}[{arrays[first]}]{dot}{rest}" if first in arrays else dotted
+            table = f"{key}."
         else:
             key = table + dotted
         for end in [at for at, letter in enumerate(key) if letter == "."] + [len(key)]:
@@ -394,10 +488,13 @@ def dump(config: Config) -> str:
     """The configuration as TOML that parse() reads back to the same; every key is there, set or left at its default."""
     text = ""
     table = ""
-    for key in KEYS:
+    for key in filter("policy".__ne__, KEYS):
         within, _, name = key.rpartition(".")
         if within != table:
             text += f"\n[{within}]\n"
             table = within
         text += f"{name} = {_toml(attrgetter(key)(config))}\n"
+    for policy in config.policy:
+        text += "\n[[policy]]\n"
+        text += "".join(f"{key} = {_toml(value)}\n" for key, value in (*policy.conditions(), *policy.settings))
     return text

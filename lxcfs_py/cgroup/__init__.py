@@ -52,6 +52,9 @@ class Cpu(Protocol):
     def quota(self) -> Optional[float]:
         """Return how many CPUs' worth of time the smallest quota allows, e.g. 1.5."""
 
+    def shares(self) -> float:
+        """Return the cgroup's shares of CPU time, as cgroup v1 has them: 1024 where nobody has set them there."""
+
     def path(self) -> str:
         """Return the path in its hierarchy of the cgroup whose CPU time this is."""
 

@@ -13,6 +13,7 @@ from lxcfs_py.linux.kernel_files import KernelDirectory
 
 # "No limit" is the largest number of whole pages in a signed long, which depends on the page size.
 _UNLIMITED = 1 << 62
+_SHARES = 1024  # of CPU time, where nobody has set them
 
 
 class Memory:
@@ -110,6 +111,9 @@ class Cpu:
                 cpus = quota / max(int(level.read("cpu.cfs_period_us")), 1)
                 smallest = cpus if smallest is None else min(smallest, cpus)
         return smallest
+
+    def shares(self) -> float:
+        return float(self._levels[0].get("cpu.shares") or _SHARES)
 
     def path(self) -> str:
         return (self._accounts or self._levels)[0].below

@@ -120,6 +120,10 @@ class Cpu:
                 smallest = cpus if smallest is None else min(smallest, cpus)
         return smallest
 
+    def shares(self) -> float:
+        # As Kubernetes makes weights, 1 to 10,000, of shares, 2 to 262,144.
+        return 2 + (int(self._levels[0].get("cpu.weight") or 100) - 1) * 262142 / 9999
+
     def path(self) -> str:
         return self._levels[0].below
 

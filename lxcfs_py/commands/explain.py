@@ -95,6 +95,9 @@ def _subject(subject: Subject, pid: int, name: str) -> Iterator[str]:
     called = f"{printable(identity.name)} ({identity.engine}), " if identity else ""
     yield f"{called}process {subject.init}, cgroup {printable(cgroup)}"
     yield f"/{name} in it: {_mounted(subject, name)}"
+    for policy in subject.policies:
+        whose = ", ".join(f"{key} {value}" for key, value in policy.conditions())
+        yield f"a policy for {whose} has {', '.join(key for key, _ in policy.settings)} otherwise"
 
 
 def _mounted(subject: Subject, name: str) -> str:

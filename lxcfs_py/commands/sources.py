@@ -14,6 +14,7 @@ from lxcfs_py.container import visible_cpus
 from lxcfs_py.container.containers import Container, Containers
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
+from lxcfs_py.daemon.policies import matching
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import Host
 
@@ -40,6 +41,9 @@ class Subject:
         sampler = Sampler(config.loadavg.interval)
         self.container: Optional[Container] = Containers(self._layout, Ledger(), sampler).of(pid)
         self.init = self.container.init if self.container else pid
+        self.policies = matching(self.container, config) if self.container else []
+        for policy in self.policies:
+            self.config = self.config.with_settings(policy.settings)
         self._paths = layout.parse_paths(Path(f"/proc/{self.init}/cgroup").read_bytes())
 
     def cgroup(self, controller: str = "memory") -> str:
@@ -80,7 +84,7 @@ class Subject:
     def visible(self) -> visible_cpus.Visible:
         """Return the CPUs that it sees."""
         assert self.container
-        return visible_cpus.visible(self.container.cgroup, self.host, self.config.cpu.mode)
+        return visible_cpus.visible(self.container.cgroup, self.host, self.config.cpu)
 
     def _levels(self, controller: str) -> Iterator[tuple[str, str, int]]:
         """Yield path, directory and version of the cgroup of a controller, and of those above it but the root."""
@@ -150,8 +154,12 @@ def why_cpus(subject: Subject) -> str:
     else:
         text = f"no cpuset: it may run on the host's CPUs {whole}"
     quotas = subject.quotas()
-    if subject.config.cpu.mode == "cpuset":
+    cpu = subject.config.cpu
+    if cpu.mode == "cpuset":
         return f'{text}; quotas do not count, as cpu.mode is "cpuset"'
+    if not quotas and cpu.mode == "requests" and subject.container and subject.container.cgroup.cpu:
+        shares = subject.container.cgroup.cpu.shares()
+        return f"{text}; no CPU quota, and {shares:.0f} shares of CPU time, of which {cpu.shares_per_cpu} are a CPU"
     if not quotas:
         return f"{text}; no CPU quota"
     least = min(quotas, key=lambda limit: limit.value)

@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple, Optional
 
 from lxcfs_py.cgroup import Cgroup
+from lxcfs_py.config import Cpu
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import Host
 
@@ -23,15 +24,23 @@ class Visible(NamedTuple):
     """True when these are all the CPUs that it may run on, False when a quota shows it fewer."""
 
 
-def visible(cgroup: Cgroup, host: Host, mode: str) -> Visible:
+# Weights of cgroup v2 are whole numbers: what one says of shares is not exact.
+_INEXACT = 0.01
+
+
+def visible(cgroup: Cgroup, host: Host, cpu: Cpu) -> Visible:
     """Return the CPUs a container sees, by the kernel's numbers.
 
     In mode "cpuset" these are all that it may run on. In mode "quota" they are the first of those, as many as the
-    smallest CPU quota allows time for, rounded up and at least one.
+    smallest CPU quota allows time for, rounded up and at least one. In mode "requests" they are as many as its shares
+    of CPU time ask for, where it has no quota.
     """
     listed = cgroup.cpuset.cpus() if cgroup.cpuset else None
     cpus = (cpu_list.parse(listed) if listed else ()) or host.online()
-    quota = cgroup.cpu.quota() if cgroup.cpu and mode == "quota" else None
+    quota = cgroup.cpu.quota() if cgroup.cpu and cpu.mode != "cpuset" else None
+    if quota is None and cgroup.cpu and cpu.mode == "requests":
+        count = max(1, math.ceil(cgroup.cpu.shares() / cpu.shares_per_cpu - _INEXACT))
+        return Visible(cpus[:count], None, count >= len(cpus))
     if quota is None or quota >= len(cpus):
         return Visible(cpus, None)
     count = max(1, math.ceil(quota))

@@ -191,10 +191,11 @@ class Collector:
 
     def _seen_by(self, container: Container) -> Iterator[tuple[str, float]]:
         """Yield what a container sees, as far as it can be read by now."""
-        host, config = self._filesystem.host, self._filesystem.config
+        host = self._filesystem.host
+        config = self._filesystem.policies.of(container, self._filesystem.config)
         yield "lxcfs_container_reads_total", container.reads
         try:
-            visible = visible_cpus.visible(container.cgroup, host, config.cpu.mode)
+            visible = visible_cpus.visible(container.cgroup, host, config.cpu)
             yield "lxcfs_container_cpus", visible.quota or len(visible.cpus)
             if container.cgroup.cpu:
                 yield "lxcfs_container_cpu_seconds_total", sum(container.cgroup.cpu.usage()) / 1e9

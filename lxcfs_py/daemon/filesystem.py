@@ -14,6 +14,7 @@ from typing import Callable, Optional
 
 from lxcfs_py.config import Config
 from lxcfs_py.container.containers import Container, Containers
+from lxcfs_py.daemon.policies import Policies
 from lxcfs_py.files import NAMES
 from lxcfs_py.linux import capabilities, psi, roots
 from lxcfs_py.linux.host import Host
@@ -44,6 +45,7 @@ class Filesystem:
         self.shows_machine = False
         """True to show every container the machine's figures."""
 
+        self.policies = Policies()
         self.reads: Counter[str] = Counter()
         self.failures: Counter[tuple[str, str]] = Counter()  # by file and reason
         self._silent_until = 0.0
@@ -72,7 +74,8 @@ class Filesystem:
         return self._computed(
             caller,
             name,
-            lambda container: view(container, self.host, self.config),
+            name,
+            lambda container, config: view(container, self.host, config),
             lambda: self.host.text(name),
         )
 
@@ -105,21 +108,28 @@ class Filesystem:
             return text
         return self._computed(
             caller,
+            tree.name,
             f"{tree.name}/{path}",
-            lambda container: view(Sight(container, self.host, self.config), path, text),
+            lambda container, config: view(Sight(container, self.host, config), path, text),
             lambda: text,
         )
 
     def _computed(
-        self, caller: int, name: str, compute: Callable[[Container], bytes], machines: Callable[[], bytes]
+        self,
+        caller: int,
+        name: str,
+        path: str,
+        compute: Callable[[Container, Config], bytes],
+        machines: Callable[[], bytes],
     ) -> bytes:
-        """Return what is computed for the caller's container, or the machine's text."""
+        """Return what is computed of a file, or a path in a directory, for the caller's container, or the machine's."""
         container = self._container(caller)
         if container is None:
             return machines()
         container.reads += 1
         try:
-            return compute(container)
+            config = self.policies.of(container, self.config)
+            return compute(container, config) if name in config.files.enabled else machines()
         except _UNREADABLE as error:
             # Its cgroup may have gone away in the middle, because it was moved to another one: look again.
             self._containers.forget(caller, error)
@@ -127,9 +137,9 @@ class Filesystem:
         if container is None:
             return machines()
         try:
-            return compute(container)
+            return compute(container, self.policies.of(container, self.config))
         except _UNREADABLE as error:
-            self._count_failure(caller, name, error)
+            self._count_failure(caller, path, error)
             return machines()
 
     def readdir(self, caller: int, path: str) -> list[str]:
@@ -222,7 +232,10 @@ class Filesystem:
     def _sight(self, caller: int, tree: HostTree) -> Optional[Sight]:
         """Return what the caller's container sees; None for the host, and where the tree is not enabled."""
         container = self._container(caller) if tree.name in self.config.files.enabled else None
-        return Sight(container, self.host, self.config) if container else None
+        if container is None:
+            return None
+        config = self.policies.of(container, self.config)
+        return Sight(container, self.host, config) if tree.name in config.files.enabled else None
 
     def _sees(self, tree: HostTree, path: str, sight: Optional[Sight]) -> bool:
         try:

@@ -42,7 +42,12 @@ _BUNDLES = "run/containerd/io.containerd.runtime.v2.task"  # /NAMESPACE/ID, Dock
 _NAMESPACE = ("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace")
 _POD = ("io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name")
 _CONTAINER = ("io.kubernetes.cri.container-name", "io.kubernetes.container.name")
+_IMAGE = ("io.kubernetes.cri.image-name", "nerdctl/image-ref")
 _TYPE = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
+
+
+_Found = tuple[str, dict[str, str], str]
+"""A name, labels and annotations, an image."""
 
 
 class NamesError(LxcfsError):
@@ -61,6 +66,9 @@ class Identity(NamedTuple):
 
     annotations: Mapping[str, str] = {}
     """Its labels and annotations, as far as the engine's files have them."""
+
+    image: str = ""
+    """The name of its image as it was asked for, "" where the engine's files do not have it."""
 
     def answers_to(self, wanted: str) -> bool:
         """Tell whether somebody who says `wanted` means it: its name, a part of it in Kubernetes, its id's start."""
@@ -139,17 +147,18 @@ class Names:
 
     def _of_engine(self, engine: str, identity: str) -> Identity:
         known = {"docker": self._docker, "podman": self._podman, "containerd": self._containerd, "cri-o": self._cri_o}
-        name, annotations = known[engine](identity)
-        return Identity(engine, identity, name or identity[:_SHOWN_DIGITS], annotations)
+        name, annotations, image = known[engine](identity)
+        return Identity(engine, identity, name or identity[:_SHOWN_DIGITS], annotations, image)
 
-    def _docker(self, identity: str) -> tuple[str, dict[str, str]]:
+    def _docker(self, identity: str) -> _Found:
         for directory in self._docker_directories:
             state = _object(_json(directory / identity / "config.v2.json"))
             if state:
-                labels = _texts(_object(state.get("Config")).get("Labels"))
-                kubernetes = _kubernetes(labels)
-                return kubernetes or str(state.get("Name", "")).lstrip("/"), labels
-        return "", {}
+                made_of = _object(state.get("Config"))
+                labels = _texts(made_of.get("Labels"))
+                name = _kubernetes(labels) or str(state.get("Name", "")).lstrip("/")
+                return name, labels, str(made_of.get("Image", ""))
+        return "", {}, ""
 
     @functools.cached_property
     def _docker_directories(self) -> list[Path]:
@@ -159,25 +168,27 @@ class Names:
         # With userns-remap, below a directory that is named for the first user and group.
         return [path for root in found for path in (root / "containers", *sorted(root.glob("*.*/containers")))]
 
-    def _podman(self, identity: str) -> tuple[str, dict[str, str]]:
-        return self._stored.get(identity, ""), self._stored_annotations(identity)
+    def _podman(self, identity: str) -> _Found:
+        name, image = self._stored.get(identity, ("", ""))
+        return name, self._stored_annotations(identity), image
 
-    def _cri_o(self, identity: str) -> tuple[str, dict[str, str]]:
+    def _cri_o(self, identity: str) -> _Found:
         annotations = self._stored_annotations(identity)
         for key in ("io.kubernetes.cri-o.Labels", "io.kubernetes.cri-o.Annotations"):  # the pod's, as JSON
             annotations = {**_texts(_parsed(annotations.get(key, "").encode())), **annotations}
-        return _kubernetes(annotations), annotations
+        return _kubernetes(annotations), annotations, annotations.get("io.kubernetes.cri-o.ImageName", "")
 
     @functools.cached_property
-    def _stored(self) -> dict[str, str]:
-        """Names by id: what Podman tells the library that keeps its containers' storage."""
-        found: dict[str, str] = {}
+    def _stored(self) -> dict[str, tuple[str, str]]:
+        """Names and images by id: what Podman tells the library that keeps its containers' storage."""
+        found: dict[str, tuple[str, str]] = {}
         for file in self._root.glob("var/lib/containers/storage/*-containers/*containers.json"):
             listed = _json(file)
             for each in map(_object, listed if isinstance(listed, list) else []):
                 names = each.get("names")
                 if isinstance(names, list) and names:
-                    found[str(each.get("id"))] = str(names[0])
+                    told = _object(_parsed(str(each.get("metadata", "")).encode()))
+                    found[str(each.get("id"))] = str(names[0]), str(told.get("image-name", ""))
         return found
 
     def _stored_annotations(self, identity: str) -> dict[str, str]:
@@ -188,13 +199,14 @@ class Names:
                     return annotations
         return {}
 
-    def _containerd(self, identity: str) -> tuple[str, dict[str, str]]:
+    def _containerd(self, identity: str) -> _Found:
         for namespace in sorted((self._root / _BUNDLES).glob("*")):
             annotations = _annotations(namespace / identity / "config.json")
             if annotations or (namespace / identity).is_dir():
                 name = _kubernetes(annotations) or annotations.get("nerdctl/name", "")
-                return name or self._nerdctl.get(identity, "" if re.fullmatch(_ID, identity) else identity), annotations
-        return "", {}
+                name = name or self._nerdctl.get(identity, "" if re.fullmatch(_ID, identity) else identity)
+                return name, annotations, _first(annotations, _IMAGE)
+        return "", {}, ""
 
     @functools.cached_property
     def _nerdctl(self) -> dict[str, str]:

@@ -18,7 +18,7 @@ _TOPOLOGY = re.compile(rb"(physical id\t: (\d+)\nsiblings\t: )\d+(\ncore id\t\t:
 
 def render(container: Container, host: Host, config: Config) -> bytes:
     """Return the text; `siblings` and `cpu cores` count what is visible of a package."""
-    visible = visible_cpus.visible(container.cgroup, host, config.cpu.mode)
+    visible = visible_cpus.visible(container.cgroup, host, config.cpu)
     found = host.cpuinfo(visible.cpus[-1] + 1)
     blocks = [found[cpu] for cpu in visible.cpus if cpu in found]
     if not blocks:

@@ -40,7 +40,7 @@ class Sight:
     @cached_property
     def cpus(self) -> frozenset[int]:
         """The numbers of the CPUs."""
-        return frozenset(visible_cpus.visible(self.container.cgroup, self.host, self.config.cpu.mode).cpus)
+        return frozenset(visible_cpus.visible(self.container.cgroup, self.host, self.config.cpu).cpus)
 
     @cached_property
     def nodes(self) -> frozenset[int]:

@@ -20,7 +20,7 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     Interrupts and context switches are not counted by container: these lines are 0, and without the columns for each
     interrupt, which are most of the file on a large host.
     """
-    visible = visible_cpus.visible(container.cgroup, host, config.cpu.mode)
+    visible = visible_cpus.visible(container.cgroup, host, config.cpu)
     total, times = container.account.read(container.cgroup, visible, max(host.now() - container.start, 0))
     lines = [b"cpu  %d %d %d %d 0 0 0 0 0 0\n" % total]
     lines += [b"cpu%d %d %d %d %d 0 0 0 0 0 0\n" % (cpu, *cpu_times) for cpu, cpu_times in zip(visible.cpus, times)]

@@ -18,7 +18,7 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     In a time namespace with an offset of the clock since boot, the first is what the kernel says there: start times of
     processes count from there, too.
     """
-    visible = visible_cpus.visible(container.cgroup, host, config.cpu.mode)
+    visible = visible_cpus.visible(container.cgroup, host, config.cpu)
     age = max(host.now() - container.start, 0)
     total, _ = container.account.read(container.cgroup, visible, age)
     if container.boottime_offset or config.uptime.source == "host":

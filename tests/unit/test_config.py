@@ -39,7 +39,10 @@ def test_the_shipped_file_names_every_key_and_says_what_each_does():
             assert before.startswith("# "), f"{line} has no comment"
             named.append(table + key[1])
         before = line
-    assert tuple(named) == config.KEYS
+    assert (*named, "policy") == config.KEYS, "of policies, it has an example in a comment"
+    (example,) = re.findall(r"^# \[\[policy\]\]\n(?:# .*\n)+", SHIPPED.read_text(), re.MULTILINE)
+    (policy,) = config.parse(example.replace("# ", "").encode(), "example").policy
+    assert len(policy.conditions()) == 3
 
 
 def test_every_key_is_an_attribute_of_the_same_name():
@@ -96,9 +99,9 @@ def test_every_key_is_read():
         ),
         ("mountpoint = 1", "lxcfs.toml:1: mountpoint is 1; allowed: an absolute path other than /"),
         ("[mountpoint]", "lxcfs.toml:1: mountpoint is a table; allowed: an absolute path other than /"),
-        ('[cpu]\nmode = "quotas"', 'lxcfs.toml:2: cpu.mode is "quotas"; allowed: "quota", "cpuset"'),
-        ("[cpu]\nmode = ['quota']", 'lxcfs.toml:2: cpu.mode is a list; allowed: "quota", "cpuset"'),
-        ("[cpu.mode]", 'lxcfs.toml:1: cpu.mode is a table; allowed: "quota", "cpuset"'),
+        ('[cpu]\nmode = "quotas"', 'lxcfs.toml:2: cpu.mode is "quotas"; allowed: "quota", "cpuset", "requests"'),
+        ("[cpu]\nmode = ['quota']", 'lxcfs.toml:2: cpu.mode is a list; allowed: "quota", "cpuset", "requests"'),
+        ("[cpu.mode]", 'lxcfs.toml:1: cpu.mode is a table; allowed: "quota", "cpuset", "requests"'),
         ("cpu = 2", "lxcfs.toml:1: cpu is 2; allowed: a table, [cpu]"),
         ("[[cpu]]\nmode = 'quota'", "lxcfs.toml:1: cpu is a list; allowed: a table, [cpu]"),
         ("[attach]\nauto = 1", "lxcfs.toml:2: attach.auto is 1; allowed: true, false"),
@@ -210,13 +213,13 @@ def test_every_wrong_name_in_a_list_is_reported():
     ],
 )
 def test_the_line_of_a_key_is_found_however_it_is_written(text, line):
-    assert errors(text) == [f'lxcfs.toml:{line}: cpu.mode is "x"; allowed: "quota", "cpuset"']
+    assert errors(text) == [f'lxcfs.toml:{line}: cpu.mode is "x"; allowed: "quota", "cpuset", "requests"']
 
 
 @pytest.mark.parametrize("quotes", ['"""', "'''"])
 def test_a_key_within_a_text_of_several_lines_is_not_taken_for_the_key(quotes):
     found = errors(f"note = {quotes}\n[cpu]\nmode = 'x'\n# {quotes}\n[cpu]\nmode = 'y'\n")
-    assert found[-1] == 'lxcfs.toml:6: cpu.mode is "y"; allowed: "quota", "cpuset"'
+    assert found[-1] == 'lxcfs.toml:6: cpu.mode is "y"; allowed: "quota", "cpuset", "requests"'
 
 
 def test_a_syntax_error_has_the_line():
@@ -242,7 +245,9 @@ def test_a_value_beyond_what_python_reads_is_an_error_like_any_other(value):
 
 def test_a_control_character_reaches_no_terminal():
     (error,) = errors('cpu.mode = "\\u001b[2J\\n\\"\\\\"')
-    assert error == 'lxcfs.toml:1: cpu.mode is "\\U0000001b[2J\\U0000000a\\"\\\\"; allowed: "quota", "cpuset"'
+    assert (
+        error == 'lxcfs.toml:1: cpu.mode is "\\U0000001b[2J\\U0000000a\\"\\\\"; allowed: "quota", "cpuset", "requests"'
+    )
 
 
 def test_a_missing_file_is_an_error_with_the_kernels_words(tmp_path):

@@ -35,10 +35,10 @@ def identity(root: Path, cgroup: str) -> Identity:
     "cgroup", [f"/docker/{ID}", f"/system.slice/docker-{ID}.scope", f"/mine.slice/docker-{ID}.scope"]
 )
 def test_a_docker_container_is_called_as_docker_calls_it(tmp_path: Path, cgroup: str) -> None:
-    labels = {"Name": "/web", "Config": {"Labels": {names.KEY: "none"}}}
+    labels = {"Name": "/web", "Config": {"Labels": {names.KEY: "none"}, "Image": "nginx:1"}}
     write(tmp_path, f"var/lib/docker/containers/{ID}/config.v2.json", labels)
     found = identity(tmp_path, cgroup)
-    assert (found.engine, found.id, found.name) == ("docker", ID, "web")
+    assert (found.engine, found.id, found.name, found.image) == ("docker", ID, "web", "nginx:1")
     assert "opts out" in found.opt_out()
 
 
@@ -101,7 +101,7 @@ def test_a_container_of_nerdctl_has_the_name_that_nerdctl_gave_it(tmp_path: Path
 
 def test_a_container_of_ctr_is_called_by_its_id(tmp_path: Path) -> None:
     write(tmp_path, f"{BUNDLES}/default/web/config.json", {})
-    assert identity(tmp_path, "/default/web") == ("containerd", "web", "web", {})
+    assert identity(tmp_path, "/default/web") == Identity("containerd", "web", "web")
     assert Names(str(tmp_path)).of("/default/other") is None
 
 
@@ -118,7 +118,8 @@ def test_a_container_of_ctr_is_called_by_its_id(tmp_path: Path) -> None:
     ],
 )
 def test_some_names_stand_in_the_cgroups_path(tmp_path: Path, cgroup: str, engine: str, name: str) -> None:
-    assert identity(tmp_path, cgroup)[::2] == (engine, name)
+    found = identity(tmp_path, cgroup)
+    assert (found.engine, found.name) == (engine, name)
 
 
 @pytest.mark.parametrize(

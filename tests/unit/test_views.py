@@ -430,7 +430,7 @@ def test_all_views_agree_on_the_visible_cpus_whatever_the_limits(listed, quota, 
         cpu=SimpleNamespace(quota=lambda: quota),
     )
     allowed = listed or tuple(range(64))
-    in_cpuset, in_quota = (visible_cpus.visible(limits, host, mode) for mode in ("cpuset", "quota"))
+    in_cpuset, in_quota = (visible_cpus.visible(limits, host, Cpu(mode)) for mode in ("cpuset", "quota"))
     assert in_cpuset == (allowed, None, True)
     if quota is None or quota >= len(allowed):
         assert in_quota == in_cpuset
