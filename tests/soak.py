@@ -1,0 +1,210 @@
+"""`python -m tests.soak [NAME...]`: what servers that end in every way do to who reads all the time, as a table.
+
+Eight readers of all files in a small container see no error and no text that is not whole. tests/fuse has the same in
+short.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import chain, count
+from pathlib import Path
+from typing import Callable
+
+import psutil
+
+from lxcfs_py.runtimes.sandbox import Sandbox
+from tests.conftest import ROOT, Daemon, unmount_below
+from tests.kept import reading, wait_for
+
+KILLED_AT = str(ROOT / "tests/fuse/killed_at.py")
+SERVING = "INFO: serving"
+ENDED = "starting it again"
+AGAIN = "serving it again"
+
+IMPORTS = 40
+"""Of the calls by which Python begins and imports, which do nothing to a session, every so many-th is tried."""
+
+KEEPER = """
+import sys
+from lxcfs_py.engine import keeper, node_keeper
+node_keeper.BUS = "/nowhere"  # it is no pod, and no business of this machine's systemd
+sys.exit(keeper.keep(sys.argv[2:], stay=sys.argv[1] == "stay"))
+"""
+
+
+class Place:
+    """A mountpoint, and the keepers that serve it one after the other."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.mountpoint = directory / "mount"
+        self.mountpoint.mkdir()
+        self.config = directory / "lxcfs.toml"
+        self.config.write_text('[fuse]\nengine = "kernel"\n')
+        self.at_call = directory / "at-call"
+        self.logs = 0
+        self.daemon = self.keeper()
+        wait_for(self.serves)
+
+    def keeper(self, stay: bool = False) -> Daemon:
+        """One more keeper; the next server that it starts is killed at the call whose number is in `at_call`."""
+        self.logs += 1
+        server = [sys.executable, KILLED_AT, str(self.at_call)]
+        server += [sys.executable, "-m", "lxcfs_py", "run", "--config", str(self.config), str(self.mountpoint)]
+        command = [sys.executable, "-c", KEEPER, "stay" if stay else "", *server]
+        return Daemon(command, self.mountpoint, self.directory / f"log{self.logs}")
+
+    def log(self) -> str:
+        return self.daemon.log.read_text()
+
+    def serves(self) -> bool:
+        """Tell whether the server that was started last has come to serve."""
+        text = self.log()
+        return text.rfind(SERVING) > max(text.rfind(ENDED), text.rfind(AGAIN))
+
+    def server(self) -> int:
+        wait_for(lambda: bool(psutil.Process(self.daemon.process.pid).children()))
+        return psutil.Process(self.daemon.process.pid).children()[0].pid
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.server(), 9)
+
+    def close(self) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.daemon.stop()
+        unmount_below(self.mountpoint)
+
+
+@contextlib.contextmanager
+def place() -> Iterator[Place]:
+    """Give one, and leave nothing of it."""
+    with tempfile.TemporaryDirectory(prefix="lxcfs-py-soak-") as directory:
+        made = Place(Path(directory))
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def kills(where: Place, times: int = 1000) -> int:
+    """kill -9 at random moments, as fast as the keeper starts servers"""
+    for number in range(times):
+        if number % 2:  # mostly while it starts; many in a row would only show the keeper's pauses
+            time.sleep(random.uniform(0, 0.5))
+        else:
+            wait_for(where.serves)
+            time.sleep(random.uniform(0, 0.2))
+        where.kill()
+    return times
+
+
+def takeovers(where: Place, times: int = 100) -> int:
+    """takeovers by another `run`"""
+    for _ in range(times):
+        before, where.daemon = where.daemon, where.keeper()
+        assert before.process.wait(60) == 0
+        wait_for(where.serves)
+    return times
+
+
+def reloads(where: Place, times: int = 100) -> int:
+    """reloads of a configuration that has changed"""
+    for number in range(times):
+        where.config.write_text(f'[memory]\nhigh = {"true" if number % 2 else "false"}\n[fuse]\nengine = "kernel"\n')
+        reload = [sys.executable, "-m", "lxcfs_py", "reload", "--config", str(where.config)]
+        subprocess.run(reload, cwd=ROOT, check=True, timeout=60)
+    assert where.log().count("the configuration was reloaded") == times
+    return times
+
+
+def numbers(where: Place, step: int) -> Iterator[int]:
+    """Yield the numbers of a start's calls, with a few of those by which Python only begins and imports."""
+    where.at_call.write_text("0")
+    imports = [sys.executable, "-c", "import lxcfs_py.cli, lxcfs_py.commands.run, lxcfs_py.engine.kernel"]
+    subprocess.run([sys.executable, KILLED_AT, str(where.at_call), *imports], cwd=ROOT, check=True, timeout=60)
+    made = where.at_call.with_suffix(".made")
+    wait_for(lambda: made.exists() and made.read_text().isdecimal())
+    begin = int(made.read_text())
+    return chain(range(1, begin, step * IMPORTS), count(begin, step))
+
+
+def calls_of_start(where: Place, step: int = 1) -> int:
+    """kill -9 at each system call of a start"""
+    for trials, number in enumerate(numbers(where, step), 1):
+        ends = where.log().count(ENDED)
+        where.at_call.write_text(str(number))
+        where.kill()
+        wait_for(lambda ends=ends: where.log().count(ENDED) == ends + 2 and where.serves())
+        if SERVING in where.log().split(ENDED)[-2]:
+            return trials
+    raise AssertionError
+
+
+def calls_of_takeover(where: Place, step: int = 1) -> int:
+    """kill -9 at each system call of a takeover"""
+    for trials, number in enumerate(numbers(where, step), 1):
+        where.at_call.write_text(str(number))
+        old = where.daemon
+        new = where.keeper()
+        wait_for(lambda old=old, new=new: new.process.poll() is not None or old.process.poll() is not None)
+        where.daemon = old if new.process.poll() is not None else new
+        wait_for(where.serves)
+        if SERVING in new.log.read_text().split(ENDED)[0]:
+            return trials
+    raise AssertionError
+
+
+def calls_of_stop(where: Place, step: int = 1) -> int:
+    """kill -9 at each system call of a stop that leaves the mount to a successor"""
+    before, where.daemon = where.daemon, where.keeper(stay=True)
+    assert before.process.wait(60) == 0
+    for trials, number in enumerate(count(1, step), 1):
+        wait_for(where.serves)
+        servings = where.log().count(SERVING)
+        stop = [sys.executable, KILLED_AT, "--stop", str(where.server()), str(number)]
+        made = int(subprocess.run(stop, check=True, capture_output=True, timeout=60).stdout)
+        wait_for(lambda servings=servings: where.log().count(SERVING) > servings)
+        if made < number:
+            return trials
+    raise AssertionError
+
+
+SCENARIOS: tuple[Callable[[Place], int], ...] = (
+    kills,
+    takeovers,
+    reloads,
+    calls_of_start,
+    calls_of_takeover,
+    calls_of_stop,
+)
+
+
+def run(scenario: Callable[[Place], int]) -> str:
+    """Return a row of the table. AssertionError where a reader saw an error."""
+    with place() as where, Sandbox(memory=256 << 20, cpus=1, views=where.mountpoint) as box:
+        with reading(box) as readers:
+            times = scenario(where)
+        return f"| {scenario.__doc__} | {times} | {readers.reads} | 0 | {readers.longest:.2f} s |"
+
+
+def main() -> None:
+    """Run those that are named, or all."""
+    print(f"Linux {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} CPUs\n")
+    print("| what | times | reads | failed or odd | longest wait |\n| --- | --- | --- | --- | --- |", flush=True)
+    for scenario in SCENARIOS:
+        if scenario.__name__ in (sys.argv[1:] or scenario.__name__):
+            print(run(scenario), flush=True)
+
+
+if __name__ == "__main__":
+    main()
