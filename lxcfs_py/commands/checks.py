@@ -6,6 +6,7 @@ import contextlib
 import ctypes.util
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
@@ -29,6 +30,7 @@ _COMMAND_SECONDS = 10
 _MAX_LOG_RECORDS = 20_000
 _CONTROLLERS = ("memory", "cpu", "cpuset", "pids")
 _VERSIONS = ("systemctl", "runc", "crun", "docker", "podman", "containerd", "crio", "lxc-info")
+_CALLED = {"systemctl": "systemd", "lxc-info": "lxc"}
 
 
 class Finding(NamedTuple):
@@ -211,8 +213,8 @@ def _versions(config: Config) -> Iterator[Finding]:
     there = [f"Linux {platform.release()}", f"Python {platform.python_version()}"]
     for program in _VERSIONS:
         if shutil.which(program):
-            said = _said([program, "--version"]).strip().splitlines()
-            there.append(said[0] if said else program)
+            version = re.search(r"\s(\d[\w.]*)", _said([program, "--version"]))  # behind the program's own name
+            there.append(f"{_CALLED.get(program, program)} {version[1] if version else ''}".strip())
     yield Finding("versions", OK, "; ".join(there))
 
 
@@ -231,8 +233,9 @@ def _containers(config: Config) -> Iterator[Finding]:
         why = container.error or (identity.opt_out() if identity else "") or f"{len(missing)} files are not served"
         without.append(f"{called} (process {container.pid}): {why}")
     for sentence in without[:20]:
-        auto = "lxcfs-py attach NAME puts them there" if config.attach.auto else "attach.auto = true does it for all"
-        yield Finding("containers", WARNING, sentence.encode("unicode_escape").decode(), auto)
+        auto = "" if config.attach.auto else "; attach.auto = true does so for all that start"
+        hint = f"lxcfs-py attach NAME puts them there{auto}"
+        yield Finding("containers", WARNING, sentence.encode("unicode_escape").decode(), hint)
     if len(without) > 20:
         yield Finding("containers", WARNING, f"{len(without) - 20} more are without some file", "lxcfs-py status")
     yield Finding("containers", OK, f"{with_all} have all enabled files")

@@ -234,7 +234,8 @@ _KEEPERS = {
 
 
 def _configuration(told: dict[str, Any]) -> Iterator[str]:
-    yield f"  configuration: {told['file'] or 'given by options'}{_reloaded(told)}"
+    absent = f"the defaults, as there is no {told['file']}" if told["file"] and not told["exists"] else ""
+    yield f"  configuration: {absent or told['file'] or 'given by options'}{_reloaded(told)}"
     yield from (f"    the file has an error: {error}" for error in told["errors"])
     if told["differences"]:
         yield f"    the file says otherwise by now: {', '.join(told['differences'])} (lxcfs-py reload)"

@@ -96,6 +96,7 @@ class Status:
             "keeper": self.keeper(),
             "configuration": {
                 "file": self._file,
+                "exists": bool(self._file) and os.path.exists(self._file or ""),
                 "reloaded": self._reloaded,
                 "reload_errors": self._reload_errors,
                 **self._compare_with_file(),
