@@ -7,10 +7,13 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from lxcfs_py import __version__
 from lxcfs_py.errors import report
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 COMMANDS = {
     "run": "run",
@@ -52,9 +55,16 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that does not keep it to itself where its help cannot be written."""
+
+    def print_help(self, file: Optional[SupportsWrite[str]] = None) -> None:
+        print(self.format_help(), end="", file=file)
+
+
 def parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
     """Return the parser of these commands, of all unless told; a command's module is imported for it."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="lxcfs-py",
         description="Show every container its own /proc and /sys.",
         epilog="lxcfs-py COMMAND --help says what a command does, and has examples.",
