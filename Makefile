@@ -28,6 +28,8 @@ BENCH := $(RUN) lxcfs
 # every daemon finds the containerd of NRI's tests, and a pod asks which mounts its node's containers have.
 ALONE := tests/kubernetes/test_nri.py tests/fuse/test_pods.py tests/consistency
 FAST := tests/unit tests/fuse tests/kubernetes $(ALONE:%=--ignore %)
+# Two workers, neither of which sees the daemons and the containers of the other.
+APART := --dist loadgroup --tx "2*popen//python=tests/apart .venv/bin/python"
 
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
@@ -43,19 +45,19 @@ run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl
 
 test: lint apt-test ## lint and the tests, with Docker and one virtual machine, and what they cover; test-vm has the other machines
 	$(MAKE) --no-print-directory -j 2 covered vm-images
-	$(PYTHON) -m pytest -n 2 --dist loadgroup -m slow $(FAST)
+	$(PYTHON) -m pytest $(APART) -m slow $(FAST)
 	$(PYTHON) -m pytest -n 2 --dist loadgroup tests/docker tests/ansible tests/vm/test_podman.py
 
 test-vm: .venv/.installed apt-test ## all tests in virtual machines: the service and the packages on Debian 12, 13 and 14
 	$(PYTHON) -m pytest -n 2 --dist loadgroup tests/vm
 
 test-fast: lint apt-test-fast ## lint and the tests that need neither
-	$(PYTHON) -m pytest -n 2 --dist loadgroup -m "not slow" $(FAST)
+	$(PYTHON) -m pytest $(APART) -m "not slow" $(FAST)
 
 # Processes of ordinary users say what they have run, too.
 covered: .venv/.installed apt-test ## the tests of test-fast and those of pods, and how much of the package they run
 	rm -rf .covered && mkdir -m 1777 .covered
-	$(PYTHON) -m coverage run -m pytest -n 2 --dist loadgroup -m "not slow" $(FAST)
+	$(PYTHON) -m coverage run -m pytest $(APART) -m "not slow" $(FAST)
 	for tests in $(ALONE); do $(PYTHON) -m coverage run -m pytest $$tests || exit; done
 	$(PYTHON) -m coverage combine --quiet
 	$(PYTHON) -m tools.covered

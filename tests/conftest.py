@@ -45,12 +45,14 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give those that share Docker's engine, a machine or this machine's mounts one worker: with `--dist loadgroup`.
 
-    A small container that is made of namespaces has the mounts of all daemons that run beside it.
+    A small container that is made of namespaces has the mounts of all daemons that run beside it, unless each worker
+    has namespaces of its own (tests/apart).
     """
+    by_file = ("fuse", "vm") if "LXCFS_PY_APART" in os.environ else ("vm",)
     for item in items:
         room = item.path.parent.name
         if room in ("docker", "fuse", "vm") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem if room == "vm" else room))
+            item.add_marker(pytest.mark.xdist_group(item.path.stem if room in by_file else room))
 
 
 def pytest_make_parametrize_id(val: object) -> Optional[str]:
