@@ -128,6 +128,7 @@ class _Restarter:
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                cwd="/",  # ours may be a procfs of our own, which has no path
                 start_new_session=True,  # a terminal's Ctrl-C is meant for the daemon
             )
             assert process.stdin
