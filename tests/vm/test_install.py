@@ -8,7 +8,7 @@ import re
 import pytest
 
 from lxcfs_py.files import BY_DEFAULT
-from tests.vm.debian import FUSEPY, container
+from tests.vm.debian import FUSEPY, ROOT, container
 
 MIB = 1 << 20
 
@@ -18,6 +18,13 @@ def test_after_apt_install_the_service_runs_and_is_enabled(machine):
     assert machine.run("systemctl is-enabled lxcfs-py").stdout == "enabled\n"
     assert machine.run("systemctl show --property Id --value lxcfs").stdout == "lxcfs-py.service\n"
     assert f"Serving {len(BY_DEFAULT)} files at /var/lib/lxcfs" in machine.run("systemctl status lxcfs-py").stdout
+
+
+def test_the_test_that_the_package_brings_for_autopkgtest_passes(machine):
+    machine.put(ROOT / "packaging/deb/tests/smoke", "/root/smoke")
+    lines = machine.run("sh /root/smoke").stdout.splitlines()
+    assert lines[0] == "active"
+    assert lines[1].startswith("MemTotal:")
 
 
 def test_a_container_sees_its_memory_and_its_one_cpu(machine):
