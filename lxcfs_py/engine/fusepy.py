@@ -25,6 +25,8 @@ except (ImportError, OSError):
     except (ImportError, OSError):
         import mfusepy as _fuse
 
+_LIBFUSE = getattr(_fuse, "fuse_version_major", 2)  # mfusepy says which it has found
+
 # Nothing about the tree changes: the kernel need not ask for names and attributes again.
 _TIMEOUT_SECONDS = 3600
 
@@ -173,7 +175,7 @@ def run(operations: Operations, mountpoint: str, options: str = "") -> None:
         raw_fi=True,
         foreground=True,
         nothreads=True,
-        nonempty=True,
+        nonempty=_LIBFUSE < 3,  # later ones mount over whatever is there, and do not know the option
         allow_other=os.geteuid() == 0,
         entry_timeout=_TIMEOUT_SECONDS,
         attr_timeout=_TIMEOUT_SECONDS,

@@ -334,10 +334,15 @@ def test_programs_that_ask_for_cpus_and_nodes_tell_one_story(daemon: Daemon, san
     assert [line.split()[0] for line in says("lscpu", "-e").splitlines()[1:]] == ["1"]
     assert says("getconf", "_NPROCESSORS_ONLN") == "1\n"
     assert says("taskset", "-cp", "1").split(":")[1].strip() == "1"
-    assert "Total online memory:     384M" in says("lsmem")
     node = Path("/sys/devices/system/node/node0")
     assert read(box, f"{node}/cpulist") == "1\n"
     assert read(box, f"{node}/meminfo").startswith(f"Node 0 MemTotal:       {300 * 1024:8} kB\n")
+
+
+def test_lsmem_counts_blocks_of_memory_that_hold_the_limit(daemon: Daemon, sandbox: MakeSandbox, require: Any) -> None:
+    require(shutil.which("lsmem"), "lsmem")
+    box = sandbox(memory=300 * MIB, views=daemon.mountpoint)
+    assert "Total online memory:     384M" in box.run(["lsmem"], check=True, env={**os.environ, "LC_ALL": "C"}).stdout
 
 
 def test_disks_say_the_same_by_every_way_and_all_else_is_the_machines(
