@@ -23,13 +23,19 @@ def add(commands: Commands) -> None:
         "in the terms of an engine. Files that the engine's runtime refuses are left out.",
         [
             ("docker run -m 256m $(lxcfs-py mounts docker) debian free -m", "a container of Docker's with the files"),
+            ("lxcfs-py mounts podman --syscalls", "the same, and what programs ask the kernel"),
             ("lxcfs-py mounts kubernetes", "what goes into a pod's specification"),
         ],
     )
     parser.add_argument("runtime", choices=bind_snippets.RUNTIMES, help="in whose terms")
+    parser.add_argument(
+        "--syscalls",
+        action="store_true",
+        help="also the seccomp profile with which the daemon answers sysinfo(2) and sched_getaffinity(2)",
+    )
     add_config(parser)
 
 
 def _mounts(options: argparse.Namespace) -> int:
-    print(bind_snippets.snippet(options.runtime, load_config(options.config)), end="")
+    print(bind_snippets.snippet(options.runtime, load_config(options.config), options.syscalls), end="")
     return 0

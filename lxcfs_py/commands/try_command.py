@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lxcfs_py.commands.common import CommandError, add_config, add_mountpoint, load_config, new_command
-from lxcfs_py.linux.mountpoint import is_mounted
-from lxcfs_py.runtimes import sandbox
+from lxcfs_py.linux.mountpoint import is_mounted, resolve
+from lxcfs_py.runtimes import sandbox, seccomp_profile
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -23,8 +24,9 @@ def add(commands: Commands) -> None:
         _try,
         "run a command in a small container of its own that sees itself",
         "Run a command in a container that is made for it: cgroups with these limits, namespaces, and the files of a "
-        "running daemon over its own. It has the host's file tree; no engine and no image are needed. The exit code is "
-        "the command's, or 128 and the number of the signal that ended it.",
+        "running daemon over its own, which also answers sysinfo(2) and sched_getaffinity(2) in it. It has the host's "
+        "file tree; no engine and no image are needed. The exit code is the command's, or 128 and the number of the "
+        "signal that ended it.",
         [
             ("lxcfs-py try --memory 256M --cpus 1 -- free -m", "what free says in 256 MiB"),
             ("lxcfs-py try --cpuset 0 -- sh", "a shell that sees one CPU"),
@@ -62,4 +64,7 @@ def _try(options: argparse.Namespace) -> int:
     if not is_mounted(views):
         raise CommandError(f"nothing is mounted at {views}", f"start the daemon: lxcfs-py run {views}")
     limits = {name: getattr(options, name) for name in ("memory", "swap", "cpus", "cpuset")}
-    return sandbox.run_command(options.arguments, views=Path(views), **limits)
+    agent = seccomp_profile.socket_of(resolve(views))
+    if not os.path.exists(agent):  # of an older daemon, or where it is degraded
+        agent = ""
+    return sandbox.run_command(options.arguments, views=Path(views), agent=agent, **limits)

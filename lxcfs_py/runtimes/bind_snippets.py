@@ -8,6 +8,7 @@ from typing import Callable, NamedTuple
 from lxcfs_py.config import Config
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.files import FILES
+from lxcfs_py.runtimes import seccomp_profile
 
 _Bind = tuple[str, str]  # source on the host, target in the container
 
@@ -25,11 +26,13 @@ class MountsError(LxcfsError):
     """A snippet that cannot be written; its text is one sentence."""
 
 
-def snippet(runtime: str, config: Config) -> str:
+def snippet(runtime: str, config: Config, syscalls: bool = False) -> str:
     """Flags or a piece of configuration for a runtime of RUNTIMES, with every file that is enabled and that it lets in.
 
-    Flags are one line for the shell to split: `docker run $(lxcfs-py mounts docker) IMAGE`.
-    MountsError for an unknown runtime, and for a mountpoint that would need quoting, as no shell splits quoted text.
+    Flags are one line for the shell to split: `docker run $(lxcfs-py mounts docker) IMAGE`. With `syscalls`, also with
+    the seccomp profile that hands system calls to the daemon.
+    MountsError for an unknown runtime or one that takes no such profile, and for a mountpoint that would need quoting,
+    as no shell splits quoted text.
     """
     if runtime not in RUNTIMES:
         raise MountsError(f'unknown runtime "{runtime}"; allowed: {", ".join(RUNTIMES)}')
@@ -39,7 +42,21 @@ def snippet(runtime: str, config: Config) -> str:
             f'mounts cannot be written for the mountpoint "{config.mountpoint}", as it has "{misfit[0]}" in it; '
             "allowed: letters, digits and /._-@+="
         )
-    return RUNTIMES[runtime](binds_of(config))
+    text = RUNTIMES[runtime](binds_of(config))
+    return text[:-1] + _profile(runtime, config) if syscalls else text
+
+
+def _profile(runtime: str, config: Config) -> str:
+    if runtime not in _PROFILES:
+        raise MountsError(
+            f"{runtime} does not take the seccomp profile; allowed with --syscalls: {', '.join(_PROFILES)}"
+        )
+    if config.mountpoint != Config().mountpoint:
+        raise MountsError(
+            f"{seccomp_profile.INSTALLED} is for a daemon at {Config().mountpoint}: lxcfs-py seccomp makes one for the "
+            f"one at {config.mountpoint}"
+        )
+    return _PROFILES[runtime].format(seccomp_profile.INSTALLED)
 
 
 def binds_of(config: Config) -> list[_Bind]:
@@ -150,4 +167,11 @@ RUNTIMES: dict[str, Callable[[list[_Bind]], str]] = {
     "lxc": _lxc,
     "nspawn": _nspawn,
     "systemd": _systemd,
+}
+
+# How each takes a seccomp profile, behind the rest.
+_PROFILES = {
+    **dict.fromkeys(("docker", "podman", "nerdctl"), " --security-opt seccomp={}\n"),
+    "compose": '\nsecurity_opt:\n  - "seccomp={}"\n',
+    "quadlet": "\nSeccompProfile={}\n",
 }

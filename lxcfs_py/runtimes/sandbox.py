@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from typing import Any, Callable, Optional, Union
 from lxcfs_py import files as known_files
 from lxcfs_py.cgroup import layout
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import mount_table, syscalls
+from lxcfs_py.linux import mount_table, seccomp, syscalls
 from lxcfs_py.linux.mountpoint import FSTYPE
 
 # "" is the unified hierarchy; where it is mounted beside v1's, it has the controllers that those do not have.
@@ -65,7 +66,8 @@ class Sandbox:
     `views` is a directory with proc/meminfo and the rest, as a mounted lxcfs-py has them; `files` are those to bind, of
     `files.NAMES` (None: all that are there). `parent` is another sandbox, or a cgroup's path as /proc/PID/cgroup shows
     it, that must exist in every hierarchy; the new cgroups are made in it. With `own_clock`, it has a time namespace
-    whose clock since boot starts with it, where the kernel knows such (Linux 5.6).
+    whose clock since boot starts with it, where the kernel knows such (Linux 5.6). `agent` is the socket of a daemon
+    that answers sysinfo(2) and sched_getaffinity(2) in its commands.
 
     Methods raise SandboxError. The sandbox's processes die with the thread that entered it.
     """
@@ -80,6 +82,7 @@ class Sandbox:
         files: Optional[Sequence[str]] = None,
         parent: Union[Sandbox, Path, str, None] = None,
         own_clock: bool = False,
+        agent: str = "",
     ) -> None:
         self.limits = Limits()
         self._first_limits = Limits(memory, swap, cpus, cpuset)
@@ -87,6 +90,7 @@ class Sandbox:
         self._files = files
         self._parent = parent
         self._own_clock = own_clock
+        self._agent = agent
         self._exit = contextlib.ExitStack()
         self._hierarchies: dict[str, layout.Hierarchy] = {}
         self._directories: dict[str, Path] = {}
@@ -351,6 +355,7 @@ class Sandbox:
             raise SandboxError("the sandbox is not running: its PID 1 has ended")
 
         def enter() -> None:
+            agent = self._agent and _connect(self._agent)
             self._join()
             if self._own_clock and self._time_namespace >= 0:
                 syscalls.setns(self._time_namespace, syscalls.CLONE_NEWTIME)
@@ -359,6 +364,8 @@ class Sandbox:
             syscalls.setns(self._mount_namespace, syscalls.CLONE_NEWNS)  # which also goes to /
             with contextlib.suppress(OSError):
                 os.chdir(directory)
+            if agent:
+                _hand_calls_over(agent)
 
         with _children_in(self._pid_namespace), _reporting(enter) as preexec:
             yield preexec
@@ -393,6 +400,7 @@ def run_command(
     cpuset: Optional[str] = None,
     views: Optional[Path] = None,
     files: Optional[Sequence[str]] = None,
+    agent: str = "",
 ) -> int:
     """Run a command in a sandbox, on the caller's terminal, and return its exit code: 128 + signal if one killed it.
 
@@ -410,7 +418,7 @@ def run_command(
     with (
         _handling(on_signal),
         _terminal_kept(),
-        Sandbox(memory, swap, cpus, cpuset, views, files, own_clock=True) as box,
+        Sandbox(memory, swap, cpus, cpuset, views, files, own_clock=True, agent=agent) as box,
     ):
         try:
             process = box.popen(command)
@@ -469,6 +477,20 @@ def _terminal_kept() -> Iterator[None]:
             signal.signal(signal.SIGTTOU, before)
     finally:
         os.close(terminal)
+
+
+def _connect(agent: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(agent)
+    return connection
+
+
+def _hand_calls_over(agent: socket.socket) -> None:
+    """Do as an OCI runtime does with a container's listener."""
+    listener = seccomp.hand_over()
+    socket.send_fds(agent, [b'{"ociVersion": "1.0.2", "fds": ["seccompFd"]}'], [listener])
+    os.close(listener)
+    agent.close()
 
 
 def _start_clock() -> None:

@@ -19,6 +19,10 @@ SOCKET = "/run/lxcfs-py/seccomp.sock"
 """Where the daemon takes listeners from the engines."""
 
 
+INSTALLED = "/usr/share/lxcfs-py/seccomp.json"
+"""The profile that the packages bring, for the well-known mountpoint."""
+
+
 def socket_of(mountpoint: str) -> str:
     """Return where the daemon at a mountpoint takes listeners: a well-known path for the well-known mountpoint."""
     return SOCKET if mountpoint == Config().mountpoint else f"/run/lxcfs-py/{digest(mountpoint).hex()}.seccomp"

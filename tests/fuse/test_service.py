@@ -255,6 +255,8 @@ def test_show_prints_what_a_process_would_read_without_any_mount(sandbox: MakeSa
 def test_try_runs_a_command_that_sees_itself(daemon: Daemon) -> None:
     answer = lxcfs_py("try", "--mountpoint", daemon.mountpoint, "--memory", "128M", "--", "free", "-m")
     assert answer.stdout.splitlines()[1].split()[:2] == ["Mem:", "128"]
+    asked = lxcfs_py("try", "--mountpoint", daemon.mountpoint, "--memory", "128M", "--", "getconf", "_PHYS_PAGES")
+    assert int(asked.stdout) * os.sysconf("SC_PAGE_SIZE") == 128 << 20, "of the kernel itself"
     failed = lxcfs_py("try", "--mountpoint", daemon.mountpoint, "--", "sh", "-c", "exit 7")
     assert failed.returncode == 7
 

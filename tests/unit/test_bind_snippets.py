@@ -143,3 +143,31 @@ def test_an_unknown_runtime_is_refused_with_the_known_ones():
     with pytest.raises(MountsError) as caught:
         snippet("rkt", Config())
     assert str(caught.value) == f'unknown runtime "rkt"; allowed: {", ".join(RUNTIMES)}'
+
+
+PROFILE = "/usr/share/lxcfs-py/seccomp.json"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "behind"),
+    [
+        *((runtime, f" --security-opt seccomp={PROFILE}\n") for runtime in ("docker", "podman", "nerdctl")),
+        ("quadlet", f"\nSeccompProfile={PROFILE}\n"),
+        ("compose", f'\nsecurity_opt:\n  - "seccomp={PROFILE}"\n'),
+    ],
+)
+def test_with_system_calls_the_profile_stands_behind_the_rest(runtime, behind):
+    plain = snippet(runtime, Config())
+    assert snippet(runtime, Config(), syscalls=True) == plain[:-1] + behind
+
+
+@pytest.mark.parametrize(
+    ("runtime", "config", "error"),
+    [
+        ("lxc", Config(), "lxc does not take the seccomp profile; allowed with --syscalls: docker, podman, nerdctl"),
+        ("docker", Config(mountpoint="/views"), "lxcfs-py seccomp makes one for the one at /views"),
+    ],
+)
+def test_where_there_is_no_profile_it_is_said(runtime, config, error):
+    with pytest.raises(MountsError, match=error):
+        snippet(runtime, config, syscalls=True)
