@@ -191,8 +191,6 @@ class _Loop:
         self._remember()
         with contextlib.ExitStack() as stack:
             stack.callback(self._listen_for_status())
-            self._service.supervisor.apply(self._service.filesystem.config)
-            self._unit.ready(self._status())
             selector = stack.enter_context(selectors.DefaultSelector())
             selector.register(signals, selectors.EVENT_READ)
             selector.register(self._service.containers, selectors.EVENT_READ)
