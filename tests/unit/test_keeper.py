@@ -141,7 +141,7 @@ lives.with_name(f"start-{life}").write_text(str(time.monotonic()))
 sys.exit(3)
 """
     )
-    keep(server, "keeper.PAUSES = 0.01, 3.0")
+    keep(server, "keeper.PAUSES = 0.01, 1.0")
     wait_for(lambda: (tmp_path / "start-12").exists() and (tmp_path / "start-12").read_text())
     starts = [float((tmp_path / f"start-{life}").read_text()) for life in range(2, 13)]
     assert starts[-1] - starts[-2] > starts[2] - starts[1]
