@@ -75,6 +75,9 @@ class Operations:
         A process must not ask its own mount: killed while it waits for its own answer, it could not even die.
         """
 
+        self.directory: Optional[int] = None
+        """Where this process is to be, as a descriptor: the paths of the machine's own files may begin there."""
+
         self._tree = tree
         self._texts = Texts()
         self._owners = Owners()
@@ -95,7 +98,9 @@ class Operations:
         return getattr(self, operation)(*arguments)
 
     def init(self, path: str) -> None:
-        """Take note that it begins."""
+        """Take note that it begins. libfuse 3 has gone to / for that."""
+        if self.directory is not None:
+            os.fchdir(self.directory)
         self.answers.set()
 
     def getattr(self, path: str, file: Any = None) -> Mapping[str, Any]:
@@ -169,17 +174,21 @@ def run(operations: Operations, mountpoint: str, options: str = "") -> None:
 
     One thread: libfuse's threads are new to Python with every request, and wait for each other all the same.
     """
-    _fuse.FUSE(
-        operations,
-        mountpoint,
-        raw_fi=True,
-        foreground=True,
-        nothreads=True,
-        nonempty=_LIBFUSE < 3,  # later ones mount over whatever is there, and do not know the option
-        allow_other=os.geteuid() == 0,
-        entry_timeout=_TIMEOUT_SECONDS,
-        attr_timeout=_TIMEOUT_SECONDS,
-        fsname="lxcfs",
-        subtype="lxcfs",
-        **({options: True} if options else {}),  # which stand behind -o as they are
-    )
+    operations.directory = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    try:
+        _fuse.FUSE(
+            operations,
+            mountpoint,
+            raw_fi=True,
+            foreground=True,
+            nothreads=True,
+            nonempty=_LIBFUSE < 3,  # later ones mount over whatever is there, and do not know the option
+            allow_other=os.geteuid() == 0,
+            entry_timeout=_TIMEOUT_SECONDS,
+            attr_timeout=_TIMEOUT_SECONDS,
+            fsname="lxcfs",
+            subtype="lxcfs",
+            **({options: True} if options else {}),  # which stand behind -o as they are
+        )
+    finally:
+        os.close(operations.directory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -143,3 +144,16 @@ def test_who_has_the_most_texts_loses_its_own_first(monkeypatch: pytest.MonkeyPa
         texts.put(handle, bytes(100), "noisy")
     assert texts.get(0) == bytes(100)
     assert [handle for handle in range(1, 30) if texts.get(handle) is not None] == list(range(21, 30))
+
+
+def test_it_is_where_it_was_though_libfuse_goes_elsewhere_as_it_begins(
+    operations: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    operations.directory = os.open(".", os.O_PATH)
+    try:
+        os.chdir("/")
+        operations("init", "/")
+        assert Path.cwd() == tmp_path
+    finally:
+        os.close(operations.directory)
