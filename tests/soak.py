@@ -1,4 +1,6 @@
-"""`python -m tests.soak [NAME...]`: what servers that end in every way do to who reads all the time, as a table.
+"""`python -m tests.soak [NAME[=NUMBER]...]`: what servers that end in every way do to who reads all the time: a table.
+
+The number is how often, or, of those that go through system calls, every how many-th is tried.
 
 Eight readers of all files in a small container see no error and no text that is not whole. tests/fuse has the same in
 short.
@@ -179,21 +181,16 @@ def calls_of_stop(where: Place, step: int = 1) -> int:
     raise AssertionError
 
 
-SCENARIOS: tuple[Callable[[Place], int], ...] = (
-    kills,
-    takeovers,
-    reloads,
-    calls_of_start,
-    calls_of_takeover,
-    calls_of_stop,
-)
+SCENARIOS: dict[str, Callable[..., int]] = {
+    each.__name__: each for each in (kills, takeovers, reloads, calls_of_start, calls_of_takeover, calls_of_stop)
+}
 
 
-def run(scenario: Callable[[Place], int]) -> str:
+def run(scenario: Callable[..., int], *number: int) -> str:
     """Return a row of the table. AssertionError where a reader saw an error."""
     with place() as where, Sandbox(memory=256 << 20, cpus=1, views=where.mountpoint) as box:
         with reading(box) as readers:
-            times = scenario(where)
+            times = scenario(where, *number)
         return f"| {scenario.__doc__} | {times} | {readers.reads} | 0 | {readers.longest:.2f} s |"
 
 
@@ -201,9 +198,9 @@ def main() -> None:
     """Run those that are named, or all."""
     print(f"Linux {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} CPUs\n")
     print("| what | times | reads | failed or odd | longest wait |\n| --- | --- | --- | --- | --- |", flush=True)
-    for scenario in SCENARIOS:
-        if scenario.__name__ in (sys.argv[1:] or scenario.__name__):
-            print(run(scenario), flush=True)
+    for wanted in sys.argv[1:] or SCENARIOS:
+        name, _, number = wanted.partition("=")
+        print(run(SCENARIOS[name], *map(int, filter(None, [number]))), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import psutil
 from lxcfs_py.attach import attach, mount_users
 from lxcfs_py.cgroup import layout
 from lxcfs_py.config import Config
-from lxcfs_py.daemon import status as daemon
+from lxcfs_py.daemon import control as daemon
 from lxcfs_py.linux import capabilities, mount_table
 from lxcfs_py.linux.mountpoint import is_mounted
 from lxcfs_py.runtimes.names import Names

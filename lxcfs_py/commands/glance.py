@@ -17,7 +17,7 @@ from lxcfs_py.container import visible_cpus
 from lxcfs_py.container.containers import Container, Containers
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
-from lxcfs_py.daemon import status as daemon
+from lxcfs_py.daemon import control as daemon
 from lxcfs_py.daemon.policies import Policies
 from lxcfs_py.linux.host import Host
 from lxcfs_py.runtimes.names import Names

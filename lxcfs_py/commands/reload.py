@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lxcfs_py.commands.common import CONFIG_PATH, CommandError, config_path, new_command
-from lxcfs_py.daemon import reload_socket
+from lxcfs_py.daemon import control
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -34,8 +34,8 @@ def _reload(options: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise CommandError("only root may ask the daemon to reload")
     try:
-        errors, remarks = reload_socket.reload(path)
-    except reload_socket.ControlError as error:
+        errors, remarks = control.reload(path)
+    except (control.NotRunningError, control.NotAnsweringError) as error:
         raise CommandError(f"{path} was not reloaded: {error}") from None
     print(*errors, *remarks, sep="\n", end="\n" if errors or remarks else "", file=sys.stderr)
     if errors:

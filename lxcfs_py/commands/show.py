@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Optional
 
 from lxcfs_py import files
 from lxcfs_py.commands.common import CommandError, add_config, add_container, chosen_process, load_config, new_command
-from lxcfs_py.daemon import service, status
+from lxcfs_py.daemon import control, service
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -53,7 +53,7 @@ def text_of(name: str, pid: int, config_file: Optional[str]) -> bytes:
     """Return what a process reads of a file: the daemon's word, or where none runs, what is computed here. OSError."""
     config = load_config(config_file)
     try:
-        text = status.read(config.mountpoint, pid, f"/{name}")
-    except (status.NotRunningError, status.NotAnsweringError):
+        text = control.read(config.mountpoint, pid, f"/{name}")
+    except (control.NotRunningError, control.NotAnsweringError):
         text = b""
     return text or service.show(config, f"/{name}", pid)

@@ -21,7 +21,7 @@ from lxcfs_py.commands.common import (
     require_root,
 )
 from lxcfs_py.config import Config, ConfigError
-from lxcfs_py.daemon import status as daemon
+from lxcfs_py.daemon import control as daemon
 from lxcfs_py.daemon.engines import FUSEPY_ENDS
 from lxcfs_py.errors import LxcfsError, report
 from lxcfs_py.runtimes.names import Names

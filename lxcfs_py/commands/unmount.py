@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lxcfs_py.attach import mount_users
 from lxcfs_py.commands.common import CommandError, add_config, config_path, mountpoint_even_if_broken, new_command
-from lxcfs_py.daemon import last_config, status, systemd
+from lxcfs_py.daemon import control, last_config, systemd
 from lxcfs_py.engine import session
 from lxcfs_py.linux import mountpoint
 from lxcfs_py.linux.mountpoint import is_mounted
@@ -57,8 +57,8 @@ def _unmount(options: argparse.Namespace) -> int:
 
 def _refuse_beside_a_daemon(path: str) -> None:
     """CommandError, or NotAnsweringError of a daemon that stands still."""
-    with contextlib.suppress(status.NotRunningError):
-        told = status.ask(path)
+    with contextlib.suppress(control.NotRunningError):
+        told = control.ask(path)
         raise CommandError(
             f"{path} is served by process {told['pid']}: stop that, which unmounts",
             "systemctl stop lxcfs-py" if told["keeper"] == "systemd" else f"kill {told['pid']}",

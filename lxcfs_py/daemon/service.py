@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
+import json
 import logging
 import resource
 import selectors
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, Callable, Optional
 
 from lxcfs_py.cgroup.layout import LayoutError, find_for_all
@@ -23,11 +25,11 @@ from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.container.containers import Containers
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
-from lxcfs_py.daemon import call_agent, degraded, engines, last_config, reload_socket, systemd
+from lxcfs_py.daemon import call_agent, control, degraded, engines, last_config, systemd
 from lxcfs_py.daemon.attaching import Supervisor
 from lxcfs_py.daemon.engines import Engine
 from lxcfs_py.daemon.filesystem import Filesystem
-from lxcfs_py.daemon.status import Status, listen
+from lxcfs_py.daemon.status import Status
 from lxcfs_py.engine import End
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import mountpoint, roots
@@ -135,7 +137,7 @@ def serve(
         except ServiceError:
             engine.stop()
             raise
-        _Loop(service, engine, unit, status, source).run(signals, ready)
+        _Loop(service, engine, unit, status, source, wake).run(signals, ready)
         unit.stopping()
         if not ended:  # another server may wait for this process's end, with which all of it ends
             service.supervisor.stop()
@@ -176,9 +178,17 @@ class _Loop:
     """What comes up beside serving."""
 
     def __init__(
-        self, service: Service, engine: Engine, unit: systemd.Unit, status: Status, source: Optional[Source]
+        self,
+        service: Service,
+        engine: Engine,
+        unit: systemd.Unit,
+        status: Status,
+        source: Optional[Source],
+        wake: Callable[[int], None],
     ) -> None:
         self._service = service
+        self._wake = wake
+        self._reloads: list[SimpleQueue[Any]] = []  # of those who wait for the next reload's result
         self._engine = engine
         self._unit = unit
         self._source = source
@@ -190,24 +200,19 @@ class _Loop:
         """Do it, until a signal says to stop or the engine has ended; say that all is ready when commands may ask."""
         self._remember()
         with contextlib.ExitStack() as stack:
-            stack.callback(self._listen_for_status())
+            stack.callback(self._listen())
             selector = stack.enter_context(selectors.DefaultSelector())
             selector.register(signals, selectors.EVENT_READ)
             selector.register(self._service.containers, selectors.EVENT_READ)
             mount = self._engine.mount
             if mount:
                 selector.register(mount, selectors.EVENT_READ)
-            requests = self._listen()
-            if requests:
-                selector.register(stack.enter_context(requests), selectors.EVENT_READ)
             self._begin(ready)
             while True:
                 waits = (mount.look() if mount else None, self._patience and self._patience / 4)
                 for key, _ in selector.select(min((wait for wait in waits if wait is not None), default=None)):
                     if key.fileobj is self._service.containers:
                         self._service.containers.reap()
-                    elif requests and key.fileobj is requests:
-                        reload_socket.answer(requests, self._answers())
                     elif key.fileobj is signals and self._heed(signals.recv(64)):
                         return
                 if self._patience:
@@ -230,38 +235,31 @@ class _Loop:
             self._service.show_machine(not self._service.filesystem.shows_machine)
             self._engine.note_started(self._service.filesystem.shows_machine)
         if signal.SIGHUP in numbers:
-            self._reload()
+            waiting, self._reloads = self._reloads, []
+            result = self._reload()
+            for each in waiting:
+                each.put(result)
         return False
 
-    def _listen(self) -> Optional[socket.socket]:
-        """Return a socket where commands ask, None where there can be none."""
-        path = reload_socket.path_of(self._engine.config.mountpoint)
+    def _listen(self) -> Callable[[], None]:
+        """Answer commands, where that can be; return what ends it."""
         try:
-            if path is None:
-                raise OSError(0, "it cannot be written")
-            return reload_socket.listen(path)
+            return control.listen(self._engine.config.mountpoint, self._answer, self._told.stuck)
         except OSError as error:
             degraded.enter(
                 "control",
                 f"commands cannot ask this server ({mountpoint.RUNTIME_DIRECTORY}: {error.strerror}); SIGHUP reloads",
             )
-            return None
-
-    def _listen_for_status(self) -> Callable[[], None]:
-        """Answer `lxcfs-py status`, where that can be; return what ends it."""
-        path = mountpoint.runtime_file(self._engine.config.mountpoint, "status")
-        try:
-            return listen(path, self._told) if path else lambda: None
-        except OSError as error:
-            degraded.enter("status", f"lxcfs-py status cannot ask this server ({path}: {error.strerror})")
             return lambda: None
 
-    def _answers(self) -> dict[str, Callable[[str], Any]]:
-        """Return what commands may ask for, by its word."""
-        return {
-            "file": lambda _: self._source.file if self._source else "",
-            "reload": lambda _: self._reload(),
-        }
+    def _answer(self, request: dict[str, Any]) -> bytes:
+        """Return the answer to a command. The loop's thread reloads: what a thread has started ends with it."""
+        if not request.get("reload"):
+            return self._told.answer(request)
+        result: SimpleQueue[Any] = SimpleQueue()
+        self._reloads.append(result)
+        self._wake(signal.SIGHUP)
+        return json.dumps(result.get()).encode()
 
     def _attend(self, patience: float) -> None:
         """Feed the watchdog, unless a worker does not answer: then another server is started, which answers."""

@@ -1,23 +1,18 @@
-"""What a daemon tells of itself: to `lxcfs-py status`, over a socket that only root can reach, and to its metrics."""
+"""What a daemon tells of itself: to `lxcfs-py status`, and to its metrics."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import socket
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from lxcfs_py import __version__
 from lxcfs_py.config import KEYS, Config, ConfigError
 from lxcfs_py.daemon import degraded, systemd
 from lxcfs_py.engine import store
-from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import mountpoint
 
 if TYPE_CHECKING:
@@ -27,25 +22,8 @@ if TYPE_CHECKING:
     from lxcfs_py.daemon.filesystem import Filesystem
     from lxcfs_py.engine.waiting import Crowd
 
-ANSWER_SECONDS = 2.0
-"""A daemon that has said nothing by then does not answer."""
-
 _STUCK_SECONDS = 10.0
 """A request that takes longer is one whose worker hangs."""
-
-_LOOK_SECONDS = 5.0
-"""From one look at the workers to the next."""
-
-_MAX_BYTES = 1 << 24
-_MAX_REQUEST = 1 << 12
-
-
-class NotRunningError(LxcfsError):
-    """There is no daemon."""
-
-
-class NotAnsweringError(LxcfsError):
-    """There is a daemon, which says nothing."""
 
 
 class Status:
@@ -115,12 +93,11 @@ class Status:
             ],
         }
 
-    def answer(self, request: bytes) -> bytes:
+    def answer(self, request: dict[str, Any]) -> bytes:
         """Return the answer to a request: a file's text for a process, or all that is known. ValueError, OSError."""
-        asked = json.loads(request)
-        if "path" in asked:
-            return self._filesystem.render(int(asked["pid"]), str(asked["path"]))
-        return json.dumps(self.describe(asked.get("loads", False))).encode()
+        if "path" in request:
+            return self._filesystem.render(int(request["pid"]), str(request["path"]))
+        return json.dumps(self.describe(request.get("loads", False))).encode()
 
     def keeper(self) -> str:
         """Return who keeps the session when this daemon dies: "systemd", "keeper", or "none"."""
@@ -187,98 +164,3 @@ class Status:
 
 def _differs(key: str, one: Config, other: Config) -> bool:
     return bool(attrgetter(key)(one) != attrgetter(key)(other))
-
-
-def listen(path: str, status: Status) -> Callable[[], None]:
-    """Answer whoever connects to a socket at `path`, in a thread; return what ends that. OSError."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(path)
-    os.chmod(path, 0o600)
-    listener.listen()
-    mine = os.stat(path)
-
-    def serve() -> None:
-        listener.settimeout(_LOOK_SECONDS)
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except socket.timeout:
-                status.stuck()
-                continue
-            connection.settimeout(ANSWER_SECONDS)  # who does not read must not keep others waiting
-            with connection, contextlib.suppress(OSError, ValueError):
-                connection.sendall(status.answer(connection.recv(_MAX_REQUEST)))
-
-    def stop() -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(path), mine):  # not a successor's
-                os.unlink(path)
-
-    threading.Thread(target=serve, name="status", daemon=True).start()
-    return stop
-
-
-def ask(place: str, loads: bool = False) -> dict[str, Any]:
-    """Return what the daemon at a mountpoint tells of itself, as `describe` has it.
-
-    NotRunningError, NotAnsweringError.
-    """
-    try:
-        told: dict[str, Any] = json.loads(_request(place, {"loads": loads}))
-    except ValueError:
-        raise NotAnsweringError(_silent(place), _SILENT_HINT) from None
-    return told
-
-
-def read(place: str, pid: int, path: str) -> bytes:
-    """Return what a process reads of a file by the daemon at a mountpoint, b"" where that fails.
-
-    NotRunningError, NotAnsweringError.
-    """
-    return _request(place, {"pid": pid, "path": path})
-
-
-def _request(place: str, request: dict[str, Any]) -> bytes:
-    path = mountpoint.runtime_file(place, "status")
-    deadline = time.monotonic() + ANSWER_SECONDS
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(ANSWER_SECONDS)
-        try:
-            connection.connect(path or "")
-        except socket.timeout:
-            raise NotAnsweringError(_silent(place), _SILENT_HINT) from None
-        except OSError:
-            raise NotRunningError(_not_running(place), _start(place)) from None
-        reply = bytearray()
-        try:
-            connection.sendall(json.dumps(request).encode())
-            while len(reply) < _MAX_BYTES:
-                connection.settimeout(max(deadline - time.monotonic(), 0.001))
-                part = connection.recv(1 << 16)
-                if not part:
-                    break
-                reply += part
-        except OSError:
-            raise NotAnsweringError(_silent(place), _SILENT_HINT) from None
-    return bytes(reply)
-
-
-_SILENT_HINT = "its log says why; a restart keeps the mount"
-
-
-def _silent(place: str) -> str:
-    return f"the daemon of {place} does not answer: it said nothing within {ANSWER_SECONDS:.0f} s"
-
-
-def _not_running(place: str) -> str:
-    if mountpoint.is_mounted(place):
-        return f"no daemon runs for {place}, where a mount is left that nobody serves"
-    return f"no daemon runs for {place}"
-
-
-def _start(place: str) -> str:
-    if Path("/run/systemd/system").is_dir():
-        return "start it: systemctl start lxcfs-py"
-    return f"start it: lxcfs-py run {place}"

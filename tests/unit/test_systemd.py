@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
-import stat
-import threading
 from types import SimpleNamespace
 
 import pytest
 
 from lxcfs_py.config import Config, Cpu
-from lxcfs_py.daemon import degraded, last_config, reload_socket, systemd
+from lxcfs_py.daemon import degraded, last_config, systemd
 from lxcfs_py.engine import fusepy, protocol, watchdog
 from lxcfs_py.linux import mount_table, mountpoint
 
@@ -164,61 +161,6 @@ def runtime(tmp_path, monkeypatch):
     monkeypatch.setattr(mountpoint, "RUNTIME_DIRECTORY", str(tmp_path / "run"))
     monkeypatch.setattr(degraded, "_states", {})
     return tmp_path / "run"
-
-
-@pytest.fixture
-def daemon(runtime):
-    """daemon(mountpoint, file, errors, remarks): one that answers as often as it is asked, and can be asked where."""
-    with contextlib.ExitStack() as stack:
-
-        def start(mount, file, errors=(), remarks=()):
-            listener = stack.enter_context(reload_socket.listen(reload_socket.path_of(mount)))
-            answers = {"file": lambda _: file, "reload": lambda _: (errors, remarks)}
-
-            def run():
-                while listener.fileno() >= 0:
-                    reload_socket.answer(listener, answers)
-
-            threading.Thread(target=run, daemon=True).start()
-            stack.callback(listener.shutdown, socket.SHUT_RDWR)
-            return reload_socket.path_of(mount)
-
-        yield start
-
-
-def test_who_asks_for_a_reload_gets_its_errors_and_remarks_however_long(daemon):
-    path = daemon("/srv/a", "/etc/lxcfs.toml", ["wrong" * 100_000], ["by the way"])
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
-    assert reload_socket.reload("/etc/lxcfs.toml") == (["wrong" * 100_000], ["by the way"])
-
-
-def test_all_daemons_of_one_file_reload_it_and_no_others(daemon):
-    daemon("/srv/a", "/etc/lxcfs.toml", remarks=["a"])
-    daemon("/srv/b", "/etc/lxcfs.toml", remarks=["b"])
-    daemon("/srv/c", "/etc/other.toml", remarks=["c"])
-    _, remarks = reload_socket.reload("/etc/lxcfs.toml")
-    assert sorted(remarks) == ["a", "b"]
-
-
-def test_a_reload_without_a_daemon_or_with_one_that_died_is_an_error(runtime):
-    path = reload_socket.path_of("/srv/a")
-    with pytest.raises(reload_socket.ControlError, match="no daemon serves with it"):
-        reload_socket.reload("/etc/lxcfs.toml")
-    with reload_socket.listen(path) as listener:
-        dying = threading.Thread(target=lambda: listener.accept()[0].close())
-        dying.start()
-        with pytest.raises(reload_socket.ControlError, match=r"did not answer|ended before"):
-            reload_socket.ask(path, "reload")
-        dying.join()
-    with pytest.raises(reload_socket.ControlError, match="no daemon serves with it"):
-        reload_socket.reload("/etc/lxcfs.toml")
-
-
-def test_who_asks_for_nothing_that_is_known_does_not_hurt_the_daemon(daemon):
-    path = daemon("/srv/a", "/etc/lxcfs.toml")
-    with pytest.raises(reload_socket.ControlError):
-        reload_socket.ask(path, "pardon?")
-    assert reload_socket.ask(path, "file") == "/etc/lxcfs.toml"
 
 
 def test_the_configuration_that_served_last_is_remembered_by_its_mountpoint_and_its_file(runtime):

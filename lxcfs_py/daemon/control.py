@@ -1,0 +1,181 @@
+"""What commands ask a daemon, over a socket that only root can reach: how it is, what a file says, and to reload."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+from lxcfs_py.errors import LxcfsError
+from lxcfs_py.linux import mountpoint
+
+ANSWER_SECONDS = 2.0
+"""A daemon that has said nothing by then does not answer."""
+
+RELOAD_SECONDS = 15.0
+
+_LOOK_SECONDS = 5.0
+_MAX_BYTES = 1 << 24
+_MAX_REQUEST = 1 << 12
+_KIND = "status"
+
+
+class NotRunningError(LxcfsError):
+    """There is no daemon."""
+
+
+class NotAnsweringError(LxcfsError):
+    """There is a daemon, which says nothing."""
+
+
+def path_of(place: str) -> str:
+    """Return where the daemon at a mountpoint is asked. OSError when there can be no such place."""
+    path = mountpoint.runtime_file(place, _KIND)
+    if path is None:
+        raise OSError(0, "it cannot be written")
+    return path
+
+
+def listen(place: str, answer: Callable[[dict[str, Any]], bytes], look: Callable[[], object]) -> Callable[[], None]:
+    """Answer whoever asks for the daemon at a mountpoint, in threads; return what ends that. OSError.
+
+    `look` is called every few seconds.
+    """
+    path = path_of(place)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    os.chmod(path, 0o600)
+    listener.listen()
+    mine = os.stat(path)
+
+    def serve() -> None:
+        listener.settimeout(_LOOK_SECONDS)
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except socket.timeout:
+                look()
+                continue
+            except OSError:  # it was stopped, or there is no descriptor to be had
+                if stopped.wait(1):
+                    return
+                continue
+            threading.Thread(target=_answer, args=(connection, answer), name="control", daemon=True).start()
+
+    def stop() -> None:
+        stopped.set()
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), mine):  # not a successor's
+                os.unlink(path)
+        listener.close()
+
+    stopped = threading.Event()
+    threading.Thread(target=serve, name="control", daemon=True).start()
+    return stop
+
+
+def _answer(connection: socket.socket, answer: Callable[[dict[str, Any]], bytes]) -> None:
+    connection.settimeout(ANSWER_SECONDS)
+    with connection, contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        request = json.loads(connection.recv(_MAX_REQUEST))
+        if isinstance(request, dict):
+            connection.sendall(answer(request))
+
+
+def ask(place: str, loads: bool = False) -> dict[str, Any]:
+    """Return what the daemon at a mountpoint tells of itself, as `Status.describe` has it.
+
+    NotRunningError, NotAnsweringError.
+    """
+    told: dict[str, Any] = _parsed(place, _request(place, _path(place), {"loads": loads}))
+    return told
+
+
+def read(place: str, pid: int, path: str) -> bytes:
+    """Return what a process reads of a file by the daemon at a mountpoint, b"" where that fails.
+
+    NotRunningError, NotAnsweringError.
+    """
+    return _request(place, _path(place), {"pid": pid, "path": path})
+
+
+def reload(config_path: str) -> tuple[list[str], list[str]]:
+    """Let the daemons that serve with a configuration file read it anew; return their errors and remarks.
+
+    NotRunningError when there is none, NotAnsweringError.
+    """
+    found = False
+    errors: list[str] = []
+    remarks: list[str] = []
+    for path in sorted(map(str, Path(mountpoint.RUNTIME_DIRECTORY).glob(f"*.{_KIND}"))):
+        with contextlib.suppress(NotRunningError):  # left by one that was killed
+            told = _parsed(path, _request(path, path, {}))
+            if told["configuration"]["file"] == config_path:
+                place, found = told["mountpoint"], True
+                reply = _request(place, path, {"reload": True}, RELOAD_SECONDS)
+                for all_of_them, these in zip((errors, remarks), _parsed(place, reply)):
+                    all_of_them += these
+    if not found:
+        raise NotRunningError(f"no daemon serves with {config_path}")
+    return errors, remarks
+
+
+def _path(place: str) -> str:
+    return mountpoint.runtime_file(place, _KIND) or ""
+
+
+def _parsed(place: str, reply: bytes) -> Any:
+    try:
+        return json.loads(reply)
+    except ValueError:
+        raise NotAnsweringError(_silent(place, ANSWER_SECONDS), _SILENT_HINT) from None
+
+
+def _request(place: str, path: str, request: dict[str, Any], seconds: float = ANSWER_SECONDS) -> bytes:
+    deadline = time.monotonic() + seconds
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(seconds)
+        try:
+            connection.connect(path)
+        except socket.timeout:
+            raise NotAnsweringError(_silent(place, seconds), _SILENT_HINT) from None
+        except OSError:
+            raise NotRunningError(_not_running(place), _start(place)) from None
+        reply = bytearray()
+        try:
+            connection.sendall(json.dumps(request).encode())
+            while len(reply) < _MAX_BYTES:
+                connection.settimeout(max(deadline - time.monotonic(), 0.001))
+                part = connection.recv(1 << 16)
+                if not part:
+                    break
+                reply += part
+        except OSError:
+            raise NotAnsweringError(_silent(place, seconds), _SILENT_HINT) from None
+    return bytes(reply)
+
+
+_SILENT_HINT = "its log says why; a restart keeps the mount"
+
+
+def _silent(place: str, seconds: float) -> str:
+    return f"the daemon of {place} does not answer: it said nothing within {seconds:.0f} s"
+
+
+def _not_running(place: str) -> str:
+    if mountpoint.is_mounted(place):
+        return f"no daemon runs for {place}, where a mount is left that nobody serves"
+    return f"no daemon runs for {place}"
+
+
+def _start(place: str) -> str:
+    if Path("/run/systemd/system").is_dir():
+        return "start it: systemctl start lxcfs-py"
+    return f"start it: lxcfs-py run {place}"

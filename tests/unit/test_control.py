@@ -1,0 +1,111 @@
+"""The socket at which commands ask a daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+import threading
+
+import pytest
+
+from lxcfs_py.daemon import control
+from lxcfs_py.linux import mountpoint
+
+
+@pytest.fixture(autouse=True)
+def _runtime(tmp_path, monkeypatch):
+    """A directory in place of /run/lxcfs-py."""
+    monkeypatch.setattr(mountpoint, "RUNTIME_DIRECTORY", str(tmp_path / "run"))
+
+
+@pytest.fixture
+def daemon():
+    """daemon(mountpoint, file, errors, remarks): one that answers; what ends that."""
+    with contextlib.ExitStack() as stack:
+
+        def start(mount, file, errors=(), remarks=()):
+            def answer(request):
+                assert request.get("path") is None or request["pid"]
+                told = {"mountpoint": mount, "configuration": {"file": file}}
+                return json.dumps([errors, remarks] if request.get("reload") else told).encode()
+
+            return stack.callback(control.listen(mount, answer, lambda: None))
+
+        yield start
+
+
+def test_who_asks_for_a_reload_gets_its_errors_and_remarks_however_long(daemon):
+    daemon("/srv/a", "/etc/lxcfs.toml", ["wrong" * 100_000], ["by the way"])
+    assert stat.S_IMODE(os.stat(control.path_of("/srv/a")).st_mode) == 0o600
+    assert control.reload("/etc/lxcfs.toml") == (["wrong" * 100_000], ["by the way"])
+
+
+def test_all_daemons_of_one_file_reload_it_and_no_others(daemon):
+    daemon("/srv/a", "/etc/lxcfs.toml", remarks=["a"])
+    daemon("/srv/b", "/etc/lxcfs.toml", remarks=["b"])
+    daemon("/srv/c", "/etc/other.toml", remarks=["c"])
+    _, remarks = control.reload("/etc/lxcfs.toml")
+    assert sorted(remarks) == ["a", "b"]
+
+
+def test_without_a_daemon_or_with_one_that_died_it_is_said_that_none_runs(daemon):
+    stop = daemon("/srv/a", "/etc/lxcfs.toml")
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as killed:
+        killed.bind(control.path_of("/srv/b"))
+    assert control.reload("/etc/lxcfs.toml") == ([], [])
+    stop()
+    assert not os.path.exists(control.path_of("/srv/a"))
+    for ask, of in ((control.reload, "/etc/lxcfs.toml"), (control.ask, "/srv/a"), (control.ask, "/srv/b")):
+        with pytest.raises(control.NotRunningError, match="no daemon"):
+            ask(of)
+
+
+def test_the_end_of_a_server_leaves_the_socket_of_its_successor(daemon):
+    stop = daemon("/srv/a", "/etc/old.toml")
+    daemon("/srv/a", "/etc/new.toml")
+    stop()
+    assert control.ask("/srv/a")["configuration"]["file"] == "/etc/new.toml"
+
+
+def test_a_daemon_that_dies_over_a_request_did_not_answer(daemon):
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listener:
+        listener.bind(control.path_of("/srv/a"))
+        listener.listen()
+        dying = threading.Thread(target=lambda: listener.accept()[0].close())
+        dying.start()
+        with pytest.raises(control.NotAnsweringError, match="does not answer"):
+            control.ask("/srv/a")
+        dying.join()
+
+
+@pytest.mark.parametrize("request_", [b"pardon?", b"[]", b"3", b'{"path": 1}'])
+def test_who_asks_for_nothing_that_is_known_does_not_hurt_the_daemon(daemon, request_):
+    daemon("/srv/a", "/etc/lxcfs.toml")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(control.path_of("/srv/a"))
+        connection.sendall(request_)
+        connection.settimeout(10)
+        connection.recv(1)
+    assert control.ask("/srv/a")["mountpoint"] == "/srv/a"
+
+
+def test_one_who_waits_for_a_reload_keeps_nobody_else_waiting():
+    done = threading.Event()
+
+    def answer(request):
+        if request.get("reload"):
+            done.wait(10)
+        return b"[[], []]" if request.get("reload") else b'{"mountpoint": "/srv/a", "configuration": {"file": "f"}}'
+
+    stop = control.listen("/srv/a", answer, lambda: None)
+    results = []
+    waiting = threading.Thread(target=lambda: results.append(control.reload("f")))
+    waiting.start()
+    assert control.ask("/srv/a")["mountpoint"] == "/srv/a"
+    done.set()
+    waiting.join()
+    assert results == [([], [])]
+    stop()
