@@ -35,7 +35,7 @@ PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-vm test-fast covered vm-images lint generate demo soak bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
+.PHONY: help run test test-vm test-fast covered vm-images lint generate demo picture soak bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -78,6 +78,9 @@ generate: .venv/.installed ## the parts of documents and examples that are made 
 
 demo: .venv/.installed apt-test-fast ## what a container sees with and without the views
 	./demo
+
+picture: .venv/.installed apt-test-fast ## docs/top.svg, the picture in the README
+	$(PYTHON) -m tools.picture
 
 soak: .venv/.installed apt-test-fast ## servers that end in every way, for hours: what readers see, as a table
 	$(PYTHON) -m tests.soak

@@ -48,7 +48,7 @@ class Row:
     memory_total: int
     swap: int
     load: float
-    """Over a minute, 0 where the daemon does not say."""
+    """Over a minute, counted from the first look on; 0 where no daemon answers."""
 
     io: float
     """Bytes a second."""
@@ -148,7 +148,7 @@ class Glance:
     def _told(self) -> dict[int, dict[str, Any]]:
         """Return what the daemon tells of each container, nothing where there is no daemon."""
         try:
-            told = daemon.ask(self._config.mountpoint, loads=True)
+            told = daemon.ask(self._config.mountpoint, loads=list(self._files))
         except (daemon.NotRunningError, daemon.NotAnsweringError):
             return {}
         return {each["pid"]: each for each in told["containers"]}

@@ -76,19 +76,27 @@ def _chosen(rows: list[Row], wanted: str, key: str) -> list[Row]:
     return sorted((row for row in rows if wanted in row.name), key=_KEYS[key])
 
 
+def _title(says: str, ends: str, width: int) -> str:
+    """Return the first line, in which the keys have their names where there is room."""
+    named = f"{says}   {' '.join(f'{key[0]}:{key}' for key in _KEYS)} {ends}"
+    return named if len(named) <= width else f"{says}   sort:{''.join(key[0] for key in _KEYS)} {ends}"[:width]
+
+
 def lines(rows: list[Row], width: int = 200) -> Iterator[str]:
-    """Yield a table that fits so many columns: names are cut, and what is least asked for is left out."""
+    """Yield a table that fits so many columns: names lose their beginning, and what is least asked for is left out."""
     narrow = width < 110
     room = max((len(row.name) for row in rows), default=9)
-    named = max(9, min(room, width - (68 if narrow else 84 + HISTORY)))
-    header = f"{'CONTAINER':<{named}} {'CPU':>5}/{'CPUS':<5} {'MEMORY':>7}/{'LIMIT':<7} {'SWAP':>7} {'LOAD':>6}"
-    header += f" {'READS':>7} FILES" if narrow else f" {'IO/S':>7} {'PSI%':>5} {'READS':>7} {'CPU':<{HISTORY}} FILES"
+    named = max(9, min(room, width - (60 if narrow else 84 + HISTORY)))
+    header = f"{'CONTAINER':<{named}} {'CPU':>5}/{'CPUS':<5} {'MEMORY':>7}/{'LIMIT':<7}"
+    header += "" if narrow else f" {'SWAP':>7} {'IO/S':>7} {'PSI%':>5}"
+    header += f" {'LOAD':>6} {'READS':>7}" + ("" if narrow else f" {'CPU':<{HISTORY}}") + " FILES"
     yield header[:width]
     for row in rows:
-        line = f"{row.name[:named]:<{named}} {row.cpu:>5.2f}/{row.cpus:<5g} {_size(row.memory):>7}/"
-        line += f"{_size(row.memory_total):<7} {_size(row.swap):>7} {row.load:>6.2f}"
+        name = row.name if len(row.name) <= named else f"…{row.name[1 - named :]}"
+        line = f"{name:<{named}} {row.cpu:>5.2f}/{row.cpus:<5g} {_size(row.memory):>7}/{_size(row.memory_total):<7}"
         if not narrow:
-            line += f" {_size(row.io):>7} {row.pressure:>5.1f}"
+            line += f" {_size(row.swap):>7} {_size(row.io):>7} {row.pressure:>5.1f}"
+        line += f" {row.load:>6.2f}"
         line += f" {row.reads:>7.1f}"
         if not narrow:
             line += f" {_sparkline(row.history):<{HISTORY}}"
@@ -148,9 +156,8 @@ class _Screen:
 
     def _draw(self, rows: list[Row]) -> None:
         height, width = self._screen.getmaxyx()
-        keys = " ".join(f"{key[0]}:{key}" for key in _KEYS)
         wanted = f"/{self._wanted}{'_' if self._typing else ''}" if self._typing or self._wanted else "/:filter"
-        title = f"{len(rows)} containers, by {self._key}   {keys} {wanted} q:quit"
+        title = _title(f"{len(rows)} containers, by {self._key}", f"{wanted} q:quit", width - 1)
         self._screen.erase()
         for number, line in enumerate([title, *lines(rows, width - 1)][: height - 1]):
             self._screen.addstr(number, 0, line[: width - 1], curses.A_REVERSE if number == 1 else curses.A_NORMAL)

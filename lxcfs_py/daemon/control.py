@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 
@@ -21,7 +22,8 @@ RELOAD_SECONDS = 15.0
 
 _LOOK_SECONDS = 5.0
 _MAX_BYTES = 1 << 24
-_MAX_REQUEST = 1 << 12
+_MAX_REQUEST = 1 << 16
+_MAX_LOADS = 4096
 _KIND = "status"
 
 
@@ -89,12 +91,12 @@ def _answer(connection: socket.socket, answer: Callable[[dict[str, Any]], bytes]
             connection.sendall(answer(request))
 
 
-def ask(place: str, loads: bool = False) -> dict[str, Any]:
-    """Return what the daemon at a mountpoint tells of itself, as `Status.describe` has it.
+def ask(place: str, loads: Sequence[int] = ()) -> dict[str, Any]:
+    """Return what the daemon at a mountpoint tells of itself, as `Status.describe` has it; `loads` beyond 4096 are left out.
 
     NotRunningError, NotAnsweringError.
     """
-    told: dict[str, Any] = _parsed(place, _request(place, _path(place), {"loads": loads}))
+    told: dict[str, Any] = _parsed(place, _request(place, _path(place), {"loads": list(loads[:_MAX_LOADS])}))
     return told
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
@@ -54,11 +54,13 @@ class Status:
         self._reloaded = time.time()
         self._reload_errors = errors
 
-    def describe(self, loads: bool = False) -> dict[str, Any]:
+    def describe(self, loads: Sequence[int] = ()) -> dict[str, Any]:
         """Return all of it as JSON has it; times in seconds since the epoch.
 
-        With `loads`, that of each container, which is sampled from then on.
+        With `loads`, which are processes, that of each container and of theirs, which are sampled from then on.
         """
+        for pid in loads:
+            self.containers.of(pid)
         config = self._filesystem.config
         return {
             "version": __version__,
@@ -97,7 +99,7 @@ class Status:
         """Return the answer to a request: a file's text for a process, or all that is known. ValueError, OSError."""
         if "path" in request:
             return self._filesystem.render(int(request["pid"]), str(request["path"]))
-        return json.dumps(self.describe(request.get("loads", False))).encode()
+        return json.dumps(self.describe([int(pid) for pid in request.get("loads", ())])).encode()
 
     def keeper(self) -> str:
         """Return who keeps the session when this daemon dies: "systemd", "keeper", or "none"."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Callable
+
+import pytest
 
 from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ROOT, Daemon
@@ -34,7 +38,11 @@ def test_one_look_says_what_each_container_sees_and_uses(
     assert busy["reads"] > 0
 
 
+@pytest.mark.parametrize(("width", "keys", "columns"), [(80, "sort:cmliprn", 8), (200, "c:cpu m:memory", 13)])
 def test_in_a_terminal_it_draws_sorts_and_ends(
+    width: int,
+    keys: str,
+    columns: int,
     start_daemon: Callable[..., Daemon],
     sandbox: Callable[..., Sandbox],
     tmp_path: Path,
@@ -44,11 +52,14 @@ def test_in_a_terminal_it_draws_sorts_and_ends(
     daemon = start_daemon("kernel")
     config = tmp_path / "top.toml"
     config.write_text(f'mountpoint = "{daemon.mountpoint}"\n')
-    sandbox(views=daemon.mountpoint)
+    box = sandbox(views=daemon.mountpoint)
 
     def tmux(*arguments: str) -> str:
         command = ["tmux", "-S", str(tmp_path / "tmux"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT).stdout
+        # Not what readline, which pytest has, puts into the environment past os.environ: COLUMNS.
+        environment = dict(os.environ)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT, env=environment)
+        return done.stdout
 
     def wait_for(text: str) -> None:
         deadline = time.monotonic() + 30
@@ -56,9 +67,17 @@ def test_in_a_terminal_it_draws_sorts_and_ends(
             assert time.monotonic() < deadline, tmux("capture-pane", "-p")
             time.sleep(0.2)
 
-    tmux("new-session", "-d", "-x", "120", "-y", "10", f"{sys.executable} -m lxcfs_py top --config {config}")
+    tmux("new-session", "-d", "-x", str(width), "-y", "10", f"{sys.executable} -m lxcfs_py top --config {config}")
     try:
-        wait_for("containers, by cpu")
+        wait_for(keys)
+        title, header, *rows = tmux("capture-pane", "-p").splitlines()
+        assert "containers, by cpu" in title
+        assert title.endswith("/:filter q:quit")
+        assert len(re.split(r"[ /]+", header)) == columns
+        name = box.cgroup("memory").name
+        (row,) = (row for row in rows if row.partition(" ")[0].endswith(name[-9:]))
+        assert row.endswith(" live")
+        assert len(row) < width
         tmux("send-keys", "m")
         wait_for("containers, by memory")
         tmux("send-keys", "/", "n", "o", "n", "e", "x")
