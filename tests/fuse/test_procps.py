@@ -51,7 +51,8 @@ def test_uptime_and_vmstat_print_what_is_rendered(machine, rendered, sandbox):
     assert figures["idle cpu ticks"] == idle
     assert figures["interrupts"] == figures["CPU context switches"] == 0
     running, blocked, *_, waiting, stolen = box.run(["vmstat", "-n"], check=True).stdout.splitlines()[2].split()
-    assert (running, blocked, waiting, stolen) == ("1", "0", "0", "0")
+    assert running in ("1", "0")  # procps 4.0.6 leaves itself out
+    assert (blocked, waiting, stolen) == ("0", "0", "0")
 
     disks = {
         line.split()[0]: line.split()[1:] for line in box.run(["vmstat", "-d"], check=True).stdout.splitlines()[2:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from lxcfs_py import cli
 from lxcfs_py.errors import LxcfsError, report
+from tests.conftest import ROOT
 
 
 def lxcfs_py(*arguments, **options):
@@ -122,3 +124,14 @@ def test_every_error_of_the_package_is_one_for_users():
         cwd=os.path.dirname(os.path.dirname(os.path.dirname(__file__))),
     ).stdout
     assert [line for line in found.splitlines() if "/errors.py:" not in line] == []
+
+
+def test_a_seccomp_profile_is_printed_or_written(tmp_path, capsys):
+    base, written = ROOT / "packaging/seccomp/containers.json", tmp_path / "profile.json"
+    assert cli.main(["seccomp", "--config", "/dev/null", "--base", str(base)]) == 0
+    printed = capsys.readouterr().out
+    assert json.loads(printed)["syscalls"][-1]["action"] == "SCMP_ACT_NOTIFY"
+    assert cli.main(["seccomp", "--config", "/dev/null", "--base", str(base), "--output", str(written)]) == 0
+    assert written.read_text() == printed
+    assert cli.main(["seccomp", "--config", "/dev/null", "--base", str(base), "--output", "/proc/nowhere"]) == 1
+    assert capsys.readouterr().err == "lxcfs-py: /proc/nowhere cannot be written: No such file or directory\n"
