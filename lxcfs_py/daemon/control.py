@@ -92,7 +92,7 @@ def _answer(connection: socket.socket, answer: Callable[[dict[str, Any]], bytes]
 
 
 def ask(place: str, loads: Sequence[int] = ()) -> dict[str, Any]:
-    """Return what the daemon at a mountpoint tells of itself, as `Status.describe` has it; `loads` beyond 4096 are left out.
+    """Return what the daemon at a mountpoint tells of itself, as `Status.describe` has it; of `loads`, the first 4096.
 
     NotRunningError, NotAnsweringError.
     """
