@@ -221,11 +221,11 @@ class _Loop:
 
     def _begin(self, ready: Callable[[], None]) -> None:
         config = self._service.filesystem.config
-        log.info("serving %d files at %s", len(config.files.enabled), config.mountpoint)
         self._engine.note_started(self._service.filesystem.shows_machine)
         self._service.supervisor.apply(config)
-        ready()
         self._unit.ready(self._status())
+        log.info("serving %d files at %s", len(config.files.enabled), config.mountpoint)
+        ready()
 
     def _heed(self, numbers: bytes) -> bool:
         """Do what signals say, given by their numbers; return whether all is to end."""
