@@ -431,6 +431,11 @@ def _rule_of(key: str) -> Rule:
     return rule
 
 
+def allows(key: str, value: Any) -> bool:
+    """Whether a key, by its dotted name, may have a value."""
+    return not any(_rule_of(key)(value))
+
+
 def _instead(word: Any, known: tuple[str, ...], title: str) -> str:
     nearest = difflib.get_close_matches(word, known, 1, cutoff=0.5) if isinstance(word, str) else []
     return f"did you mean {_quoted(nearest[0])}?" if nearest else f"{title}: {', '.join(map(_quoted, known))}"

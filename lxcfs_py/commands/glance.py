@@ -18,7 +18,7 @@ from lxcfs_py.container.containers import Container, Containers
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
 from lxcfs_py.daemon import control as daemon
-from lxcfs_py.daemon.policies import Policies
+from lxcfs_py.daemon.policies import applied
 from lxcfs_py.linux.host import Host
 from lxcfs_py.runtimes.names import Names
 from lxcfs_py.views import meminfo
@@ -84,7 +84,6 @@ class Glance:
     def __init__(self, config: Config) -> None:
         """Look at the host's cgroups; OSError when that cannot be."""
         self._config = config
-        self._policies = Policies()
         self._host = Host()
         self._known = Containers(layout.find(), Ledger(), Sampler(config.loadavg.interval))
         self._before: dict[int, _Counters] = {}
@@ -111,7 +110,7 @@ class Glance:
     def _row(self, pid: int, container: Container, now: _Counters, told: Optional[dict[str, Any]], names: Names) -> Row:
         path = cgroup(pid)
         identity = names.of(path)
-        config = self._policies.of(container, self._config)
+        config = applied(container, self._config)
         visible = visible_cpus.visible(container.cgroup, self._host, config.cpu)
         cpus = visible.quota or float(len(visible.cpus))
         before = self._before.get(pid, now)

@@ -20,6 +20,7 @@ from typing import Callable, NamedTuple, Optional, Union
 
 from lxcfs_py.cgroup import Cgroup, open_cgroup
 from lxcfs_py.cgroup.layout import Layout, Paths, is_below, parse_paths
+from lxcfs_py.config import Config
 from lxcfs_py.container import processes
 from lxcfs_py.container.cpu_time import Account, Ledger
 from lxcfs_py.container.eviction import choose
@@ -55,6 +56,7 @@ class Container:
         "boottime_offset",
         "cgroup",
         "checked",
+        "configured",
         "home",
         "init",
         "known_as",
@@ -88,6 +90,8 @@ class Container:
         self.load = Load(sampler)
         self.last_pid = 0
         self.reads = 0
+        self.configured: Optional[tuple[Config, Paths, Config]] = None
+        """A configuration and where it was then, and what that comes to for it."""
 
     def __del__(self) -> None:
         for fd in (self.pidfd, self.namespace):

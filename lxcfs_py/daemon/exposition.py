@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from lxcfs_py import __version__, files
 from lxcfs_py.attach.running import cgroup
 from lxcfs_py.container import visible_cpus
+from lxcfs_py.daemon import policies
 from lxcfs_py.runtimes.names import Names
 from lxcfs_py.views import meminfo
 
@@ -192,7 +193,7 @@ class Collector:
     def _seen_by(self, container: Container) -> Iterator[tuple[str, float]]:
         """Yield what a container sees, as far as it can be read by now."""
         host = self._filesystem.host
-        config = self._filesystem.policies.of(container, self._filesystem.config)
+        config = policies.applied(container, self._filesystem.config)
         yield "lxcfs_container_reads_total", container.reads
         try:
             visible = visible_cpus.visible(container.cgroup, host, config.cpu)

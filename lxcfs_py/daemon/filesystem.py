@@ -14,7 +14,7 @@ from typing import Callable, Optional
 
 from lxcfs_py.config import Config
 from lxcfs_py.container.containers import Container, Containers
-from lxcfs_py.daemon.policies import Policies
+from lxcfs_py.daemon import policies
 from lxcfs_py.files import NAMES
 from lxcfs_py.linux import capabilities, psi, roots
 from lxcfs_py.linux.host import Host
@@ -45,7 +45,6 @@ class Filesystem:
         self.shows_machine = False
         """True to show every container the machine's figures."""
 
-        self.policies = Policies()
         self.reads: Counter[str] = Counter()
         self.failures: Counter[tuple[str, str]] = Counter()  # by file and reason
         self._silent_until = 0.0
@@ -128,7 +127,7 @@ class Filesystem:
             return machines()
         container.reads += 1
         try:
-            config = self.policies.of(container, self.config)
+            config = policies.applied(container, self.config)
             return compute(container, config) if name in config.files.enabled else machines()
         except _UNREADABLE as error:
             # Its cgroup may have gone away in the middle, because it was moved to another one: look again.
@@ -137,7 +136,7 @@ class Filesystem:
         if container is None:
             return machines()
         try:
-            return compute(container, self.policies.of(container, self.config))
+            return compute(container, policies.applied(container, self.config))
         except _UNREADABLE as error:
             self._count_failure(caller, path, error)
             return machines()
@@ -234,7 +233,7 @@ class Filesystem:
         container = self._container(caller) if tree.name in self.config.files.enabled else None
         if container is None:
             return None
-        config = self.policies.of(container, self.config)
+        config = policies.applied(container, self.config)
         return Sight(container, self.host, config) if tree.name in config.files.enabled else None
 
     def _sees(self, tree: HostTree, path: str, sight: Optional[Sight]) -> bool:

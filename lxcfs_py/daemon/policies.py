@@ -1,48 +1,38 @@
-"""Which containers have which keys of the configuration otherwise: the policies of lxcfs.toml."""
+"""Which containers have which keys of the configuration otherwise: the policies of lxcfs.toml, and a label."""
 
 from __future__ import annotations
 
-import weakref
 from fnmatch import fnmatchcase
-from typing import NamedTuple, Optional
+from typing import Optional
 
-from lxcfs_py.cgroup.layout import Paths
-from lxcfs_py.config import Config, Policy
+from lxcfs_py.config import Config, Policy, allows
 from lxcfs_py.container.containers import Container
-from lxcfs_py.runtimes.names import Identity, Names
+from lxcfs_py.runtimes.names import CPU_MODE, Identity, Names
 
 
-class _Known(NamedTuple):
-    config: Config
-    paths: Paths
-    applied: Config
+def applied(container: Container, config: Config) -> Config:
+    """Return the configuration as it is for a container.
 
-
-class Policies:
-    """What holds for each container, looked up again where the configuration or the container's cgroup changes."""
-
-    def __init__(self) -> None:
-        self._known: weakref.WeakKeyDictionary[Container, _Known] = weakref.WeakKeyDictionary()
-
-    def of(self, container: Container, config: Config) -> Config:
-        """Return the configuration as it is for a container."""
-        if not config.policy:
-            return config
-        known = self._known.get(container)
-        if known is None or known.config is not config or known.paths is not container.paths:
-            applied = config
-            for policy in matching(container, config):
-                applied = applied.with_settings(policy.settings)
-            known = self._known[container] = _Known(config, container.paths, applied)
-        return known.applied
+    It is looked up again where the configuration or the container's cgroup changes.
+    """
+    known = container.configured
+    if known is None or known[0] is not config or known[1] is not container.paths:
+        result = config
+        for policy in matching(container, config):
+            result = result.with_settings(policy.settings)
+        known = container.configured = config, container.paths, result
+    return known[2]
 
 
 def matching(container: Container, config: Config) -> list[Policy]:
-    """Return the policies that hold for a container, in the order of the file: what the last one says holds."""
+    """Return the policies that hold for a container; what the last one says holds. Its label is the last."""
     path = max(container.paths.values(), key=len, default="/")
-    asks_names = any(policy.image or policy.label for policy in config.policy)
-    identity = Names().of(path) if asks_names else None
-    return [policy for policy in config.policy if _holds(policy, path, identity)]
+    identity = Names().of(path)
+    found = [policy for policy in config.policy if _holds(policy, path, identity)]
+    mode = identity.annotations.get(CPU_MODE) if identity else None
+    if mode is not None and allows("cpu.mode", mode):
+        found.append(Policy(label=f"{CPU_MODE}={mode}", settings=(("cpu.mode", mode),)))
+    return found
 
 
 def _holds(policy: Policy, path: str, identity: Optional[Identity]) -> bool:

@@ -21,6 +21,9 @@ from lxcfs_py.errors import LxcfsError
 KEY = "lxcfs.py/views"
 """The label, annotation or environment variable by which a container opts in ("all") or out ("none")."""
 
+CPU_MODE = "lxcfs.py/cpu-mode"
+"""The label or annotation by which a container has a cpu.mode of its own."""
+
 _MAX_BYTES = 1 << 24
 _SHOWN_DIGITS = 12  # of an id, as the engines show it
 _LEAST_DIGITS = 4  # of an id, to be asked for by

@@ -46,8 +46,9 @@ class RecordedContainer:
 
     def __init__(self, machine: Machine, init: Path, ledger: Optional[Ledger] = None) -> None:
         self.proc = machine.root / "proc"
-        paths = parse_paths((init / "cgroup").read_bytes())
-        self.cgroup = open_cgroup(find(str(machine.root)), paths, str(self.proc))
+        self.paths = parse_paths((init / "cgroup").read_bytes())
+        self.configured = None
+        self.cgroup = open_cgroup(find(str(machine.root)), self.paths, str(self.proc))
         self.start = int((init / "stat").read_text().rpartition(") ")[2].split()[19]) * NS_PER_TICK
         self.account = Account(ledger or Ledger(), init.name)
         self.load = Load(Sampler(5))
@@ -163,6 +164,8 @@ def container_in() -> Callable[..., Any]:
     return lambda cgroup, **known: SimpleNamespace(
         **{
             "cgroup": cgroup,
+            "paths": {},
+            "configured": None,
             "start": 0,
             "boottime_offset": 0,
             "last_pid": 31,

@@ -198,6 +198,13 @@ def test_variables_that_a_pod_asks_for_say_how_many_cpus_it_may_use(runtime):
     assert runtime.create(of, container())[1] == {}, "without a quota, it may use all"
 
 
+def test_a_pods_cpu_mode_is_noted_with_its_containers(runtime):
+    of = pod(annotations={"lxcfs.py/cpu-mode": "requests", "other": "1"})
+    _, answer = runtime.ask("CreateContainer", wire.field(1, of) + wire.field(2, container()))
+    noted = map(wire.read, wire.messages(wire.message(answer, 1), 2))
+    assert {wire.text(pair, 1): wire.text(pair, 2) for pair in noted} == {"lxcfs.py/cpu-mode": "requests"}
+
+
 def test_containers_that_run_when_it_comes_are_attached_to_whatever_part_of_the_list_they_are_in(runtime):
     first = wire.item(1, pod()) + wire.item(1, pod(pod_id="p2", annotations={"lxcfs.py/views": "none"}))
     second = b"".join(

@@ -11,7 +11,7 @@ from lxcfs_py.cgroup import v1, v2
 from lxcfs_py.config import Config, ConfigError, Cpu, Memory
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.daemon import policies
-from lxcfs_py.daemon.policies import Policies
+from lxcfs_py.daemon.policies import applied
 from lxcfs_py.runtimes.names import Identity
 
 DOCKER = "/docker/0123456789ab"
@@ -39,15 +39,8 @@ files.enabled = ["proc/meminfo"]
 """
 
 
-class Container(SimpleNamespace):
-    """Where a container is, and nothing else of it."""
-
-    def __hash__(self):
-        return id(self)
-
-
 def container(path):
-    return Container(paths={"cpu": "/", "memory": path})
+    return SimpleNamespace(paths={"cpu": "/", "memory": path}, configured=None)
 
 
 @pytest.fixture(autouse=True)
@@ -58,11 +51,11 @@ def named(monkeypatch):
 def test_the_last_policy_that_holds_has_the_word():
     read = config.parse(TEXT.encode(), "lxcfs.toml")
     assert config.parse(config.dump(read).encode(), "dumped") == read
-    applied = Policies().of(container(DOCKER), read)
-    assert applied.cpu == Cpu("requests", 512)
-    assert applied.memory == Memory(swap=False)
-    assert applied.files.enabled == ("proc/meminfo",)
-    assert (applied.loadavg, applied.mountpoint) == (read.loadavg, read.mountpoint)
+    found = applied(container(DOCKER), read)
+    assert found.cpu == Cpu("requests", 512)
+    assert found.memory == Memory(swap=False)
+    assert found.files.enabled == ("proc/meminfo",)
+    assert (found.loadavg, found.mountpoint) == (read.loadavg, read.mountpoint)
 
 
 @pytest.mark.parametrize(
@@ -76,15 +69,22 @@ def test_the_last_policy_that_holds_has_the_word():
     ],
 )
 def test_a_pattern_is_of_the_containers_cgroup_or_one_above_it(path, mode):
-    assert Policies().of(container(path), config.parse(TEXT.encode(), "lxcfs.toml")).cpu.mode == mode
+    assert applied(container(path), config.parse(TEXT.encode(), "lxcfs.toml")).cpu.mode == mode
 
 
 def test_it_is_looked_up_again_where_the_file_or_the_cgroup_changes():
-    box, known, read = container("/docker/1"), Policies(), config.parse(TEXT.encode(), "lxcfs.toml")
-    assert known.of(box, read) is known.of(box, read)
+    box, read = container("/docker/1"), config.parse(TEXT.encode(), "lxcfs.toml")
+    assert applied(box, read) is applied(box, read)
     box.paths = {"memory": "/elsewhere"}
-    assert known.of(box, read).cpu.mode == "quota"
-    assert known.of(box, Config()) == Config()
+    assert applied(box, read).cpu.mode == "quota"
+    assert applied(box, Config()) == Config()
+
+
+@pytest.mark.parametrize(("label", "mode"), [("requests", "requests"), ("all", "cpuset")])
+def test_a_container_may_have_a_cpu_mode_by_its_label(monkeypatch, label, mode):
+    labelled = Identity("docker", "1", "web", {"lxcfs.py/cpu-mode": label})
+    monkeypatch.setattr(policies, "Names", lambda: SimpleNamespace(of=lambda path: labelled))
+    assert applied(container("/docker/1"), config.parse(TEXT.encode(), "lxcfs.toml")).cpu.mode == mode
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from lxcfs_py.files import FILES
 from lxcfs_py.runtimes.names import KEY
 from lxcfs_py.runtimes.nri import connection, wire
 from lxcfs_py.runtimes.nri.connection import Call, Connection
-from lxcfs_py.runtimes.nri.policy import Container, Pod, Policy, adjustment, variables
+from lxcfs_py.runtimes.nri.policy import Container, Pod, Policy, adjustment, noted_with, variables
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +109,8 @@ class Plugin:
             log.log(logging.WARNING if KEY in reason else logging.DEBUG, "%s: %s", _shown(pod, container), reason)
         mounted = [name for name in names if FILES[name].runc_mounts]
         self._tell(results.GIVEN if mounted else results.LEFT_ALONE if self._is_mounted() else results.FAILED)
-        environment = variables(pod, container)
-        return wire.field(1, adjustment(self._policy.mountpoint, mounted, environment))
+        added = adjustment(self._policy.mountpoint, mounted, variables(pod, container), noted_with(pod))
+        return wire.field(1, added)
 
     def _start(self, pod: wire.Fields, container: wire.Fields) -> list[Attachment]:
         """Return what runc refuses to mount, and what it has mounted already is not asked for again."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from lxcfs_py import files
-from lxcfs_py.runtimes.names import KEY
+from lxcfs_py.runtimes.names import CPU_MODE, KEY
 from lxcfs_py.runtimes.nri import wire
 
 ENVIRONMENT = "lxcfs.py/environment"
@@ -162,8 +162,15 @@ def variables(pod: Pod, container: Container) -> dict[str, str]:
     return {name: number for name in asked if _VARIABLE.fullmatch(name) and name not in present}
 
 
-def adjustment(mountpoint: str, names: Iterable[str], environment: dict[str, str]) -> bytes:
-    """Return a ContainerAdjustment that mounts files and sets variables."""
+def noted_with(pod: Pod) -> dict[str, str]:
+    """Return what is noted with a container for the daemon, which is told nothing of the pod's own annotations."""
+    return {CPU_MODE: pod.annotations[CPU_MODE]} if CPU_MODE in pod.annotations else {}
+
+
+def adjustment(
+    mountpoint: str, names: Iterable[str], environment: Mapping[str, str], noted: Mapping[str, str]
+) -> bytes:
+    """Return a ContainerAdjustment that mounts files, sets variables and adds annotations."""
     options = ("rbind", "rslave", "ro", "nosuid", "nodev", "noexec")
     mounts = (
         wire.field(1, f"/{name}")
@@ -172,8 +179,17 @@ def adjustment(mountpoint: str, names: Iterable[str], environment: dict[str, str
         + b"".join(wire.item(4, option) for option in options)
         for name in names
     )
-    pairs = (wire.field(1, name) + wire.field(2, value) for name, value in environment.items())
-    return b"".join([*(wire.item(3, mount) for mount in mounts), *(wire.item(4, pair) for pair in pairs)])
+
+    def pairs(mapping: Mapping[str, str]) -> Iterator[bytes]:
+        return (wire.field(1, name) + wire.field(2, value) for name, value in mapping.items())
+
+    return b"".join(
+        [
+            *(wire.item(2, pair) for pair in pairs(noted)),
+            *(wire.item(3, mount) for mount in mounts),
+            *(wire.item(4, pair) for pair in pairs(environment)),
+        ]
+    )
 
 
 def meet(view: str, own: str) -> bool:
