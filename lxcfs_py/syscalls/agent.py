@@ -1,15 +1,17 @@
 """The agent: takes listeners from container runtimes, and answers the calls that come by them.
 
 A runtime connects to the socket as a container starts, and sends the container's state and the listener (OCI runtime
-specification, linux.seccomp.listenerPath). Nothing of the state is used: who calls is told by the kernel with each
-call. A listener is kept by whoever keeps the session, under a name, and a call is received into memory that is kept
-too: a successor answers what this process had taken when it died.
+specification, linux.seccomp.listenerPath). Of the state, the container's id is used, so that no container has more than
+its share of the listeners: each process that is started in it by its runtime brings one. Who calls is told by the
+kernel with each call. A listener is kept by whoever keeps the session, under a name, and a call is received into memory
+that is kept too: a successor answers what this process had taken when it died.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import mmap
 import os
@@ -17,15 +19,20 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Mapping
 from typing import Callable
 
 from lxcfs_py.linux import roots, seccomp
+from lxcfs_py.linux.digest import digest
 from lxcfs_py.syscalls.answers import ANSWERS, Render
 
 log = logging.getLogger(__name__)
 
 MAX_LISTENERS = 4096
+MAX_OF_ONE = 256
+"""Listeners of one container."""
+
 MAX_CONNECTIONS = 64
 
 PREFIX = "seccomp-"
@@ -35,6 +42,9 @@ MEMORY = "seccomp.memory"
 """The name under which the memory is kept into which calls are received."""
 
 _LISTENER = struct.Struct("=Q")  # in the memory behind the slot: the number of the listener whose call is in it, or 0
+_OWNER_SHIFT = 40  # a listener's number: whose it is, and a random part
+_PAUSE_SECONDS = 1.0  # without new connections, where there are no descriptors for them
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _MOST_STATE = 1 << 16  # bytes of a container's state that are read at a time
 
 Keep = Callable[[str, int], None]
@@ -50,6 +60,7 @@ class Agent:
         self._keep, self._forget = keep, forget
         self._poll = select.epoll()
         self._server: dict[int, socket.socket] = {}
+        self._paused: dict[int, float] = {}  # servers, and until when
         self._connections: dict[int, socket.socket] = {}
         self._listeners: dict[int, int] = {}  # by descriptor, the number that names it
         memory = kept.get(MEMORY)
@@ -79,12 +90,20 @@ class Agent:
     def _run(self) -> None:
         self._take_up()
         while True:
-            for descriptor, events in self._poll.poll():
-                try:
-                    self._attend(descriptor, events)
-                except Exception as error:  # whatever one container does, the others are answered
-                    log.error("an agent's descriptor cannot be attended to: %r", error)
-                    self._drop(descriptor)
+            self._attend_all()
+
+    def _attend_all(self) -> None:
+        """Do what there is to do, or wait for it."""
+        for descriptor, events in self._poll.poll(_PAUSE_SECONDS if self._paused else None):
+            try:
+                self._attend(descriptor, events)
+            except Exception as error:  # whatever one container does, the others are answered
+                log.error("an agent's descriptor cannot be attended to: %r", error)
+                self._drop(descriptor)
+        for descriptor, until in list(self._paused.items()):
+            if time.monotonic() >= until:
+                del self._paused[descriptor]
+                self._poll.register(descriptor, select.EPOLLIN)
 
     def _attend(self, descriptor: int, events: int) -> None:
         if descriptor in self._server:
@@ -99,35 +118,61 @@ class Agent:
     # Listeners
 
     def _accept(self, server: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             connection, _ = server.accept()
-            _, uid, _ = struct.unpack("=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            if uid or len(self._connections) >= MAX_CONNECTIONS:
-                connection.close()
-                return
-            connection.setblocking(False)
-            self._connections[connection.fileno()] = connection
-            self._poll.register(connection, select.EPOLLIN)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno not in _NO_DESCRIPTORS:
+                raise
+            self._pause(server.fileno(), error)
+            return
+        _, uid, _ = struct.unpack("=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid or len(self._connections) >= MAX_CONNECTIONS:
+            connection.close()
+            return
+        connection.setblocking(False)
+        self._connections[connection.fileno()] = connection
+        self._poll.register(connection, select.EPOLLIN)
+
+    def _pause(self, server: int, error: OSError) -> None:
+        """Leave those who connect waiting for a while: they have not got lost, and would be told of in a tight loop."""
+        log.error("no listener can be taken for %.0f s: %s", _PAUSE_SECONDS, error.strerror)
+        self._poll.unregister(server)
+        self._paused[server] = time.monotonic() + _PAUSE_SECONDS
 
     def _receive_listener(self, descriptor: int) -> None:
         """Take the listeners that a runtime sends; what else it sends is read and thrown away."""
         connection = self._connections[descriptor]
         try:
-            message, descriptors, _, _ = socket.recv_fds(connection, _MOST_STATE, 4)
+            message, descriptors, flags, _ = socket.recv_fds(connection, _MOST_STATE, 4)
         except OSError:
-            message, descriptors = b"", []
+            message, descriptors, flags = b"", [], 0
+        if flags & socket.MSG_CTRUNC:
+            log.error("a listener was lost, as there was no descriptor for it: its container's calls fail")
+        owner = _owner(message)
         for listener in descriptors:
             os.set_inheritable(listener, False)
-            if len(self._listeners) >= MAX_LISTENERS or not _is_listener(listener):
-                log.error("a listener was refused: it is none, or there are %d already", len(self._listeners))
+            refusal = self._refusal(owner, listener)
+            if refusal:
+                log.error("a listener was refused: %s", refusal)
                 os.close(listener)
                 continue
-            number = int.from_bytes(os.urandom(7), "big") + 1
+            number = owner << _OWNER_SHIFT | int.from_bytes(os.urandom(_OWNER_SHIFT // 8), "big")
             self._keep(f"{PREFIX}{number:x}", listener)
             self._add(number, listener)
         if not message:
             self._poll.unregister(descriptor)
             self._connections.pop(descriptor).close()
+
+    def _refusal(self, owner: int, listener: int) -> str:
+        """Return why a descriptor is not taken, "" if it is."""
+        if not _is_listener(listener):
+            return "it is none"
+        if len(self._listeners) >= MAX_LISTENERS:
+            return f"there are {MAX_LISTENERS} already"
+        of_it = sum(number >> _OWNER_SHIFT == owner for number in self._listeners.values())
+        return f"its container has {MAX_OF_ONE} already" if of_it >= MAX_OF_ONE else ""
 
     def _add(self, number: int, listener: int) -> None:
         self._listeners[listener] = number
@@ -194,6 +239,15 @@ class Agent:
         finally:
             os.close(memory)
         return answer.value if written == len(answer.memory) else None
+
+
+def _owner(state: bytes) -> int:
+    """Return a number that is the same for all listeners of one container, and never 0."""
+    try:
+        identity = str(json.loads(state)["state"]["id"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        identity = ""  # whoever does not say
+    return int.from_bytes(digest(identity)[:3], "big") | 1
 
 
 def _is_listener(descriptor: int) -> bool:

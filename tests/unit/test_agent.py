@@ -1,0 +1,125 @@
+"""The agent where descriptors run out, and where one container has very many listeners."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lxcfs_py.syscalls import agent
+from lxcfs_py.syscalls.agent import Agent
+
+
+class Full(socket.socket):
+    """A socket whose accept finds no descriptor, a number of times."""
+
+    refusals = 0
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().accept()
+
+
+@pytest.fixture
+def kept() -> dict[str, int]:
+    return {}
+
+
+@pytest.fixture
+def agent_of(kept: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> Agent:
+    """One for which everything that a runtime sends is a listener."""
+    monkeypatch.setattr(agent, "_is_listener", lambda descriptor: True)
+    monkeypatch.setattr(agent, "_PAUSE_SECONDS", 0.1)
+    return Agent(lambda caller, path: b"", kept.__setitem__, kept.__delitem__, {})
+
+
+@pytest.fixture
+def server(agent_of: Agent, tmp_path: Path) -> Iterator[Full]:
+    with contextlib.closing(Full(socket.AF_UNIX, socket.SOCK_STREAM)) as made:
+        made.bind(str(tmp_path / "socket"))
+        made.listen()
+        agent_of.listen(made)
+        yield made
+
+
+@pytest.fixture
+def ends() -> Iterator[list[int]]:
+    """The other ends of listeners: without them, there is nobody who could call."""
+    kept_open: list[int] = []
+    yield kept_open
+    for descriptor in kept_open:
+        os.close(descriptor)
+
+
+def send(made: Agent, server: Full, state: object, ends: list[int], count: int = 1) -> None:
+    """Be a runtime that has started processes."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as runtime:
+        runtime.connect(server.getsockname())
+        made._attend_all()
+        for _ in range(count):
+            read, write = os.pipe()
+            socket.send_fds(runtime, [json.dumps(state).encode()], [read])
+            os.close(read)
+            made._attend_all()
+            ends.append(write)
+
+
+def listeners(kept: dict[str, int]) -> int:
+    return sum(name.startswith(agent.PREFIX) for name in kept)
+
+
+def test_without_descriptors_it_waits_says_so_once_and_takes_who_has_waited(
+    agent_of: Agent, server: Full, kept: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    server.refusals = 2
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as runtime, caplog.at_level(logging.ERROR):
+        runtime.connect(server.getsockname())
+        read, write = os.pipe()
+        socket.send_fds(runtime, [b'{"state": {"id": "web"}}'], [read])
+        deadline = time.monotonic() + 20
+        turns = 0
+        while not listeners(kept):
+            assert time.monotonic() < deadline
+            agent_of._attend_all()
+            turns += 1
+        os.close(read)
+        os.close(write)
+    assert [record.getMessage() for record in caplog.records] == [
+        "no listener can be taken for 0 s: Too many open files"
+    ] * 2
+    assert turns < 20, "it does not turn in a tight loop"
+
+
+def test_one_container_has_no_more_than_its_share_of_the_listeners(
+    agent_of: Agent,
+    server: Full,
+    kept: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    ends: list[int],
+) -> None:
+    monkeypatch.setattr(agent, "MAX_OF_ONE", 3)
+    send(agent_of, server, {"state": {"id": "greedy"}}, ends, 5)
+    assert listeners(kept) == 3
+    assert caplog.messages.count("a listener was refused: its container has 3 already") == 2
+    send(agent_of, server, {"state": {"id": "modest"}}, ends)
+    assert listeners(kept) == 4
+    successor = Agent(lambda caller, path: b"", lambda *_: None, lambda *_: None, kept)
+    successor.listen(server)
+    send(successor, server, {"state": {"id": "greedy"}}, ends)
+    assert len(successor) == 4, "a successor knows whose those are that it has been handed"
+
+
+@pytest.mark.parametrize("state", [b"", b"{", b"[]", b'{"state": 3}', b"[" * 100000])
+def test_a_state_that_cannot_be_read_is_nobodys(state: bytes) -> None:
+    assert agent._owner(state) == agent._owner(b"")
