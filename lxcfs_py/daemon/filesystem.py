@@ -32,6 +32,8 @@ _UNREADABLE = (OSError, ValueError, ArithmeticError)
 
 _SILENT_SECONDS = 60
 
+_TREES_ABOVE = f"{os.path.commonpath([f'/{name}' for name in TREES])}/"
+
 _MACHINE = "/"
 """In a trigger, where a cgroup's path stands."""
 
@@ -67,8 +69,6 @@ class Filesystem:
             return self._render_in(caller, *inside)
         name = path[1:]
         self.reads[name] += 1
-        if name not in self.config.files.enabled:
-            return self.host.text(name)
         view = VIEWS[name]
         return self._computed(
             caller,
@@ -103,7 +103,7 @@ class Filesystem:
         self.reads[tree.name] += 1
         text = tree.text(self.host, path)  # an error is the kernel's own, such as that of a CPU that is offline
         view = tree.view(path)
-        if view is None or tree.name not in self.config.files.enabled:
+        if view is None:
             return text
         return self._computed(
             caller,
@@ -260,6 +260,8 @@ def _takes_triggers(path: str) -> bool:
 
 def _tree_of(path: str) -> Optional[tuple[HostTree, str]]:
     """Return the tree that a path is in, and where in it; None for a path in no tree."""
+    if not path.startswith(_TREES_ABOVE):
+        return None
     for name, tree in TREES.items():
         if _is_below(path, f"/{name}"):
             return tree, path[len(name) + 2 :]
