@@ -14,7 +14,7 @@ from typing import Callable, NamedTuple
 from lxcfs_py import files
 from lxcfs_py.config import Config
 from lxcfs_py.runtimes import bind_snippets
-from tools import chart, commands, modules
+from tools import chart, commands, modules, programs
 
 ROOT = Path(__file__).parent.parent
 
@@ -71,6 +71,7 @@ PARTS = (
     Part("kubernetes/examples/by-hand.yaml", "          volumeMounts:", "      volumes:", volume_mounts),
     Part("kubernetes/examples/by-hand.yaml", "      volumes:", "", volumes),
     Part("docs/man/lxcfs-py.1", '.\\" commands', '.\\" end of commands', commands.manual_list),
+    Part("docs/programs.md", "<!-- programs -->", "<!-- end of programs -->", programs.table),
     Part("docs/architecture.md", "<!-- rooms -->", "<!-- end of rooms -->", modules.drawing),
     Part("docs/architecture.md", "<!-- modules -->", "<!-- end of modules -->", modules.table),
 )

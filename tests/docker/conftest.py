@@ -16,7 +16,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -114,7 +114,7 @@ def two_cpus(require: Callable[[object, str], None]) -> None:
     require((os.cpu_count() or 1) >= 2, "two CPUs")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def disk(cache: Path, require: Callable[[object, str], None]) -> Iterator[tuple[Path, str]]:
     """An empty directory on a disk whose I/O the kernel counts, and that disk's name."""
     disks = [(path, block_device(path)) for path in (cache, Path("/var/tmp"), Path("/tmp")) if block_device(path)]
@@ -137,11 +137,18 @@ def block_device(path: Path) -> str:
 @pytest.fixture(scope="session")
 def docker(cache: Path, require: Callable[[object, str], None]) -> Iterator[Docker]:
     """The engine with the image in it."""
+    with engine_with(BOOTSTRAP, cache, require) as engine:
+        yield engine
+
+
+@contextlib.contextmanager
+def engine_with(bootstrap: Sequence[str], cache: Path, require: Callable[[object, str], None]) -> Iterator[Docker]:
+    """An engine with an image of one's own in it."""
     client = next(filter(os.path.exists, ("/usr/bin/docker", shutil.which("docker") or "")), "")
     require(os.geteuid() == 0, "root")
     require(client and shutil.which("dockerd"), "Docker's engine: apt-get install docker.io")
     require(shutil.which("mmdebstrap"), "mmdebstrap: apt-get install mmdebstrap")
-    tarball = image(cache)
+    tarball = image(cache, bootstrap)
     root = Path(tempfile.gettempdir(), f"lxcfs-py-docker-{secrets.token_hex(4)}")  # also a containerd namespace's name
     root.mkdir(mode=0o700)
     environment = {"PATH": os.environ["PATH"], "HOME": str(root), "DOCKER_HOST": f"unix://{root}/socket"}
@@ -154,14 +161,14 @@ def docker(cache: Path, require: Callable[[object, str], None]) -> Iterator[Dock
         clear(root)
 
 
-def image(cache: Path) -> Path:
+def image(cache: Path, bootstrap: Sequence[str] = BOOTSTRAP) -> Path:
     """The image's root as a tarball, from the cache or built into it (about 20 s)."""
-    tarball = cache / f"image-{hashlib.sha256(repr(BOOTSTRAP).encode()).hexdigest()[:16]}.tar"
+    tarball = cache / f"image-{hashlib.sha256(repr(bootstrap).encode()).hexdigest()[:16]}.tar"
     if not tarball.exists():
         with tempfile.TemporaryDirectory(prefix="image-", dir=cache) as directory:
             built = Path(directory, tarball.name)
-            done = subprocess.run([*BOOTSTRAP, str(built)], capture_output=True, text=True, timeout=600)
-            assert done.returncode == 0, f"{' '.join(BOOTSTRAP)}: exit {done.returncode}\n{done.stderr[-2000:]}"
+            done = subprocess.run([*bootstrap, str(built)], capture_output=True, text=True, timeout=1200)
+            assert done.returncode == 0, f"{' '.join(bootstrap)}: exit {done.returncode}\n{done.stderr[-2000:]}"
             built.replace(tarball)
     return tarball
 

@@ -6,12 +6,14 @@ It is done while other tests run, which need none. Without it each is built by t
 from __future__ import annotations
 
 from tests.docker import conftest as docker
+from tests.programs import conftest as programs
 from tests.vm import debian, machine, test_podman, test_rpm
 
 
 def main() -> None:
     """Build one after the other: another processor is for the tests."""
-    docker.image(machine.cache_directory().parent)
+    for bootstrap in (docker.BOOTSTRAP, programs.BOOTSTRAP):
+        docker.image(machine.cache_directory().parent, bootstrap)
     for suite in debian.SUITES:
         machine.image(suite, **debian.image_of(suite))
     for module in (test_podman, test_rpm):
