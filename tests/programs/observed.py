@@ -106,7 +106,7 @@ def _observe(engine: Engine, way: Way, rows: list[Row]) -> Sayings:
     names = " ".join(row.name for row in rows)
     with ThreadPoolExecutor() as pool:
         texts = pool.map(lambda limits: _run(engine, way, names, limits), CONTAINERS.values())
-        return {name: dict(_sections(text, limits, machine)) for (name, limits), text in zip(CONTAINERS.items(), texts)}
+        return {name: dict(sections(text, limits, machine)) for (name, limits), text in zip(CONTAINERS.items(), texts)}
 
 
 def _run(engine: Engine, way: Way, names: str, limits: Limits) -> str:
@@ -129,7 +129,8 @@ def _run(engine: Engine, way: Way, names: str, limits: Limits) -> str:
 _SECTION = re.compile(r"^<<<<(\S+) (.*)\n((?s:.*?))>>>>(\d+) (.*)\n", re.MULTILINE)
 
 
-def _sections(text: str, limits: Limits, machine: Seen) -> Iterator[tuple[str, Said]]:
+def sections(text: str, limits: Limits, machine: Seen) -> Iterator[tuple[str, Said]]:
+    """Yield what each program said, with its row's name, in the output of run.sh."""
     for name, before, printed, status, after in _SECTION.findall(text):
         moments = [[float(word) for word in line.split()] for line in (before, after)]
         own = [
