@@ -21,6 +21,7 @@ from typing import Any, Callable
 import psutil
 import pytest
 
+from bench import devices
 from lxcfs_py.runtimes.sandbox import Sandbox, SandboxError
 from lxcfs_py.views import VIEWS
 from tests.conftest import Daemon
@@ -381,6 +382,23 @@ def test_a_disk_that_comes_is_there_at_the_next_look_and_one_that_goes_is_gone(
                 fcntl.ioctl(loops, remove, number)
             assert f"loop{number}" not in box.run(["ls", "/sys/block"]).stdout
             assert "No such file" in box.run(["cat", f"/sys/block/loop{number}/stat"]).stderr
+
+
+@pytest.mark.slow
+def test_all_of_200_disks_are_listed_as_the_machine_lists_them(
+    start_daemon: Callable[..., Daemon], sandbox: MakeSandbox, require: Callable[[object, str], None]
+) -> None:
+    require(Path("/dev/loop-control").exists(), "loop devices")
+    daemon = start_daemon()
+    box = sandbox(views=daemon.mountpoint)
+    with devices.many(200) as names:
+        listing = ["sh", "-c", "ls -1 /sys/block; cat /sys/block/*/size; cat /sys/block/loop5*/stat"]
+        own = subprocess.run(listing, text=True, capture_output=True, check=True).stdout.splitlines()
+        seen = box.run(listing, check=True).stdout.splitlines()
+        assert set(names) <= set(seen)
+        assert [line.split() for line in seen[:-200]] == [line.split() for line in own[:-200]]
+        assert all(set(line.split()) == {"0"} for line in seen[-200:])
+    assert not set(names) & set(os.listdir(daemon.mountpoint / "sys/block"))
 
 
 def test_modes_of_the_trees_are_the_machines_without_leave_to_write(daemon: Daemon, sandbox: MakeSandbox) -> None:

@@ -21,7 +21,7 @@ SUITE = "bookworm"
 ROWS = list(rows(SUITE))
 NEEDED = ("coreutils", "procps", "python3", "util-linux")
 PACKAGES = sorted({*NEEDED, *(package for row in ROWS for package in row.packages(SUITE))})
-EXCLUDED = ("doc", "info", "locale", "man")
+EXCLUDED = ("doc", "info", "locale")
 BOOTSTRAP = (
     *("mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
     *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in EXCLUDED),
