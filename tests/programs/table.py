@@ -283,16 +283,9 @@ ROWS = (
     memory(
         "sar -r", "sysstat", By.FILE, "sar -r 1 1 | awk '/^Average/ {print $2 + $4}'", r"^(\d+)$", unit=KIB, within=0.1
     ),
+    cpus("nmon", "nmon", By.FILE, "nmon -F /tmp/nmon -s 1 -c 1; sleep 1; cat /tmp/nmon", r"^AAA,cpus,(\d+)"),
     cpus("mpstat", "sysstat", By.SYSFS, "mpstat", r"\((\d+) CPU\)"),
     memory("atop", "atop", By.FILE, "atop -P MEM 1 1 | awk '/^MEM/ {print $7 * $8}'", r"^(\d+)$"),
-    memory(
-        "nmon",
-        "nmon",
-        By.FILE,
-        "nmon -F /tmp/nmon -s 1 -c 2; sleep 4; cat /tmp/nmon",
-        r"^MEM,T0001,([\d.]+),",
-        unit=MIB,
-    ),
     memory("collectl", "collectl", By.FILE, "collectl -sm -c 1 --verbose", r"^ +(\d+)K", unit=KIB),
     memory("dstat", "dstat", By.FILE, "dstat --mem --noheaders 1 1", r"^ *[\d.]+[MkB]? +(\d+)M", unit=MIB, within=0.12),
     memory(
@@ -331,9 +324,9 @@ ROWS = (
     age(
         "uptimed",
         "uptimed",
-        By.SYSINFO,
+        By.CLOCK,
         "mkdir -p /var/spool/uptimed; uptimed -b; uptimed -f & sleep 1; uprecords -b",
-        r"-> +1 +(\d+ days, [\d:]+)",
+        r"-> +\d +(\d+ days, [\d:]+)",
     ),
     age(
         "tuptime",
@@ -344,7 +337,7 @@ ROWS = (
     ),
     memory("conky", "conky-cli", By.FILE, CONKY, r"^([\d.]+)([KMG])iB", within=0.03),
     load("conky", "conky-cli", By.FILE, CONKY, r"iB ([\d.]+) "),
-    age("conky", "conky-cli", By.SYSINFO, CONKY, r"iB [\d.]+ (\d.*)", slack=3),
+    age("conky", "conky-cli", By.FILE, CONKY, r"iB [\d.]+ (\d.*)", slack=3),
     load(
         "i3status",
         "i3status",
