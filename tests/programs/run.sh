@@ -11,9 +11,14 @@ facts() {
 
 export LC_ALL=C.UTF-8 HOME=/root
 HOST=${HOST:-/host}
+# An emulated CPU takes longer.
+sleep() { command sleep $(($1 * ${SLOW:-1})); }
+timeout() { command timeout $(($1 * ${SLOW:-1})) "${@:2}"; }
+export -f sleep timeout
+
 cd /tmp
 for name; do
     facts "<<<<$name"
-    timeout --kill-after=5 ${PATIENCE:-60} bash -c 'trap "kill \$(jobs -p) 2>/dev/null" EXIT; source "$0"' "$(dirname "$0")/$name.sh" </dev/null 2>&1
+    command timeout --kill-after=5 $((60 * ${SLOW:-1})) bash -c 'trap "kill \$(jobs -p) 2>/dev/null" EXIT; source "$0"' "$(dirname "$0")/$name.sh" </dev/null 2>&1
     facts ">>>>$?"
 done

@@ -287,7 +287,16 @@ ROWS = (
     cpus("mpstat", "sysstat", By.SYSFS, "mpstat", r"\((\d+) CPU\)"),
     memory("atop", "atop", By.FILE, "atop -P MEM 1 1 | awk '/^MEM/ {print $7 * $8}'", r"^(\d+)$"),
     memory("collectl", "collectl", By.FILE, "collectl -sm -c 1 --verbose", r"^ +(\d+)K", unit=KIB),
-    memory("dstat", "dstat", By.FILE, "dstat --mem --noheaders 1 1", r"^ *[\d.]+[MkB]? +(\d+)M", unit=MIB, within=0.12),
+    memory(
+        "dstat",
+        "dstat",
+        By.FILE,
+        "dstat --mem --noheaders 1 1",
+        r"^ *[\d.]+[MkB]? +(\d+)M",
+        unit=MIB,
+        within=0.12,
+        only="bookworm",
+    ),
     memory(
         "node_exporter", "prometheus-node-exporter", By.FILE, NODE_EXPORTER, r"^node_memory_MemTotal_bytes ([\d.e+]+)"
     ),
@@ -308,7 +317,7 @@ ROWS = (
         r"load.value ([\d.]+)",
         slack=0.7,
     ),
-    load("collectd", "collectd-core", By.SYSINFO, COLLECTD % "load", r"^[\d.]+,([\d.]+),", slack=0.1),
+    load("collectd", "collectd-core", By.SYSINFO, COLLECTD % "load", r"^[\d.]+,([\d.]+),", slack=0.1, only="bookworm"),
     load(
         "check_load",
         "monitoring-plugins-basic",
@@ -416,6 +425,7 @@ ROWS = (
         By.CGROUP,
         "java -Xlog:os+container=trace -version",
         r"active_processor_count: (\d+)",
+        forky_package="openjdk-25-jre-headless",
     ),
     Row(
         "Java without container support",
@@ -435,6 +445,7 @@ ROWS = (
         "java -XX:-UseContainerSupport -XX:+UseParallelGC -XX:+PrintFlagsFinal -version",
         r" ParallelGCThreads += (\d+) ",
         cure="`-XX:ActiveProcessorCount=`",
+        forky_package="openjdk-25-jre-headless",
     ),
     cpus(
         "Go",
@@ -463,7 +474,13 @@ ROWS = (
         "perl -MSys::CpuLoad -e 'print((Sys::CpuLoad::load())[0])'",
         r"^([\d.]+)",
     ),
-    cpus("Mono", "mono-csharp-shell", By.AFFINITY, "csharp -e 'print(System.Environment.ProcessorCount);'"),
+    cpus(
+        "Mono",
+        "mono-csharp-shell",
+        By.AFFINITY,
+        "csharp -e 'print(System.Environment.ProcessorCount);'",
+        only="bookworm",
+    ),
     cpus("Erlang", "erlang-base", By.FILE, ERLANG.format("erlang:system_info(logical_processors_online)")),
     memory("Erlang's memsup", "erlang-os-mon", By.FILE, ERLANG.format(MEMSUP), r"^(\d+)$"),
     memory(
