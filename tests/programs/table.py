@@ -112,6 +112,11 @@ class Row:
         )
 
 
+def block() -> int:
+    """Bytes of a block of memory, as /sys has them: a container's limit is rounded up to whole ones."""
+    return int(Path("/sys/devices/system/memory/block_size_bytes").read_text(), 16)
+
+
 def seconds(text: str) -> float:
     """A time as programs write it: "75", "1m 15s", "1 min", "0:01:15", "1 day, 2:03"."""
     if re.fullmatch(r"[\d.]+", text):
@@ -144,9 +149,6 @@ def load(program: str, package: str, by: By, command: str, find: str, **more: ob
     more.setdefault("slack", 0.02)
     return Row(program, package, "load", by, command, find, lambda seen: seen.load, **more)  # type: ignore[arg-type]
 
-
-BLOCK = int(Path("/sys/devices/system/memory/block_size_bytes").read_text(), 16)
-"""Of memory, as /sys has it."""
 
 GET = "python3 -c 'import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())'"
 NODE_EXPORTER = f"prometheus-node-exporter >/dev/null 2>&1 & sleep 2; {GET} http://localhost:9100/metrics | grep ^node_"
@@ -368,7 +370,7 @@ ROWS = (
         By.SYSFS,
         "lsmem -b",
         r"Total online memory: +(\d+)",
-        lambda seen: -(-seen.memory // BLOCK) * BLOCK,
+        lambda seen: -(-seen.memory // block()) * block(),
     ),
     memory("lshw", "lshw", By.SYSINFO, "lshw -quiet -class memory", r"size: (\d+)([MG])iB", within=0.05),
     memory("inxi", "inxi", By.FILE, "inxi -c 0 -m -y 200", r"total: ([\d.]+) ([MG])iB", within=0.1),
