@@ -250,15 +250,15 @@ ROWS = (
     load("uptime", "procps", By.FILE, "uptime", r"load average: ([\d.]+)"),
     load("w", "procps", By.FILE, "w", r"load average: ([\d.]+)"),
     age("uptime", "procps", By.FILE, 'echo $(($(date +%s) - $(date +%s -d "$(uptime -s)")))', r"^(\d+)$", slack=3),
-    age("ps", "procps", By.CLOCK, "ps -o etimes= -p 1", r"^ *(\d+)$", forky=By.FILE),
+    age("ps", "procps", By.CLOCK, "ps -o etimes= -p 1", r"^ *(\d+)$", forky=By.FILE, cure='`uptime.source = "host"`'),
     # util-linux, coreutils, libc
     cpus("lscpu", "util-linux", By.SYSFS, "lscpu", r"^CPU\(s\): +(\d+)$"),
     cpus("taskset", "util-linux", By.AFFINITY, TASKSET),
-    cpus("nproc", "coreutils", By.AFFINITY, "nproc", cure="`OMP_NUM_THREADS`", forky=By.CGROUP),
+    cpus("nproc", "coreutils", By.AFFINITY, "nproc", forky=By.CGROUP, cure="`OMP_NUM_THREADS=N`"),
     cpus("nproc --all", "coreutils", By.AFFINITY, "nproc --all"),
     cpus("getconf", "libc-bin", By.SYSFS, "getconf _NPROCESSORS_ONLN"),
     memory("getconf", "libc-bin", By.SYSINFO, "getconf _PHYS_PAGES", r"^(\d+)$", unit=4096),
-    cpus("rust-coreutils", "rust-coreutils", By.AFFINITY, "coreutils nproc"),
+    cpus("rust-coreutils", "rust-coreutils", By.AFFINITY, "coreutils nproc", cure="`OMP_NUM_THREADS=N`"),
     # busybox
     memory("busybox free", "busybox-static", By.SYSINFO, "busybox free", r"^Mem: +(\d+)", unit=KIB, forky=By.FILE),
     cpus("busybox nproc", "busybox-static", By.AFFINITY, "busybox nproc"),
@@ -381,7 +381,9 @@ ROWS = (
     memory("screenfetch", "screenfetch", By.FILE, "screenfetch -n -N", r"/ (\d+)MiB", unit=MIB),
     memory("linuxinfo", "linuxinfo", By.FILE, "linuxinfo", r"(\d+)M RAM", unit=MIB),
     cpus("slurmd", "slurmd", By.SYSFS, "slurmd -C", r"CPUs=(\d+)"),
-    memory("slurmd", "slurmd", By.SYSINFO, "slurmd -C", r"RealMemory=(\d+)", unit=MIB),
+    memory(
+        "slurmd", "slurmd", By.SYSINFO, "slurmd -C", r"RealMemory=(\d+)", unit=MIB, cure="`RealMemory=` in slurm.conf"
+    ),
     age("slurmd", "slurmd", By.SYSINFO, "slurmd -C", r"UpTime=0-(\S+)"),
     cpus("stressapptest", "stressapptest", By.SYSFS, "stressapptest -s 1 -M 8", r"nodes, (\d+) cpus"),
     memory(
@@ -394,7 +396,14 @@ ROWS = (
     ),
     # languages
     cpus("Python", "python3", By.SYSFS, python("os", "os.cpu_count()")),
-    load("Python", "python3", By.SYSINFO, python("os", "os.getloadavg()[0]"), r"^([\d.]+)$"),
+    load(
+        "Python",
+        "python3",
+        By.SYSINFO,
+        python("os", "os.getloadavg()[0]"),
+        r"^([\d.]+)$",
+        cure="reading `/proc/loadavg`",
+    ),
     memory("psutil", "python3-psutil", By.FILE, python("psutil", "psutil.virtual_memory().total"), r"^(\d+)$"),
     cpus("psutil", "python3-psutil", By.SYSFS, python("psutil", "psutil.cpu_count()")),
     load("psutil", "python3-psutil", By.SYSINFO, python("psutil", "psutil.getloadavg()[0]"), r"^([\d.]+)$"),
@@ -437,8 +446,8 @@ ROWS = (
         "java -XX:-UseContainerSupport -XX:+PrintFlagsFinal -version",
         HEAP,
         heap,
-        cure="`-XX:MaxRAM=`",
         forky_package="openjdk-25-jre-headless",
+        cure="`-XX:MaxRAM=SIZE`, `-Xmx`",
     ),
     cpus(
         "Java without container support",
@@ -446,8 +455,8 @@ ROWS = (
         By.AFFINITY,
         "java -XX:-UseContainerSupport -XX:+UseParallelGC -XX:+PrintFlagsFinal -version",
         r" ParallelGCThreads += (\d+) ",
-        cure="`-XX:ActiveProcessorCount=`",
         forky_package="openjdk-25-jre-headless",
+        cure="`-XX:ActiveProcessorCount=N`",
     ),
     cpus(
         "Go",
@@ -455,11 +464,13 @@ ROWS = (
         By.AFFINITY,
         "timeout 3 etcd --data-dir /tmp/etcd",
         r'(?:CPUs to |max-cpu-set":)(\d+)',
-        cure="`GOMAXPROCS`",
         forky=By.CGROUP,
+        cure="`GOMAXPROCS=N`",
     ),
     cpus("Ruby", "ruby", By.AFFINITY, "ruby -retc -e 'p Etc.nprocessors'"),
-    load("PHP", "php-cli", By.SYSINFO, "php -r 'echo sys_getloadavg()[0];'", r"^([\d.]+)"),
+    load(
+        "PHP", "php-cli", By.SYSINFO, "php -r 'echo sys_getloadavg()[0];'", r"^([\d.]+)", cure="reading `/proc/loadavg`"
+    ),
     cpus("Perl's Sys::CPU", "libsys-cpu-perl", By.SYSFS, "perl -MSys::CPU -e 'print Sys::CPU::cpu_count()'", r"^(\d+)"),
     cpus("Perl's MCE", "libmce-perl", By.FILE, "perl -MMCE::Util -e 'print MCE::Util::get_ncpu()'", r"^(\d+)"),
     memory(
@@ -498,14 +509,14 @@ ROWS = (
         By.AFFINITY,
         "OMP_DISPLAY_ENV=true LD_PRELOAD=libgomp.so.1 /bin/true",
         r"OMP_NUM_THREADS = '(\d+)'",
-        cure="`OMP_NUM_THREADS`",
+        cure="`OMP_NUM_THREADS=N`",
     ),
     cpus(
         "OpenBLAS",
         "libopenblas0-pthread",
         By.SYSFS,
         python("ctypes", 'ctypes.CDLL("libopenblas.so.0").openblas_get_num_threads()'),
-        cure="`OPENBLAS_NUM_THREADS`",
+        cure="`OPENBLAS_NUM_THREADS=N`",
     ),
     cpus(
         "OpenMPI",
@@ -516,7 +527,7 @@ ROWS = (
         cure="`--host localhost:N`",
     ),
     # servers
-    cpus("nginx", "nginx-light", By.SYSFS, NGINX, r"^(\d+)$", cure="`worker_processes`", forky_package="nginx"),
+    cpus("nginx", "nginx-light", By.SYSFS, NGINX, r"^(\d+)$", forky_package="nginx", cure="`worker_processes N;`"),
     cpus(
         "uWSGI",
         "uwsgi-core",
@@ -528,14 +539,14 @@ ROWS = (
     memory(
         "BIND", "bind9", By.SYSINFO, BIND, r"setting to (\d+)MB", unit=MIB, share=0.9, cure="`max-cache-size 200M;`"
     ),
-    cpus("HAProxy", "haproxy", By.AFFINITY, "haproxy -vv", r"default=(\d+)\)", cure="`nbthread`"),
+    cpus("HAProxy", "haproxy", By.AFFINITY, "haproxy -vv", r"default=(\d+)\)", cure="`nbthread N`"),
     cpus(
         "MariaDB",
         "mariadb-server-core",
         By.AFFINITY,
         "mariadbd --no-defaults --verbose --help",
         r"^thread-pool-size +(\d+)",
-        cure="`thread_pool_size`",
+        cure="`thread_pool_size = N`",
     ),
     memory(
         "redis",
@@ -543,7 +554,7 @@ ROWS = (
         By.SYSINFO,
         REDIS,
         r"total_system_memory:(\d+)",
-        cure="`maxmemory`, which is off by default",
+        cure="`maxmemory`: it sizes nothing by this figure",
     ),
     load("Exim", "exim4-daemon-light", By.FILE, "exim4 -be '$load_average' | awk '{print $1 / 1000}'", r"^([\d.]+)$"),
     # builds
@@ -570,7 +581,7 @@ ROWS = (
     memory("cmake", "cmake", By.FILE, CMAKE, r"memory: (\d+)", unit=MIB),
     cpus("cmake", "cmake", By.FILE, CMAKE, r"cores: (\d+)"),
     cpus("git", "git", By.SYSFS, GIT, cure="`pack.threads`"),
-    cpus("rpm", "rpm", By.AFFINITY, "rpm --eval '%{getncpus}'", cure="`RPM_BUILD_NCPUS`"),
+    cpus("rpm", "rpm", By.AFFINITY, "rpm --eval '%{getncpus}'", cure="`RPM_BUILD_NCPUS=N`, for `%_smp_build_ncpus`"),
     Row(
         "gcc's collector",
         "cpp-12",
@@ -580,9 +591,10 @@ ROWS = (
         r"ggc-min-heapsize=(\d+)",
         lambda seen: min(seen.memory / 8, 128 * MIB) / KIB,
         forky_package="cpp-15",
+        cure="`--param ggc-min-heapsize=KB`",
     ),
     # compression and pictures
-    memory("xz", "xz-utils", By.SYSINFO, "xz --info-memory", r"RAM\): +.*\(([\d,]+) B\)"),
+    memory("xz", "xz-utils", By.SYSINFO, "xz --info-memory", r"RAM\): +.*\(([\d,]+) B\)", cure="`-M 100MiB`, `-T N`"),
     cpus(
         "zstd -T0",
         "zstd",
@@ -600,7 +612,7 @@ ROWS = (
         By.SYSFS,
         "mksquashfs /etc/default /tmp/s.squashfs -noappend -no-progress",
         r"Using (\d+) processor",
-        cure="`-processors`",
+        cure="`-processors N`",
     ),
     cpus(
         "ImageMagick",
@@ -608,9 +620,16 @@ ROWS = (
         By.AFFINITY,
         "identify -list resource",
         r"Thread: (\d+)",
-        cure="`MAGICK_THREAD_LIMIT`",
+        cure="`MAGICK_THREAD_LIMIT=N`",
     ),
-    cpus("GraphicsMagick", "graphicsmagick", By.AFFINITY, "gm convert -list resource", r"Threads: +(\d+)"),
+    cpus(
+        "GraphicsMagick",
+        "graphicsmagick",
+        By.AFFINITY,
+        "gm convert -list resource",
+        r"Threads: +(\d+)",
+        cure="`OMP_NUM_THREADS=N`",
+    ),
     memory(
         "GraphicsMagick",
         "graphicsmagick",
@@ -618,6 +637,7 @@ ROWS = (
         "gm convert -list resource",
         r"Memory: +([\d.]+)([MG])i",
         within=0.05,
+        cure="`MAGICK_LIMIT_MEMORY=100MB`",
     ),
     cpus("PARI", "pari-gp", By.SYSFS, "echo 'print(default(nbthreads))' | gp -qf"),
     # load generators
