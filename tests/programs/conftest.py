@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ def engine(
 ) -> Iterator[Engine]:
     directory = tmp_path_factory.mktemp("programs")
     observed.write_scripts(directory, ROWS)
+    shutil.copytree(ROOT / "lxcfs_py", directory / "lxcfs_py")  # filtered.py has the kernel's interface from there
     daemon = start_daemon("kernel")
     with engine_with(BOOTSTRAP, cache, require) as docker:
 

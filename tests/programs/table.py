@@ -189,6 +189,9 @@ CONKY = """
 echo 'conky.config = {out_to_x = false, out_to_console = true, total_run_times = 1}' >/tmp/conkyrc
 echo 'conky.text = [[$memmax ${loadavg 1} $uptime]]' >>/tmp/conkyrc
 conky -c /tmp/conkyrc"""
+BATCH = """
+rm -f /tmp/ran; atd -d -l 2 -b 1 >/dev/null 2>&1 & sleep 1
+echo 'touch /tmp/ran' | batch 2>/dev/null; sleep 3; test -e /tmp/ran && echo 1 || echo 0"""
 NGINX = """
 printf 'worker_processes auto;\\nerror_log stderr;\\npid /tmp/nginx.pid;\\nevents {}\\n' >/tmp/nginx.conf
 nginx -c /tmp/nginx.conf -g 'daemon off;' & sleep 1; pgrep --count --full 'nginx: [w]orker'"""
@@ -640,6 +643,16 @@ ROWS = (
         cure="`MAGICK_LIMIT_MEMORY=100MB`",
     ),
     cpus("PARI", "pari-gp", By.SYSFS, "echo 'print(default(nbthreads))' | gp -qf"),
+    Row(
+        "at's batch",
+        "at",
+        "runs, load < 2",
+        By.SYSINFO,
+        BATCH,
+        r"^(\d)$",
+        lambda seen: seen.load < 2,
+        cure="`atd -l LOAD`",
+    ),
     # load generators
     cpus("stress-ng", "stress-ng", By.SYSFS, "stress-ng --cpu 0 --cpu-ops 1", r"dispatching hogs: (\d+) cpu"),
 )
