@@ -16,6 +16,7 @@ from lxcfs_py.commands.common import (
     load_config,
     mountpoint_even_if_broken,
     new_command,
+    printable,
     process_id,
     require_root,
 )
@@ -111,12 +112,15 @@ def _for_containers(options: argparse.Namespace, act: _Act) -> int:
             raise answers[0]
         found = {pid: answer for pid, answer in zip(pids, answers) if not isinstance(answer, attach.EndedError)}
     will_be = "would be " if options.dry_run else ""
+    known = names.Names()
     for pid, answer in found.items():
+        called = f"{pid} ({_name(pid, known)})" if options.all else str(pid)
         if isinstance(answer, attach.LeftAloneError):
-            print(f"{pid}: left alone: {answer}", flush=True)
+            print(f"{called}: left alone: {answer}", flush=True)
             continue
         counts = Counter(outcome.result for outcome in answer) if isinstance(answer, list) else {"refused": 1}
-        print(f"{pid}: {will_be}{', '.join(f'{count} {result}' for result, count in counts.items())}", flush=True)
+        became = ", ".join(f"{count} {will_be}{result}" for result, count in counts.items())
+        print(f"{called}: {became}", flush=True)
         for name, reason in _refusals(answer):
             print(f"lxcfs-py: container {pid}: {f'/{name}: ' if name else ''}{reason}", file=sys.stderr)
     return 1 if any(map(_refusals, found.values())) else 0
@@ -155,6 +159,16 @@ def _opt_out(pid: int, known: names.Names) -> str:
     except OSError:  # it has ended
         return ""
     return identity.opt_out() if identity else ""
+
+
+def _name(pid: int, known: names.Names) -> str:
+    """Return what a container is called, its cgroup where no engine has it."""
+    try:
+        path = running.cgroup(pid)
+    except OSError:
+        return "ended"
+    identity = known.of(path)
+    return printable(identity.name if identity else path)
 
 
 def _refusals(answer: Any) -> list[tuple[str, str]]:

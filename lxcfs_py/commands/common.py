@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import re
+import shutil
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,8 +29,26 @@ class CommandError(LxcfsError):
     """Why a command cannot be done."""
 
 
+_MOST_COLUMNS = 100  # longer lines are read less well
+
+
+def text_width() -> int:
+    """Return how many columns text may take: no more than the terminal has."""
+    return min(shutil.get_terminal_size((_MOST_COLUMNS, 0)).columns, _MOST_COLUMNS)
+
+
 class _HelpFormatter(argparse.HelpFormatter):
     """One that keeps paragraphs apart, and examples as they are."""
+
+    def _format_usage(self, *arguments: Any) -> str:
+        """Break lines between alternatives too, which argparse takes for one word."""
+        lines: list[str] = []
+        for line in super()._format_usage(*arguments).split("\n"):
+            indent = " " * (len(line) - len(line.lstrip(" ")) + 1)
+            text = line.replace(",", ", ") if "{" in line and len(line) > self._width else line
+            text = re.sub(r"(--\S+) ([A-Z]+)", "\\1\N{NO-BREAK SPACE}\\2", text)
+            lines += textwrap.wrap(text, self._width, subsequent_indent=indent, break_on_hyphens=False) or [""]
+        return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = text.split("\n\n")

@@ -18,14 +18,13 @@ from lxcfs_py.commands.common import (
     load_config,
     new_command,
     require_root,
+    text_width,
 )
 from lxcfs_py.commands.sources import Subject
 from lxcfs_py.config import Config
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
-
-_WIDTH = 100
 
 
 def add(commands: Commands) -> None:
@@ -76,9 +75,11 @@ def _of_container(pid: int, config: Config) -> Iterator[Finding]:
 def _shown(finding: Finding) -> str:
     first = f"{finding.verdict:<8} {finding.check}: "
     indent = " " * 9
-    text = textwrap.fill(finding.found, _WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
+    text = textwrap.fill(
+        finding.found, text_width(), initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
+    )
     if finding.advice:
         text += "\n" + textwrap.fill(
-            finding.advice, _WIDTH, initial_indent=f"{indent}-> ", subsequent_indent=f"{indent}   "
+            finding.advice, text_width(), initial_indent=f"{indent}-> ", subsequent_indent=f"{indent}   "
         )
     return text

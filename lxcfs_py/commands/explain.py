@@ -18,6 +18,7 @@ from lxcfs_py.commands.common import (
     new_command,
     printable,
     require_root,
+    text_width,
 )
 from lxcfs_py.commands.show import text_of
 from lxcfs_py.commands.sources import Subject, size, why_cpus, why_limit
@@ -79,7 +80,11 @@ def _explain(options: argparse.Namespace) -> int:
         raise CommandError(f"{name} has no field {field} to explain; there is: {known}")
     for label, figure, source in found:
         print(f"{label}: {figure}".rstrip(" :"))
-        print(textwrap.fill(source, 100, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False))
+        print(
+            textwrap.fill(
+                source, text_width(), initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
+            )
+        )
     if name in _INSTEAD:
         print(_INSTEAD[name])
     return 0

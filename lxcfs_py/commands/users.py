@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from lxcfs_py.attach import mount_users
@@ -34,6 +35,8 @@ def _users(options: argparse.Namespace) -> int:
     users = list(mount_users.find(place))
     if not users and not is_mounted(place):
         raise CommandError(f"nothing is mounted at {place}, and nobody has files of such a mount")
+    if not users:
+        print(f"nobody has files of the mount at {place}", file=sys.stderr)
     served = mount_users.served(users)
     for user in users:
         # Both names are the container's to choose: neither may end the line, or be none that can be printed.
