@@ -56,8 +56,8 @@ def engine(
         (directory / "lxcfs.toml").write_text(f'mountpoint = "{daemon.mountpoint}"\n')
         attach = f"{sys.executable} -m lxcfs_py attach --config {directory}/lxcfs.toml --pid"
         socket = seccomp_profile.socket_of(str(daemon.mountpoint))
-        # cgroup v1 counts a disk's I/O once there is a limit for it.
-        options = f"-v {socket}:/agent.sock --device-write-iops /dev/{disk[1]}:1000000"
+        # cgroup v1 counts a disk's I/O once there is a limit for it, and numactl may ask with that capability alone.
+        options = f"-v {socket}:/agent.sock --cap-add SYS_NICE --device-write-iops /dev/{disk[1]}:1000000"
         yield Engine(docker.client, shell, options, docker.image, str(directory), str(disk[0]), attach)
 
 
