@@ -114,9 +114,16 @@ def two_cpus(require: Callable[[object, str], None]) -> None:
     require((os.cpu_count() or 1) >= 2, "two CPUs")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def disk(cache: Path, require: Callable[[object, str], None]) -> Iterator[tuple[Path, str]]:
     """An empty directory on a disk whose I/O the kernel counts, and that disk's name."""
+    with directory_on_a_disk(cache, require) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def directory_on_a_disk(cache: Path, require: Callable[[object, str], None]) -> Iterator[tuple[Path, str]]:
+    """What `disk` is, for a fixture that lasts longer."""
     disks = [(path, block_device(path)) for path in (cache, Path("/var/tmp"), Path("/tmp")) if block_device(path)]
     require(disks, f"{cache}, /var/tmp or /tmp on a block device")
     path, name = disks[0]

@@ -13,7 +13,7 @@ import pytest
 
 from lxcfs_py.runtimes import seccomp_profile
 from tests.conftest import ROOT
-from tests.docker.conftest import cache, disk, engine_with, two_cpus  # noqa: F401 -- fixtures
+from tests.docker.conftest import cache, directory_on_a_disk, engine_with, two_cpus  # noqa: F401 -- fixtures
 from tests.programs import observed
 from tests.programs.observed import Engine, Sayings, Way
 from tests.programs.table import rows
@@ -36,13 +36,12 @@ def engine(
     require: Callable[[object, str], None],
     start_daemon: Callable[..., Any],
     tmp_path_factory: pytest.TempPathFactory,
-    disk: tuple[Path, str],  # noqa: F811
 ) -> Iterator[Engine]:
     directory = tmp_path_factory.mktemp("programs")
     observed.write_scripts(directory, ROWS)
     shutil.copytree(ROOT / "lxcfs_py", directory / "lxcfs_py")  # filtered.py has the kernel's interface from there
     daemon = start_daemon("kernel")
-    with engine_with(BOOTSTRAP, cache, require) as docker:
+    with engine_with(BOOTSTRAP, cache, require) as docker, directory_on_a_disk(cache, require) as (disk, device):
 
         def shell(command: str) -> str:
             done = subprocess.run(
@@ -57,8 +56,8 @@ def engine(
         attach = f"{sys.executable} -m lxcfs_py attach --config {directory}/lxcfs.toml --pid"
         socket = seccomp_profile.socket_of(str(daemon.mountpoint))
         # cgroup v1 counts a disk's I/O once there is a limit for it, and numactl may ask with that capability alone.
-        options = f"-v {socket}:/agent.sock --cap-add SYS_NICE --device-write-iops /dev/{disk[1]}:1000000"
-        yield Engine(docker.client, shell, options, docker.image, str(directory), str(disk[0]), attach)
+        options = f"-v {socket}:/agent.sock --cap-add SYS_NICE --device-write-iops /dev/{device}:1000000"
+        yield Engine(docker.client, shell, options, docker.image, str(directory), str(disk), attach)
 
 
 @pytest.fixture(scope="session")
