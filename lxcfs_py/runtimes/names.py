@@ -131,10 +131,14 @@ class Names:
         scope = _SCOPE.fullmatch(component)
         if scope:
             return self._of_engine(_ENGINES[scope[1]], scope[2])
-        if re.fullmatch(_ID, component):
+        if re.fullmatch(_ID, component):  # without systemd, in whatever parent the operator chose
+            for engine in ("docker", "containerd"):
+                identity = self._of_engine(engine, component)
+                if identity.annotations or not component.startswith(identity.name):  # that engine has files of it
+                    return identity
             if above == "docker":
                 return self._of_engine("docker", component)
-            if above.startswith("pod"):  # Kubernetes without systemd
+            if above.startswith("pod"):
                 return self._of_engine("containerd", component)
         machine = _NSPAWN.fullmatch(component)
         if machine:

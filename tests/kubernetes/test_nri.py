@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from lxcfs_py.attach import nri
+from lxcfs_py.attach import nri, running
+from lxcfs_py.runtimes.names import Names
 from tests.conftest import ROOT, STOP, unmount_below
 from tests.kept import wait_for
 from tests.kubernetes import cri
@@ -239,3 +240,18 @@ def test_it_registers_with_the_runtime_that_comes_back(node):
     node.start_runtime()
     node.wait_until_registered(2)
     assert node.run(SEES) == ITSELF
+
+
+def test_a_pod_is_called_by_its_namespace_and_name_and_its_pause_container_left_alone(
+    node: Node, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/containerd").symlink_to(node.directory / "state")
+    pod = node.cri.pod(namespace="accounts")
+    try:
+        found = (Names(str(tmp_path)).of(running.cgroup(pid)) for pid in running.inits())
+        (pause,) = [each for each in found if each and each.name.startswith("accounts/")]
+    finally:
+        pod.remove()
+    assert re.fullmatch(r"accounts/pod-[0-9a-f]{8}", pause.name)
+    assert (pause.engine, pause.opt_out()) == ("containerd", "it is a pod's pause container")
