@@ -150,6 +150,13 @@ def bash() -> str:
         f'    --{option}) COMPREPLY=($(compgen -W "$({listing})" -- "$word")); return ;;'
         for option, listing in _CONTAINERS.items()
     )
+    choices = {
+        (action.option_strings[-1], _words(action)) for command in found for action in command.options if _words(action)
+    }
+    words = "\n".join(
+        f'    {option}) COMPREPLY=($(compgen -W "{allowed}" -- "$word")); return ;;'
+        for option, allowed in sorted(choices)
+    )
     cases = "\n".join(
         f'    {command.name}) words="{" ".join(_names(command))}" first="{command.words()}" ;;' for command in found
     )
@@ -165,7 +172,7 @@ _lxcfs_py() {{
     fi
     case $before in
 {values}
-    --file) COMPREPLY=($(compgen -W "{_FILES}" -- "$word")); return ;;
+{words}
     esac
     case ${{COMP_WORDS[1]}} in
 {cases}
@@ -198,12 +205,12 @@ def zsh() -> str:
 #compdef lxcfs-py
 # zsh completion for lxcfs-py, made by make generate.
 
-local -a commands
-commands=(
+local -a known
+known=(
 {listed}
 )
 if (( CURRENT == 2 )); then
-    _describe command commands
+    _describe command known
     return
 fi
 shift words
@@ -226,8 +233,8 @@ def fish() -> str:
             kind = "" if action.nargs == 0 else " -r"
             if action.dest in _CONTAINERS:
                 kind = f' -x -a "(sh -c {_fish_quoted(_CONTAINERS[action.dest])})"'
-            elif action.dest == "file":
-                kind = f" -x -a '{_FILES}'"
+            elif _words(action):
+                kind = f" -x -a '{_words(action)}'"
             name = action.option_strings[-1].lstrip("-")
             lines.append(f"{seen} -l {name}{kind} -d {_fish_quoted(action.help or '')}")
         if command.words():
@@ -240,13 +247,18 @@ def _names(command: Command) -> Iterator[str]:
         yield from action.option_strings
 
 
+def _words(action: argparse.Action) -> str:
+    """Return what an option may be given, "" where that is not known."""
+    return _FILES if action.dest == "file" else " ".join(map(str, action.choices or ()))
+
+
 def _zsh_option(action: argparse.Action) -> str:
     text = f"{action.option_strings[-1]}[{_zsh_escaped(action.help or '')}]"
     if action.nargs == 0:
         return _quoted(text)
     if action.dest in _CONTAINERS:
         return _quoted(f"{text}:{action.dest}:($({_CONTAINERS[action.dest]}))")
-    return _quoted(f"{text}:file:({_FILES})" if action.dest == "file" else f"{text}:value:_files")
+    return _quoted(f"{text}:{action.dest}:({_words(action)})" if _words(action) else f"{text}:value:_files")
 
 
 def _zsh_argument(command: Command) -> str:

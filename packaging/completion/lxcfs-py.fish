@@ -17,7 +17,7 @@ complete -c lxcfs-py -n '__fish_seen_subcommand_from status' -l config -r -d 'th
 complete -c lxcfs-py -n __fish_use_subcommand -f -a top -d 'all containers at a glance: what each sees, and uses of that'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from top' -l once -d 'print one look and end'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from top' -l json -d 'print one look as JSON and end'
-complete -c lxcfs-py -n '__fish_seen_subcommand_from top' -l sort -r -d 'what to sort by (default: cpu)'
+complete -c lxcfs-py -n '__fish_seen_subcommand_from top' -l sort -x -a 'cpu memory load io pressure reads name' -d 'what to sort by (default: cpu)'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from top' -l filter -r -d 'only containers that have this in their names'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from top' -l config -r -d 'the configuration (default: /etc/lxcfs.toml if it is there)'
 complete -c lxcfs-py -n __fish_use_subcommand -f -a doctor -d 'check one by one what could be wrong, and say what to do'

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ COMPLETION = Path(__file__).parent.parent.parent / "packaging/completion"
         ("lxcfs-py explain sys/devices/system/cp", "sys/devices/system/cpu"),
         ("lxcfs-py mounts podm", "podman"),
         ("lxcfs-py attach --file upt", "uptime"),
+        ("lxcfs-py top --sort mem", "memory"),
     ],
 )
 def test_bash_offers(typed, offered):
@@ -33,6 +36,49 @@ def test_bash_offers(typed, offered):
         ["bash", "-c", program + "echo ${COMPREPLY[@]}"], capture_output=True, text=True, check=True, timeout=30
     )
     assert done.stdout.split() == [offered]
+
+
+@pytest.mark.parametrize(
+    ("typed", "becomes"),
+    [
+        ("lxcfs-py sta", "lxcfs-py status "),
+        ("lxcfs-py mounts podm", "lxcfs-py mounts podman "),
+        ("lxcfs-py attach --file upt", "lxcfs-py attach --file uptime "),
+        ("lxcfs-py top --sort mem", "lxcfs-py top --sort memory "),
+    ],
+)
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_a_tab_in_a_terminal_completes(require, tmp_path, shell, typed, becomes):
+    require(shutil.which(shell) and shutil.which("tmux"), f"{shell} and tmux")
+    start = {
+        "zsh": f"fpath=({COMPLETION} $fpath); autoload -Uz compinit; compinit -u -d {tmp_path}/dump; PS1='@ '",
+        "fish": f"source {COMPLETION}/lxcfs-py.fish; function fish_prompt; echo '@ '; end",
+    }[shell]
+
+    def tmux(*arguments):
+        command = ["tmux", "-S", str(tmp_path / "tmux"), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=30, env={**os.environ, "HOME": str(tmp_path)}
+        )
+
+    def wait_for(text):
+        deadline = time.monotonic() + 30
+        while text not in tmux("capture-pane", "-p", "-J").stdout:
+            assert time.monotonic() < deadline, tmux("capture-pane", "-p").stdout
+            time.sleep(0.1)
+
+    tmux("new-session", "-d", "-x", "150", "-y", "20", {"zsh": "zsh -f", "fish": "fish --no-config"}[shell])
+    try:
+        tmux("send-keys", "-l", start)
+        tmux("send-keys", "Enter")
+        wait_for("\n@ ")
+        tmux("send-keys", "-l", typed)
+        wait_for(f"@ {typed}")
+        tmux("send-keys", "Tab")
+        tmux("send-keys", "-l", "#")
+        wait_for(f"@ {becomes}#")
+    finally:
+        tmux("kill-server")
 
 
 @pytest.mark.parametrize(("shell", "script"), [("zsh", "_lxcfs-py"), ("fish", "lxcfs-py.fish"), ("bash", "lxcfs-py")])
