@@ -212,7 +212,8 @@ def create(mountpoint: str, options: str = "") -> Session:
         syscalls.mount("lxcfs", mountpoint, "fuse.lxcfs", flags, ",".join(filter(None, (own, options))))
     except OSError as error:
         os.close(fuse)
-        raise SessionError(f"can't mount on {mountpoint}: {error.strerror}") from error
+        because = f" with {options}: has this kernel SELinux?" if options and error.errno == errno.EINVAL else ""
+        raise SessionError(f"can't mount on {mountpoint}: {error.strerror}{because}") from error
     return Session(fuse, new_memory(mountpoint))
 
 

@@ -290,3 +290,26 @@ def test_metrics_count_reads_by_file(start_daemon: StartDaemon) -> None:
 def _nothing_stays_mounted(tmp_path: Path) -> Any:
     yield
     unmount_below(tmp_path)
+
+
+def test_a_selinux_label_reaches_the_kernel_which_takes_it_or_says_why_not(
+    tmp_path: Path, require: Callable[[object, str], None]
+) -> None:
+    require(os.geteuid() == 0, "root")
+    label = "context=system_u:object_r:container_file_t:s0"
+    program = "import sys; from lxcfs_py.lxcfs import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "-f", "-o", f"allow_other,{label}", str(tmp_path)]
+    with (tmp_path.parent / "log").open("w+") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=log)
+        try:
+            if os.path.exists("/sys/fs/selinux/enforce"):
+                wait_for(lambda: str(tmp_path) in mountpoints())
+                assert label in Path("/proc/self/mountinfo").read_text()
+            else:
+                assert process.wait(30) == 1
+                said = (tmp_path.parent / "log").read_text()
+                assert f"Invalid argument with {label}: has this kernel SELinux?" in said
+        finally:
+            process.kill()
+            process.wait()
+            unmount_below(tmp_path)
