@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 WELL, DEGRADED, NOT_RUNNING = 0, 1, 3
 
 _NOISIEST = 5
+_LEAST_ROOM = 30  # columns; with less of them, the terminal breaks lines better
 _BETWEEN_LOOKS = 0.5  # seconds over which reads are counted
 _WATCH_SECONDS = 2.0
 
@@ -294,8 +297,11 @@ def _table(containers: list[dict[str, Any]]) -> Iterator[str]:
     rows = [("CONTAINER", "PID", "FILES")]
     rows += [(each["name"], str(each["pid"]), each["error"] or _files(each["files"])) for each in containers]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    room = shutil.get_terminal_size((1 << 16, 0)).columns - sum(widths) - 4
     for name, pid, files in rows:
-        yield f"{name:<{widths[0]}}  {pid:>{widths[1]}}  {files}"
+        first, *rest = (textwrap.wrap(files, room) or [""]) if room >= _LEAST_ROOM else [files]
+        yield f"{name:<{widths[0]}}  {pid:>{widths[1]}}  {first}"
+        yield from (f"{'':<{sum(widths) + 4}}{line}" for line in rest)
 
 
 def _files(files: dict[str, str]) -> str:
