@@ -211,7 +211,9 @@ git rev-list --objects --all | git pack-objects --progress /tmp/git/pack 2>&1 | 
 sed -n 's/.*using up to \\([0-9]*\\) threads.*/\\1/p' /tmp/git/said | grep . || echo 1"""
 PYTEST = """
 echo 'def test(): pass' >/tmp/test_it.py
-python3 -m pytest -p no:cacheprovider -n logical /tmp/test_it.py | grep -o 'gw[0-9]*' | sort -u | wc -l"""
+python3 -m pytest -p no:cacheprovider -n logical /tmp/test_it.py >/tmp/said
+grep -oE 'gw[0-9]+|created: [0-9]+' /tmp/said | sort -u | tail -n 1 | grep -oE '[0-9]+$' >/tmp/last
+grep -q created /tmp/said && cat /tmp/last || echo $(($(cat /tmp/last) + 1))"""
 TASKSET = """taskset -cp $$ | sed 's/.*: //; s/,/\\n/g' | awk -F- '{n += NF > 1 ? $2 - $1 + 1 : 1} END {print n}'"""
 ERLANG = "erl -noshell -eval 'io:format(\"~p~n\", [{}]), halt().'"
 MEMSUP = (
@@ -263,7 +265,7 @@ ROWS = (
     memory("getconf", "libc-bin", By.SYSINFO, "getconf _PHYS_PAGES", r"^(\d+)$", unit=4096),
     cpus("rust-coreutils", "rust-coreutils", By.AFFINITY, "coreutils nproc", cure="`OMP_NUM_THREADS=N`"),
     # busybox
-    memory("busybox free", "busybox-static", By.SYSINFO, "busybox free", r"^Mem: +(\d+)", unit=KIB, forky=By.FILE),
+    memory("busybox free", "busybox-static", By.SYSINFO, "busybox free", r"^Mem: +(\d+)", unit=KIB),
     cpus("busybox nproc", "busybox-static", By.AFFINITY, "busybox nproc"),
     age(
         "busybox uptime",
@@ -374,9 +376,10 @@ ROWS = (
         "lsmem -b",
         r"Total online memory: +(\d+)",
         lambda seen: -(-seen.memory // block()) * block(),
+        forky_package="util-linux-extra",
     ),
     memory("lshw", "lshw", By.SYSINFO, "lshw -quiet -class memory", r"size: (\d+)([MG])iB", within=0.05),
-    memory("inxi", "inxi", By.FILE, "inxi -c 0 -m -y 200", r"total: ([\d.]+) ([MG])iB", within=0.1),
+    memory("inxi", "inxi", By.FILE, "inxi -c 0 -m -y 200", r"total: ([\d.]+) ([MG])iB", within=0.1, only="bookworm"),
     memory("neofetch", "neofetch", By.FILE, "neofetch --off --stdout memory", r"/ (\d+)MiB", unit=MIB, only="bookworm"),
     memory(
         "fastfetch", "fastfetch", By.FILE, "fastfetch --pipe -s memory -l none", r"/ ([\d.]+) ([MG])iB", only="forky"
@@ -510,8 +513,7 @@ ROWS = (
         "OpenMP",
         "libgomp1",
         By.AFFINITY,
-        "OMP_DISPLAY_ENV=true LD_PRELOAD=libgomp.so.1 /bin/true",
-        r"OMP_NUM_THREADS = '(\d+)'",
+        python("ctypes", 'ctypes.CDLL("libgomp.so.1").omp_get_max_threads()'),
         cure="`OMP_NUM_THREADS=N`",
     ),
     cpus(
@@ -568,7 +570,7 @@ ROWS = (
         "printf 'all: a b\\na b:\\n\\t@sleep 1\\n' >/tmp/Makefile; make -f /tmp/Makefile -j 2 -l 99 --debug=j",
         r"actual = ([\d.]+)",
         slack=0.3,
-        forky=By.FILE,
+        only="bookworm",
     ),
     Row(
         "ninja",
@@ -590,7 +592,7 @@ ROWS = (
         "cpp-12",
         "memory",
         By.SYSINFO,
-        "/usr/lib/gcc/x86_64-linux-gnu/*/cc1 -E -version -quiet /dev/null",
+        "$(ls /usr/lib*/gcc/x86_64-linux-gnu/*/cc1 | head -n 1) -E -version -quiet /dev/null",
         r"ggc-min-heapsize=(\d+)",
         lambda seen: min(seen.memory / 8, 128 * MIB) / KIB,
         forky_package="cpp-15",
@@ -606,9 +608,16 @@ ROWS = (
         r"(\d+) logical core",
     ),
     cpus("pbzip2", "pbzip2", By.SYSFS, "pbzip2 -kvf -c /etc/passwd 2>&1 >/dev/null", r"# CPUs: (\d+)"),
-    cpus("7-Zip", "7zip", By.SYSFS, "7zz i | head -n 5", r"Threads:(\d+)"),
+    cpus("7-Zip", "7zip", By.SYSFS, "$(type -P 7zz 7z | head -n 1) i | head -n 5", r"Threads:(\d+)"),
     memory("lrzip", "lrzip", By.SYSINFO, "cp /etc/passwd /tmp/p; lrzip -vv -f /tmp/p", r"Detected (\d+) bytes ram"),
-    cpus("lrzip", "lrzip", By.SYSFS, "cp /etc/passwd /tmp/p; lrzip -vv -f /tmp/p", r"Number of CPUs detected: (\d+)"),
+    cpus(
+        "lrzip",
+        "lrzip",
+        By.SYSFS,
+        "cp /etc/passwd /tmp/p; lrzip -vv -f /tmp/p",
+        r"Number of CPUs detected: (\d+)",
+        only="bookworm",
+    ),
     cpus(
         "mksquashfs",
         "squashfs-tools",
@@ -616,6 +625,7 @@ ROWS = (
         "mksquashfs /etc/default /tmp/s.squashfs -noappend -no-progress",
         r"Using (\d+) processor",
         cure="`-processors N`",
+        forky=By.AFFINITY,
     ),
     cpus(
         "ImageMagick",
@@ -624,6 +634,7 @@ ROWS = (
         "identify -list resource",
         r"Thread: (\d+)",
         cure="`MAGICK_THREAD_LIMIT=N`",
+        only="bookworm",
     ),
     cpus(
         "GraphicsMagick",
