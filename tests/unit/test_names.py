@@ -32,7 +32,8 @@ def identity(root: Path, cgroup: str) -> Identity:
 
 
 @pytest.mark.parametrize(
-    "cgroup", [f"/docker/{ID}", f"/system.slice/docker-{ID}.scope", f"/mine.slice/docker-{ID}.scope"]
+    "cgroup",
+    [f"/docker/{ID}", f"/mine/{ID}", f"/system.slice/docker-{ID}.scope", f"/mine.slice/docker-{ID}.scope"],
 )
 def test_a_docker_container_is_called_as_docker_calls_it(tmp_path: Path, cgroup: str) -> None:
     labels = {"Name": "/web", "Config": {"Labels": {names.KEY: "none"}, "Image": "nginx:1"}}
