@@ -154,15 +154,15 @@ def stop_reader(machine: Machine, reads: int) -> None:
     """Stop the container with the reader: no read has failed, and there were at least so many."""
     machine.run("docker stop --time 60 box")
     seen = json.loads(machine.run("docker logs box").stdout)
-    print(f"{machine.image.disk.parent.name}: {seen}")
+    print(f"{machine.image.disk.parent.name}: {seen}", flush=True)
     assert not seen["failed"], seen
     assert seen["reads"] >= reads, seen
 
 
 @contextlib.contextmanager
-def under_load(machine: Machine, reads: int) -> Iterator[None]:
+def under_load(machine: Machine, reads: int, readers: int = 1) -> Iterator[None]:
     """A container reads its files meanwhile: no read fails, and there are at least so many."""
-    with container(machine, READER):
+    with container(machine, f"{READER} {readers}"):
         yield
         stop_reader(machine, reads)
 

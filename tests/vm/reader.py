@@ -1,10 +1,14 @@
 """Runs in a container of 256 MiB and one CPU: reads its files over and over, and says at SIGTERM what it saw.
 
+With a number, so many readers do.
+
 Output: {"reads": number, "failed": number, "failures": [the first few], "stall": seconds of the slowest}
 """
 
 import json
 import signal
+import sys
+import threading
 import time
 
 FILES = ("meminfo", "cpuinfo", "stat", "uptime", "swaps", "diskstats", "loadavg")
@@ -35,9 +39,9 @@ def wrong_with(name, text, before):
     return ""
 
 
-def main():
-    signal.signal(signal.SIGTERM, stop)
-    reads, failures, stall, before = 0, [], 0.0, {}
+def read(seen):
+    """Read until it is time to stop; add up what was seen, (failures, seconds), a pair for each read."""
+    before = {}
     while not stopped:
         for name in FILES:
             began = time.monotonic()
@@ -46,12 +50,21 @@ def main():
                     wrong = wrong_with(name, file.read(), before)
             except OSError as error:
                 wrong = str(error)
-            stall = max(stall, time.monotonic() - began)
-            reads += 1
-            if wrong:
-                failures.append(f"{name} {wrong}")
+            seen.append((f"{name} {wrong}" if wrong else "", time.monotonic() - began))
         time.sleep(PAUSE)
-    print(json.dumps({"reads": reads, "failures": failures[:5], "failed": len(failures), "stall": round(stall, 3)}))
+
+
+def main():
+    signal.signal(signal.SIGTERM, stop)
+    seen = []
+    readers = [threading.Thread(target=read, args=(seen,)) for _ in range(int(sys.argv[1]) if sys.argv[1:] else 1)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    failures = [failure for failure, _ in seen if failure]
+    stall = max(seconds for _, seconds in seen)
+    print(json.dumps({"reads": len(seen), "failures": failures[:5], "failed": len(failures), "stall": round(stall, 3)}))
 
 
 main()
