@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,12 +33,15 @@ class Node:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.run = machine.run
+
+    def run(self, command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command in the machine, which may take its time: its CPU is emulated, and three containers read."""
+        return self.machine.run(command, check=check, timeout=600)
 
     def start(self, name: str) -> None:
         """Start a pod; return when it serves."""
         self.run(POD.format(name=name, command="run --keep --stay"))
-        self.run(SERVES.format(name=name), timeout=60)
+        self.run(SERVES.format(name=name))
 
     def log(self, name: str) -> str:
         done = self.run(f"docker logs {name} 2>&1", check=False)
@@ -58,7 +62,7 @@ class Node:
             )
         yield
         for name in READERS:
-            self.run(f"docker stop --time 60 {name}")
+            self.run(f"docker stop --time 300 {name}")
             seen = json.loads(self.run(f"docker logs {name}").stdout)
             print(name, seen)
             assert not seen["failed"], seen
@@ -83,26 +87,26 @@ def booted(require, tmp_path_factory) -> Iterator[Machine]:
 @pytest.fixture
 def node(booted: Machine) -> Iterator[Node]:
     yield Node(booted)
-    booted.run("docker ps --all --quiet | xargs --no-run-if-empty docker rm --force >/dev/null")
+    booted.run("docker ps --all --quiet | xargs --no-run-if-empty docker rm --force >/dev/null", timeout=600)
     booted.run("systemctl stop lxcfs-py-session", check=False)
     booted.run("umount --lazy --force /var/lib/lxcfs", check=False)
 
 
 def test_a_pod_that_is_killed_removed_and_replaced_leaves_its_mount_to_the_next(node):
-    node.start("a")
+    node.start("first")
     mount = node.mount()
     assert mount
     with node.readers():
-        node.run("docker kill a")  # SIGKILL for the keeper; the rest of the container goes with it
-        node.run("docker rm --force a")
+        node.run("docker kill first")  # SIGKILL for the keeper; the rest of the container goes with it
+        node.run("docker rm --force first")
         assert node.mount() == mount
-        node.start("b")
-        node.run("docker rm --force b")  # as `kubectl delete pod --force`
-        node.start("c")
-        node.run("docker stop --time 30 c && docker rm c")  # as `kubectl delete pod`
+        node.start("second")
+        node.run("docker rm --force second")  # as `kubectl delete pod --force`
+        node.start("third")
+        node.run("docker stop --time 30 third && docker rm third")  # as `kubectl delete pod`
         assert node.mount() == mount
-        node.start("d")
-        node.start("e")  # a rollout
-        node.run("docker stop --time 30 d && docker rm d")
+        node.start("fourth")
+        node.start("fifth")  # a rollout
+        node.run("docker stop --time 30 fourth && docker rm fourth")
         assert node.mount() == mount
-    assert "resumed" in node.log("e")
+    assert "resumed" in node.log("fifth")
