@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+from typing import Callable
+
 import pytest
 
+from tests.vm import debian
 from tests.vm.debian import configure, main_pid, mount, under_load
 from tests.vm.machine import Machine
 
 SUITES = ("trixie",)
+
+FIRST_STAGE = "599362d"
+"""The commit whose package is version 0.1.0, with which the service has other descriptors and no growing pauses."""
 
 KILL = "kill -KILL $(systemctl show --property MainPID --value lxcfs-py)"
 
@@ -79,4 +87,23 @@ def test_no_read_fails_without_a_configuration_that_can_be_taken(machine: Machin
         machine.run(NO_CONFIGURATION, timeout=600)
         status = machine.run("systemctl show --property StatusText lxcfs-py").stdout
     assert "serving with the defaults" in status
+    assert mount(machine) == mounted
+
+
+def test_no_read_fails_when_version_0_1_0_is_installed_and_this_one_again(
+    machine: Machine, require: Callable[[object, str], None], tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    subprocess.run(["git", "clone", "--quiet", "--shared", "--no-checkout", debian.ROOT, source], check=True)
+    found = subprocess.run(["git", "-C", source, "checkout", "--quiet", FIRST_STAGE], check=False)
+    require(not found.returncode, f"the history of this repository, with commit {FIRST_STAGE}")
+    subprocess.run([source / "packaging/deb/build", tmp_path], check=True, capture_output=True, timeout=300)
+    machine.put(next(tmp_path.glob("*.deb")), "/root/first.deb")
+    mounted = mount(machine)
+    with under_load(machine, reads=100, readers=8):
+        machine.run("apt-get install --quiet --yes --allow-downgrades /root/first.deb", timeout=600)
+        assert machine.run("lxcfs-py --version").stdout.split()[-1] == "0.1.0"
+        machine.run(f"{KILL}; sleep 1; until systemctl is-active --quiet lxcfs-py; do sleep 0.2; done", timeout=600)
+        machine.run("apt-get install --quiet --yes /root/lxcfs-py.deb", timeout=600)
+        machine.run(SERVES, timeout=600)
     assert mount(machine) == mounted
