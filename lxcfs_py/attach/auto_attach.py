@@ -26,7 +26,7 @@ from typing import NamedTuple, NoReturn
 
 from lxcfs_py.attach import attach, mount_users, results, running
 from lxcfs_py.cgroup import layout
-from lxcfs_py.linux import mount_table, syscalls
+from lxcfs_py.linux import syscalls
 from lxcfs_py.linux.mountpoint import FSTYPE
 from lxcfs_py.log import to_stderr
 from lxcfs_py.runtimes.names import Names
@@ -348,7 +348,7 @@ def _mountinfo(pid: str) -> bytes:
     """Return /proc/PID/mountinfo, as far as a bounded look goes. OSError when the process has ended."""
     descriptor = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
-        return file.read(_MAX_MOUNTINFO).replace(b"%b " % mount_table.GONE.encode(), b" ")
+        return file.read(_MAX_MOUNTINFO)
 
 
 def _roots(mountinfo: bytes) -> dict[bytes, tuple[bytes, bytes]]:

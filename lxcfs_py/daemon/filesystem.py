@@ -27,6 +27,9 @@ _NOBODY = 0xFFFF_FFFF
 """The owner of all: the one user that no process can be. A file's owner could take a lease of it (fcntl(2)), for whose
 end everybody else who opens the file, in any container, would have to wait. stat(2) shows the overflow user."""
 
+_NEARLY_NOBODY = 0xFFFF_FFFE
+"""The owner of what may be written, which the kernel allows only where some process could be the owner."""
+
 # What a view raises: the cgroup is gone, or its files hold what no kernel writes, such as numbers beyond all bounds.
 _UNREADABLE = (OSError, ValueError, ArithmeticError)
 
@@ -188,9 +191,10 @@ class Filesystem:
             mode = stat.S_IFDIR | 0o555
         else:
             raise _missing(path)
+        owner = _NEARLY_NOBODY if _takes_triggers(path) else _NOBODY
         links = 2 if stat.S_ISDIR(mode) else 1
         times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), self._started)
-        return {"st_mode": mode, "st_nlink": links, "st_uid": _NOBODY, "st_gid": 0, **times}
+        return {"st_mode": mode, "st_nlink": links, "st_uid": owner, "st_gid": 0, **times}
 
     def visible(self, caller: int, path: str) -> bool:
         """Tell whether the caller may find a path: every known file, enabled or not, but nothing hidden from it.

@@ -11,7 +11,6 @@ import fcntl
 import itertools
 import logging
 import os
-import random
 import select
 import stat
 import threading
@@ -45,8 +44,6 @@ AS_MACHINE = 5  # servers that may die of one request before it is answered as i
 MAX_ATTEMPTS = 100  # servers that may die of one request before it is refused
 
 _HEADER = protocol.IN_HEADER.size
-_WRITABLE = 1 << 63  # in the node ids that a file may be written by, of which it has as many as there are _VARIANTS
-_VARIANTS = (1 << 24) - 1
 _REFUSED = {
     protocol.IOCTL: errno.ENOTTY,  # Python's open() asks every file whether it is a terminal
     **dict.fromkeys(protocol.WRITING, errno.EROFS),
@@ -84,23 +81,11 @@ class Nodes:
 
     def path(self, node: int) -> str:
         """The path of a node id, also of one that a predecessor handed out. OSError ESTALE if there is none."""
-        if node & _WRITABLE:
-            node &= ~_VARIANTS
         return self._paths.get(node) or self._find(node)
-
-    def fresh(self, path: str) -> int:
-        """Another node id of `path`, for one lookup.
-
-        Who may write into a file may take a lease of it (fcntl(2)), for whose end all others would have to wait who
-        open the same node: so each bind mount of it has one of its own.
-        """
-        node = _writable(self.number(path))
-        self._paths[node] = path
-        return node | random.randint(0, _VARIANTS)
 
     def name(self, node: int) -> str:
         """What to call a node in a message."""
-        return self._paths.get(node & ~_VARIANTS if node & _WRITABLE else node, f"node {node}")
+        return self._paths.get(node, f"node {node}")
 
     def _find(self, node: int) -> str:
         """Number the whole tree until `node` turns up."""
@@ -108,16 +93,10 @@ class Nodes:
             for path in islice(self._tree.paths(), WALK_LIMIT):
                 if node in self._paths:
                     break
-                if _writable(self.number(path)) == node:
-                    self._paths[node] = path
+                self.number(path)
         if node not in self._paths:
             raise OSError(errno.ESTALE, f"no file has the node id {node}")
         return self._paths[node]
-
-
-def _writable(number: int) -> int:
-    """The first of the node ids that a file may be written by, from its usual one."""
-    return (number & ~_VARIANTS) | _WRITABLE
 
 
 def child(directory: str, name: str) -> str:
@@ -153,12 +132,7 @@ def describe(error: Exception) -> str:
 
 def attributes(node: int, st: Mapping[str, Any], length: int = SIZE) -> bytes:
     """A fuse_attr from what a tree's getattr returns; `length` is of the text, where there may be one."""
-    mode, owner = st["st_mode"], st.get("st_uid", 0)
-    if node & _WRITABLE:
-        owner = 0  # it is of one mount alone
-    elif stat.S_ISREG(mode):
-        mode &= ~0o222
-    size = max(SIZE, length) if stat.S_ISREG(mode) else 0
+    size = max(SIZE, length) if stat.S_ISREG(st["st_mode"]) else 0
     times = [st.get(name, 0) for name in ("st_atime", "st_mtime", "st_ctime")]
     return protocol.ATTR.pack(
         inode(node),
@@ -166,9 +140,9 @@ def attributes(node: int, st: Mapping[str, Any], length: int = SIZE) -> bytes:
         (size + 511) // 512,
         *[int(seconds) for seconds in times],
         *[int(seconds % 1 * 1e9) for seconds in times],
-        mode,
+        st["st_mode"],
         st.get("st_nlink", 1),
-        owner,
+        st.get("st_uid", 0),
         st.get("st_gid", 0),
         st.get("st_rdev", 0),
         st.get("st_blksize", 0),
@@ -464,10 +438,8 @@ class Server:
         return self._entry(path, self._tree.getattr(caller, path))
 
     def _entry(self, path: str, st: Mapping[str, Any]) -> bytes:
-        if st["st_mode"] & stat.S_IWOTH and stat.S_ISREG(st["st_mode"]):
-            node, known = self._nodes.fresh(path), 0
-        else:
-            node, known = self._nodes.number(path), lasting(path)
+        node = self._nodes.number(path)
+        known = lasting(path)
         sure = 0 if path in self._long else known
         return protocol.ENTRY_OUT.pack(node, 0, known, sure, 0, 0) + attributes(node, st)
 
@@ -535,9 +507,9 @@ class Server:
         self._triggers.set(handle, what, owner_in(request))
         return protocol.WRITE_OUT.pack(size)
 
-    def _poll(self, request: memoryview, node: int, _caller: int) -> bytes:
+    def _poll(self, request: memoryview, node: int, caller: int) -> bytes:
         handle, name, flags, _ = protocol.POLL_IN.unpack_from(request, _HEADER)
-        if not node & _WRITABLE:
+        if not self._tree.getattr(caller, self._nodes.path(node))["st_mode"] & stat.S_IWOTH:
             return protocol.POLL_OUT.pack(protocol.POLL_ALWAYS)
         waits = name if flags & protocol.POLL_SCHEDULE_NOTIFY else 0
         return protocol.POLL_OUT.pack(self._triggers.poll(handle, waits, owner_in(request)))

@@ -10,9 +10,6 @@ from typing import NamedTuple
 
 from lxcfs_py.linux import roots
 
-GONE = "//deleted"
-"""What the kernel writes behind the root of a mount whose name leads to another node by now."""
-
 
 class Mount(NamedTuple):
     """One mount."""
@@ -41,8 +38,6 @@ def parse(mountinfo: str) -> Iterator[Mount]:
         before, _, after = line.partition(" - ")
         _, _, device, shown, mountpoint, *_ = before.split(" ")
         fstype, _, options = after.split(" ", 2)
-        if shown.endswith(GONE):  # as each file has it of which a lookup gives another node each time
-            shown = shown[: -len(GONE)]
         yield Mount(device, _unescape(shown), _unescape(mountpoint), fstype, options)
 
 

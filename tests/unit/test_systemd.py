@@ -184,12 +184,6 @@ def test_a_configuration_that_cannot_be_kept_is_a_degraded_state(tmp_path, runti
     assert "with the defaults" in degraded.states()["runtime files"]
 
 
-def test_a_mount_whose_name_leads_to_another_node_is_of_that_name_still():
-    line = "36 35 0:42 /proc/pressure/cpu//deleted /proc/pressure/cpu rw - fuse.lxcfs lxcfs rw"
-    (mount,) = mount_table.parse(line)
-    assert (mount.root, mount.mountpoint) == ("/proc/pressure/cpu", "/proc/pressure/cpu")
-
-
 def test_a_mountinfo_file_is_parsed_whatever_its_names_hold():
     line = r"36 35 0:42 /proc/meminfo /srv/a\040b rw,nosuid shared:7 - fuse.lxcfs lxcfs rw,user_id=0"
     (mount,) = mount_table.parse(line)
