@@ -46,7 +46,7 @@ run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl
 test: lint apt-test ## lint and the tests, with Docker and one virtual machine, and what they cover; test-vm has the other machines
 	$(MAKE) --no-print-directory -j 2 covered vm-images
 	$(PYTHON) -m pytest $(APART) -m slow $(FAST)
-	$(PYTHON) -m pytest -n 2 --dist loadgroup tests/docker tests/ansible tests/vm/test_podman.py
+	$(PYTHON) -m pytest -n 2 --dist loadgroup tests/docker tests/programs tests/ansible tests/vm/test_podman.py
 
 test-vm: .venv/.installed apt-test ## all tests in virtual machines: the service and the packages on Debian 12, 13 and 14
 	$(PYTHON) -m pytest -n 2 --dist loadgroup tests/vm

@@ -12,13 +12,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lxcfs_py.linux import seccomp
+from lxcfs_py.linux import seccomp, syscalls
+
+PR_SET_NO_NEW_PRIVS = 38
 
 
 def main() -> None:
     path, *command = sys.argv[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(path)
+        syscalls.prctl(PR_SET_NO_NEW_PRIVS, 1)  # for containers that have few capabilities
         descriptor = seccomp.hand_over()
         socket.send_fds(connection, [b'{"ociVersion": "1.0.2", "fds": ["seccompFd"]}'], [descriptor])
         os.close(descriptor)

@@ -263,7 +263,7 @@ ROWS = (
     cpus("nproc --all", "coreutils", By.AFFINITY, "nproc --all"),
     cpus("getconf", "libc-bin", By.SYSFS, "getconf _NPROCESSORS_ONLN"),
     memory("getconf", "libc-bin", By.SYSINFO, "getconf _PHYS_PAGES", r"^(\d+)$", unit=4096),
-    cpus("rust-coreutils", "rust-coreutils", By.AFFINITY, "coreutils nproc", cure="`OMP_NUM_THREADS=N`"),
+    cpus("rust-coreutils", "rust-coreutils", By.CGROUP, "coreutils nproc"),
     # busybox
     memory("busybox free", "busybox-static", By.SYSINFO, "busybox free", r"^Mem: +(\d+)", unit=KIB),
     cpus("busybox nproc", "busybox-static", By.AFFINITY, "busybox nproc"),
