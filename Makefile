@@ -62,7 +62,7 @@ covered: .venv/.installed apt-test ## the tests of test-fast and those of pods, 
 	$(PYTHON) -m coverage combine --quiet
 	$(PYTHON) -m tools.covered
 
-vm-images: .venv/.installed apt-test ## the images that tests with Docker and virtual machines start from, in ~/.cache/lxcfs-py
+vm-images: .venv/.installed apt-test ## the images that make test starts from, in ~/.cache/lxcfs-py
 	$(PYTHON) -m tests.vm.images
 
 lint: .venv/.installed ## ruff, mypy, vermin for Python 3.9, the contract of imports, and what is generated
