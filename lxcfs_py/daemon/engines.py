@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import signal
 import threading
 import time
 from typing import Callable, Optional, Protocol
@@ -222,6 +223,8 @@ class FusepyEngine:
 
     def start(self, tree: Tree) -> None:
         """Begin to serve, in a thread."""
+        # At its end, libfuse gives SIGPIPE its deadly default where that is ignored; a handler it leaves alone.
+        signal.signal(signal.SIGPIPE, lambda *_: None)
         self._operations = self._fusepy.Operations(tree)
         self.stuck, self.crowd = self._operations.stuck, Crowd  # libfuse tells nothing of its queue
         threading.Thread(target=self._run, name="fuse", daemon=True).start()

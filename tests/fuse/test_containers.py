@@ -616,13 +616,17 @@ def test_without_descriptors_for_another_container_others_are_forgotten_and_all_
     for box in boxes[:2]:
         limit(containers.of(box.init))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.open("/dev/null", os.O_RDONLY)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    most = max(map(int, os.listdir("/proc/self/fd")))
+    fillers = [os.open("/dev/null", os.O_RDONLY)]  # of the numbers below that are free
+    while fillers[-1] < most:
+        fillers.append(os.open("/dev/null", os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 1, hard))
     try:
         container = containers.of(boxes[2].init)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for filler in fillers:
+            os.close(filler)
     assert limit(container) == 96 * MIB
     assert containers.unplaced == 0
 

@@ -135,6 +135,13 @@ def test_a_daemon_can_be_killed_at_any_moment_of_its_start(start_daemon: StartDa
         daemon.process.wait(10)
 
 
+def test_libfuse_does_not_let_a_broken_pipe_end_the_daemon(start_daemon: StartDaemon) -> None:
+    """At its end it makes SIGPIPE deadly where that is ignored, and leaves alone what has a handler."""
+    status = Path(f"/proc/{start_daemon('fusepy').process.pid}/status").read_text()
+    (caught,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:"))
+    assert caught >> signal.SIGPIPE - 1 & 1
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_mount_that_a_dead_server_left_is_cleared_away(start_daemon: StartDaemon, engine: str) -> None:
     daemon = start_daemon(engine)

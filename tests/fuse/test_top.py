@@ -56,8 +56,8 @@ def test_in_a_terminal_it_draws_sorts_and_ends(
 
     def tmux(*arguments: str) -> str:
         command = ["tmux", "-S", str(tmp_path / "tmux"), *arguments]
-        # Not what readline, which pytest has, puts into the environment past os.environ: COLUMNS.
-        environment = dict(os.environ)
+        # readline, which pytest has, puts the size of its own terminal into the environment, past os.environ or not.
+        environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT, env=environment)
         return done.stdout
 
