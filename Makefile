@@ -25,8 +25,9 @@ TEST := $(TEST_FAST) $(DOCKER) lxcfs mmdebstrap qemu-system-x86 qemu-utils e2fsp
 BENCH := $(RUN) lxcfs
 
 # Tests that need neither Docker nor virtual machines. Some take all daemons and containers of this machine for their own:
-# every daemon finds the containerd of NRI's tests, and a pod asks which mounts its node's containers have.
-ALONE := tests/kubernetes/test_nri.py tests/fuse/test_pods.py tests/consistency
+# every daemon finds the containerd of NRI's tests, a pod asks which mounts its node's containers have, and a disk that
+# comes is in the middle of all texts of disks.
+ALONE := tests/kubernetes/test_nri.py tests/fuse/test_pods.py tests/fuse/test_disks.py tests/consistency
 FAST := tests/unit tests/fuse tests/kubernetes $(ALONE:%=--ignore %)
 # Two workers, neither of which sees the daemons and the containers of the other.
 APART := --dist loadgroup --tx "2*popen//python=tests/apart .venv/bin/python"

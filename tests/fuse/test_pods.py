@@ -95,7 +95,7 @@ def test_a_pod_that_has_taken_over_and_ends_hands_back_to_the_one_before(node, h
             second.send_signal(signal.SIGTERM)
             assert second.wait(STOP) == 0
         wait_for(lambda: "serving it again" in first.log.read_text())
-        assert first.children()
+        wait_for(first.children)
     first.send_signal(signal.SIGTERM)
     assert first.wait(STOP) == 0
     assert str(node.views) not in mountpoints(), "the last one unmounts"

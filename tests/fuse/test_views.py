@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -21,7 +20,6 @@ from typing import Any, Callable
 import psutil
 import pytest
 
-from bench import devices
 from lxcfs_py.runtimes.sandbox import Sandbox, SandboxError
 from lxcfs_py.views import VIEWS
 from tests.conftest import Daemon
@@ -352,53 +350,27 @@ def test_disks_say_the_same_by_every_way_and_all_else_is_the_machines(
     box, idle = (sandbox(views=daemon.mountpoint) for _ in range(2))
     have_io_counted(box, tmp_path)
     box.run(["dd", "if=/dev/zero", f"of={tmp_path / 'file'}", "bs=1M", "count=8", "oflag=direct"], check=True)
-    rows = [line.split() for line in read(box, "/proc/diskstats").splitlines()]
-    disks = [row for row in rows if Path("/sys/block", row[2]).exists()]
+
+    def rows() -> list[list[str]]:
+        return [line.split() for line in read(box, "/proc/diskstats").splitlines()]
+
+    def figures_of(disk: str) -> list[str]:
+        (figures,) = (figures for _, _, name, *figures in rows() if name == disk)
+        return figures
+
+    disks = [row for row in rows() if Path("/sys/block", row[2]).exists()]
     for major, minor, name, *figures in disks:
         for way in (f"block/{name}", f"class/block/{name}", f"dev/block/{major}:{minor}"):
-            assert read(box, f"/sys/{way}/stat").split() == figures
+            shown = read(box, f"/sys/{way}/stat").split()
+            after = figures_of(name)  # cat may have been read from the disk itself
+            assert len(figures) == len(shown) == len(after)
+            assert all(int(low) <= int(seen) <= int(high) for low, seen, high in zip(figures, shown, after))
             assert set(read(idle, f"/sys/{way}/stat").split()) == {"0"}
             for file in ("size", "removable", "queue/rotational", "dev"):
                 assert read(box, f"/sys/{way}/{file}") == Path("/sys", way, file).read_text()
     assert sum(int(figures[6]) for _, _, _, *figures in disks) * 512 == pytest.approx(8 * MIB, rel=0.01)
     columns = ["lsblk", "-o", "NAME,MAJ:MIN,RM,SIZE,RO,TYPE,ROTA,SCHED,MODEL"]
     assert box.run(columns, check=True).stdout == subprocess.run(columns, text=True, capture_output=True).stdout
-
-
-def test_a_disk_that_comes_is_there_at_the_next_look_and_one_that_goes_is_gone(
-    daemon: Daemon, sandbox: MakeSandbox, tmp_path: Path, require: Callable[[object, str], None]
-) -> None:
-    control = Path("/dev/loop-control")
-    require(control.exists(), "loop devices")
-    box = sandbox(views=daemon.mountpoint)
-    add, remove, number = 0x4C80, 0x4C81, 4711  # <linux/loop.h>: LOOP_CTL_ADD, LOOP_CTL_REMOVE
-    with control.open("rb") as loops:
-        for _ in range(2):
-            fcntl.ioctl(loops, add, number)
-            try:
-                assert f"loop{number}" in box.run(["ls", "/sys/block"]).stdout
-                assert read(box, f"/sys/block/loop{number}/size") == "0\n"
-            finally:
-                fcntl.ioctl(loops, remove, number)
-            assert f"loop{number}" not in box.run(["ls", "/sys/block"]).stdout
-            assert "No such file" in box.run(["cat", f"/sys/block/loop{number}/stat"]).stderr
-
-
-@pytest.mark.slow
-def test_all_of_200_disks_are_listed_as_the_machine_lists_them(
-    start_daemon: Callable[..., Daemon], sandbox: MakeSandbox, require: Callable[[object, str], None]
-) -> None:
-    require(Path("/dev/loop-control").exists(), "loop devices")
-    daemon = start_daemon()
-    box = sandbox(views=daemon.mountpoint)
-    with devices.many(200) as names:
-        listing = ["sh", "-c", "ls -1 /sys/block; cat /sys/block/*/size; cat /sys/block/loop5*/stat"]
-        own = subprocess.run(listing, text=True, capture_output=True, check=True).stdout.splitlines()
-        seen = box.run(listing, check=True).stdout.splitlines()
-        assert set(names) <= set(seen)
-        assert [line.split() for line in seen[:-200]] == [line.split() for line in own[:-200]]
-        assert all(set(line.split()) == {"0"} for line in seen[-200:])
-    assert not set(names) & set(os.listdir(daemon.mountpoint / "sys/block"))
 
 
 def test_modes_of_the_trees_are_the_machines_without_leave_to_write(daemon: Daemon, sandbox: MakeSandbox) -> None:
