@@ -254,7 +254,7 @@ ROWS = (
     memory("vmstat -s", "procps", By.FILE, "vmstat -s", r"^ +(\d+) K total memory", unit=KIB),
     load("uptime", "procps", By.FILE, "uptime", r"load average: ([\d.]+)"),
     load("w", "procps", By.FILE, "w", r"load average: ([\d.]+)"),
-    age("uptime", "procps", By.FILE, 'echo $(($(date +%s) - $(date +%s -d "$(uptime -s)")))', r"^(\d+)$", slack=3),
+    age("uptime", "procps", By.FILE, 'echo $(($(date +%s) - $(date +%s -d "$(uptime -s)")))', r"^(-?\d+)$", slack=3),
     age("ps", "procps", By.CLOCK, "ps -o etimes= -p 1", r"^ *(\d+)$", forky=By.FILE, cure='`uptime.source = "host"`'),
     # util-linux, coreutils, libc
     cpus("lscpu", "util-linux", By.SYSFS, "lscpu", r"^CPU\(s\): +(\d+)$"),
