@@ -32,6 +32,11 @@ FAST := tests/unit tests/fuse tests/kubernetes $(ALONE:%=--ignore %)
 # Two workers, neither of which sees the daemons and the containers of the other.
 APART := --dist loadgroup --tx "2*popen//python=tests/apart .venv/bin/python"
 
+# $(call tests,WAY,SELECTION): what fails beside others is tried once more, since a machine may be busy just then.
+# Both are shown, and what fails again fails.
+tests = $(PYTHON) $(COVERAGE) -m pytest $(1) $(2) || \
+	$(PYTHON) $(COVERAGE) -m pytest $(1) --last-failed --last-failed-no-failures none $(2)
+
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
 
@@ -46,8 +51,8 @@ run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl
 
 test: lint apt-test ## lint and the tests, with Docker and one virtual machine, and what they cover; test-vm has the other machines
 	$(MAKE) --no-print-directory -j 2 covered vm-images
-	$(PYTHON) -m pytest $(APART) -m slow $(FAST)
-	$(PYTHON) -m pytest -n 2 --dist loadgroup tests/docker tests/programs tests/ansible tests/vm/test_podman.py
+	$(call tests,$(APART),-m slow $(FAST))
+	$(call tests,-n 2 --dist loadgroup,tests/docker tests/programs tests/ansible tests/vm/test_podman.py)
 
 test-vm: .venv/.installed apt-test ## all tests in virtual machines: the service and the packages on Debian 12, 13 and 14
 	$(PYTHON) -m pytest -n 2 --dist loadgroup tests/vm
@@ -56,10 +61,11 @@ test-fast: lint apt-test-fast ## lint and the tests that need neither
 	$(PYTHON) -m pytest $(APART) -m "not slow" $(FAST)
 
 # Processes of ordinary users say what they have run, too.
+covered: COVERAGE := -m coverage run
 covered: .venv/.installed apt-test ## the tests of test-fast and those of pods, and how much of the package they run
 	rm -rf .covered && mkdir -m 1777 .covered
-	$(PYTHON) -m coverage run -m pytest $(APART) -m "not slow" $(FAST)
-	for tests in $(ALONE); do $(PYTHON) -m coverage run -m pytest $$tests || exit; done
+	$(call tests,$(APART),-m "not slow" $(FAST))
+	for tests in $(ALONE); do $(call tests,,$$tests) || exit; done
 	$(PYTHON) -m coverage combine --quiet
 	$(PYTHON) -m tools.covered
 
