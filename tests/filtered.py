@@ -22,9 +22,7 @@ def main() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(path)
         syscalls.prctl(PR_SET_NO_NEW_PRIVS, 1)  # for containers that have few capabilities
-        descriptor = seccomp.hand_over()
-        socket.send_fds(connection, [b'{"ociVersion": "1.0.2", "fds": ["seccompFd"]}'], [descriptor])
-        os.close(descriptor)
+        seccomp.hand_over(connection)
     os.execvp(command[0], command)
 
 

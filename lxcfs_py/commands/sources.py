@@ -14,7 +14,7 @@ from lxcfs_py.container import visible_cpus
 from lxcfs_py.container.containers import Container, Containers
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
-from lxcfs_py.daemon.policies import matching
+from lxcfs_py.daemon.policies import applied, matching
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import Host
 
@@ -41,9 +41,10 @@ class Subject:
         sampler = Sampler(config.loadavg.interval)
         self.container: Optional[Container] = Containers(self._layout, Ledger(), sampler).of(pid)
         self.init = self.container.init if self.container else pid
-        self.policies = matching(self.container, config) if self.container else []
-        for policy in self.policies:
-            self.config = self.config.with_settings(policy.settings)
+        self.policies = []
+        if self.container:
+            self.policies = matching(self.container, config)
+            self.config = applied(self.container, config)
         self._paths = layout.parse_paths(Path(f"/proc/{self.init}/cgroup").read_bytes())
 
     def cgroup(self, controller: str = "memory") -> str:

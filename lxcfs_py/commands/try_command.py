@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lxcfs_py.commands.common import CommandError, add_config, add_mountpoint, load_config, new_command
-from lxcfs_py.linux.mountpoint import is_mounted, resolve
+from lxcfs_py.linux.mountpoint import is_mounted
 from lxcfs_py.runtimes import sandbox, seccomp_profile
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _try(options: argparse.Namespace) -> int:
     if not is_mounted(views):
         raise CommandError(f"nothing is mounted at {views}", f"start the daemon: lxcfs-py run {views}")
     limits = {name: getattr(options, name) for name in ("memory", "swap", "cpus", "cpuset")}
-    agent = seccomp_profile.socket_of(resolve(views))
+    agent = seccomp_profile.socket_of(views)
     if not os.path.exists(agent):  # of an older daemon, or where it is degraded
         agent = ""
     return sandbox.run_command(options.arguments, views=Path(views), agent=agent, **limits)

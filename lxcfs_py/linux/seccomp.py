@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple, Union
@@ -79,8 +80,8 @@ _NUMBER, _ARCH = 0, 4  # offsets in struct seccomp_data
 _USER_NOTIFICATION, _ALLOW = 0x7FC00000, 0x7FFF0000
 
 
-def hand_over() -> int:
-    """Hand this thread's sysinfo(2) and sched_getaffinity(2) to whoever has the listener that is returned.
+def hand_over(agent: socket.socket) -> None:
+    """Hand this thread's sysinfo(2) and sched_getaffinity(2) to an agent, as an OCI runtime does with a container's.
 
     So it is of all processes that it starts. OSError; KeyError on a machine of an architecture that is not known.
     """
@@ -95,7 +96,9 @@ def hand_over() -> int:
             _instruction(_RETURN, _ALLOW),
         ]
     code = b"".join([*program, _instruction(_RETURN, _ALLOW)])
-    return syscalls.seccomp_listener(code)
+    listener = syscalls.seccomp_listener(code)
+    socket.send_fds(agent, [b'{"ociVersion": "1.0.2", "fds": ["seccompFd"]}'], [listener])
+    os.close(listener)
 
 
 def _instruction(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:

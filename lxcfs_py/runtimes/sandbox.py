@@ -365,7 +365,8 @@ class Sandbox:
             with contextlib.suppress(OSError):
                 os.chdir(directory)
             if agent:
-                _hand_calls_over(agent)
+                seccomp.hand_over(agent)
+                agent.close()
 
         with _children_in(self._pid_namespace), _reporting(enter) as preexec:
             yield preexec
@@ -483,14 +484,6 @@ def _connect(agent: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(agent)
     return connection
-
-
-def _hand_calls_over(agent: socket.socket) -> None:
-    """Do as an OCI runtime does with a container's listener."""
-    listener = seccomp.hand_over()
-    socket.send_fds(agent, [b'{"ociVersion": "1.0.2", "fds": ["seccompFd"]}'], [listener])
-    os.close(listener)
-    agent.close()
 
 
 def _start_clock() -> None:
