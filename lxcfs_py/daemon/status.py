@@ -98,7 +98,9 @@ class Status:
     def answer(self, request: dict[str, Any]) -> bytes:
         """Return the answer to a request: a file's text for a process, or all that is known. ValueError, OSError."""
         if "path" in request:
-            return self._filesystem.render(int(request["pid"]), str(request["path"]))
+            pid, path = int(request["pid"]), str(request["path"])
+            self._filesystem.getattr(pid, path)  # what is hidden from it is not there
+            return self._filesystem.render(pid, path)
         return json.dumps(self.describe([int(pid) for pid in request.get("loads", ())])).encode()
 
     def keeper(self) -> str:
