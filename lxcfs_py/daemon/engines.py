@@ -150,6 +150,8 @@ class KernelEngine:
             self._server.start()
         except session.SessionError as error:
             raise MountError(str(error)) from None
+        except RuntimeError as error:
+            raise MountError(f"{error}: the limit on processes is reached (TasksMax=, pids.max)") from None
         with contextlib.suppress(OSError):
             for name, descriptor in self._session.handed_over():
                 store.inherited().keep(name, descriptor)
@@ -184,6 +186,13 @@ class KernelEngine:
         if not self._is_kept and not self._handed_over.is_set():
             session.withdraw(self.config.mountpoint)
             mountpoint.unmount_all(self.config.mountpoint)
+        if self.mount and self.mount.is_left_below() and not self._goes_on():
+            with contextlib.suppress(OSError):
+                self.mount.take_away_below()
+
+    def _goes_on(self) -> bool:
+        """Tell whether a server follows this one, which has been told to stop."""
+        return self._handed_over.is_set() or (self._is_kept and systemd.will_be_started_again(systemd.UNIT))
 
     def shows_machine(self) -> bool:
         """Tell what is noted in the session."""
