@@ -87,7 +87,7 @@ def _explain(options: argparse.Namespace) -> int:
             print(f"{entry.label}: {entry.figure}{beside}".rstrip(" :"))
         print(_filled(source, _INDENT))
     if name in _INSTEAD:
-        print(_filled(_INSTEAD[name]))
+        print(textwrap.fill(_INSTEAD[name], text_width(), break_on_hyphens=False))
     return 0
 
 

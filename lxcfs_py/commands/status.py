@@ -22,6 +22,7 @@ from lxcfs_py.commands.common import (
     new_command,
     printable,
     require_root,
+    text_width,
 )
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.daemon import control as daemon
@@ -228,7 +229,15 @@ def _lines(found: Daemon, containers: list[dict[str, Any]]) -> Iterator[str]:
         told = found.told
         since = time.strftime("%F %T", time.localtime(told["since"]))
         yield f"{found.state}: serving {told['mountpoint']} since {since}"
-        yield from (f"  problem: {sentence}" for sentence in told["degraded"])
+        for sentence in told["degraded"]:
+            yield textwrap.fill(
+                sentence,
+                text_width(),
+                initial_indent="  problem: ",
+                subsequent_indent="    ",
+                break_on_hyphens=False,
+                break_long_words=False,
+            )
         yield f"  version {told['version']}, process {told['pid']}, engine {told['engine']}"
         yield f"  if it dies: {_KEEPERS[told['keeper']]}"
         if told["engine"] == "fusepy":
@@ -240,7 +249,7 @@ def _lines(found: Daemon, containers: list[dict[str, Any]]) -> Iterator[str]:
             yield f"  taken away from its mountpoint, and mounted there again: {times}, last {last}"
         yield from _configuration(told["configuration"])
         seen = len(told["containers"])
-        yield f"  containers seen: {seen}, {found.rates[0]:.1f} reads a second"
+        yield f"  containers that have read: {seen}; now {found.rates[0]:.1f} reads a second"
         yield from (f"    {line}" for line in _noise(found, containers))
         yield from _attachments(told["attachments"])
     yield ""
