@@ -75,7 +75,7 @@ def test_a_program_says_what_the_table_has(row, said):
 
 
 # Mebibytes that iostat has seen within so many seconds.
-WATCH = """iostat -d -k -y $1 1 | awk '$1 ~ /^[a-z]/ {n += $6} END {print n / 1024}'"""
+WATCH = """iostat -d -k -y $1 1 | awk '$1 ~ /^[a-z]/ {n += $7} END {print n / 1024}'"""
 WATCHED = f"""
 cd /root/disk
 for size in 24 8 0; do
