@@ -13,7 +13,7 @@ from typing import Callable, Optional, Protocol
 
 from lxcfs_py.cgroup.layout import find_for_all
 from lxcfs_py.config import Config
-from lxcfs_py.daemon import degraded, systemd
+from lxcfs_py.daemon import degraded, held_open, systemd
 from lxcfs_py.daemon.own_mount import OwnMount
 from lxcfs_py.engine import End, Tree, keeper, kernel, session, store, watchdog
 from lxcfs_py.engine.waiting import Crowd
@@ -156,6 +156,8 @@ class KernelEngine:
             for name, descriptor in self._session.handed_over():
                 store.inherited().keep(name, descriptor)
         self.mount = OwnMount(self._session)
+        if self.mount.clone is not None:
+            held_open.start(self.mount.clone, self.resumes)
         if self.resumes:
             log.info("resumed the mount of a server before this one")
         try:

@@ -39,7 +39,9 @@ class OwnMount:
             kept.device = mount_users.device(kept.mountpoint) or ""
         self._session = kept
         self._path = kept.mountpoint
-        self._clone = store.inherited().mount()
+        self.clone = store.inherited().mount()
+        """A descriptor of the clone; None where there is none."""
+
         self._above = self._take_directory()
         self._mounts = os.open(f"{roots.PROC}/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._changes = select.epoll()
@@ -111,7 +113,7 @@ class OwnMount:
         if not trouble or session.is_over(self._session.fuse):
             degraded.leave("mountpoint")
             return None
-        if self._clone is None:
+        if self.clone is None:
             degraded.enter("mountpoint", f"{trouble}, and it cannot be mounted again: stop this server, and start it")
             return None
         stayed = time.monotonic() - self._mounted
@@ -122,7 +124,7 @@ class OwnMount:
         self._pause = next_pause(self._pause, stayed)
         self.last, self._mounted = time.time(), time.monotonic()
         try:
-            self._mount(self._clone)
+            self._mount(self.clone)
         except OSError as error:
             degraded.enter("mountpoint", f"{trouble}, and it could not be mounted again: {error.strerror}")
             return self._pause
@@ -152,9 +154,9 @@ class OwnMount:
         if _device(f"{roots.PROC}/self/fd/{clone}") != self._session.device:  # something else since an instant ago
             os.close(clone)
             return
-        if self._clone is not None:
-            os.close(self._clone)
-        self._clone = clone
+        if self.clone is not None:
+            os.close(self.clone)
+        self.clone = clone
         with contextlib.suppress(OSError):  # a keeper that is gone
             store.inherited().keep_mount(clone)
 
