@@ -70,7 +70,7 @@ def engine(monkeypatch):
     monkeypatch.setattr(
         kernel, "Server", lambda *_: SimpleNamespace(start=lambda: None, stop=stopped.append, at_hand=[], crowd=Crowd)
     )
-    monkeypatch.setattr(engines, "OwnMount", lambda _: None)
+    monkeypatch.setattr(engines, "OwnMount", lambda _: SimpleNamespace(clone=None, is_left_below=lambda: False))
     started = engines.KernelEngine(Config())
     started.start(SimpleNamespace())
     return SimpleNamespace(engine=started, session=kept, stopped=stopped, leave=leave)
