@@ -141,6 +141,7 @@ def serve(
         unit.stopping()
         if not ended:  # another server may wait for this process's end, with which all of it ends
             service.supervisor.stop()
+            service.supervisor.wait_for_those_on_their_way()
             engine.stop()
             stop_metrics()
             stop_agent()
