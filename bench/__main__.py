@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import contenders, devices, flood, measure, report, scale, takeover, webhook
+from bench import contenders, devices, flood, measure, report, scale, syscalls, takeover, webhook
 from lxcfs_py.runtimes.sandbox import SandboxError
 
-PARTS = ("reads", "scale", "flood", "takeover", "devices", "webhook")
+PARTS = ("reads", "scale", "flood", "takeover", "devices", "syscalls", "webhook")
 FILES = ("meminfo", "cpuinfo", "stat", "swaps", "diskstats", "uptime", "loadavg")
 
 
@@ -26,7 +26,8 @@ def arguments() -> argparse.Namespace:
         nargs="?",
         choices=PARTS,
         help="time of a read, what 1,000 containers cost, what a reader notices of a flood and of a takeover, "
-        "what a list of 200 disks takes, what the webhook keeps up with (default: all)",
+        "what a list of 200 disks takes, what the agent for system calls costs, what the webhook keeps up with "
+        "(default: all)",
     )
     parser.add_argument("--seconds", type=float, default=3, help="how long to read each file of each server (3)")
     parser.add_argument(
@@ -71,6 +72,10 @@ def main() -> None:
     if "devices" in parts and "kernel" in engines:
         results["devices_ms"] = devices.measure()
         print(devices.sentence(*results["devices_ms"]))
+    if "syscalls" in parts and "kernel" in engines:
+        cost = syscalls.measure(options.seconds)
+        results["syscalls_us"] = syscalls.figures(cost)
+        print(syscalls.tables(cost))
     if "webhook" in parts:
         results["webhook_ms"] = webhook.measure()
         print(webhook.sentence(results["webhook_ms"]))

@@ -1,0 +1,101 @@
+"""What the agent costs: sysinfo(2) and sched_getaffinity(2) with it and without, and programs from start to end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.contenders import lxcfs_py, running
+from bench.measure import CPUS, MEMORY, Reader
+from lxcfs_py.runtimes import seccomp_profile
+from lxcfs_py.runtimes.sandbox import Sandbox
+
+CALLS = ("sysinfo", "sched_getaffinity")
+WAYS = ("kernel", "agent")
+ROUNDS = 10
+STARTS = 4
+"""Of each program in a round."""
+
+# In Python, in Go, and in Java.
+PROGRAMS = (("python3", "-c", "pass"), ("runc", "--version"), ("java", "-version"))
+
+
+@dataclass
+class Cost:
+    """What was measured, by the name of a call or a program and the way: ns."""
+
+    calls: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    programs: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def _calling(views: Path, agent: str) -> Iterator[Reader]:
+    with Sandbox(memory=MEMORY, cpus=CPUS, views=views, agent=agent) as box:
+        process = box.popen(
+            [sys.executable, str(Path(__file__).with_name("caller.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield Reader(process)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def measure(seconds: float) -> Cost:
+    """Measure each call for so many seconds with caller and daemon on one core, the two ways taking turns."""
+    found = Cost()
+    core = {max(os.sched_getaffinity(0))}
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(running(lxcfs_py("kernel")))
+        server.pin(core)
+        agent = {"kernel": "", "agent": seccomp_profile.socket_of(str(server.mount))}
+        callers = {way: stack.enter_context(_calling(server.mount, agent[way])) for way in WAYS}
+        for caller in callers.values():
+            caller.ask("pin", cpus=sorted(core))
+        programs = [program for program in PROGRAMS if shutil.which(program[0])]
+        for _ in range(ROUNDS):
+            for way, caller in callers.items():
+                for call in CALLS:
+                    took = caller.ask("call", call=call, seconds=seconds / ROUNDS, patience=seconds + 30)
+                    found.calls.setdefault((call, way), []).extend(took)
+                for program in programs:
+                    took = caller.ask("start", command=program, times=STARTS, patience=300)
+                    found.programs.setdefault((" ".join(program), way), []).extend(took)
+    return found
+
+
+def figures(cost: Cost) -> dict[str, dict[str, float]]:
+    """Return the medians in us, by call or program and way."""
+    found: dict[str, dict[str, float]] = {}
+    for (what, way), took in (*cost.calls.items(), *cost.programs.items()):
+        found.setdefault(what, {})[way] = statistics.median(took) / 1000
+    return found
+
+
+def tables(cost: Cost) -> str:
+    """Return the figures for the reader."""
+    lines = [
+        "| call, caller and daemon on one core | kernel, p50 | agent, p50 | agent, p99 |",
+        "| --- | --- | --- | --- |",
+    ]
+    for call in CALLS:
+        kernel, agent = (sorted(cost.calls[call, way]) for way in WAYS)
+        p99 = agent[int(0.99 * (len(agent) - 1))]
+        medians = [statistics.median(took) / 1000 for took in (kernel, agent)]
+        lines.append(f"| `{call}(2)` | {medians[0]:.1f} µs | {medians[1]:.1f} µs | {p99 / 1000:.0f} µs |")
+    lines += ["", "| program, start to end | without, p50 | with the agent, p50 | |", "| --- | --- | --- | --- |"]
+    for program in dict.fromkeys(program for program, _ in cost.programs):
+        without, with_agent = (statistics.median(cost.programs[program, way]) / 1e6 for way in WAYS)
+        change = (with_agent / without - 1) * 100
+        lines.append(f"| `{program}` | {without:.1f} ms | {with_agent:.1f} ms | {change:+.1f} % |")
+    return "\n".join(lines) + "\n"
