@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lxcfs_py.attach import mount_users
 from lxcfs_py.commands.common import CommandError, add_config, config_path, mountpoint_even_if_broken, new_command
-from lxcfs_py.daemon import control, last_config, systemd
+from lxcfs_py.daemon import call_agent, control, last_config, systemd
 from lxcfs_py.engine import session
 from lxcfs_py.linux import mountpoint
 from lxcfs_py.linux.mountpoint import is_mounted
@@ -69,6 +69,7 @@ def _unmount_at(path: str) -> None:
     losing = [user for user in mount_users.find(path) if user.device == mount_users.device(path)]
     mountpoint.unmount_all(path)
     session.withdraw(path)
+    call_agent.withdraw(path)
     if losing:
         print(
             f"lxcfs-py: files of {path} are still mounted in the containers of "

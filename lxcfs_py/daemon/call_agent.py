@@ -5,39 +5,63 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from typing import Callable
 
 from lxcfs_py.daemon import degraded
 from lxcfs_py.engine import store
 from lxcfs_py.runtimes import seccomp_profile
 from lxcfs_py.syscalls.agent import Agent
-from lxcfs_py.syscalls.answers import Render
+from lxcfs_py.syscalls.answers import Figures
 
 _SOCKET = "seccomp.socket"
-"""The name under which the socket is kept: containers start while no server runs, and are heard by the next one."""
+_LXC_SOCKET = "seccomp.lxc.socket"
+"""The names under which the sockets are kept: containers start while no server runs, and are heard by the next one."""
+
+_WAITING = 4096
+"""Containers that may wait to be heard; net.core.somaxconn may allow less."""
 
 
-def start(render: Render, mountpoint: str) -> Callable[[], None]:
-    """Answer calls by the texts that `render` gives; return what takes the socket away at the end."""
+def start(figures: Figures, mountpoint: str) -> None:
+    """Answer calls by these figures."""
     kept = store.inherited().others
-    agent = Agent(render, _keep, _forget, kept)
-    path = seccomp_profile.socket_of(mountpoint)
-    try:
-        agent.listen(socket.socket(fileno=kept[_SOCKET]) if _SOCKET in kept else _bind(path))
-    except OSError as error:
-        degraded.enter("seccomp", f"containers cannot hand system calls on ({path}: {error.strerror})")
+    agent = Agent(figures, _keep, _forget, dict(kept))
+    for name, kind, path in (
+        (_SOCKET, socket.SOCK_STREAM, seccomp_profile.socket_of(mountpoint)),
+        (_LXC_SOCKET, socket.SOCK_SEQPACKET, seccomp_profile.lxc_socket_of(mountpoint)),
+    ):
+        try:
+            agent.listen(_server(name, kind, path))
+        except OSError as error:
+            degraded.enter("seccomp", f"containers cannot hand system calls on ({path}: {error.strerror})")
     agent.start()
-    return lambda: _remove(path)
+    store.inherited().before_handing_over(agent.stop)
 
 
-def _bind(path: str) -> socket.socket:
+def withdraw(mountpoint: str) -> None:
+    """Take the sockets away, since the mount has ended."""
+    for path in (seccomp_profile.socket_of(mountpoint), seccomp_profile.lxc_socket_of(mountpoint)):
+        _remove(path)
+
+
+def _server(name: str, kind: socket.SocketKind, path: str) -> socket.socket:
+    """Return the socket that is kept under a name, as long as it can be found at its path; else a new one. OSError."""
+    kept = store.inherited().others.get(name)
+    if kept is not None:
+        if os.path.exists(path):
+            return socket.socket(fileno=kept)
+        _forget(name)
+        os.close(kept)
+    server = _bind(path, kind)
+    _keep(name, server.fileno())
+    return server
+
+
+def _bind(path: str, kind: socket.SocketKind) -> socket.socket:
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     _remove(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_UNIX, kind)
     listener.bind(path)
     os.chmod(path, 0o600)
-    listener.listen()
-    _keep(_SOCKET, listener.fileno())
+    listener.listen(_WAITING)
     return listener
 
 

@@ -13,7 +13,7 @@ from typing import Callable, Optional, Protocol
 
 from lxcfs_py.cgroup.layout import find_for_all
 from lxcfs_py.config import Config
-from lxcfs_py.daemon import degraded, held_open, systemd
+from lxcfs_py.daemon import degraded, systemd
 from lxcfs_py.daemon.own_mount import OwnMount
 from lxcfs_py.engine import End, Tree, keeper, kernel, session, store, watchdog
 from lxcfs_py.engine.waiting import Crowd
@@ -61,8 +61,8 @@ class Engine(Protocol):
     def wait(self) -> End:
         """Block until it has ended; return why."""
 
-    def stop(self) -> None:
-        """End it, and unmount unless somebody keeps the mount for a successor."""
+    def stop(self) -> bool:
+        """End it, and unmount unless somebody keeps the mount for a successor; return whether the mount has ended."""
 
     def shows_machine(self) -> bool:
         """Tell whether a server before this one was told to show the machine's figures in all files."""
@@ -150,18 +150,14 @@ class KernelEngine:
             self._server.start()
         except session.SessionError as error:
             raise MountError(str(error)) from None
-        except RuntimeError as error:
-            raise MountError(f"{error}: the limit on processes is reached (TasksMax=, pids.max)") from None
         with contextlib.suppress(OSError):
             for name, descriptor in self._session.handed_over():
                 store.inherited().keep(name, descriptor)
         self.mount = OwnMount(self._session)
-        if self.mount.clone is not None:
-            held_open.start(self.mount.clone, self.resumes)
         if self.resumes:
             log.info("resumed the mount of a server before this one")
         try:
-            session.offer(self._session, self._leave, store.inherited().others)
+            session.offer(self._session, self._leave, store.inherited().hand_over)
         except OSError as error:
             degraded.enter("takeover", f"no other server can take the mount over ({session.RUN}: {error.strerror})")
 
@@ -181,20 +177,15 @@ class KernelEngine:
         assert self._server
         return self._server.wait()
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
         """End it, and unmount unless systemd has the session, or another server."""
         if self._server:
             self._server.stop(End.STOPPED)
-        if not self._is_kept and not self._handed_over.is_set():
-            session.withdraw(self.config.mountpoint)
-            mountpoint.unmount_all(self.config.mountpoint)
-        if self.mount and self.mount.is_left_below() and not self._goes_on():
-            with contextlib.suppress(OSError):
-                self.mount.take_away_below()
-
-    def _goes_on(self) -> bool:
-        """Tell whether a server follows this one, which has been told to stop."""
-        return self._handed_over.is_set() or (self._is_kept and systemd.will_be_started_again(systemd.UNIT))
+        if self._is_kept or self._handed_over.is_set():
+            return False
+        session.withdraw(self.config.mountpoint)
+        mountpoint.unmount_all(self.config.mountpoint)
+        return True
 
     def shows_machine(self) -> bool:
         """Tell what is noted in the session."""
@@ -257,10 +248,11 @@ class FusepyEngine:
         self._ended.wait()
         return self._end
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
         """Unmount. A container that has files of the mount bound keeps it: it ends with this process."""
         mountpoint.unmount(self.config.mountpoint)
         self._ended.wait(_STOP_SECONDS)
+        return True
 
     def shows_machine(self) -> bool:
         """Nothing is known of a server before this one."""

@@ -10,13 +10,13 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Callable, Optional
+from typing import Callable, Optional, TypeVar
 
 from lxcfs_py.config import Config
 from lxcfs_py.container.containers import Container, Containers
 from lxcfs_py.daemon import policies
 from lxcfs_py.files import NAMES
-from lxcfs_py.linux import capabilities, personality, psi, roots
+from lxcfs_py.linux import capabilities, psi, roots
 from lxcfs_py.linux.host import Host
 from lxcfs_py.views import TREES, VIEWS
 from lxcfs_py.views.host_tree import HostTree, Sight
@@ -34,6 +34,8 @@ _NEARLY_NOBODY = 0xFFFF_FFFE
 _UNREADABLE = (OSError, ValueError, ArithmeticError)
 
 _SILENT_SECONDS = 60
+
+_Result = TypeVar("_Result")
 
 _TREES_ABOVE = f"{os.path.commonpath([f'/{name}' for name in TREES])}/"
 
@@ -72,15 +74,14 @@ class Filesystem:
             return self._render_in(caller, *inside)
         name = path[1:]
         self.reads[name] += 1
-        view, host = VIEWS[name], self.host
-        if name == "proc/cpuinfo" and personality.SHOWS and personality.is_32_bit(caller):
-            host = host.as_32_bit
-        return self._computed(
+        view = VIEWS[name]
+        return self.computed(
             caller,
             name,
-            name,
-            lambda container, config: view(container, host, config),
-            lambda: host.text(name),
+            lambda container, config: (
+                view(container, self.host, config) if name in config.files.enabled else self.host.text(name)
+            ),
+            lambda: self.host.text(name),
         )
 
     def trigger(self, caller: int, path: str, text: bytes) -> str:
@@ -110,30 +111,29 @@ class Filesystem:
         view = tree.view(path)
         if view is None:
             return text
-        return self._computed(
+        return self.computed(
             caller,
-            tree.name,
             f"{tree.name}/{path}",
-            lambda container, config: view(Sight(container, self.host, config), path, text),
+            lambda container, config: (
+                view(Sight(container, self.host, config), path, text) if tree.name in config.files.enabled else text
+            ),
             lambda: text,
         )
 
-    def _computed(
+    def computed(
         self,
         caller: int,
-        name: str,
-        path: str,
-        compute: Callable[[Container, Config], bytes],
-        machines: Callable[[], bytes],
-    ) -> bytes:
-        """Return what is computed of a file, or a path in a directory, for the caller's container, or the machine's."""
+        what: str,
+        compute: Callable[[Container, Config], _Result],
+        machines: Callable[[], _Result],
+    ) -> _Result:
+        """Return what is computed for the caller's container, or the machine's."""
         container = self._container(caller)
         if container is None:
             return machines()
         container.reads += 1
         try:
-            config = policies.applied(container, self.config)
-            return compute(container, config) if name in config.files.enabled else machines()
+            return compute(container, policies.applied(container, self.config))
         except _UNREADABLE as error:
             # Its cgroup may have gone away in the middle, because it was moved to another one: look again.
             self._containers.forget(caller, error)
@@ -143,7 +143,7 @@ class Filesystem:
         try:
             return compute(container, policies.applied(container, self.config))
         except _UNREADABLE as error:
-            self._count_failure(caller, path, error)
+            self._count_failure(caller, what, error)
             return machines()
 
     def readdir(self, caller: int, path: str) -> list[str]:

@@ -67,7 +67,8 @@ _WAITING = 192 << 20  # the texts end before; versions before this one know noth
 _END = _WAITING + waiting.size()
 _MINE = b"mine"
 _MOST_SENT = 64  # descriptors in one message
-_NONE: Mapping[str, int] = {}
+Others = Callable[[], Mapping[str, int]]
+"""Gives the descriptors beside the session, by name."""
 _UCRED = struct.Struct("=iII")  # pid, uid, gid
 
 
@@ -316,8 +317,8 @@ def was_offered(mountpoint: str) -> bool:
     return os.path.exists(_socket_path(mountpoint))
 
 
-def offer(session: Session, leave: Callable[[], None], others: Mapping[str, int] = _NONE) -> None:
-    """Let a later server take the session over, and other descriptors by their names. OSError.
+def offer(session: Session, leave: Callable[[], None], others: Others = dict) -> None:
+    """Let a later server take the session over, and what `others` gives then. OSError.
 
     `leave` is called, in another thread, when one does.
     """
@@ -338,7 +339,7 @@ def withdraw(mountpoint: str) -> None:
         os.unlink(_socket_path(mountpoint))
 
 
-def _hand_over(session: Session, others: Mapping[str, int], listener: socket.socket, leave: Callable[[], None]) -> None:
+def _hand_over(session: Session, others: Others, listener: socket.socket, leave: Callable[[], None]) -> None:
     taken = False
     while not taken:
         try:
@@ -353,7 +354,7 @@ def _hand_over(session: Session, others: Mapping[str, int], listener: socket.soc
                 connection.settimeout(PATIENCE)
                 socket.send_fds(connection, [b"session"], [session.fuse, session.memory])
                 taken = connection.recv(len(_MINE)) == _MINE
-                named = list(others.items()) if taken else []
+                named = list(others().items()) if taken else []
                 for start in range(0, len(named), _MOST_SENT):
                     names, descriptors = zip(*named[start : start + _MOST_SENT])
                     socket.send_fds(connection, ["\n".join(names).encode()], descriptors)

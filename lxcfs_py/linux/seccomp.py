@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 import struct
@@ -40,8 +41,10 @@ class Notification(NamedTuple):
 
 
 def receive(listener: int, slot: memoryview) -> None:
-    """Take the next call into a slot of SLOT bytes. OSError ENOENT when its thread has ended meanwhile."""
-    slot[: _NOTIFICATION.size] = bytes(_NOTIFICATION.size)  # the kernel insists
+    """Take the next call into a slot of SLOT bytes, which begins with zeros: the kernel insists.
+
+    OSError ENOENT when its thread has ended meanwhile.
+    """
     fcntl.ioctl(listener, _RECEIVE, slot)
 
 
@@ -61,13 +64,23 @@ def is_valid(listener: int, notification: int) -> bool:
 
 
 def answer(listener: int, notification: int, value: int) -> None:
-    """Let the call return a value. OSError ENOENT when nobody waits any longer."""
-    fcntl.ioctl(listener, _SEND, _ANSWER.pack(notification, value, 0, 0))
+    """Let the call return a value. OSError ENOENT when nobody waits any longer, EINPROGRESS when it was answered."""
+    fcntl.ioctl(listener, _SEND, answer_to(notification, value))
 
 
 def let_through(listener: int, notification: int) -> None:
-    """Let the kernel itself answer the call. OSError ENOENT when nobody waits any longer."""
-    fcntl.ioctl(listener, _SEND, _ANSWER.pack(notification, 0, 0, _CONTINUE))
+    """Let the kernel itself answer the call. OSError as for `answer`."""
+    fcntl.ioctl(listener, _SEND, way_through(notification))
+
+
+def answer_to(notification: int, value: int) -> bytes:
+    """Return the kernel's structure that lets a call return a value."""
+    return _ANSWER.pack(notification, value, 0, 0)
+
+
+def way_through(notification: int) -> bytes:
+    """Return the kernel's structure that lets the kernel itself answer a call."""
+    return _ANSWER.pack(notification, 0, 0, _CONTINUE)
 
 
 # sysinfo(2) and sched_getaffinity(2): by machine, its architecture with their numbers, and that of 32-bit programs.
@@ -83,8 +96,10 @@ _USER_NOTIFICATION, _ALLOW = 0x7FC00000, 0x7FFF0000
 def hand_over(agent: socket.socket) -> None:
     """Hand this thread's sysinfo(2) and sched_getaffinity(2) to an agent, as an OCI runtime does with a container's.
 
-    So it is of all processes that it starts. OSError; KeyError on a machine of an architecture that is not known.
+    So it is of all processes that it starts. Its pid namespace is what the container is known by to the agent. OSError;
+    KeyError on a machine of an architecture that is not known.
     """
+    state = {"ociVersion": "1.0.2", "fds": ["seccompFd"], "state": {"id": os.readlink("/proc/self/ns/pid")}}
     program = [_instruction(_LOAD, _ARCH)]
     for arch, sysinfo, getaffinity in _HANDED_OVER[os.uname().machine]:
         program += [
@@ -97,7 +112,7 @@ def hand_over(agent: socket.socket) -> None:
         ]
     code = b"".join([*program, _instruction(_RETURN, _ALLOW)])
     listener = syscalls.seccomp_listener(code)
-    socket.send_fds(agent, [b'{"ociVersion": "1.0.2", "fds": ["seccompFd"]}'], [listener])
+    socket.send_fds(agent, [json.dumps(state).encode()], [listener])
     os.close(listener)
 
 

@@ -54,6 +54,8 @@ SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _SCHED_GETAFFINITY = {"x86_64": 204, "aarch64": 123}  # the C library's own returns no length
 
+_MOST_CPUS = 65536  # more than any kernel is built for
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -85,11 +87,6 @@ def unshare(flags: int) -> None:
 def setns(fd: int, nstype: int) -> None:
     """setns(2), for the calling thread; os.setns exists since Python 3.12."""
     _check(_libc.setns(fd, nstype))
-
-
-def personality(persona: int) -> int:
-    """personality(2) of the calling thread: returns what it was."""
-    return _check(_libc.personality(ctypes.c_ulong(persona)))
 
 
 def prctl(option: int, argument: int) -> None:
@@ -125,7 +122,7 @@ def sched_getaffinity(thread: int, size: int) -> bytes:
 
     EINVAL when the machine's CPUs need a larger one.
     """
-    mask = ctypes.create_string_buffer(size)
+    mask = ctypes.create_string_buffer(min(size, _MOST_CPUS // 8))  # the kernel writes no more than it has
     number = _SCHED_GETAFFINITY[os.uname().machine]
     written = _check(_libc.syscall(ctypes.c_long(number), thread, ctypes.c_size_t(size), mask))
     return mask.raw[:written]

@@ -26,12 +26,11 @@ class MountsError(LxcfsError):
     """A snippet that cannot be written; its text is one sentence."""
 
 
-def snippet(runtime: str, config: Config, syscalls: bool = False, shorter: str = "") -> str:
+def snippet(runtime: str, config: Config, syscalls: bool = False) -> str:
     """Flags or a piece of configuration for a runtime of RUNTIMES, with every file that is enabled and that it lets in.
 
-    Flags are one line for the shell to split: `docker run $(lxcfs-py mounts docker) IMAGE`. `shorter` stands in the
-    place of the mounts where it is given. With `syscalls`, also with the seccomp profile that hands system calls to the
-    daemon.
+    Flags are one line for the shell to split: `docker run $(lxcfs-py mounts docker) IMAGE`. With `syscalls`, also with
+    the seccomp profile that hands system calls to the daemon.
     MountsError for an unknown runtime or one that takes no such profile, and for a mountpoint that would need quoting,
     as no shell splits quoted text.
     """
@@ -43,7 +42,7 @@ def snippet(runtime: str, config: Config, syscalls: bool = False, shorter: str =
             f'mounts cannot be written for the mountpoint "{config.mountpoint}", as it has "{misfit[0]}" in it; '
             "allowed: letters, digits and /._-@+="
         )
-    text = shorter or RUNTIMES[runtime](binds_of(config))
+    text = RUNTIMES[runtime](binds_of(config))
     return text[:-1] + _profile(runtime, config) if syscalls else text
 
 
@@ -52,12 +51,13 @@ def _profile(runtime: str, config: Config) -> str:
         raise MountsError(
             f"{runtime} does not take the seccomp profile; allowed with --syscalls: {', '.join(_PROFILES)}"
         )
-    if config.mountpoint != Config().mountpoint:
+    if runtime != "lxc" and config.mountpoint != Config().mountpoint:
         raise MountsError(
             f"{seccomp_profile.INSTALLED} is for a daemon at {Config().mountpoint}: lxcfs-py seccomp makes one for the "
             f"one at {config.mountpoint}"
         )
-    return _PROFILES[runtime].format(seccomp_profile.INSTALLED)
+    lxc = {"policy": seccomp_profile.INSTALLED_FOR_LXC, "socket": seccomp_profile.lxc_socket_of(config.mountpoint)}
+    return _PROFILES[runtime].format(seccomp_profile.INSTALLED, **lxc)
 
 
 def binds_of(config: Config) -> list[_Bind]:
@@ -138,7 +138,7 @@ def _kubernetes(binds: list[_Bind]) -> str:
 
 def _lxc(binds: list[_Bind]) -> str:
     # A target without a leading slash is below the container's root.
-    return "# Not needed where common.conf of LXC is included: the package has a hook there.\n" + "".join(
+    return "".join(
         f"lxc.mount.entry = {source} {target[1:]} none "
         f"bind,optional,create={'dir' if _is_directory(target) else 'file'} 0 0\n"
         for source, target in binds
@@ -175,4 +175,5 @@ _PROFILES = {
     **dict.fromkeys(("docker", "podman", "nerdctl"), " --security-opt seccomp={}\n"),
     "compose": '\nsecurity_opt:\n  - "seccomp={}"\n',
     "quadlet": "\nSeccompProfile={}\n",
+    "lxc": "\nlxc.seccomp.profile = {policy}\nlxc.seccomp.notify.proxy = unix:{socket}\n",
 }

@@ -1,6 +1,7 @@
 """Seccomp profiles for container engines, with sysinfo(2) and sched_getaffinity(2) handed to the daemon.
 
-The format is that of Docker and Podman: https://docs.docker.com/engine/security/seccomp/
+The format is that of Docker and Podman (https://docs.docker.com/engine/security/seccomp/), or that of LXC's policies of
+version 2 (lxc.container.conf(5), lxc.seccomp.profile), as the profile has it from which one is made.
 """
 
 from __future__ import annotations
@@ -22,10 +23,19 @@ SOCKET = "/run/lxcfs-py/seccomp.sock"
 INSTALLED = "/usr/share/lxcfs-py/seccomp.json"
 """The profile that the packages bring, for the well-known mountpoint."""
 
+INSTALLED_FOR_LXC = "/usr/share/lxcfs-py/lxc.seccomp"
+"""The policy that the packages bring; LXC's configuration names the socket."""
+
 
 def socket_of(mountpoint: str) -> str:
     """Return where the daemon at a mountpoint takes listeners: a well-known path for the well-known mountpoint."""
     return SOCKET if mountpoint == Config().mountpoint else f"/run/lxcfs-py/{digest(mountpoint).hex()}.seccomp"
+
+
+def lxc_socket_of(mountpoint: str) -> str:
+    """Return where the daemon at a mountpoint takes connections of LXC's monitors."""
+    path, _, kind = socket_of(mountpoint).rpartition(".")
+    return f"{path}-lxc.{kind}"
 
 
 BASE = Path("/usr/share/containers/seccomp.json")
@@ -37,8 +47,11 @@ class ProfileError(LxcfsError):
 
 
 def profile(base: Path, socket: str = SOCKET) -> str:
-    """Return the profile of a file as JSON, with the calls handed to who listens at a socket. ProfileError."""
-    rules = _load(base)
+    """Return the profile of a file, with the calls handed to who listens at a socket. ProfileError."""
+    text = _read(base)
+    if text.startswith("2\n"):
+        return _lxc_policy(text)
+    rules = _parse(base, text)
     kept = []
     for rule in rules["syscalls"]:
         names = [name for name in rule.get("names", [rule.get("name")]) if name not in CALLS]
@@ -50,13 +63,27 @@ def profile(base: Path, socket: str = SOCKET) -> str:
     return json.dumps(made, indent=2) + "\n"
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _lxc_policy(text: str) -> str:
+    """Return a policy of LXC's with the calls handed on; who listens is for the container's configuration to say."""
+    kept = [line for line in text.splitlines() if line.split()[:1] not in [[call] for call in CALLS]]
+    return "\n".join([*kept, "[all]", *(f"{call} notify" for call in CALLS)]) + "\n"
+
+
+def _read(path: Path) -> str:
     try:
-        rules = json.loads(path.read_text())
+        return path.read_text(errors="replace")
     except OSError as error:
         raise ProfileError(f"{path} cannot be read: {error.strerror}; --base names the profile to start from") from None
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        rules = json.loads(text)
     except ValueError:
-        raise ProfileError(f"{path} is not JSON; allowed: a seccomp profile as Docker and Podman take it") from None
+        raise ProfileError(
+            f"{path} is not JSON; allowed: a seccomp profile as Docker and Podman take it, or a policy of LXC's of "
+            "version 2"
+        ) from None
     calls = rules.get("syscalls") if isinstance(rules, dict) else None
     if not isinstance(calls, list) or not all(isinstance(rule, dict) for rule in calls):
         raise ProfileError(f'{path} has no list "syscalls"; allowed: a seccomp profile as Docker and Podman take it')

@@ -1,123 +1,206 @@
 """The agent: takes listeners from container runtimes, and answers the calls that come by them.
 
-A runtime connects to the socket as a container starts, and sends the container's state and the listener (OCI runtime
+An OCI runtime connects as a container starts, and sends the container's state and the listener (OCI runtime
 specification, linux.seccomp.listenerPath). Of the state, the container's id is used, so that no container has more than
-its share of the listeners: each process that is started in it by its runtime brings one. Who calls is told by the
-kernel with each call. A listener is kept by whoever keeps the session, under a name, and a call is received into memory
-that is kept too: a successor answers what this process had taken when it died.
+its share of the listeners: each process that is started in it by its runtime brings one. LXC keeps the listener, and
+its monitor sends each call by a connection that lasts as long as the container. Who calls is told by the kernel with
+each call. Listeners and connections are kept by whoever keeps the session, under names, and a call is received into
+memory that is kept too: a successor answers what this process had taken when it died.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import logging
-import mmap
 import os
 import select
 import socket
 import struct
-import threading
 import time
-from collections.abc import Mapping
-from typing import Callable
+from collections.abc import Iterator, Mapping
+from typing import Callable, NamedTuple
 
-from lxcfs_py.linux import roots, seccomp
+from lxcfs_py.linux import roots
 from lxcfs_py.linux.digest import digest
-from lxcfs_py.syscalls.answers import ANSWERS, Render
+from lxcfs_py.linux.seccomp import Notification
+from lxcfs_py.syscalls import memory, writable
+from lxcfs_py.syscalls.answers import ANSWERS, Figures
+from lxcfs_py.syscalls.callers import Caller, Listener, Monitor, number_of, owner_of
+from lxcfs_py.syscalls.memory import Memory, Slot
+from lxcfs_py.syscalls.relay import Relay, Shift
 
 log = logging.getLogger(__name__)
 
-MAX_LISTENERS = 4096
+MAX_CALLERS = 4096
 MAX_OF_ONE = 256
 """Listeners of one container."""
 
-MAX_CONNECTIONS = 64
-
-PREFIX = "seccomp-"
-"""Of the names under which listeners are kept."""
+MAX_CONNECTIONS = 256
+"""Of runtimes that have not sent all yet."""
 
 MEMORY = "seccomp.memory"
 """The name under which the memory is kept into which calls are received."""
 
-_LISTENER = struct.Struct("=Q")  # in the memory behind the slot: the number of the listener whose call is in it, or 0
-_OWNER_SHIFT = 40  # a listener's number: whose it is, and a random part
+_RUNTIME = "seccomp.runtime-"
+"""Of the names under which runtimes' connections are kept."""
+
 _PAUSE_SECONDS = 1.0  # without new connections, where there are no descriptors for them
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+_ANSWERED = (errno.ENOENT, errno.EINPROGRESS)  # nobody waits for it any longer, or a predecessor did it
 _MOST_STATE = 1 << 16  # bytes of a container's state that are read at a time
+_MOST_SENT = 4  # descriptors
 
 Keep = Callable[[str, int], None]
 Forget = Callable[[str], None]
 
 
-class Agent:
-    """Answers the calls of all containers in one thread, one call of each listener at a time."""
+class _Runtime(NamedTuple):
+    """A runtime that has connected."""
 
-    def __init__(self, render: Render, keep: Keep, forget: Forget, kept: Mapping[str, int]) -> None:
-        """Go on with what a predecessor kept: listeners and memory by their names."""
-        self._render = render
+    connection: socket.socket
+    name: str
+    """Under which the connection is kept."""
+
+    pid: int
+
+
+class Agent:
+    """Answers the calls of all containers in turn, one call of each container at a time."""
+
+    def __init__(self, figures: Figures, keep: Keep, forget: Forget, kept: Mapping[str, int]) -> None:
+        """Go on with what a predecessor kept: listeners, connections and memory by their names."""
+        self._figures = figures
         self._keep, self._forget = keep, forget
         self._poll = select.epoll()
-        self._server: dict[int, socket.socket] = {}
+        self._servers: dict[int, tuple[socket.socket, bool]] = {}  # each with whether LXC's monitors connect to it
         self._paused: dict[int, float] = {}  # servers, and until when
-        self._connections: dict[int, socket.socket] = {}
-        self._listeners: dict[int, int] = {}  # by descriptor, the number that names it
-        memory = kept.get(MEMORY)
-        if memory is None:
-            memory = os.memfd_create(MEMORY, os.MFD_CLOEXEC)
-            os.ftruncate(memory, mmap.PAGESIZE)
-            keep(MEMORY, memory)
-        self._memory = mmap.mmap(memory, mmap.PAGESIZE)
-        self._slot = memoryview(self._memory)[: seccomp.SLOT]
+        self._runtimes: dict[int, _Runtime] = {}
+        self._callers: dict[int, Caller] = {}
+        self._left_out: set[int] = set()  # owners that keep a thread waiting
+        self._last: dict[int, int] = {}  # by descriptor of a caller, when it was served last
+        self._served = 0
+        file = kept.get(MEMORY)
+        if file is None:
+            file = memory.new()
+            keep(MEMORY, file)
+        self._memory = Memory(file)
+        self._relay = Relay(self._memory, self._attend_all, self._leave_out, self._take_back)
         for name, descriptor in kept.items():
-            if name.startswith(PREFIX):
-                self._add(int(name[len(PREFIX) :], 16), descriptor)
+            if name.startswith(Listener.PREFIX):
+                self._add(Listener(descriptor, int(name[len(Listener.PREFIX) :], 16)))
+            elif name.startswith(Monitor.PREFIX):
+                number = int(name[len(Monitor.PREFIX) :], 16)
+                self._add(Monitor(socket.socket(fileno=descriptor), number))
+            elif name.startswith(_RUNTIME):
+                self._add_runtime(socket.socket(fileno=descriptor), name)
 
     def listen(self, server: socket.socket) -> None:
-        """Take listeners from whoever connects to a socket and is root."""
+        """Take listeners from whoever connects to a socket and is root; LXC's monitors connect with packets."""
         server.setblocking(False)
-        self._server[server.fileno()] = server
+        is_lxc = server.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_SEQPACKET
+        self._servers[server.fileno()] = server, is_lxc
         self._poll.register(server, select.EPOLLIN)
 
     def start(self) -> None:
-        """Answer from now on, in a thread of its own."""
-        threading.Thread(target=self._run, name="syscalls", daemon=True).start()
+        """Answer from now on, in threads of its own."""
+        by_number = {caller.number: caller for caller in self._callers.values()}
+        for slot, number in list(self._memory.taken()):
+            caller = by_number.get(number)
+            if caller is None:
+                self._memory.give_back(slot)
+            else:
+                self._relay.beside(slot, caller.descriptor, functools.partial(self._take_up, caller))
+        self._relay.start()
+
+    def stop(self) -> None:
+        """Answer no longer, and take nothing: what comes now is for a successor."""
+        self._relay.stop()
 
     def __len__(self) -> int:
-        return len(self._listeners)
+        return len(self._callers)
 
-    def _run(self) -> None:
-        self._take_up()
-        while True:
-            self._attend_all()
-
-    def _attend_all(self) -> None:
+    def _attend_all(self, shift: Shift) -> None:
         """Do what there is to do, or wait for it."""
-        for descriptor, events in self._poll.poll(_PAUSE_SECONDS if self._paused else None):
+        events = self._poll.poll(_PAUSE_SECONDS if self._paused else None)
+        for descriptor, event in events if len(events) == 1 else self._in_turn(events):
+            if not self._relay.begin(shift, descriptor):
+                return
             try:
-                self._attend(descriptor, events)
+                self._attend(shift.slot, descriptor, event)
             except Exception as error:  # whatever one container does, the others are answered
                 log.error("an agent's descriptor cannot be attended to: %r", error)
                 self._drop(descriptor)
-        for descriptor, until in list(self._paused.items()):
+            if not self._relay.end(shift):
+                return
+        for descriptor, until in list(self._paused.items()) if self._paused else ():
             if time.monotonic() >= until:
                 del self._paused[descriptor]
                 self._poll.register(descriptor, select.EPOLLIN)
 
-    def _attend(self, descriptor: int, events: int) -> None:
-        if descriptor in self._server:
-            self._accept(self._server[descriptor])
-        elif descriptor in self._connections:
+    def _in_turn(self, events: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Yield what has come, but of each owner only the caller that has waited longest."""
+        served = set()
+        for descriptor, event in sorted(events, key=lambda each: self._last.get(each[0], 0)):
+            caller = self._callers.get(descriptor)
+            if caller is not None:
+                owner = owner_of(caller.number)
+                if owner in served:
+                    continue
+                served.add(owner)
+                self._served += 1
+                self._last[descriptor] = self._served
+            yield descriptor, event
+
+    def _attend(self, slot: Slot, descriptor: int, event: int) -> None:
+        caller = self._callers.get(descriptor)
+        if caller is not None:
+            if event & select.EPOLLIN:
+                self._receive_call(slot, caller)
+            else:  # nobody is left who could call
+                self._drop(descriptor)
+        elif descriptor in self._servers:
+            self._accept(*self._servers[descriptor])
+        elif descriptor in self._runtimes:
             self._receive_listener(descriptor)
-        elif events & select.EPOLLIN:
-            self._receive_call(descriptor)
-        else:  # nobody is left who could call
-            self._drop(descriptor)
+
+    def _leave_out(self, descriptor: int) -> list[int]:
+        """Attend no longer to a descriptor and to its owner's others; return them all."""
+        caller = self._callers.get(descriptor)
+        if caller is None:
+            together = [descriptor]
+        else:
+            owner = owner_of(caller.number)
+            self._left_out.add(owner)
+            together = self._of(owner)
+        for each in together:
+            self._ignore(each)
+        return together
+
+    def _take_back(self, descriptors: list[int]) -> None:
+        """Attend to descriptors again, as far as there are such any more, and to those of their owner that came."""
+        caller = next((self._callers[each] for each in descriptors if each in self._callers), None)
+        if caller is not None:
+            owner = owner_of(caller.number)
+            self._left_out.discard(owner)
+            descriptors = self._of(owner)
+        for descriptor in descriptors:
+            if descriptor in self._callers or descriptor in self._servers or descriptor in self._runtimes:
+                with contextlib.suppress(FileExistsError):
+                    self._poll.register(descriptor, select.EPOLLIN)
+
+    def _of(self, owner: int) -> list[int]:
+        return [each for each, caller in list(self._callers.items()) if owner_of(caller.number) == owner]
+
+    def _ignore(self, descriptor: int) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._poll.unregister(descriptor)
 
     # Listeners
 
-    def _accept(self, server: socket.socket) -> None:
+    def _accept(self, server: socket.socket, is_lxc: bool) -> None:
         try:
             connection, _ = server.accept()
         except BlockingIOError:
@@ -127,13 +210,19 @@ class Agent:
                 raise
             self._pause(server.fileno(), error)
             return
-        _, uid, _ = struct.unpack("=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid or len(self._connections) >= MAX_CONNECTIONS:
+        pid, uid = _peer(connection)
+        full = len(self._callers) >= MAX_CALLERS if is_lxc else len(self._runtimes) >= MAX_CONNECTIONS
+        if uid or full:
+            log.error("a connection was refused: %s", f"user {uid} is not root" if uid else "there are too many")
             connection.close()
-            return
-        connection.setblocking(False)
-        self._connections[connection.fileno()] = connection
-        self._poll.register(connection, select.EPOLLIN)
+        elif is_lxc:
+            monitor = Monitor(connection, number_of(_owner(f"LXC's monitor {pid}")))
+            self._keep(monitor.name, monitor.descriptor)
+            self._add(monitor)
+        else:
+            name = f"{_RUNTIME}{os.urandom(8).hex()}"
+            self._keep(name, connection.fileno())
+            self._add_runtime(connection, name)
 
     def _pause(self, server: int, error: OSError) -> None:
         """Leave those who connect waiting for a while: they have not got lost, and would be told of in a tight loop."""
@@ -141,113 +230,134 @@ class Agent:
         self._poll.unregister(server)
         self._paused[server] = time.monotonic() + _PAUSE_SECONDS
 
+    def _add_runtime(self, connection: socket.socket, name: str) -> None:
+        connection.setblocking(False)
+        self._runtimes[connection.fileno()] = _Runtime(connection, name, _peer(connection)[0])
+        self._poll.register(connection, select.EPOLLIN)
+
     def _receive_listener(self, descriptor: int) -> None:
         """Take the listeners that a runtime sends; what else it sends is read and thrown away."""
-        connection = self._connections[descriptor]
+        connection, _, pid = self._runtimes[descriptor]
         try:
-            message, descriptors, flags, _ = socket.recv_fds(connection, _MOST_STATE, 4)
+            message, descriptors, flags, _ = socket.recv_fds(
+                connection, _MOST_STATE, _MOST_SENT, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
         except OSError:
             message, descriptors, flags = b"", [], 0
-        if flags & socket.MSG_CTRUNC:
-            log.error("a listener was lost, as there was no descriptor for it: its container's calls fail")
-        owner = _owner(message)
+        owner = 0
         for listener in descriptors:
-            os.set_inheritable(listener, False)
-            refusal = self._refusal(owner, listener)
+            refusal = "it is none" if not _is_listener(listener) else ""
+            if not refusal:
+                owner = owner or _owner_in(message, pid)
+                refusal = self._refusal(owner)
             if refusal:
                 log.error("a listener was refused: %s", refusal)
                 os.close(listener)
                 continue
-            number = owner << _OWNER_SHIFT | int.from_bytes(os.urandom(_OWNER_SHIFT // 8), "big")
-            self._keep(f"{PREFIX}{number:x}", listener)
-            self._add(number, listener)
+            caller = Listener(listener, number_of(owner))
+            self._keep(caller.name, listener)
+            self._add(caller)
+        if flags & socket.MSG_CTRUNC:
+            log.error("a listener was lost, as there was no descriptor for it: its container's calls fail")
         if not message:
-            self._poll.unregister(descriptor)
-            self._connections.pop(descriptor).close()
+            self._drop(descriptor)
 
-    def _refusal(self, owner: int, listener: int) -> str:
-        """Return why a descriptor is not taken, "" if it is."""
-        if not _is_listener(listener):
-            return "it is none"
-        if len(self._listeners) >= MAX_LISTENERS:
-            return f"there are {MAX_LISTENERS} already"
-        of_it = sum(number >> _OWNER_SHIFT == owner for number in self._listeners.values())
-        return f"its container has {MAX_OF_ONE} already" if of_it >= MAX_OF_ONE else ""
+    def _refusal(self, owner: int) -> str:
+        """Return why an owner's listener is not taken, "" if it is."""
+        if len(self._callers) >= MAX_CALLERS:
+            return f"there are {MAX_CALLERS} already"
+        return f"its container has {MAX_OF_ONE} already" if len(self._of(owner)) >= MAX_OF_ONE else ""
 
-    def _add(self, number: int, listener: int) -> None:
-        self._listeners[listener] = number
-        self._poll.register(listener, select.EPOLLIN)
+    def _add(self, caller: Caller) -> None:
+        self._callers[caller.descriptor] = caller
+        if owner_of(caller.number) not in self._left_out:
+            self._poll.register(caller.descriptor, select.EPOLLIN)
 
-    def _drop(self, listener: int) -> None:
-        number = self._listeners.pop(listener, None)
-        if number is not None:
-            self._poll.unregister(listener)
-            self._forget(f"{PREFIX}{number:x}")
-            os.close(listener)
+    def _drop(self, descriptor: int) -> None:
+        """Let go of a caller or a runtime."""
+        self._ignore(descriptor)
+        caller = self._callers.pop(descriptor, None)
+        if caller is not None:
+            self._last.pop(descriptor, None)
+            self._forget(caller.name)
+            caller.close()
+        runtime = self._runtimes.pop(descriptor, None)
+        if runtime is not None:
+            self._forget(runtime.name)
+            runtime.connection.close()
 
     # Calls
 
-    def _receive_call(self, listener: int) -> None:
-        self._note(self._listeners[listener])
+    def _receive_call(self, slot: Slot, caller: Caller) -> None:
+        slot.expect(caller.number)
         try:
-            seccomp.receive(listener, self._slot)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EINTR):
-                raise
+            call = caller.receive(slot.call)
+        except LookupError:
+            pass
+        except EOFError:
+            self._drop(caller.descriptor)
         else:
-            self._answer(listener)
-        self._note(0)
+            self._answer(caller, call)
+        slot.forget()
 
-    def _take_up(self) -> None:
+    def _take_up(self, caller: Caller, slot: Slot) -> None:
         """Answer the call that a predecessor had received, if it had not answered it."""
-        (number,) = _LISTENER.unpack_from(self._memory, seccomp.SLOT)
-        for listener, known in self._listeners.items():
-            if number and known == number and seccomp.parse(self._slot).id:
-                self._answer(listener)
-        self._note(0)
+        with contextlib.suppress(LookupError):
+            self._answer(caller, caller.taken_up(slot.call))
 
-    def _note(self, number: int) -> None:
-        _LISTENER.pack_into(self._memory, seccomp.SLOT, number)
-
-    def _answer(self, listener: int) -> None:
-        call = seccomp.parse(self._slot)
-        with contextlib.suppress(FileNotFoundError):  # nobody waits for it any longer
-            value = None
-            try:
-                value = self._write_answer(listener, call)
-            except (OSError, ValueError, ArithmeticError, LookupError) as error:
-                log.debug("a call of process %d is left to the kernel: %r", call.pid, error)
+    def _answer(self, caller: Caller, call: Notification) -> None:
+        value = None
+        try:
+            value = self._write_answer(caller, call)
+        except (OSError, ValueError, ArithmeticError, LookupError) as error:
+            log.debug("a call of process %d is left to the kernel: %r", call.pid, error)
+        try:
             if value is None:
-                seccomp.let_through(listener, call.id)
+                caller.let_through(call)
             else:
-                seccomp.answer(listener, call.id, value)
+                caller.answer(call, value)
+        except OSError as error:
+            if error.errno not in _ANSWERED:
+                raise
 
-    def _write_answer(self, listener: int, call: seccomp.Notification) -> int | None:
+    def _write_answer(self, caller: Caller, call: Notification) -> int | None:
         """Write an answer into the caller's memory; return what its call is to return, None to leave it to the kernel.
 
         The memory is that of the very process that waits: it was opened by its pid, and the call was valid after that.
         """
         find = ANSWERS.get((call.arch, call.number))
-        answer = find(call, self._render) if find and call.pid else None
+        answer = find(call, self._figures) if find and call.pid else None
         if answer is None:
             return None
-        memory = os.open(f"{roots.PROC}/{call.pid}/mem", os.O_WRONLY | os.O_CLOEXEC)
+        file = caller.memory(call)
         try:
-            if not seccomp.is_valid(listener, call.id):
+            if not caller.is_valid(call) or not writable.is_writable(call.pid, answer.address, len(answer.memory)):
                 return None
-            written = os.pwrite(memory, answer.memory, answer.address)
+            written = os.pwrite(file, answer.memory, answer.address)
         finally:
-            os.close(memory)
+            os.close(file)
         return answer.value if written == len(answer.memory) else None
 
 
-def _owner(state: bytes) -> int:
-    """Return a number that is the same for all listeners of one container, and never 0."""
-    try:
-        identity = str(json.loads(state)["state"]["id"])
-    except (ValueError, LookupError, TypeError, RecursionError):
-        identity = ""  # whoever does not say
+def _owner(identity: str) -> int:
+    """Return a number that is the same for all that have an identity, and never 0."""
     return int.from_bytes(digest(identity)[:3], "big") | 1
+
+
+def _owner_in(state: bytes, runtime: int) -> int:
+    """Return the number of the container whose state a runtime sends; where it does not tell, that of the process."""
+    try:
+        return _owner(str(json.loads(state)["state"]["id"]))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return _owner(f"process {runtime}")
+
+
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    """Return the process at the other end of a connection, and its user."""
+    pid, uid, _ = struct.unpack("=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
 
 
 def _is_listener(descriptor: int) -> bool:

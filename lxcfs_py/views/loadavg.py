@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lxcfs_py.container.containers import Container
@@ -19,7 +20,13 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     """
     if not config.loadavg.enabled:
         return host.text("proc/loadavg")
+    averages, running, total = figures(container)
+    return b"%.2f %.2f %.2f %d/%d %d\n" % (*averages, running, total, container.last_pid)
+
+
+def figures(container: Container) -> tuple[Sequence[float], int, int]:
+    """Return the three averages, and how many tasks run and exist, the reader among them."""
     averages = container.load.read(container.states)
     running, _, total = container.states()
     running += 1
-    return b"%.2f %.2f %.2f %d/%d %d\n" % (*averages, running, max(total, running), container.last_pid)
+    return averages, running, max(total, running)

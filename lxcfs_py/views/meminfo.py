@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from lxcfs_py.cgroup import Cgroup, Hugetlb, Memory
+from lxcfs_py.cgroup.tree import Room
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.syscalls import Sysinfo
@@ -39,10 +40,8 @@ def figures(cgroup: Cgroup, memory: Memory, host: Host, config: Config) -> dict[
     """
     amounts = memory.stat()
     reclaimable = amounts.get("SReclaimable", 0)
-    file_pages = amounts["Active(file)"] + amounts["Inactive(file)"]
     machine = host.memory()
-    room = memory.room(file_pages + reclaimable, config.memory.high)
-    room = room.within(machine.total, machine.free, lambda: max(host.available() - machine.free, 0))
+    room = room_in(memory, amounts, machine, host, config)
     total = amounts["MemTotal"] = room.limit
     free = amounts["MemFree"] = min(room.free, total)
     available = amounts["MemAvailable"] = min(room.available, total)
@@ -52,7 +51,7 @@ def figures(cgroup: Cgroup, memory: Memory, host: Host, config: Config) -> dict[
     amounts["Cached"] = max(min(cached, total - free - reclaimable), 0)
     amounts["Active"] = amounts["Active(anon)"] + amounts["Active(file)"]
     amounts["Inactive"] = amounts["Inactive(anon)"] + amounts["Inactive(file)"]
-    amounts["SwapTotal"], amounts["SwapFree"] = _swap(memory, machine) if config.memory.swap else (0, 0)
+    amounts["SwapTotal"], amounts["SwapFree"] = swap_in(memory, machine) if config.memory.swap else (0, 0)
     amounts["CommitLimit"] = total * host.overcommit_ratio // 100 + amounts["SwapTotal"]
     amounts["KReclaimable"] = reclaimable
     amounts["Slab"] = reclaimable + amounts.get("SUnreclaim", 0)
@@ -61,12 +60,23 @@ def figures(cgroup: Cgroup, memory: Memory, host: Host, config: Config) -> dict[
     return amounts
 
 
+def room_in(memory: Memory, amounts: Mapping[str, int], machine: Sysinfo, host: Host, config: Config) -> Room:
+    """Return the limit of a container's memory and what is free, of which no more than the limit is its own.
+
+    `amounts` are those of memory.stat, `machine` what the host says of its memory.
+    """
+    reclaimable = amounts["Active(file)"] + amounts["Inactive(file)"] + amounts.get("SReclaimable", 0)
+    room = memory.room(reclaimable, config.memory.high)
+    return room.within(machine.total, machine.free, lambda: max(host.available() - machine.free, 0))
+
+
 def swap(cgroup: Cgroup, host: Host, config: Config) -> tuple[int, int]:
     """Return a container's swap and how much of it is free, in bytes."""
-    return _swap(cgroup.memory, host.memory()) if config.memory.swap and cgroup.memory else (0, 0)
+    return swap_in(cgroup.memory, host.memory()) if config.memory.swap and cgroup.memory else (0, 0)
 
 
-def _swap(memory: Memory, machine: Sysinfo) -> tuple[int, int]:
+def swap_in(memory: Memory, machine: Sysinfo) -> tuple[int, int]:
+    """Return a container's swap where it sees any, and how much of it is free, in bytes."""
     if not machine.swap_total:
         return 0, 0
     room, used = memory.swap()

@@ -19,8 +19,16 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     processes count from there, too.
     """
     visible = visible_cpus.visible(container.cgroup, host, config.cpu)
-    age = max(host.now() - container.start, 0)
-    total, _ = container.account.read(container.cgroup, visible, age)
+    total, _ = container.account.read(container.cgroup, visible, _age(container, host))
+    return b"%.2f %.2f\n" % (uptime(container, host, config) / 1e9, total.idle / TICKS)
+
+
+def uptime(container: Container, host: Host, config: Config) -> int:
+    """Return the first figure in nanoseconds."""
     if container.boottime_offset or config.uptime.source == "host":
-        age = host.now() + container.boottime_offset
-    return b"%.2f %.2f\n" % (age / 1e9, total.idle / TICKS)
+        return host.now() + container.boottime_offset
+    return _age(container, host)
+
+
+def _age(container: Container, host: Host) -> int:
+    return max(host.now() - container.start, 0)

@@ -98,7 +98,6 @@ def test_kubernetes_volumes_have_names_that_it_accepts():
 
 def test_lxc_gets_entries_with_targets_below_its_root():
     assert snippet("lxc", THREE) == (
-        "# Not needed where common.conf of LXC is included: the package has a hook there.\n"
         "lxc.mount.entry = /run/views/proc/meminfo proc/meminfo none bind,optional,create=file 0 0\n"
         "lxc.mount.entry = /run/views/proc/pressure/cpu proc/pressure/cpu none bind,optional,create=file 0 0\n"
         "lxc.mount.entry = /run/views/sys/devices/system/cpu sys/devices/system/cpu none bind,optional,create=dir 0 0\n"
@@ -155,6 +154,11 @@ PROFILE = "/usr/share/lxcfs-py/seccomp.json"
         *((runtime, f" --security-opt seccomp={PROFILE}\n") for runtime in ("docker", "podman", "nerdctl")),
         ("quadlet", f"\nSeccompProfile={PROFILE}\n"),
         ("compose", f'\nsecurity_opt:\n  - "seccomp={PROFILE}"\n'),
+        (
+            "lxc",
+            "\nlxc.seccomp.profile = /usr/share/lxcfs-py/lxc.seccomp\n"
+            "lxc.seccomp.notify.proxy = unix:/run/lxcfs-py/seccomp-lxc.sock\n",
+        ),
     ],
 )
 def test_with_system_calls_the_profile_stands_behind_the_rest(runtime, behind):
@@ -165,7 +169,7 @@ def test_with_system_calls_the_profile_stands_behind_the_rest(runtime, behind):
 @pytest.mark.parametrize(
     ("runtime", "config", "error"),
     [
-        ("lxc", Config(), "lxc does not take the seccomp profile; allowed with --syscalls: docker, podman, nerdctl"),
+        ("ctr", Config(), "ctr does not take the seccomp profile; allowed with --syscalls: docker, podman, nerdctl"),
         ("docker", Config(mountpoint="/views"), "lxcfs-py seccomp makes one for the one at /views"),
     ],
 )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
-import signal
 import threading
 from types import SimpleNamespace
 
@@ -42,9 +40,9 @@ def test_after_a_takeover_nothing_is_waited_for(monkeypatch):
         containers=[],
     )
     monkeypatch.setattr(service, "_start", lambda config: (served, engine))
-    monkeypatch.setattr(service.call_agent, "start", lambda *_: lambda: done.append("agent"))
+    monkeypatch.setattr(service.call_agent, "start", lambda *_: None)
     monkeypatch.setattr(service, "_listen_for_metrics", lambda *_: lambda: done.append("metrics"))
-    monkeypatch.setattr(service._Loop, "run", lambda self, ready: (ready(), select.select([self._signals], [], [])))
+    monkeypatch.setattr(service._Loop, "run", lambda self, signals, ready: (ready(), signals.recv(1)))
     monkeypatch.setattr(service.roots, "take", lambda: None)
     assert service.serve(Config(), ready.set) == 0
     assert done == []
@@ -64,13 +62,13 @@ def engine(monkeypatch):
         handed_over=lambda: [],
     )
     monkeypatch.setattr(
-        store, "inherited", lambda: SimpleNamespace(session=lambda _: kept, put=lambda _: True, others={})
+        store, "inherited", lambda: SimpleNamespace(session=lambda _: kept, put=lambda _: True, hand_over=dict)
     )
     monkeypatch.setattr(session, "offer", lambda kept, function, others: leave.append(function))
     monkeypatch.setattr(
         kernel, "Server", lambda *_: SimpleNamespace(start=lambda: None, stop=stopped.append, at_hand=[], crowd=Crowd)
     )
-    monkeypatch.setattr(engines, "OwnMount", lambda _: SimpleNamespace(clone=None, is_left_below=lambda: False))
+    monkeypatch.setattr(engines, "OwnMount", lambda _: None)
     started = engines.KernelEngine(Config())
     started.start(SimpleNamespace())
     return SimpleNamespace(engine=started, session=kept, stopped=stopped, leave=leave)
@@ -113,12 +111,3 @@ def test_a_server_that_systemd_starts_waits_longer_the_more_starts_have_failed(e
     assert (waited[0], waited[-1], len(waited)) == (0.1, 5.0, 10)
     engine.engine.note_started(False)
     assert engine.session.starts == 0
-
-
-def test_of_a_storm_of_signals_none_is_lost() -> None:
-    with service._Signals(signal.SIGUSR2) as signals:
-        for _ in range(2000):
-            signal.raise_signal(signal.SIGUSR2)
-        assert select.select([signals], [], [], 10)[0]
-        assert signals.take() == [signal.SIGUSR2] * 2000
-        assert not select.select([signals], [], [], 0)[0]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import struct
+import threading
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
@@ -13,20 +15,29 @@ from lxcfs_py.linux import seccomp
 from lxcfs_py.linux.seccomp import Notification
 from lxcfs_py.runtimes import seccomp_profile
 from lxcfs_py.syscalls import answers
+from lxcfs_py.syscalls.answers import Sysinfo
 
 BASE = Path(__file__).parent.parent.parent / "packaging/seccomp/containers.json"
 
-TEXTS = {
-    "/proc/meminfo": b"MemTotal:  262144 kB\nMemFree:  1000 kB\nBuffers: 0 kB\nShmem: 8 kB\n"
-    b"SwapTotal: 65536 kB\nSwapFree: 65000 kB\n",
-    "/proc/loadavg": b"0.50 1.25 0.00 2/7 99\n",
-    "/proc/uptime": b"100.25 3.00\n",
-    "/sys/devices/system/cpu/online": b"1,3\n",
-}
+KIB, GIB = 1 << 10, 1 << 30
+SAID = Sysinfo(100.25, (0.5, 1.25, 0.0), 262144 * KIB, 1000 * KIB + 5, 8 * KIB, 0, 65536 * KIB, 65000 * KIB, 7)
 
 
-def render(pid: int, path: str) -> bytes:
-    return TEXTS[path]
+class Figures:
+    """What a container's files say."""
+
+    def __init__(self, said: Optional[Sysinfo] = SAID, cpus: tuple[int, ...] = (1, 3)) -> None:
+        self.said, self.visible = said, cpus
+
+    def sysinfo(self, pid: int) -> Optional[Sysinfo]:
+        return self.said
+
+    def cpus(self, pid: int) -> tuple[int, ...]:
+        return self.visible
+
+
+# A container in which no thread may run anywhere that it does not see is answered by the kernel.
+ONE_CPU = Figures(cpus=(0,))
 
 
 def call(arch: int, *arguments: int) -> Notification:
@@ -34,7 +45,7 @@ def call(arch: int, *arguments: int) -> Notification:
 
 
 def test_sysinfo_is_what_the_files_say():
-    answer = answers.sysinfo(call(seccomp.X86_64, 0x1000), render)
+    answer = answers.sysinfo(call(seccomp.X86_64, 0x1000), Figures())
     assert answer
     assert (answer.address, answer.value, len(answer.memory)) == (0x1000, 0, 112)
     uptime, *loads = struct.unpack_from("=q3Q", answer.memory)
@@ -46,7 +57,7 @@ def test_sysinfo_is_what_the_files_say():
 
 
 def test_a_32_bit_sysinfo_has_the_same_in_the_smaller_structure():
-    answer = answers.sysinfo(call(seccomp.I386, 0x1000), render)
+    answer = answers.sysinfo(call(seccomp.I386, 0x1000), Figures())
     assert answer
     assert len(answer.memory) == 64
     assert struct.unpack_from("=i3I6IH", answer.memory)[4:] == (
@@ -61,49 +72,131 @@ def test_a_32_bit_sysinfo_has_the_same_in_the_smaller_structure():
     assert struct.unpack_from("=I", answer.memory, 52) == (1,)
 
 
-def test_a_32_bit_sysinfo_counts_in_pages_what_would_not_fit(monkeypatch):
-    monkeypatch.setitem(TEXTS, "/proc/meminfo", b"MemTotal: 8388608 kB\nMemFree: 4096 kB\n")
-    answer = answers.sysinfo(call(seccomp.ARM, 0x1000), render)
+def test_a_32_bit_sysinfo_counts_in_pages_what_would_not_fit():
+    large = SAID._replace(total=8 * GIB, free=4096 * KIB)
+    answer = answers.sysinfo(call(seccomp.ARM, 0x1000), Figures(large))
     assert answer
     total, free = struct.unpack_from("=2I", answer.memory, 16)
     (unit,) = struct.unpack_from("=I", answer.memory, 52)
     assert (total * unit, free * unit) == (8 << 30, 4 << 20)
 
 
-def affinity(monkeypatch, allowed: set[int], visible: bytes) -> set[int]:
-    """The answer where the kernel says that a thread may run on these CPUs, and the container sees those."""
-    mask = sum(1 << cpu for cpu in allowed).to_bytes(8, "little")
-    monkeypatch.setattr(answers, "_affinity", lambda thread, size: mask)
-    monkeypatch.setitem(TEXTS, "/sys/devices/system/cpu/online", visible)
-    answer = answers.sched_getaffinity(call(seccomp.X86_64, 0, 8, 0x1000), render)
-    assert answer
-    assert (answer.address, answer.value, len(answer.memory)) == (0x1000, 8, 8)
-    found = int.from_bytes(answer.memory, "little")
-    return {cpu for cpu in range(64) if found >> cpu & 1}
+def test_what_is_the_machines_is_left_to_the_kernel():
+    assert answers.sysinfo(call(seccomp.X86_64, 0x1000), Figures(None)) is None
+    assert answers.sched_getaffinity(call(seccomp.X86_64, 0, 128, 0x1000), Figures(cpus=())) is None
 
 
 @pytest.mark.parametrize(
     ("allowed", "visible", "answered"),
     [
-        ({0, 1, 2, 3}, b"0-1\n", {0, 1}),
-        ({1, 3}, b"1\n", {1}),
-        ({1}, b"0-1\n", {1}),  # a thread that has bound itself
-        ({2, 3}, b"0\n", {2}),  # one that has bound itself to what the container does not see
-        ({0, 1}, b"0-3\n", {0, 1}),
+        ({0, 1, 2, 3}, (0, 1), {0, 1}),
+        ({1, 3}, (1,), {1}),
+        ({1}, (0, 1), None),  # a thread that has bound itself
+        ({2, 3}, (0,), {2}),  # one that has bound itself to what the container does not see
+        ({1, 2}, (0, 1), None),  # one that has bound itself to as many as the quota pays for
+        ({1, 2, 3}, (0, 1), {1, 2}),
+        ({0, 1}, (0, 1, 2, 3), None),
     ],
 )
-def test_an_affinity_is_the_threads_own_cut_to_what_the_container_sees(monkeypatch, allowed, visible, answered):
-    assert affinity(monkeypatch, allowed, visible) == answered
+def test_an_affinity_is_the_threads_own_cut_to_as_many_as_the_container_sees(monkeypatch, allowed, visible, answered):
+    mask = sum(1 << cpu for cpu in allowed).to_bytes(8, "little")
+    monkeypatch.setattr(answers, "_affinity", lambda thread, size, is_32_bit: mask)
+    answer = answers.sched_getaffinity(call(seccomp.X86_64, 0, 8, 0x1000), Figures(cpus=visible))
+    if answered is None:  # as the kernel has it
+        assert answer is None
+    else:
+        assert answer
+        assert (answer.address, answer.value, len(answer.memory)) == (0x1000, 8, 8)
+        found = int.from_bytes(answer.memory, "little")
+        assert {cpu for cpu in range(64) if found >> cpu & 1} == answered
 
 
+@pytest.fixture
+def two_cpus(require):
+    require(len(os.sched_getaffinity(0)) > 1, "two CPUs")
+
+
+@pytest.mark.usefixtures("two_cpus")
 def test_a_threads_own_number_is_itself_and_what_does_not_exist_is_left_to_the_kernel():
-    first = answers.sched_getaffinity(call(seccomp.X86_64, 0, 128, 0x1000), render)
-    assert first == answers.sched_getaffinity(call(seccomp.X86_64, os.getpid(), 128, 0x1000), render)
-    assert answers.sched_getaffinity(call(seccomp.X86_64, 0x7FFFFFF0, 128, 0x1000), render) is None
+    first = answers.sched_getaffinity(call(seccomp.X86_64, 0, 128, 0x1000), ONE_CPU)
+    assert first
+    assert first == answers.sched_getaffinity(call(seccomp.X86_64, os.getpid(), 128, 0x1000), ONE_CPU)
+    for number in (0x7FFFFFF0, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF):
+        assert answers.sched_getaffinity(call(seccomp.X86_64, number, 128, 0x1000), ONE_CPU) is None
 
 
-def test_a_mask_that_is_too_short_is_left_to_the_kernel():
-    assert answers.sched_getaffinity(call(seccomp.X86_64, 0, 1, 0x1000), render) is None
+@pytest.mark.usefixtures("two_cpus")
+def test_the_number_of_another_thread_is_that_threads():
+    bound, enough = threading.Event(), threading.Event()
+    found: list[int] = []
+
+    def bind() -> None:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        found.append(threading.get_native_id())
+        bound.set()
+        enough.wait()
+
+    thread = threading.Thread(target=bind)
+    thread.start()
+    try:
+        assert bound.wait(10)
+        asked = call(seccomp.X86_64, found[0], 128, 0x1000)
+        assert answers.sched_getaffinity(asked, ONE_CPU) is None, "it runs on one CPU: as the kernel says"
+        assert answers.sched_getaffinity(call(seccomp.X86_64, 0, 128, 0x1000), ONE_CPU)
+    finally:
+        enough.set()
+        thread.join()
+
+
+@pytest.mark.usefixtures("two_cpus")
+@pytest.mark.parametrize("size", [0, 1, 4, 7, 9, 12, 127])
+def test_a_mask_of_an_odd_size_is_left_to_the_kernel(size):
+    assert answers.sched_getaffinity(call(seccomp.X86_64, 0, size, 0x1000), ONE_CPU) is None
+
+
+@pytest.mark.usefixtures("two_cpus")
+@pytest.mark.parametrize(("arch", "number"), [(seccomp.I386, 242), (seccomp.ARM, 242)])
+@pytest.mark.parametrize("size", [4, 12, 20, 128, 1024])
+def test_32_bit_programs_may_give_masks_of_half_words(monkeypatch, arch, number, size):
+    monkeypatch.setattr(answers, "_possible_cpus", lambda: 32)
+    answer = answers.ANSWERS[arch, number](call(arch, 0, size, 0x1000), ONE_CPU)
+    assert answer
+    whole = len(answers.syscalls.sched_getaffinity(os.getpid(), 1024))
+    assert (answer.value, len(answer.memory)) == (min(size, whole),) * 2
+    monkeypatch.setattr(answers, "_possible_cpus", lambda: 33)
+    too_short = answers.ANSWERS[arch, number](call(arch, 0, 4, 0x1000), ONE_CPU)
+    assert too_short is None, "33 CPUs do not fit into 4 bytes: EINVAL"
+
+
+def test_a_pointer_of_a_32_bit_program_is_32_bits():
+    answer = answers.sched_getaffinity(call(seccomp.I386, 0, 128, 0xFFFFFFFF_00001000), ONE_CPU)
+    assert answer is None or answer.address == 0x1000
+
+
+NUMBERS = {
+    # <asm/unistd_64.h>, <asm/unistd_32.h>, <asm-generic/unistd.h>, arch/arm/tools/syscall.tbl
+    seccomp.X86_64: {"sysinfo": 99, "sched_getaffinity": 204},
+    seccomp.I386: {"sysinfo": 116, "sched_getaffinity": 242},
+    seccomp.AARCH64: {"sysinfo": 179, "sched_getaffinity": 123},
+    seccomp.ARM: {"sysinfo": 116, "sched_getaffinity": 242},
+}
+
+
+@pytest.mark.parametrize(("arch", "numbers"), NUMBERS.items())
+def test_calls_are_known_by_the_numbers_of_each_architecture(arch, numbers):
+    assert {answer.__name__: number for (of, number), answer in answers.ANSWERS.items() if of == arch} == numbers
+
+
+def test_a_filter_knows_the_same_numbers():
+    known = {(arch, number) for archs in seccomp._HANDED_OVER.values() for arch, *both in archs for number in both}
+    assert known == set(answers.ANSWERS)
+
+
+@pytest.mark.parametrize("arch", [seccomp.X86_64, seccomp.AARCH64])
+def test_64_bit_architectures_have_one_structure(arch):
+    assert answers.ANSWERS[arch, NUMBERS[arch]["sysinfo"]](call(arch, 0x1000), Figures()) == answers.sysinfo(
+        call(seccomp.X86_64, 0x1000), Figures()
+    )
 
 
 # The profile
@@ -129,11 +222,22 @@ def test_a_profile_hands_two_calls_to_the_daemon_and_leaves_all_others_as_they_w
     }
 
 
+def test_a_policy_of_lxcs_hands_them_on_for_all_architectures(tmp_path):
+    policy = tmp_path / "policy"
+    policy.write_text("2\nallowlist\n[x86_64]\nsysinfo\nsched_getaffinity errno 1\nread\n")
+    assert seccomp_profile.profile(policy) == (
+        "2\nallowlist\n[x86_64]\nread\n[all]\nsched_getaffinity notify\nsysinfo notify\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (None, "cannot be read: No such file or directory; --base names the profile to start from"),
-        ("{", "is not JSON; allowed: a seccomp profile as Docker and Podman take it"),
+        (
+            "{",
+            "is not JSON; allowed: a seccomp profile as Docker and Podman take it, or a policy of LXC's of version 2",
+        ),
         ("[]", 'has no list "syscalls"; allowed: a seccomp profile as Docker and Podman take it'),
         ('{"syscalls": [3]}', 'has no list "syscalls"; allowed: a seccomp profile as Docker and Podman take it'),
     ],

@@ -1,0 +1,75 @@
+"""What system calls say in a container: what its files are made of, without their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
+
+from lxcfs_py.cgroup import Memory
+from lxcfs_py.config import Config
+from lxcfs_py.container import visible_cpus
+from lxcfs_py.container.containers import Container
+from lxcfs_py.daemon.filesystem import Filesystem
+from lxcfs_py.linux.host import Host
+from lxcfs_py.syscalls.answers import Sysinfo
+from lxcfs_py.views import loadavg, meminfo, uptime
+
+_CPUS = "sys/devices/system/cpu"
+_FIELDS = ("MemTotal", "MemFree", "Shmem", "Buffers", "SwapTotal", "SwapFree")
+_Sizes = tuple[int, int, int, int, int, int]
+
+
+class CallFigures:
+    """The figures that the files of a filesystem have."""
+
+    def __init__(self, filesystem: Filesystem) -> None:
+        """Take it with its host and its configuration, which may change."""
+        self._filesystem = filesystem
+
+    def sysinfo(self, pid: int) -> Optional[Sysinfo]:
+        """Return what /proc/meminfo, loadavg and uptime say to a process; None where it is in no container."""
+        return self._filesystem.computed(pid, "sysinfo(2)", self._sysinfo, _of_the_machine)
+
+    def cpus(self, pid: int) -> Optional[Sequence[int]]:
+        """Return the CPUs online in /sys for a process; None where these are the machine's."""
+        return self._filesystem.computed(pid, "sched_getaffinity(2)", self._cpus, _of_the_machine)
+
+    def _cpus(self, container: Container, config: Config) -> Optional[Sequence[int]]:
+        if _CPUS not in config.files.enabled:
+            return None
+        return visible_cpus.visible(container.cgroup, self._filesystem.host, config.cpu).cpus
+
+    def _sysinfo(self, container: Container, config: Config) -> Sysinfo:
+        """Return the container's figures; the machine's for a file that is not enabled."""
+        enabled = config.files.enabled
+        host = self._filesystem.host
+        memory = container.cgroup.memory
+        sizes = self._memory(memory, config) if memory and "proc/meminfo" in enabled else _of_the_host(host)
+        if "proc/loadavg" in enabled and config.loadavg.enabled:
+            loads, _, threads = loadavg.figures(container)
+        else:
+            one, five, fifteen, counts, _ = host.text("proc/loadavg").split()
+            loads, threads = (float(one), float(five), float(fifteen)), int(counts.partition(b"/")[2])
+        if "proc/uptime" in enabled:
+            age = uptime.uptime(container, host, config)
+        else:
+            age = host.now() + container.boottime_offset
+        return Sysinfo(age / 1e9, loads, *sizes, threads)
+
+    def _memory(self, memory: Memory, config: Config) -> _Sizes:
+        host = self._filesystem.host
+        amounts = memory.stat()
+        machine = host.memory()
+        room = meminfo.room_in(memory, amounts, machine, host, config)
+        swap = meminfo.swap_in(memory, machine) if config.memory.swap else (0, 0)
+        return room.limit, min(room.free, room.limit), amounts.get("Shmem", 0), 0, *swap
+
+
+def _of_the_host(host: Host) -> _Sizes:
+    fields = host.meminfo()
+    total, free, shared, buffers, swap_total, swap_free = (fields.get(name, 0) for name in _FIELDS)
+    return total, free, shared, buffers, swap_total, swap_free
+
+
+def _of_the_machine() -> None:
+    """Leave it to the kernel."""

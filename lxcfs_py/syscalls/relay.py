@@ -1,0 +1,150 @@
+"""One thread attends; where it is kept waiting, another goes on in its place.
+
+An answer is written into a caller's memory, and who made that memory can let it be waited for: its pages may be those
+of a file that a server in the container holds back.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Callable, Optional
+
+from lxcfs_py.syscalls.memory import Memory, Slot
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 0.1
+"""Seconds that a thread may be at one thing before another goes on."""
+
+
+class Shift:
+    """The time of one thread."""
+
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+        self.at = -1
+        """The descriptor that it attends to."""
+
+        self.since = 0.0
+        """Since when, 0.0 when it attends to none."""
+
+        self.left_out: list[int] = []
+        """The descriptors that nobody attends to until it is done, since another leads."""
+
+
+class Relay:
+    """Who leads, and who is kept waiting."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        work: Callable[[Shift], None],
+        leave_out: Callable[[int], list[int]],
+        take_back: Callable[[list[int]], None],
+    ) -> None:
+        """Take what to do.
+
+        `work` attends once to what there is. `leave_out` has nobody attend to a descriptor and to what hangs together
+        with it, and `take_back` has it attended to again.
+        """
+        self._memory = memory
+        self._work = work
+        self._leave_out, self._take_back = leave_out, take_back
+        self._leader: Optional[Shift] = None
+        self._lock = threading.Lock()
+        self._busy = threading.Event()
+        self._stands_still = False
+
+    def start(self) -> None:
+        """Let a thread lead, and another look after it."""
+        self._begin_to_lead()
+        threading.Thread(target=self._look, name="syscalls-relay", daemon=True).start()
+
+    def beside(self, slot: Slot, descriptor: int, work: Callable[[Slot], None]) -> None:
+        """Do something about a descriptor, with a slot that was taken, while others are attended to."""
+        left_out = self._leave_out(descriptor)
+
+        def do() -> None:
+            try:
+                work(slot)
+            finally:
+                self._take_back(left_out)
+                self._give_back(slot)
+
+        threading.Thread(target=do, name="syscalls-left", daemon=True).start()
+
+    def stop(self) -> None:
+        """Let nobody lead any more; return when nobody attends to anything, but for who is kept waiting."""
+        with self._lock:
+            shift, self._leader = self._leader, None
+        deadline = time.monotonic() + PATIENCE
+        while shift is not None and shift.since and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    def begin(self, shift: Shift, descriptor: int) -> bool:
+        """Note what a thread attends to; tell whether it leads, and so may do that."""
+        with self._lock:
+            if self._leader is not shift:
+                return False
+            shift.at = descriptor
+            shift.since = time.monotonic()
+        if not self._busy.is_set():
+            self._busy.set()
+        return True
+
+    def end(self, shift: Shift) -> bool:
+        """Note that it is done; tell whether it still leads."""
+        with self._lock:
+            shift.since = 0.0
+            if self._leader is shift:
+                return True
+        self._take_back(shift.left_out)
+        return False
+
+    def _begin_to_lead(self) -> None:
+        before, self._leader = self._leader, Shift(self._memory.take())
+        try:
+            threading.Thread(target=self._lead, args=(self._leader,), name="syscalls", daemon=True).start()
+        except RuntimeError:
+            self._memory.give_back(self._leader.slot)
+            self._leader = before
+            raise
+
+    def _lead(self, shift: Shift) -> None:
+        try:
+            while self._leader is shift:
+                self._work(shift)
+        finally:
+            self._give_back(shift.slot)
+
+    def _give_back(self, slot: Slot) -> None:
+        with self._lock:
+            self._memory.give_back(slot)
+
+    def _look(self) -> None:
+        """See to it that somebody goes on."""
+        while True:
+            self._busy.wait()
+            time.sleep(PATIENCE / 2)
+            self._busy.clear()
+            with self._lock:
+                shift = self._leader
+                if shift is None or not shift.since:
+                    continue
+                self._busy.set()
+                if time.monotonic() - shift.since >= PATIENCE:
+                    self._replace(shift)
+
+    def _replace(self, shift: Shift) -> None:
+        shift.left_out = self._leave_out(shift.at)
+        try:
+            self._begin_to_lead()
+        except (LookupError, RuntimeError) as error:  # no slot, no thread
+            self._take_back(shift.left_out)
+            if not self._stands_still:
+                log.error("system calls wait for a container that keeps the agent waiting: %s", error)
+            self._stands_still = True
+        else:
+            self._stands_still = False

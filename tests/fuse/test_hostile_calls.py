@@ -1,0 +1,189 @@
+"""Whatever a container does to its own calls, those of others are answered, and rightly."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import pytest
+
+from lxcfs_py.runtimes import seccomp_profile
+from tests.calls import MEMORY, calling
+from tests.conftest import ROOT
+from tests.fuse.test_syscalls import filtered
+
+BEGIN = """
+import ctypes, mmap, os, random, signal, sys, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+WHERE = 0x10000000000
+def map_it(): return libc.mmap(WHERE, 4096, 3, 0x32, -1, 0)
+def call():
+    libc.sysinfo(ctypes.c_void_p(WHERE))
+    libc.syscall(204, 0, 4096, ctypes.c_void_p(WHERE))
+def loop():
+    while True: call()
+def threads(count, target):
+    threading.stack_size(65536)
+    for _ in range(count): threading.Thread(target=target, daemon=True).start()
+map_it()
+"""
+
+ENDING = """
+children = []
+def child():
+    pid = os.fork()
+    if pid: return pid
+    threads(3, loop)
+    loop()
+print("begun", flush=True)
+while True:
+    children = [child() for _ in range(10)]
+    time.sleep(random.uniform(0, 0.02))
+    for pid in children: os.kill(pid, signal.SIGKILL)
+    for pid in children: os.waitpid(pid, 0)
+"""
+
+EXECUTING = """
+if len(sys.argv) < 2: print("begun", flush=True)
+threads(4, loop)
+time.sleep(random.uniform(0, 0.01))
+os.execv(sys.executable, [sys.executable, "-c", os.environ["PROGRAM"], "again"])
+"""
+
+UNMAPPING = """
+threads(4, loop)
+print("begun", flush=True)
+while True:
+    libc.munmap(WHERE, 4096)
+    map_it()
+"""
+
+MANY = """
+threads(2000, loop)
+print("begun", flush=True)
+time.sleep(1000)
+"""
+
+WRONG = """
+libc.syscall.restype = ctypes.c_long
+def wrong():
+    while True:
+        address, size = random.getrandbits(64), random.getrandbits(random.choice((4, 12, 64)))
+        libc.syscall(99, ctypes.c_ulong(address))
+        libc.syscall(204, ctypes.c_ulong(random.getrandbits(64)), ctypes.c_ulong(size), ctypes.c_ulong(address))
+threads(4, wrong)
+print("begun", flush=True)
+time.sleep(1000)
+"""
+
+
+@contextlib.contextmanager
+def neighbour(daemon, sandbox, tmp_path, seconds=1.5):
+    """A container whose calls must all be answered; they go on for so long after the `with` block."""
+    box = sandbox(memory=MEMORY, cpus=1, views=daemon.mountpoint)
+    with calling([box], seccomp_profile.socket_of(str(daemon.mountpoint)), tmp_path / "enough") as calls:
+        yield
+        time.sleep(seconds)
+    print(calls)
+    assert calls.pairs > 20
+
+
+@pytest.mark.parametrize(
+    "program",
+    [ENDING, EXECUTING, UNMAPPING, MANY, WRONG],
+    ids=["threads that end", "exec", "unmapping", "2000 threads", "nonsense"],
+)
+def test_what_a_container_does_to_its_calls_is_not_felt_by_others(start_daemon, sandbox, tmp_path, program):
+    daemon = start_daemon()
+    box = sandbox(views=daemon.mountpoint)
+    environment = {**os.environ, "PROGRAM": BEGIN + program}
+    with neighbour(daemon, sandbox, tmp_path):
+        hostile = box.popen(
+            filtered(daemon, sys.executable, "-c", BEGIN + program), stdout=subprocess.PIPE, env=environment
+        )
+        assert hostile.stdout.readline() == b"begun\n"
+    assert hostile.poll() is None
+    assert "cannot be attended to" not in daemon.log.read_text()
+
+
+HELD_BACK = """
+with open(sys.argv[1], "rb") as file:
+    where = libc.mmap(None, 4096, 3, 2, file.fileno(), 0)
+assert where not in (None, 2**64 - 1)
+print("begun", flush=True)
+sys.stdin.readline()
+libc.sysinfo(ctypes.c_void_p(where))
+print("answered", flush=True)
+"""
+
+
+def test_memory_that_can_be_waited_for_holds_up_nobody_else(start_daemon, sandbox, tmp_path):
+    daemon, other = start_daemon(), start_daemon()
+    box = sandbox(views=daemon.mountpoint)
+    # Its pages are a file of a server that stands still.
+    file = os.open(other.mountpoint / "proc/uptime", os.O_RDONLY)
+    hostile = []
+    try:
+        for _ in range(3):
+            command = filtered(daemon, sys.executable, "-c", BEGIN + HELD_BACK, f"/proc/self/fd/{file}")
+            hostile.append(
+                box.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[file], bufsize=0)
+            )
+            assert hostile[-1].stdout.readline() == b"begun\n"
+        other.process.send_signal(signal.SIGSTOP)
+        with neighbour(daemon, sandbox, tmp_path):
+            for each in hostile:
+                each.stdin.write(b"go\n")
+            time.sleep(0.5)
+            os.kill(hostile[0].pid, signal.SIGKILL)
+        other.process.send_signal(signal.SIGCONT)
+        assert [each.stdout.readline() for each in hostile[1:]] == [b"answered\n"] * 2
+    finally:
+        other.process.send_signal(signal.SIGCONT)
+        os.close(file)
+
+
+def test_garbage_and_strangers_on_the_socket_change_nothing(start_daemon, sandbox, tmp_path):
+    daemon = start_daemon()
+    path = seccomp_profile.socket_of(str(daemon.mountpoint))
+    with neighbour(daemon, sandbox, tmp_path), tempfile.TemporaryFile() as file, contextlib.ExitStack() as stack:
+        for garbage in (b"", b"\0" * 100, b"{" * 70000, b'{"state": {"id": 7}}'):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.connect(path)
+                connection.sendall(garbage)
+                with contextlib.suppress(OSError):
+                    socket.send_fds(connection, [garbage or b"x"], [file.fileno(), 0, connection.fileno()])
+        for garbage in (b"x", b"\0" * 136, b"\xff" * 136, os.urandom(200), b"\0" * 5000):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+                connection.connect(seccomp_profile.lxc_socket_of(str(daemon.mountpoint)))
+                with contextlib.suppress(OSError):
+                    socket.send_fds(connection, [garbage], [file.fileno(), file.fileno()])
+                    connection.send(garbage)
+        for _ in range(300):  # who connects and says nothing
+            connection = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            connection.connect(path)
+        stranger = [sys.executable, "-c", f"import socket; socket.socket(socket.AF_UNIX).connect({path!r})"]
+        refused = subprocess.run(stranger, user=12345, capture_output=True, text=True, cwd="/")
+        assert "PermissionError" in refused.stderr
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(path)
+        connection.sendall(json.dumps({"state": {}}).encode())
+    assert "a listener was refused: it is none" in daemon.log.read_text()
+
+
+def test_a_listener_of_a_process_in_no_container_is_answered_as_the_kernel_does(start_daemon):
+    daemon = start_daemon()
+    program = "import os; print(sorted(os.sched_getaffinity(0)), os.sysconf('SC_PHYS_PAGES'))"
+    outside = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    handed = subprocess.run(filtered(daemon, sys.executable, "-c", program), capture_output=True, text=True, cwd=ROOT)
+    assert handed.stdout == outside.stdout, handed.stderr
