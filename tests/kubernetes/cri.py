@@ -27,11 +27,15 @@ _EXITED = 2  # a container's state
 
 
 class Runtime:
-    """A container runtime at a socket. Logs of containers are read below `logs`, which is the runtime's path too."""
+    """A container runtime at a socket. Logs of containers are read below `logs`, which is the runtime's path too.
 
-    def __init__(self, socket: Path, logs: Path) -> None:
+    Where systemd makes the cgroups, each pod has a slice of its own, as a kubelet gives it.
+    """
+
+    def __init__(self, socket: Path, logs: Path, has_systemd: bool = False) -> None:
         self._channel = grpc.insecure_channel(f"unix://{socket}")
         self._logs = logs
+        self._has_systemd = has_systemd
 
     def call(self, method: str, message: bytes) -> wire.Fields:
         """Call a method of the RuntimeService; its answer."""
@@ -44,12 +48,13 @@ class Runtime:
         """Start a pod. Annotations are those below lxcfs.py/."""
         name = f"pod-{secrets.token_hex(4)}"
         metadata = wire.field(1, name) + wire.field(2, name) + wire.field(3, namespace)
+        parent = f"kubepods-burstable-{name.replace('-', '')}.slice" if self._has_systemd else ""
         pairs = {f"lxcfs.py/{key.replace('_', '-')}": value for key, value in annotations.items()}
         config = (
             wire.field(1, metadata)
             + wire.field(3, str(self._logs / name))
             + b"".join(wire.item(7, wire.field(1, key) + wire.field(2, value)) for key, value in pairs.items())
-            + wire.field(8, wire.field(2, wire.field(1, _namespaces(shared_pids))))
+            + wire.field(8, wire.field(1, parent) + wire.field(2, wire.field(1, _namespaces(shared_pids))))
         )
         answer = self.call("RunPodSandbox", wire.field(1, config) + wire.field(2, handler))
         return Pod(self, wire.text(answer, 1), config, self._logs / name, shared_pids)

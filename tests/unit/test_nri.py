@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lxcfs_py.config import Config
 from lxcfs_py.files import FILES, NAMES
-from lxcfs_py.runtimes.nri import connection, wire
+from lxcfs_py.linux import address
+from lxcfs_py.runtimes.nri import connection, plugin, wire
 from lxcfs_py.runtimes.nri.connection import Connection, ConnectionLostError
 from lxcfs_py.runtimes.nri.plugin import Attachment, Plugin
 from lxcfs_py.runtimes.nri.policy import Container, Mount, Pod, Policy
@@ -284,3 +285,99 @@ def test_a_mount_is_read_as_it_is_written():
     found = Container.read(wire.read(container(pid=os.getpid(), cpu=(50000, 100000))))
     assert found.mounts[0] == Mount("/proc", "proc", "proc")
     assert (found.cpus, found.pid, found.is_running) == (0.5, os.getpid(), False)
+
+
+LISTENER = "/run/lxcfs-py/seccomp.sock"
+RULES = (
+    {"names": ["read", "sysinfo", "write"], "action": "SCMP_ACT_ALLOW"},
+    {"names": ["sched_getaffinity"], "action": "SCMP_ACT_ALLOW"},
+    {"names": ["personality"], "action": "SCMP_ACT_ALLOW", "args": [wire.field(2, 8) + wire.field(4, "SCMP_CMP_EQ")]},
+    {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errno": 38},
+)
+
+
+def seccomp_policy(rules=RULES):
+    """A LinuxSeccomp as containerd tells it of a pod with RuntimeDefault."""
+    written = b"".join(
+        wire.item(
+            7,
+            b"".join(wire.item(1, name) for name in rule["names"])
+            + wire.field(2, rule["action"])
+            + wire.field(3, wire.field(1, rule.get("errno", 0)))
+            + b"".join(wire.item(4, argument) for argument in rule.get("args", ())),
+        )
+        for rule in rules
+    )
+    architectures = wire.item(3, "SCMP_ARCH_X86_64") + wire.item(3, "SCMP_ARCH_X86")
+    return wire.field(1, "SCMP_ACT_ERRNO") + wire.field(2, wire.field(1, 1)) + architectures + written
+
+
+def read_policy(answer):
+    """The policy in the answer to CreateContainer, and its rules as a dictionary by name; None without one."""
+    policy = wire.message(wire.message(wire.message(answer, 1), 6), 6)
+    rules = {
+        name: (wire.text(rule, 2), wire.whole(wire.message(rule, 3), 1), len(wire.messages(rule, 4)))
+        for rule in map(wire.read, wire.messages(policy, 7))
+        for name in wire.texts(rule, 1)
+    }
+    return (policy, rules) if policy else None
+
+
+def asked(runtime, annotations, policy, is_listening, monkeypatch):
+    monkeypatch.setattr(plugin, "is_listening", lambda path: path == LISTENER and is_listening)
+    described = container() + wire.field(11, wire.field(8, policy))
+    _, answer = runtime.ask("CreateContainer", wire.field(1, pod(annotations=annotations)) + wire.field(2, described))
+    return read_policy(answer)
+
+
+SYSCALLS = {"lxcfs.py/syscalls": "true"}
+
+
+def test_a_pod_that_asks_for_it_has_its_system_calls_handed_to_the_daemon_and_all_else_as_it_was(runtime, monkeypatch):
+    policy, rules = asked(runtime, SYSCALLS, seccomp_policy(), True, monkeypatch)
+    assert (wire.text(policy, 1), wire.whole(wire.message(policy, 2), 1)) == ("SCMP_ACT_ERRNO", 1)
+    assert wire.texts(policy, 3) == ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]
+    assert wire.text(policy, 5) == LISTENER
+    assert rules == {
+        "read": ("SCMP_ACT_ALLOW", 0, 0),
+        "write": ("SCMP_ACT_ALLOW", 0, 0),
+        "personality": ("SCMP_ACT_ALLOW", 0, 1),
+        "clone3": ("SCMP_ACT_ERRNO", 38, 0),
+        "sched_getaffinity": ("SCMP_ACT_NOTIFY", 0, 0),
+        "sysinfo": ("SCMP_ACT_NOTIFY", 0, 0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("annotations", "policy", "is_listening", "said"),
+    [
+        ({}, seccomp_policy(), True, ""),
+        ({"lxcfs.py/syscalls": "false"}, seccomp_policy(), True, ""),
+        (SYSCALLS, b"", True, "the runtime shows no seccomp policy"),
+        (SYSCALLS, seccomp_policy(), False, "nobody listens"),
+        ({**SYSCALLS, "lxcfs.py/views": "none"}, seccomp_policy(), True, "it gets no files"),
+    ],
+    ids=["it did not ask", "it said no", "an older runtime", "no agent", "no files"],
+)
+def test_its_policy_is_left_alone_where_it_did_not_ask_or_that_cannot_be(
+    runtime, monkeypatch, caplog, annotations, policy, is_listening, said
+):
+    assert asked(runtime, annotations, policy, is_listening, monkeypatch) is None
+    assert said in caplog.text
+    assert bool(said) == bool(caplog.text)
+
+
+def test_a_policy_that_cannot_be_read_lets_the_container_start(runtime, monkeypatch):
+    assert asked(runtime, SYSCALLS, b"\x3a\xff", True, monkeypatch) is None
+
+
+def test_who_listens_is_seen_and_what_is_left_of_one_is_not(tmp_path):
+    path = str(tmp_path / "socket")
+    assert not address.is_listening(path)
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(path)
+        assert not address.is_listening(path)
+        opened.listen()
+        assert address.is_listening(path)
+    assert os.path.exists(path)
+    assert not address.is_listening(path)

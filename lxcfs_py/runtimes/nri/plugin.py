@@ -8,10 +8,21 @@ from typing import Callable, NamedTuple
 
 from lxcfs_py.attach import results
 from lxcfs_py.files import FILES
+from lxcfs_py.linux.address import is_listening
+from lxcfs_py.runtimes import seccomp_profile
 from lxcfs_py.runtimes.names import KEY
 from lxcfs_py.runtimes.nri import connection, wire
 from lxcfs_py.runtimes.nri.connection import Call, Connection
-from lxcfs_py.runtimes.nri.policy import Container, Pod, Policy, adjustment, noted_with, variables
+from lxcfs_py.runtimes.nri.policy import (
+    SYSCALLS,
+    Container,
+    Pod,
+    Policy,
+    adjustment,
+    noted_with,
+    policy_with_listener,
+    variables,
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +55,7 @@ class Plugin:
         """
         self._tell = tell
         self._connection, self._policy, self._is_mounted = opened, policy, is_mounted
+        self._listener = seccomp_profile.socket_of(policy.mountpoint)
         self._pods: dict[str, Pod] = {}  # those of the synchronization that is under way
         self.is_registered = False
         opened.call("RegisterPlugin", wire.field(1, NAME) + wire.field(2, INDEX))
@@ -109,8 +121,19 @@ class Plugin:
             log.log(logging.WARNING if KEY in reason else logging.DEBUG, "%s: %s", _shown(pod, container), reason)
         mounted = [name for name in names if FILES[name].runc_mounts]
         self._tell(results.GIVEN if mounted else results.LEFT_ALONE if self._is_mounted() else results.FAILED)
-        added = adjustment(self._policy.mountpoint, mounted, variables(pod, container), noted_with(pod))
+        seccomp = b""
+        if names and is_listening(self._listener):  # where nobody listens, such a container does not start
+            seccomp = policy_with_listener(pod, container, self._listener)
+        if not seccomp and pod.annotations.get(SYSCALLS) == "true":
+            log.warning("%s: its system calls are not answered: %s", _shown(pod, container), self._why_not(container))
+        noted = noted_with(pod)
+        added = adjustment(self._policy.mountpoint, mounted, variables(pod, container), noted, seccomp)
         return wire.field(1, added)
+
+    def _why_not(self, container: Container) -> str:
+        if not container.seccomp:
+            return "the runtime shows no seccomp policy of it (the pod is unconfined, or its NRI is older than 0.10)"
+        return f"nobody listens at {self._listener}, or it gets no files"
 
     def _start(self, pod: wire.Fields, container: wire.Fields) -> list[Attachment]:
         """Return what runc refuses to mount, and what it has mounted already is not asked for again."""

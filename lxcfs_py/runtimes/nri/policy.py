@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lxcfs_py import files
+from lxcfs_py.runtimes import seccomp_profile
 from lxcfs_py.runtimes.names import CPU_MODE, KEY
 from lxcfs_py.runtimes.nri import wire
 
 ENVIRONMENT = "lxcfs.py/environment"
 """The annotation of a pod that names variables, such as GOMAXPROCS, to be set to the number of CPUs it may use."""
+
+SYSCALLS = "lxcfs.py/syscalls"
+"""The annotation of a pod whose system calls the daemon is to answer too: "true"."""
 
 _ALL, _NONE = "all", "none"
 _SYSTEM_NAMESPACES = ("kube-system", "lxcfs-py")
@@ -73,6 +77,9 @@ class Container:
 
     pid: int
 
+    seccomp: bytes = b""
+    """Its seccomp policy, a message LinuxSeccomp; empty where it has none, or the runtime does not tell (NRI 0.9)."""
+
     @classmethod
     def read(cls, message: wire.Fields) -> Container:
         """Return what a Container says. wire.WireError."""
@@ -88,6 +95,7 @@ class Container:
             tuple(wire.text(wire.read(namespace), 1) for namespace in wire.messages(linux, 1)),
             _cpus(wire.message(wire.message(linux, 3), 2)),
             wire.whole(message, 12),
+            b"".join(wire.messages(linux, 8)),
         )
 
 
@@ -162,15 +170,49 @@ def variables(pod: Pod, container: Container) -> dict[str, str]:
     return {name: number for name in asked if _VARIABLE.fullmatch(name) and name not in present}
 
 
+def policy_with_listener(pod: Pod, container: Container, listener: str) -> bytes:
+    """Return a container's seccomp policy with the calls that the daemon answers handed to it, b"" to leave it.
+
+    Only what the runtime shows is changed: it knows then what to do with an answer. wire.WireError.
+    """
+    if pod.annotations.get(SYSCALLS) != "true" or not container.seccomp:
+        return b""
+    fields = wire.read(container.seccomp)
+    kept = {number: values for number, values in fields.items() if number not in (_LISTENER_PATH, _RULES)}
+    rules = [rule for message in wire.messages(fields, _RULES) if (rule := _without_answered(message))]
+    notify = b"".join(wire.item(_NAMES, name) for name in seccomp_profile.CALLS) + wire.field(2, "SCMP_ACT_NOTIFY")
+    return (
+        wire.write(kept)
+        + wire.field(_LISTENER_PATH, listener)
+        + b"".join(wire.item(_RULES, rule) for rule in (*rules, notify))
+    )
+
+
+_LISTENER_PATH, _RULES = 5, 7  # of LinuxSeccomp
+_NAMES = 1  # of LinuxSyscall
+
+
+def _without_answered(rule: bytes) -> bytes:
+    """Return a LinuxSyscall without the calls that the daemon answers, b"" where none is left."""
+    fields = wire.read(rule)
+    names = [name for name in wire.texts(fields, _NAMES) if name not in seccomp_profile.CALLS]
+    kept = {number: values for number, values in fields.items() if number != _NAMES}
+    return b"".join(wire.item(_NAMES, name) for name in names) + wire.write(kept) if names else b""
+
+
 def noted_with(pod: Pod) -> dict[str, str]:
     """Return what is noted with a container for the daemon, which is told nothing of the pod's own annotations."""
     return {CPU_MODE: pod.annotations[CPU_MODE]} if CPU_MODE in pod.annotations else {}
 
 
 def adjustment(
-    mountpoint: str, names: Iterable[str], environment: Mapping[str, str], noted: Mapping[str, str]
+    mountpoint: str,
+    names: Iterable[str],
+    environment: Mapping[str, str],
+    noted: Mapping[str, str],
+    seccomp: bytes = b"",
 ) -> bytes:
-    """Return a ContainerAdjustment that mounts files, sets variables and adds annotations."""
+    """Return a ContainerAdjustment that mounts files, sets variables, adds annotations, replaces the seccomp policy."""
     options = ("rbind", "rslave", "ro", "nosuid", "nodev", "noexec")
     mounts = (
         wire.field(1, f"/{name}")
@@ -188,6 +230,7 @@ def adjustment(
             *(wire.item(2, pair) for pair in pairs(noted)),
             *(wire.item(3, mount) for mount in mounts),
             *(wire.item(4, pair) for pair in pairs(environment)),
+            wire.field(6, wire.field(6, seccomp)),
         ]
     )
 

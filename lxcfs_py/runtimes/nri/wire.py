@@ -99,6 +99,15 @@ def item(number: int, value: Union[str, bytes]) -> bytes:
     return _varint(number << 3 | _BYTES) + _varint(len(content)) + content
 
 
+def write(fields: Fields) -> bytes:
+    """Return a message with the fields of another one, as `read` gives them: without those of a fixed width."""
+    return b"".join(
+        _varint(number << 3 | _VARINT) + _varint(value) if isinstance(value, int) else item(number, value)
+        for number, values in fields.items()
+        for value in values
+    )
+
+
 def _read_varint(message: bytes, position: int) -> tuple[int, int]:
     """Return the number at a position, and the position after it. WireError."""
     value = 0
