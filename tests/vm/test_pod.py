@@ -25,6 +25,12 @@ docker run --detach --name {name} --pid host --network none --privileged --read-
     --volume /run/dbus:/run/dbus --volume /sys/fs/cgroup:/sys/fs/cgroup:ro --volume /root/lxcfs.toml:/etc/lxcfs.toml \
     box lxcfs-py {command}
 """
+# As kubernetes/remove/pod/daemonset.yaml has it.
+REMOVE = """
+docker run --rm --pid host --network none --privileged --read-only --volume /usr:/usr:ro \
+    --volume /var/lib:/var/lib:rshared --volume /run:/run --volume /sys/fs/cgroup:/sys/fs/cgroup:ro \
+    --volume /root/lxcfs.toml:/etc/lxcfs.toml box lxcfs-py remove
+"""
 SERVES = "until docker logs {name} 2>&1 | grep --quiet 'serving [0-9]'; do sleep 0.1; done"
 
 
@@ -86,10 +92,18 @@ def booted(require, tmp_path_factory) -> Iterator[Machine]:
 
 @pytest.fixture
 def node(booted: Machine) -> Iterator[Node]:
+    booted.run("cp /etc/lxcfs.toml /root/")
     yield Node(booted)
     booted.run("docker ps --all --quiet | xargs --no-run-if-empty docker rm --force >/dev/null", timeout=600)
     booted.run("systemctl stop lxcfs-py-session", check=False)
     booted.run("umount --lazy --force /var/lib/lxcfs", check=False)
+
+
+def roll_over(node: Node, times: int) -> None:
+    """Replace a pod by the next one so many times, as a rollout does; `pod-0` serves at first."""
+    for number in range(1, times + 1):
+        node.start(f"pod-{number}")
+        node.run(f"docker stop --time 30 pod-{number - 1} && docker rm pod-{number - 1}")
 
 
 def test_a_pod_that_is_killed_removed_and_replaced_leaves_its_mount_to_the_next(node):
@@ -110,3 +124,42 @@ def test_a_pod_that_is_killed_removed_and_replaced_leaves_its_mount_to_the_next(
         node.run("docker stop --time 30 fourth && docker rm fourth")
         assert node.mount() == mount
     assert "resumed" in node.log("fifth")
+
+
+def test_a_new_pod_that_never_answers_gives_the_mount_back_when_it_is_deleted(node):
+    node.start("old")
+    mount = node.mount()
+    with node.readers():
+        node.start("new")
+        node.run("docker pause new && sleep 20")
+        node.run("docker rm --force new")  # a rollout that is undone
+        node.run("until docker logs old 2>&1 | grep --quiet 'serving it again'; do sleep 0.1; done")
+        assert node.mount() == mount
+
+
+def test_rollovers_with_attach_auto_are_noticed_by_nobody(node):
+    node.run("sed --in-place 's/^auto = false/auto = true/' /root/lxcfs.toml && grep '^auto = true' /root/lxcfs.toml")
+    node.start("pod-0")
+    mount = node.mount()
+    with node.readers():
+        roll_over(node, 3)
+    assert node.mount() == mount
+
+
+def test_removal_leaves_nothing_on_the_node(node):
+    node.start("last")
+    node.run(
+        "docker run --detach --name user --memory 256m --network none --volume /usr:/usr:ro $(lxcfs-py mounts docker) "
+        "box sleep infinity"
+    )
+    see = "docker exec user head --lines 1 /proc/meminfo"
+    assert node.run(see).stdout.split()[1] == "262144"
+    node.run("docker rm --force last")  # its session is held by the node's systemd
+    assert node.run("systemctl is-active lxcfs-py-session").stdout == "active\n"
+    said = node.run(REMOVE).stdout
+    assert "nothing is left" in said
+    assert not node.mount()
+    assert node.run(see).stdout == node.run("head --lines 1 /proc/meminfo").stdout
+    assert node.run("systemctl is-active lxcfs-py-session", check=False).stdout == "inactive\n"
+    assert node.run("ls -d /run/lxcfs-py /var/lib/lxcfs /run/systemd/transient/lxcfs*", check=False).stdout == ""
+    assert node.run("grep --count lxcfs /proc/*/mountinfo | grep --invert-match ':0$'", check=False).stdout == ""
