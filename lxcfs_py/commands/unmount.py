@@ -43,7 +43,7 @@ def _unmount(options: argparse.Namespace) -> int:
     places = {mountpoint_even_if_broken(options.config)}
     if unit:  # the file may name another place by now
         places |= {served.mountpoint for served in last_config.served_with(config_path(options.config))}
-    mounted = [path for path in sorted(places) if is_mounted(path)]
+    mounted = [path for path in sorted(places) if any(map(is_mounted, mountpoint.places(path)))]
     if not mounted and not unit:
         raise CommandError(f"nothing is mounted at {' or '.join(places)}")
     if not unit:

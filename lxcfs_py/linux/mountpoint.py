@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import mount_table, roots, syscalls
@@ -36,16 +36,25 @@ def resolve(path: str) -> str:
     """Return a mountpoint as the kernel lists it among the mounts: absolute and without symbolic links.
 
     The mountpoint itself is not looked at when something is mounted there: while nobody serves a kept mount, who asks
-    for its attributes waits, and would wait for itself.
+    for its attributes waits, and would wait for itself. Nor is it while a server has it for its mountpoint, where
+    somebody may have put a link since.
     """
-    path = os.path.abspath(path)
+    return _follow(os.path.abspath(path), lambda path: is_mounted(path) or os.path.exists(_runtime_path(path)))
+
+
+def _follow(path: str, is_wanted: Callable[[str], bool]) -> str:
     for _ in range(_MAX_LINKS):
         directory, name = os.path.split(path)
         path = os.path.join(os.path.realpath(directory), name)
-        if is_mounted(path) or not os.path.islink(path):
+        if is_wanted(path) or not os.path.islink(path):
             break
         path = os.path.join(os.path.dirname(path), os.readlink(path))
     return path
+
+
+def places(mountpoint: str) -> list[str]:
+    """Return where a server with this mountpoint may have mounted: there, or where a link leads that took its place."""
+    return list(dict.fromkeys((mountpoint, _follow(mountpoint, is_mounted))))
 
 
 def prepare(mountpoint: str) -> None:
@@ -92,10 +101,11 @@ def unmount(mountpoint: str) -> None:
 
 def unmount_all(mountpoint: str) -> None:
     """Take away what is mounted there, down to the lowest such mount. MountError."""
-    there = [mount.fstype for mount in mount_table.read() if mount.mountpoint == mountpoint]
-    if FSTYPE in there:
-        for _ in there[there.index(FSTYPE) :]:
-            unmount(mountpoint)
+    for place in places(mountpoint):
+        there = [mount.fstype for mount in mount_table.read() if mount.mountpoint == place]
+        if FSTYPE in there:
+            for _ in there[there.index(FSTYPE) :]:
+                unmount(place)
 
 
 def end(mountpoint: str) -> None:
@@ -157,8 +167,12 @@ def runtime_file(mountpoint: str, kind: str) -> Optional[str]:
         Path(RUNTIME_DIRECTORY).mkdir(mode=0o700, exist_ok=True)
     if not os.access(RUNTIME_DIRECTORY, os.W_OK):
         return None
-    name = digest(mountpoint).hex()
-    return f"{RUNTIME_DIRECTORY}/{name}.{kind}"
+    return f"{_runtime_path(mountpoint)}.{kind}"
+
+
+def _runtime_path(mountpoint: str) -> str:
+    """Return what the names of all that a server keeps for the next one begin with; it is that of its socket."""
+    return f"{RUNTIME_DIRECTORY}/{digest(mountpoint).hex()}"
 
 
 def _servers(mountpoint: str) -> str:

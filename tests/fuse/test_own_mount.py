@@ -73,7 +73,7 @@ def test_the_mount_comes_back_to_its_mountpoint(
         wait_for(lambda: shows(daemon))
     assert log.read().count(AGAIN) == 1
     done = status(daemon)
-    assert (done.returncode, "mounted there again: 1 times" in done.stdout) == (0, True), done.stdout
+    assert (done.returncode, "mounted there again: 1 time" in done.stdout) == (0, True), done.stdout
     assert daemon.process.poll() is None
     daemon.process.send_signal(signal.SIGTERM)
     assert daemon.process.wait(20) == 0
@@ -102,6 +102,24 @@ def test_the_next_server_mounts_again_what_was_taken_away_while_none_served(daem
     server.kill()
     wait_for(lambda: AGAIN in daemon.log.read_text())
     assert shows(daemon)
+
+
+def test_where_a_link_takes_the_mountpoints_place_it_is_mounted_where_that_leads(daemon: Daemon) -> None:
+    (server,) = psutil.Process(daemon.process.pid).children()
+    elsewhere = daemon.mountpoint.with_name("elsewhere")
+    elsewhere.mkdir()
+    server.suspend()
+    detach(daemon.mountpoint)
+    daemon.mountpoint.rmdir()
+    daemon.mountpoint.symlink_to(elsewhere)
+    server.resume()
+    wait_for(lambda: shows(daemon))
+    assert status(daemon, "--probe").returncode == 0
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(20) == 0
+    assert str(elsewhere) not in mountpoints()
+    daemon.mountpoint.unlink()
+    daemon.mountpoint.mkdir()
 
 
 def test_a_mount_whose_connection_was_aborted_ends_its_server(daemon: Daemon) -> None:
