@@ -22,7 +22,7 @@ from lxcfs_py.linux.host import NS_PER_TICK, TICKS, Host
 from lxcfs_py.views import VIEWS
 
 TREES = Path(__file__).parent / "trees"
-MACHINES = ("v1-2cpu", "v1-2cpu-swap", "hybrid", "v2-2cpu-noswap-nopsi", "v2-64cpu")
+MACHINES = ("v1-2cpu", "v1-2cpu-swap", "hybrid", "v2-2cpu-noswap-nopsi", "v2-64cpu", "v2-arm64")
 CPU_DIRECTORY = "sys/devices/system/cpu"
 
 

@@ -46,7 +46,7 @@ def make(name: str, out: Path) -> None:
 
 
 def main() -> None:
-    for name in sys.argv[1:] or sorted(container.RECIPES):
+    for name in sys.argv[1:] or ("v1-2cpu", *MACHINES):
         with tempfile.TemporaryDirectory(dir=TREES) as temporary:
             new = Path(temporary) / name
             make(name, new)
