@@ -41,7 +41,7 @@ PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-vm test-fast covered vm-images lint generate demo picture soak bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
+.PHONY: help run test test-vm test-fast covered vm-images lint generate demo picture soak hostile bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -52,7 +52,7 @@ run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl
 test: lint apt-test ## lint and the tests, with Docker and one virtual machine, and what they cover; test-vm has the other machines
 	$(MAKE) --no-print-directory -j 2 covered vm-images
 	$(call tests,$(APART),-m slow $(FAST))
-	$(call tests,-n 2 --dist loadgroup,tests/docker tests/programs tests/ansible tests/vm/test_podman.py)
+	$(call tests,-n 2 --dist loadgroup,tests/docker tests/hostile tests/programs tests/ansible tests/vm/test_podman.py)
 
 test-vm: .venv/.installed apt-test ## all tests in virtual machines: the service and the packages on Debian 12, 13 and 14
 	$(PYTHON) -m pytest -n 2 --dist loadgroup tests/vm
@@ -91,6 +91,10 @@ picture: .venv/.installed apt-test-fast ## docs/top.svg, the picture in the READ
 
 soak: .venv/.installed apt-test-fast ## servers that end in every way, for hours: what readers see, as a table
 	$(PYTHON) -m tests.soak
+
+hostile: .venv/.installed apt-test ## attacks from containers, beside the C program's: a table; and an hour of all of them at once
+	$(PYTHON) -m tests.hostile
+	$(PYTHON) -m tests.hostile.soak
 
 bench: .venv/.installed apt-bench ## side by side with the C program lxcfs
 	$(PYTHON) -m bench

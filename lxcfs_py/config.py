@@ -28,6 +28,14 @@ except ImportError:  # a daemon whose mount is in use serves nevertheless
     tomllib = None  # type: ignore[assignment]
 
 
+def parsed_toml(text: bytes) -> dict[str, Any]:
+    """Return another program's configuration, {} where it cannot be read."""
+    try:
+        return tomllib.loads(text.decode()) if tomllib else {}
+    except ValueError:
+        return {}
+
+
 class ConfigError(LxcfsError):
     """A configuration that cannot be used; `errors` has all that is wrong with it, one sentence each."""
 

@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     by_file = ("fuse", "vm") if "LXCFS_PY_APART" in os.environ else ("vm",)
     for item in items:
         room = item.path.parent.name
-        if room in ("docker", "fuse", "programs", "vm") and not item.get_closest_marker("xdist_group"):
+        if room in ("docker", "fuse", "hostile", "programs", "vm") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem if room in by_file else room))
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 from typing import Callable
 
@@ -34,16 +34,6 @@ _CONTAINERS = 8
 SERVING = "INFO: serving"
 ENDED = "starting it again"
 AGAIN = "serving it again"
-
-IMPORTS = 40
-"""Of the calls by which Python begins and imports, which do nothing to a session, every so many-th is tried."""
-
-KEEPER = """
-import sys
-from lxcfs_py.engine import keeper, node_keeper
-node_keeper.BUS = "/nowhere"  # it is no pod, and no business of this machine's systemd
-sys.exit(keeper.keep(sys.argv[2:], stay=sys.argv[1] == "stay"))
-"""
 
 
 class Place:
@@ -63,9 +53,8 @@ class Place:
     def keeper(self, stay: bool = False) -> Daemon:
         """One more keeper; the next server that it starts is killed at the call whose number is in `at_call`."""
         self.logs += 1
-        server = [sys.executable, KILLED_AT, str(self.at_call)]
-        server += [sys.executable, "-m", "lxcfs_py", "run", "--config", str(self.config), str(self.mountpoint)]
-        command = [sys.executable, "-c", KEEPER, "stay" if stay else "", *server]
+        command = [sys.executable, "-m", "tests.forked", *(["--stay"] if stay else []), str(self.at_call)]
+        command += ["run", "--config", str(self.config), str(self.mountpoint)]
         return Daemon(command, self.mountpoint, self.directory / f"log{self.logs}")
 
     def log(self) -> str:
@@ -132,20 +121,9 @@ def reloads(where: Place, times: int = 100) -> int:
     return times
 
 
-def numbers(where: Place, step: int) -> Iterator[int]:
-    """Yield the numbers of a start's calls, with a few of those by which Python only begins and imports."""
-    where.at_call.write_text("0")
-    imports = [sys.executable, "-c", "import lxcfs_py.cli, lxcfs_py.commands.run, lxcfs_py.engine.kernel"]
-    subprocess.run([sys.executable, KILLED_AT, str(where.at_call), *imports], cwd=ROOT, check=True, timeout=60)
-    made = where.at_call.with_suffix(".made")
-    wait_for(lambda: made.exists() and made.read_text().isdecimal())
-    begin = int(made.read_text())
-    return chain(range(1, begin, step * IMPORTS), count(begin, step))
-
-
 def calls_of_start(where: Place, step: int = 1) -> int:
     """kill -9 at each system call of a start"""
-    for trials, number in enumerate(numbers(where, step), 1):
+    for trials, number in enumerate(count(1, step), 1):
         ends = where.log().count(ENDED)
         where.at_call.write_text(str(number))
         where.kill()
@@ -157,7 +135,7 @@ def calls_of_start(where: Place, step: int = 1) -> int:
 
 def calls_of_takeover(where: Place, step: int = 1) -> int:
     """kill -9 at each system call of a takeover"""
-    for trials, number in enumerate(numbers(where, step), 1):
+    for trials, number in enumerate(count(1, step), 1):
         where.at_call.write_text(str(number))
         old = where.daemon
         new = where.keeper()
@@ -193,16 +171,16 @@ def calls(where: Place, times: int = 200) -> int:
     return times
 
 
-SCENARIOS: dict[str, Callable[..., int]] = {
-    each.__name__: each for each in (kills, takeovers, reloads, calls, calls_of_start, calls_of_takeover, calls_of_stop)
-}
+CALLS: tuple[Callable[..., int], ...] = (calls_of_start, calls_of_takeover, calls_of_stop)
+SCENARIOS: dict[str, Callable[..., int]] = {each.__name__: each for each in (kills, takeovers, reloads, calls, *CALLS)}
 
 
 def run(scenario: Callable[..., int], *number: int) -> str:
     """Return a row of the table. AssertionError where a reader or a caller saw an error."""
     if scenario is calls:
         return _run_under_calls(*number)
-    with place() as where, Sandbox(memory=256 << 20, cpus=1, views=where.mountpoint) as box:
+    cpus = 0.25 if scenario in CALLS else 1  # where one machine's servers start some thousand times
+    with place() as where, Sandbox(memory=256 << 20, cpus=cpus, views=where.mountpoint) as box:
         with reading(box) as readers:
             times = scenario(where, *number)
         return f"| {scenario.__doc__} | {times} | {readers.reads} | 0 | {readers.longest:.2f} s |"

@@ -6,12 +6,14 @@ one that begins with `before` is made anew.
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Callable, NamedTuple
 
 from lxcfs_py import files
+from lxcfs_py.commands import fields
 from lxcfs_py.config import Config
 from lxcfs_py.runtimes import bind_snippets
 from tools import chart, commands, modules, programs
@@ -64,7 +66,30 @@ def volumes() -> Iterator[str]:
         yield f"            type: {volume.type}"
 
 
+def sources(rows: Iterable[fields.Row]) -> Iterator[str]:
+    """Yield a table of fields with their sources."""
+    yield "| field | cgroup v1 | cgroup v2 |"
+    yield "| --- | --- | --- |"
+    for row in rows:
+        names = row.called or ", ".join(f"`{name}`" for name in row.names)
+        yield f"| {names} | {row.v1} | {row.v2 or 'the same'} |"
+
+
+TABLES = {
+    "meminfo": fields.MEMINFO,
+    "swaps": fields.SWAPS,
+    "vmstat": fields.VMSTAT,
+    "diskstats": fields.DISKSTATS,
+    "cpus": fields.CPUS + fields.CPUINFO + fields.STAT + fields.UPTIME + fields.LOADAVG,
+    "cpu tree": fields.CPU_TREE,
+    "node tree": fields.NODE_TREE,
+}
+
 PARTS = (
+    *(
+        Part("docs/views.md", f"<!-- {name} -->", f"<!-- end of {name} -->", functools.partial(sources, rows))
+        for name, rows in TABLES.items()
+    ),
     Part("README.md", "<!-- files -->", "<!-- end of files -->", table_of_files),
     Part("etc/lxcfs.toml", "enabled = [", "]", enabled_files),
     Part("docs/man/lxcfs.toml.5", '.\\" files', '.\\" end of files', manual_of_files),

@@ -30,6 +30,9 @@ from lxcfs_py.linux.mountpoint import FSTYPE, is_dead
 
 ENGINE_SECONDS = 30.0
 
+HIDDEN = "hidden"
+"""Of a file that a container's engine has masked: it sees none, and is to see none."""
+
 _OPT_OUT = b"lxcfs.py/views=none"
 _MAX_ENVIRONMENT = 1 << 16  # bytes
 
@@ -42,7 +45,8 @@ class Outcome(NamedTuple):
 
     result: str
     """attached, replaced (another server's mount), kept (it was there), other (another living server's, kept),
-    detached, absent (nothing to do), refused; "left alone" and "ended" where `name` is ""."""
+    detached, absent (nothing to do), hidden (by the container's engine), refused; "left alone" and "ended" where `name`
+    is ""."""
 
     reason: str = ""
     """Of a refusal, and of what is left alone."""
@@ -76,7 +80,7 @@ class Status(NamedTuple):
     cgroup: str
     files: dict[str, str]
     """By name: live (this mount's), other (of another server that lives), dead (its server has ended), silent (its
-    server does not answer), none."""
+    server does not answer), hidden (by the container's engine), none."""
 
     error: str = ""
     """Why there is nothing in `files`."""
@@ -153,7 +157,7 @@ def status(mountpoint: str, names: Sequence[str]) -> Iterator[Status]:
             continue
         if isinstance(look, Exception):
             yield Status(pid, cgroup, {}, str(look), init)
-        elif not init or set(dict(look).values()) != {servers.LIVE}:
+        elif not init or set(dict(look).values()) - {HIDDEN} != {servers.LIVE}:
             yield Status(pid, cgroup, dict(look), "", init)
 
 
@@ -341,6 +345,8 @@ def _detach_file(tree: Tree, own: Optional[str], name: str, wanted: Wanted, stat
 def _attempt(name: str, act: Callable[[str], str]) -> Outcome:
     try:
         return Outcome(name, act(name))
+    except places.HiddenError:
+        return Outcome(name, HIDDEN)
     except RefusedError as error:
         return Outcome(name, "refused", str(error))
     except OSError as error:
@@ -389,6 +395,9 @@ def _look(names: Sequence[str], own: Optional[str], states: Mapping[str, str], p
     for name in names:
         try:
             place = tree.find(name)
+        except places.HiddenError:
+            found.append((name, HIDDEN))
+            continue
         except RefusedError:
             found.append((name, "none"))
             continue

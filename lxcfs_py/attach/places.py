@@ -25,6 +25,10 @@ class RefusedError(LxcfsError):
     """Why a file is left alone."""
 
 
+class HiddenError(RefusedError):
+    """The container's engine has hidden the file from it."""
+
+
 class Mounted(NamedTuple):
     """A mount with what else the kernel says of it."""
 
@@ -68,7 +72,10 @@ class Tree:
         ask(below.mount.device if below else "", "the container's root filesystem")
 
     def find(self, name: str) -> Optional[Place]:
-        """Return where a file is, None if there is none. RefusedError if it is not the kernel's, or not to be seen."""
+        """Return where a file is, None if there is none. RefusedError if it is not the kernel's, or not to be seen.
+
+        HiddenError where it is hidden as engines do it.
+        """
         kind, *between, last = name.split("/")
         try:
             directory = _open(kind, self._root, os.O_DIRECTORY)
@@ -87,6 +94,8 @@ class Tree:
         except FileNotFoundError:
             return None
         top = seen.get(self._mount_id(file))
+        if top is not None and _is_mask(top.mount):
+            raise HiddenError("it is masked")
         if top is None or (top.id != base.id and top.mount.fstype != FSTYPE):
             # A subtype of FUSE is the container's to choose: it may hold what a terminal or a log takes amiss. ascii()
             # needs no codec, which would have to be imported here, where the host's files are out of sight.
@@ -133,6 +142,13 @@ def read(name: str, directory: int, size: int = -1) -> bytes:
     """Return what a file of the kernel's holds, or its first `size` bytes. OSError."""
     with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory), "rb") as file:
         return file.read(size)
+
+
+def _is_mask(mount: Mount) -> bool:
+    """Tell whether a mount is what engines put over masked paths: an empty directory that stays so, or /dev/null."""
+    if mount.root == "/null":
+        return mount.fstype in ("tmpfs", "devtmpfs")
+    return (mount.fstype, mount.root, mount.options.split(",")[0]) == ("tmpfs", "/", "ro")
 
 
 def _open(name: str, directory: int, flags: int = 0) -> int:

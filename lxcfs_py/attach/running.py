@@ -72,11 +72,13 @@ def within(container: Process, among: Sequence[Process], deep: bool) -> Iterator
 
     They are those of its pid namespace, and with `deep` those of the pid namespaces below it too. A systemd in a
     container gives services mount namespaces, and with ProtectProc= or ProtectKernelTunables= a /proc of their own.
+    In the machine's own pid namespace, where services are too, only its descendants are in a container.
     """
     known = {container.mounts, *host_mount_namespaces()}
     parents = {process.pid: process.parent for process in among}
     for process in among:
-        is_inside = process.pids == container.pids or (deep and container.pid in _ancestors(process.pid, parents))
+        shares = container.depth > 0 and process.pids == container.pids
+        is_inside = shares or (deep and container.pid in _ancestors(process.pid, parents))
         if is_inside and process.mounts not in known:
             known.add(process.mounts)
             with contextlib.suppress(EndedError):

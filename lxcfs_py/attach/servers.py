@@ -41,6 +41,19 @@ def states(uses: Iterable[Use], visits: Visits) -> Mapping[str, str]:
     return found
 
 
+def state(device: str, path: str) -> str:
+    """Return how the server of a mount in this mount namespace is: LIVE, DEAD or SILENT."""
+    try:
+        return str(Visits().one(partial(_look, device, path)))
+    except SilentError:
+        return SILENT
+
+
+def _look(device: str, path: str, ask: Ask) -> str:
+    ask(device, f"the server of {path}")
+    return DEAD if is_dead(path) else LIVE
+
+
 def _ask(use: Use, process: int, ask: Ask) -> str:
     place, device = places.tree_of(process, ask).open(use.path)
     if device != use.device:  # it has gone meanwhile

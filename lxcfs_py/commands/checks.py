@@ -16,12 +16,14 @@ from typing import Callable, NamedTuple
 
 import psutil
 
-from lxcfs_py.attach import attach, mount_users
+from lxcfs_py.attach import attach, mount_users, servers
+from lxcfs_py.attach.running import cgroup
 from lxcfs_py.cgroup import layout
+from lxcfs_py.commands.common import counted, printable
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import control as daemon
 from lxcfs_py.linux import capabilities, mount_table
-from lxcfs_py.linux.mountpoint import is_mounted
+from lxcfs_py.linux.mountpoint import FSTYPE, is_mounted
 from lxcfs_py.runtimes.names import Names
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -30,6 +32,11 @@ _COMMAND_SECONDS = 10
 _MAX_LOG_RECORDS = 20_000
 _CONTROLLERS = ("memory", "cpu", "cpuset", "pids")
 _VERSIONS = ("systemctl", "runc", "crun", "docker", "podman", "containerd", "crio", "lxc-info")
+_SERVED = ("live", "other", attach.HIDDEN)
+_UNSERVED = {
+    servers.DEAD: "the mount of a server that has ended",
+    servers.SILENT: "a mount whose server does not answer: who reads its files waits",
+}
 _CALLED = {"systemctl": "systemd", "lxc-info": "lxc"}
 
 
@@ -135,11 +142,21 @@ def _dead_mounts(config: Config) -> Iterator[Finding]:
     states = mount_users.served(users)
     bad = [user for user in users if states.get(user.device) not in ("served", None)]
     if not bad:
-        yield Finding("dead mounts", OK, f"none; {len(users)} containers or services have files of a living server")
+        yield Finding("dead mounts", OK, f"none; containers and services with files of a living server: {len(users)}")
         return
-    shown = ", ".join(f"process {user.pid} ({user.command.encode('unicode_escape').decode()})" for user in bad[:10])
+    names = Names()
+    shown = ", ".join(f"process {user.pid} ({_called(user, names)})" for user in bad[:10])
     more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
     yield Finding("dead mounts", PROBLEM, f"{shown}{more}: reading their files fails", "lxcfs-py attach --all --dead")
+
+
+def _called(user: mount_users.User, names: Names) -> str:
+    """Return what to call a mount namespace: the container's name, or its first process's."""
+    with contextlib.suppress(OSError):
+        identity = names.of(cgroup(user.pid))
+        if identity:
+            return printable(identity.name)
+    return printable(user.command)
 
 
 def _c_program(config: Config) -> Iterator[Finding]:
@@ -213,7 +230,7 @@ def _versions(config: Config) -> Iterator[Finding]:
     there = [f"Linux {platform.release()}", f"Python {platform.python_version()}"]
     for program in _VERSIONS:
         if shutil.which(program):
-            version = re.search(r"\s(\d[\w.]*)", _said([program, "--version"]))  # behind the program's own name
+            version = re.search(r"(?:^|\s)(\d[\w.]*)", _said([program, "--version"]))
             there.append(f"{_CALLED.get(program, program)} {version[1] if version else ''}".strip())
     yield Finding("versions", OK, "; ".join(there))
 
@@ -222,15 +239,18 @@ def _containers(config: Config) -> Iterator[Finding]:
     if not is_mounted(config.mountpoint):
         yield Finding("containers", WARNING, "not looked at, as nothing is mounted")
         return
-    names, without, with_all = Names(), [], 0
+    names, without, with_all, left_alone = Names(), [], 0, 0
     for container in attach.status(config.mountpoint, config.files.enabled):
-        missing = [name for name, state in container.files.items() if state not in ("live", "other")]
+        missing = [name for name, state in container.files.items() if state not in _SERVED]
         if not missing and not container.error:
             with_all += 1
             continue
         identity = names.of(container.cgroup)
+        if identity and identity.opt_out():
+            left_alone += 1
+            continue
         called = identity.name if identity else container.cgroup
-        why = container.error or (identity.opt_out() if identity else "") or f"{len(missing)} files are not served"
+        why = container.error or f"{counted(len(missing), 'file')} not served"
         without.append(f"{called} (process {container.pid}): {why}")
     for sentence in without[:20]:
         auto = "" if config.attach.auto else "; attach.auto = true does so for all that start"
@@ -238,7 +258,8 @@ def _containers(config: Config) -> Iterator[Finding]:
         yield Finding("containers", WARNING, sentence.encode("unicode_escape").decode(), hint)
     if len(without) > 20:
         yield Finding("containers", WARNING, f"{len(without) - 20} more are without some file", "lxcfs-py status")
-    yield Finding("containers", OK, f"{with_all} have all enabled files")
+    alone = f"; left alone, as they opt out or only hold a pod together: {left_alone}" if left_alone else ""
+    yield Finding("containers", OK, f"with all enabled files: {with_all}{alone}")
 
 
 def _mounted(config: Config) -> Iterator[Finding]:
@@ -252,7 +273,11 @@ def _mounted(config: Config) -> Iterator[Finding]:
             "umount the lower ones",
         )
     elif found:
-        yield Finding("mountpoint", OK, f"{config.mountpoint} is mounted ({kinds})")
+        state = servers.state(found[0].device, config.mountpoint) if found[0].fstype == FSTYPE else servers.LIVE
+        if state in _UNSERVED:
+            yield Finding("mountpoint", PROBLEM, f"{config.mountpoint} has {_UNSERVED[state]}", "start the daemon")
+        else:
+            yield Finding("mountpoint", OK, f"{config.mountpoint} is mounted ({kinds})")
     else:
         yield Finding("mountpoint", PROBLEM, f"nothing is mounted at {config.mountpoint}", "start the daemon")
 

@@ -125,6 +125,11 @@ def mountpoint_even_if_broken(path: Optional[str]) -> str:
         return mountpoint.resolve(before.mountpoint)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return "1 file", "2 files"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def process_id(text: str) -> int:
     """Return a --pid. argparse.ArgumentTypeError where no process can have it."""
     if not text.isdecimal() or not int(text):

@@ -80,6 +80,10 @@ def _shown(finding: Finding) -> str:
     )
     if finding.advice:
         text += "\n" + textwrap.fill(
-            finding.advice, text_width(), initial_indent=f"{indent}-> ", subsequent_indent=f"{indent}   "
+            finding.advice,
+            text_width(),
+            initial_indent=f"{indent}-> ",
+            subsequent_indent=f"{indent}   ",
+            break_on_hyphens=False,
         )
     return text

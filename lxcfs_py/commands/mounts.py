@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from lxcfs_py.commands.common import add_config, load_config, new_command
-from lxcfs_py.runtimes import bind_snippets
+from lxcfs_py.runtimes import bind_snippets, shortest
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -20,14 +21,22 @@ def add(commands: Commands) -> None:
         _mounts,
         "print what binds the enabled files into a container",
         "Print flags, or a piece of a container's definition, that mount the enabled files over the container's own, "
-        "in the terms of an engine. Files that the engine's runtime refuses are left out.",
+        "in the terms of an engine. Files that the engine's runtime refuses are left out.\n\nWhere the engine on this "
+        "machine knows the Container Device Interface, and lxcfs-py cdi was run, it is one device; where its pods get "
+        "the files by NRI, it is nothing. For another machine, say which version its engine has.",
         [
             ("docker run -m 256m $(lxcfs-py mounts docker) debian free -m", "a container of Docker's with the files"),
             ("lxcfs-py mounts podman --syscalls", "the same, and what programs ask the kernel"),
             ("lxcfs-py mounts kubernetes", "what goes into a pod's specification"),
+            ("lxcfs-py mounts docker --for-version 28.5", "the shortest that this version takes"),
         ],
     )
     parser.add_argument("runtime", choices=bind_snippets.RUNTIMES, help="in whose terms")
+    parser.add_argument(
+        "--for-version",
+        metavar="VERSION",
+        help="of the engine, in place of the one here; kubernetes: of containerd or CRI-O",
+    )
     parser.add_argument(
         "--syscalls",
         action="store_true",
@@ -37,5 +46,9 @@ def add(commands: Commands) -> None:
 
 
 def _mounts(options: argparse.Namespace) -> int:
-    print(bind_snippets.snippet(options.runtime, load_config(options.config), options.syscalls), end="")
+    config = load_config(options.config)
+    shorter = shortest.shortest(options.runtime, config, options.for_version)
+    print(bind_snippets.snippet(options.runtime, config, options.syscalls, shorter.text if shorter else ""), end="")
+    if shorter and options.for_version:
+        print(f"lxcfs-py: on that machine, once: {shorter.needs}", file=sys.stderr)
     return 0

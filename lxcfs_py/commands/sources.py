@@ -25,6 +25,8 @@ class Limit(NamedTuple):
     """A limit that one cgroup of a container's, or one above it, has."""
 
     cgroup: str
+    """What it is called, "its cgroup" where it is the container's own."""
+
     file: str
     value: float
     """Bytes, or CPUs."""
@@ -51,6 +53,14 @@ class Subject:
         """Return the path of the cgroup that its init is in, of a controller."""
         return self._paths.get(controller) or self._paths.get("", "/")
 
+    def version(self, controller: str) -> int:
+        """Return on which version of cgroups a controller is, 2 where there is none."""
+        return self._layout.version(controller) or 2
+
+    def called(self, path: str) -> str:
+        """Return what to call a cgroup: its path, unless it is the container's own."""
+        return "its cgroup" if path == self.cgroup() else path
+
     def memory_limits(self) -> list[Limit]:
         """Return the limits of memory along its cgroup and those above, its own first."""
         return list(self._limits("memory", ("memory.limit_in_bytes", "memory.max"), _bytes))
@@ -70,7 +80,7 @@ class Subject:
             for name in names:
                 text = _read(os.path.join(directory, name))
                 if text:
-                    return [(path, text)]
+                    return [(self.called(path), text)]
         return []
 
     def directories(self) -> set[str]:
@@ -104,7 +114,7 @@ class Subject:
             name = names[version - 1]
             value = parse(directory, _read(os.path.join(directory, name)))
             if value is not None:
-                yield Limit(path, name, value)
+                yield Limit(self.called(path), name, value)
 
 
 def _read(path: str) -> str:
@@ -151,7 +161,8 @@ def why_cpus(subject: Subject) -> str:
     allowed = subject.cpusets()
     whole = cpu_list.render(online).decode().strip()
     if allowed:
-        text = f"the cpuset of {allowed[0][0]} allows CPU {allowed[0][1]} of the host's {whole}"
+        plural = "" if allowed[0][1].isdecimal() else "s"
+        text = f"the cpuset of {allowed[0][0]} allows CPU{plural} {allowed[0][1]} of the host's {whole}"
     else:
         text = f"no cpuset: it may run on the host's CPUs {whole}"
     quotas = subject.quotas()

@@ -16,11 +16,13 @@ from lxcfs_py.attach import attach
 from lxcfs_py.commands.common import (
     add_config,
     add_mountpoint,
+    counted,
     load_config,
     mountpoint_even_if_broken,
     new_command,
     printable,
     require_root,
+    text_width,
 )
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.daemon import control as daemon
@@ -73,8 +75,9 @@ def add(commands: Commands) -> None:
         "Say first how the daemon is: whether it answers, what it serves and since when, who keeps its mount, whether "
         "its configuration is the file's, what it goes without, and which containers keep it busy. Then say of each "
         "container which of the enabled files it has: live (of this mount), other (of another server), dead (its "
-        "server has ended) or none.\n\nThe exit code is 0 when all is well, 1 when something is not as it should be or "
-        "the daemon does not answer, and 3 when none runs.",
+        "server has ended), silent (its server does not answer), hidden (masked by the container's engine) or none.\n\n"
+        "The exit code is 0 when all is well, 1 when something is not as it should be, as where a container has dead "
+        "files, or the daemon does not answer, and 3 when none runs.",
         [
             ("lxcfs-py status", "at a glance"),
             ("lxcfs-py status --json", "for scripts"),
@@ -138,6 +141,7 @@ def _cgroups(pid: object) -> str:
 def _look(options: argparse.Namespace, place: str) -> int:
     found = look(place)
     containers = list(_containers(options.config, place, found))
+    found = _with_losses(found, containers)
     if options.json:
         noisiest = [each._asdict() for each in _noisiest(found, containers)]
         print(json.dumps({**_as_json(found), "noisiest": noisiest, "containers": containers}, indent=2))
@@ -145,6 +149,18 @@ def _look(options: argparse.Namespace, place: str) -> int:
         print(*_lines(found, containers), sep="\n")
         print(*_table(containers), sep="\n")
     return found.code
+
+
+def _with_losses(found: Daemon, containers: list[dict[str, Any]]) -> Daemon:
+    """Return how a daemon is where containers have files of a server that has ended: not well."""
+    lost = sum(any(state in ("dead", "silent") for state in each["files"].values()) for each in containers)
+    if found.reason or not lost:
+        return found
+    sentence = (
+        f"{counted(lost, 'container')} with files of a server that has ended or does not answer: lxcfs-py attach --all "
+        "--dead"
+    )
+    return found._replace(state="degraded", told={**found.told, "degraded": [*found.told["degraded"], sentence]})
 
 
 def look(place: str) -> Daemon:
@@ -189,6 +205,7 @@ def _containers(config_file: Optional[str], place: str, found: Daemon) -> Iterat
             "name": printable(identity.name if identity else container.cgroup) + inside,
             "engine": identity.engine if identity else "",
             **container._asdict(),
+            "left_alone": identity.opt_out() if identity else "",
             "reads_per_second": round(found.rates.get(container.pid, 0.0), 1),
         }
 
@@ -212,7 +229,15 @@ def _lines(found: Daemon, containers: list[dict[str, Any]]) -> Iterator[str]:
         told = found.told
         since = time.strftime("%F %T", time.localtime(told["since"]))
         yield f"{found.state}: serving {told['mountpoint']} since {since}"
-        yield from (f"  problem: {sentence}" for sentence in told["degraded"])
+        for sentence in told["degraded"]:
+            yield textwrap.fill(
+                sentence,
+                text_width(),
+                initial_indent="  problem: ",
+                subsequent_indent="    ",
+                break_on_hyphens=False,
+                break_long_words=False,
+            )
         yield f"  version {told['version']}, process {told['pid']}, engine {told['engine']}"
         yield f"  if it dies: {_KEEPERS[told['keeper']]}"
         if told["engine"] == "fusepy":
@@ -220,10 +245,11 @@ def _lines(found: Daemon, containers: list[dict[str, Any]]) -> Iterator[str]:
         again = told["mounted_again"]
         if again["count"]:
             last = time.strftime("%F %T", time.localtime(again["last"]))
-            yield f"  taken away from its mountpoint, and mounted there again: {again['count']} times, last {last}"
+            times = counted(again["count"], "time")
+            yield f"  taken away from its mountpoint, and mounted there again: {times}, last {last}"
         yield from _configuration(told["configuration"])
         seen = len(told["containers"])
-        yield f"  containers seen: {seen}, {found.rates[0]:.1f} reads a second"
+        yield f"  containers that have read: {seen}; now {found.rates[0]:.1f} reads a second"
         yield from (f"    {line}" for line in _noise(found, containers))
         yield from _attachments(told["attachments"])
     yield ""
@@ -295,13 +321,18 @@ def _attachments(told: dict[str, dict[str, int]]) -> Iterator[str]:
 
 def _table(containers: list[dict[str, Any]]) -> Iterator[str]:
     rows = [("CONTAINER", "PID", "FILES")]
-    rows += [(each["name"], str(each["pid"]), each["error"] or _files(each["files"])) for each in containers]
+    rows += [(each["name"], str(each["pid"]), each["error"] or _state(each)) for each in containers]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     room = shutil.get_terminal_size((1 << 16, 0)).columns - sum(widths) - 4
     for name, pid, files in rows:
         first, *rest = (textwrap.wrap(files, room) or [""]) if room >= _LEAST_ROOM else [files]
         yield f"{name:<{widths[0]}}  {pid:>{widths[1]}}  {first}"
         yield from (f"{'':<{sum(widths) + 4}}{line}" for line in rest)
+
+
+def _state(container: dict[str, Any]) -> str:
+    """Return which files a container has, and why it may have none."""
+    return _files(container["files"]) + (f" ({container['left_alone']})" if container["left_alone"] else "")
 
 
 def _files(files: dict[str, str]) -> str:

@@ -106,7 +106,8 @@ def lines(rows: list[Row], width: int = 200) -> Iterator[str]:
 def _size(number: float) -> str:
     for unit, name in ((1 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")):
         if number >= unit:
-            return f"{number / unit:.3g}{name}"
+            shown = number / unit
+            return f"{shown:.0f}{name}" if shown >= 99.95 else f"{shown:.3g}{name}"  # no 1e+03
     return f"{number:.0f}"
 
 

@@ -54,11 +54,17 @@ def find_init(pid: int, namespace_name: str) -> int:
     """Return the pid of the init of a process's pid namespace, which has that name. OSError if it has ended."""
     fd = os.open(f"{roots.PROC}/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return fcntl.ioctl(fd, _NS_GET_PID_FROM_PIDNS, 1)
-    except OSError:
-        pass  # before Linux 6.11
+        return find_init_of(fd, pid, namespace_name)
     finally:
         os.close(fd)
+
+
+def find_init_of(pid_namespace: int, pid: int, namespace_name: str) -> int:
+    """Return the same of a namespace that a process is in, or in one within it, by a descriptor and by its name."""
+    try:
+        return fcntl.ioctl(pid_namespace, _NS_GET_PID_FROM_PIDNS, 1)
+    except OSError:
+        pass  # before Linux 6.11
     candidates = [*ancestors(pid), *roots.pids()]
     for candidate in candidates:
         if _namespace_or_none(candidate, "pid") == namespace_name and _pids(candidate)[-1:] == [1]:

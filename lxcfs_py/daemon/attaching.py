@@ -41,6 +41,9 @@ _PAUSE_SECONDS = (1.0, 300.0)
 _EARLY_SECONDS = 60.0
 
 _STOP_SECONDS = 2.0
+
+# From a runtime's question what a container gets to the mounts of its files: a mount without a source lets none start.
+_ON_ITS_WAY_SECONDS = 3.0
 _LOOK_SECONDS = 2.0  # for a socket that is not there
 
 
@@ -52,6 +55,7 @@ class Supervisor:
         """How many containers each result came of, by the kind of process, "auto" or "nri", and attach.results."""
         self._wanted: dict[_Kind, _Settings] = {}
         self._restarters: dict[_Kind, _Restarter] = {}
+        self._given_at = float("-inf")  # when a runtime was last told to mount files
 
     def apply(self, config: Config) -> None:
         """Start, stop or replace them, as a configuration has it."""
@@ -73,12 +77,18 @@ class Supervisor:
     def _count(self, kind: _Kind, result: str) -> None:
         if (kind.name, result) in self.attachments:
             self.attachments[kind.name, result] += 1
+        if result == results.GIVEN:
+            self._given_at = time.monotonic()
 
     def stop(self) -> None:
         """End them; what a container has stays."""
         for restarter in self._restarters.values():
             restarter.stop()
         self._restarters, self._wanted = {}, {}
+
+    def wait_for_those_on_their_way(self) -> None:
+        """Wait, some seconds at most, until containers that were given files have been started with them."""
+        time.sleep(max(self._given_at + _ON_ITS_WAY_SECONDS - time.monotonic(), 0))
 
 
 class _Restarter:

@@ -13,7 +13,7 @@ from typing import Callable, Optional, Protocol
 
 from lxcfs_py.cgroup.layout import find_for_all
 from lxcfs_py.config import Config
-from lxcfs_py.daemon import degraded, systemd
+from lxcfs_py.daemon import degraded, held_open, systemd
 from lxcfs_py.daemon.own_mount import OwnMount
 from lxcfs_py.engine import End, Tree, keeper, kernel, session, store, watchdog
 from lxcfs_py.engine.waiting import Crowd
@@ -150,10 +150,14 @@ class KernelEngine:
             self._server.start()
         except session.SessionError as error:
             raise MountError(str(error)) from None
+        except RuntimeError as error:
+            raise MountError(f"{error}: the limit on processes is reached (TasksMax=, pids.max)") from None
         with contextlib.suppress(OSError):
             for name, descriptor in self._session.handed_over():
                 store.inherited().keep(name, descriptor)
         self.mount = OwnMount(self._session)
+        if self.mount.clone is not None:
+            held_open.start(self.mount.clone, self.resumes)
         if self.resumes:
             log.info("resumed the mount of a server before this one")
         try:
@@ -181,11 +185,18 @@ class KernelEngine:
         """End it, and unmount unless systemd has the session, or another server."""
         if self._server:
             self._server.stop(End.STOPPED)
-        if self._is_kept or self._handed_over.is_set():
-            return False
-        session.withdraw(self.config.mountpoint)
-        mountpoint.unmount_all(self.config.mountpoint)
-        return True
+        ends = not self._is_kept and not self._handed_over.is_set()
+        if ends:
+            session.withdraw(self.config.mountpoint)
+            mountpoint.unmount_all(self.config.mountpoint)
+        if self.mount and self.mount.is_left_below() and not self._goes_on():
+            with contextlib.suppress(OSError):
+                self.mount.take_away_below()
+        return ends
+
+    def _goes_on(self) -> bool:
+        """Tell whether a server follows this one, which has been told to stop."""
+        return self._handed_over.is_set() or (self._is_kept and systemd.will_be_started_again(systemd.UNIT))
 
     def shows_machine(self) -> bool:
         """Tell what is noted in the session."""

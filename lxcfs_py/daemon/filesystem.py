@@ -16,7 +16,7 @@ from lxcfs_py.config import Config
 from lxcfs_py.container.containers import Container, Containers
 from lxcfs_py.daemon import policies
 from lxcfs_py.files import NAMES
-from lxcfs_py.linux import capabilities, psi, roots
+from lxcfs_py.linux import capabilities, personality, psi, roots
 from lxcfs_py.linux.host import Host
 from lxcfs_py.views import TREES, VIEWS
 from lxcfs_py.views.host_tree import HostTree, Sight
@@ -74,14 +74,16 @@ class Filesystem:
             return self._render_in(caller, *inside)
         name = path[1:]
         self.reads[name] += 1
-        view = VIEWS[name]
+        view, host = VIEWS[name], self.host
+        if name == "proc/cpuinfo" and personality.SHOWS and personality.is_32_bit(caller):
+            host = host.as_32_bit
         return self.computed(
             caller,
             name,
             lambda container, config: (
-                view(container, self.host, config) if name in config.files.enabled else self.host.text(name)
+                view(container, host, config) if name in config.files.enabled else host.text(name)
             ),
-            lambda: self.host.text(name),
+            lambda: host.text(name),
         )
 
     def trigger(self, caller: int, path: str, text: bytes) -> str:

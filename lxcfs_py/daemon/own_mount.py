@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 _PAUSES = (1.0, 60.0)
 """Seconds for which the mount stays away that was mounted again a short while before: the first, and the most."""
 
+_DIRECTORY = "directory"
+"""The name under which the directory of the mountpoint is kept."""
+
 _QUIET = 10
 """A mount that has stayed for so many pauses starts with the first one again."""
 
@@ -36,11 +39,15 @@ class OwnMount:
             kept.device = mount_users.device(kept.mountpoint) or ""
         self._session = kept
         self._path = kept.mountpoint
-        self._clone = store.inherited().others.get(store.MOUNT)
+        self.clone = store.inherited().mount()
+        """A descriptor of the clone; None where there is none."""
+
+        self._above = self._take_directory()
         self._mounts = os.open(f"{roots.PROC}/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._changes = select.epoll()
         self._changes.register(self._mounts, select.EPOLLPRI)
         self._pause = 0.0
+        self._mounted = time.monotonic()
         self.count = 0
         """How often it was mounted again."""
 
@@ -49,6 +56,39 @@ class OwnMount:
 
         if self.is_shown():
             self._hold()
+
+    def _take_directory(self) -> Optional[int]:
+        """Return the directory in which the first server mounted, whatever covers it now; None where it is not known.
+
+        It is kept for the servers after this one.
+        """
+        kept = store.inherited()
+        if _DIRECTORY in kept.others:
+            return kept.others[_DIRECTORY]
+        with contextlib.suppress(OSError):
+            directory = os.open(os.path.dirname(self._path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            with contextlib.suppress(OSError):  # a keeper that is gone
+                kept.keep(_DIRECTORY, directory)
+            return directory
+        return None
+
+    def is_left_below(self) -> bool:
+        """Tell whether it stands below what covers the directory of its mountpoint, out of reach for all others."""
+        if self._above is None:
+            return False
+        try:
+            is_covered = not os.path.samestat(os.stat(self._above), os.stat(os.path.dirname(self._path)))
+        except OSError:
+            is_covered = True
+        return is_covered and _device(self._below()) == self._session.device
+
+    def take_away_below(self) -> None:
+        """Unmount what is left there."""
+        while self.is_left_below():
+            syscalls.umount(self._below(), syscalls.MNT_DETACH)
+
+    def _below(self) -> str:
+        return f"{roots.PROC}/self/fd/{self._above}/{os.path.basename(self._path)}"
 
     def fileno(self) -> int:
         """Return what a selector waits for."""
@@ -73,17 +113,18 @@ class OwnMount:
         if not trouble or session.is_over(self._session.fuse):
             degraded.leave("mountpoint")
             return None
-        if self._clone is None:
+        if self.clone is None:
             degraded.enter("mountpoint", f"{trouble}, and it cannot be mounted again: stop this server, and start it")
             return None
-        wait = 0.0 if self.last is None else self.last + self._pause - time.time()
+        stayed = time.monotonic() - self._mounted
+        wait = self._pause - stayed
         if wait > 0:
             degraded.enter("mountpoint", f"{trouble}; it was taken away before, and is mounted again in a while")
             return wait
-        self._pause = next_pause(self._pause, 0.0 if self.last is None else time.time() - self.last)
-        self.last = time.time()
+        self._pause = next_pause(self._pause, stayed)
+        self.last, self._mounted = time.time(), time.monotonic()
         try:
-            self._mount(self._clone)
+            self._mount(self.clone)
         except OSError as error:
             degraded.enter("mountpoint", f"{trouble}, and it could not be mounted again: {error.strerror}")
             return self._pause
@@ -113,11 +154,11 @@ class OwnMount:
         if _device(f"{roots.PROC}/self/fd/{clone}") != self._session.device:  # something else since an instant ago
             os.close(clone)
             return
-        if self._clone is not None:
-            os.close(self._clone)
-        self._clone = clone
+        if self.clone is not None:
+            os.close(self.clone)
+        self.clone = clone
         with contextlib.suppress(OSError):  # a keeper that is gone
-            store.inherited().keep(store.MOUNT, clone)
+            store.inherited().keep_mount(clone)
 
 
 def next_pause(pause: float, stayed: float) -> float:

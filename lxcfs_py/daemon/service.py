@@ -7,14 +7,14 @@ import dataclasses
 import faulthandler
 import json
 import logging
-import resource
 import selectors
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Callable, Optional
@@ -33,7 +33,7 @@ from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.daemon.status import Status
 from lxcfs_py.engine import End
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import mountpoint, roots
+from lxcfs_py.linux import limits, mountpoint, roots
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.mountpoint import MountError
 
@@ -111,11 +111,11 @@ def serve(
     """
     unit = unit or systemd.Unit()
     logging.getLogger().setLevel(config.log.level.upper())
-    _raise_descriptor_limit()
+    limits.raise_descriptors()  # each container takes some
     covered = roots.take()
     if covered:
         degraded.enter("roots", covered)
-    with _signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2) as (signals, wake):
+    with _Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2) as signals:
         service, engine = _start(config)
         call_agent.start(CallFigures(service.filesystem), engine.config.mountpoint)
         config = engine.config
@@ -130,7 +130,7 @@ def serve(
 
         def watch() -> None:
             ended.append(engine.wait())
-            wake(_ENDED)
+            signals.note(_ENDED)
 
         threading.Thread(target=watch, name="engine", daemon=True).start()
         try:
@@ -138,10 +138,11 @@ def serve(
         except ServiceError:
             engine.stop()
             raise
-        _Loop(service, engine, unit, status, source, wake).run(signals, ready)
+        _Loop(service, engine, unit, status, source, signals).run(ready)
         unit.stopping()
         if not ended:  # another server may wait for this process's end, with which all of it ends
             service.supervisor.stop()
+            service.supervisor.wait_for_those_on_their_way()
             if engine.stop():
                 call_agent.withdraw(config.mountpoint)
             stop_metrics()
@@ -185,10 +186,10 @@ class _Loop:
         unit: systemd.Unit,
         status: Status,
         source: Optional[Source],
-        wake: Callable[[int], None],
+        signals: _Signals,
     ) -> None:
         self._service = service
-        self._wake = wake
+        self._signals = signals
         self._reloads: list[SimpleQueue[Any]] = []  # of those who wait for the next reload's result
         self._engine = engine
         self._unit = unit
@@ -197,13 +198,13 @@ class _Loop:
         self._was_stuck = False
         self._told = status
 
-    def run(self, signals: socket.socket, ready: Callable[[], None]) -> None:
+    def run(self, ready: Callable[[], None]) -> None:
         """Do it, until a signal says to stop or the engine has ended; say that all is ready when commands may ask."""
         self._remember()
         with contextlib.ExitStack() as stack:
             stack.callback(self._listen())
             selector = stack.enter_context(selectors.DefaultSelector())
-            selector.register(signals, selectors.EVENT_READ)
+            selector.register(self._signals, selectors.EVENT_READ)
             selector.register(self._service.containers, selectors.EVENT_READ)
             mount = self._engine.mount
             if mount:
@@ -214,7 +215,7 @@ class _Loop:
                 for key, _ in selector.select(min((wait for wait in waits if wait is not None), default=None)):
                     if key.fileobj is self._service.containers:
                         self._service.containers.reap()
-                    elif key.fileobj is signals and self._heed(signals.recv(64)):
+                    elif key.fileobj is self._signals and self._heed(self._signals.take()):
                         return
                 if self._patience:
                     self._attend(self._patience)
@@ -228,7 +229,7 @@ class _Loop:
         log.info("serving %d files at %s", len(config.files.enabled), config.mountpoint)
         ready()
 
-    def _heed(self, numbers: bytes) -> bool:
+    def _heed(self, numbers: Sequence[int]) -> bool:
         """Do what signals say, given by their numbers; return whether all is to end."""
         if not {signal.SIGTERM, signal.SIGINT, _ENDED}.isdisjoint(numbers):
             return True
@@ -259,7 +260,7 @@ class _Loop:
             return self._told.answer(request)
         result: SimpleQueue[Any] = SimpleQueue()
         self._reloads.append(result)
-        self._wake(signal.SIGHUP)
+        self._signals.note(signal.SIGHUP)
         return json.dumps(result.get()).encode()
 
     def _attend(self, patience: float) -> None:
@@ -341,24 +342,43 @@ def _listen_for_metrics(service: Service, status: Status, resumes: bool) -> Call
         return lambda: None
 
 
-@contextlib.contextmanager
-def _signals(*numbers: signal.Signals) -> Iterator[tuple[socket.socket, Callable[[int], None]]]:
-    """Give a socket from which each signal that comes can be read as a byte, its number, and what sends such a byte."""
-    ours, pythons = socket.socketpair()
-    pythons.setblocking(False)
-    before = signal.set_wakeup_fd(pythons.fileno())
-    handlers = {number: signal.signal(number, lambda *_: None) for number in numbers}
+class _Signals:
+    """Notes signals while it is a context, however many come. A selector can wait for it."""
 
-    def wake(number: int) -> None:
-        with contextlib.suppress(OSError):  # nobody listens any more
-            pythons.sendall(bytes([number]))
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self._numbers = numbers
+        self._came: deque[int] = deque()
 
-    try:
-        yield ours, wake
-    finally:
-        signal.set_wakeup_fd(before)
-        for number, handler in handlers.items():
+    def __enter__(self) -> _Signals:
+        self._awaited, self._awakes = socket.socketpair()
+        for end in (self._awaited, self._awakes):
+            end.setblocking(False)
+        # A full buffer does no harm: what is to be done is noted beside it.
+        self._before = signal.set_wakeup_fd(self._awakes.fileno(), warn_on_full_buffer=False)
+        self._handlers = {number: signal.signal(number, lambda came, _: self.note(came)) for number in self._numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._before)
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
+
+    def fileno(self) -> int:
+        """Return what a selector waits for."""
+        return self._awaited.fileno()
+
+    def note(self, number: int) -> None:
+        """Note a signal's number, or another that stands among them."""
+        self._came.append(number)
+        with contextlib.suppress(OSError):  # there is enough to be read already
+            self._awakes.send(b"x")
+
+    def take(self) -> list[int]:
+        """Return the numbers that came since, in their order."""
+        with contextlib.suppress(BlockingIOError):
+            while self._awaited.recv(4096):
+                pass
+        return [self._came.popleft() for _ in range(len(self._came))]
 
 
 def _wait_until_it_answers(engine: Engine, ended: list[End]) -> None:
@@ -371,10 +391,3 @@ def _wait_until_it_answers(engine: Engine, ended: list[End]) -> None:
             return
         time.sleep(0.005)
     raise ServiceError(f"the mount at {path} does not answer after {_START_SECONDS} seconds")
-
-
-def _raise_descriptor_limit() -> None:
-    """Allow as many descriptors as may be had: each container takes some."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

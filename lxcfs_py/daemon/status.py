@@ -61,7 +61,7 @@ class Status:
         """
         for pid in loads:
             self.containers.of(pid)
-        config = self._filesystem.config
+        config, states = self._filesystem.config, self.degraded()
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -81,7 +81,7 @@ class Status:
                 "reload_errors": self._reload_errors,
                 **self._compare_with_file(),
             },
-            "degraded": self.degraded(),
+            "degraded": states,
             "trouble": self.trouble(),
             "reads": dict(self._filesystem.reads),
             "failures": sum(self._filesystem.failures.values()),
@@ -98,7 +98,9 @@ class Status:
     def answer(self, request: dict[str, Any]) -> bytes:
         """Return the answer to a request: a file's text for a process, or all that is known. ValueError, OSError."""
         if "path" in request:
-            return self._filesystem.render(int(request["pid"]), str(request["path"]))
+            pid, path = int(request["pid"]), str(request["path"])
+            self._filesystem.getattr(pid, path)  # what is hidden from it is not there
+            return self._filesystem.render(pid, path)
         return json.dumps(self.describe([int(pid) for pid in request.get("loads", ())])).encode()
 
     def keeper(self) -> str:
@@ -107,7 +109,7 @@ class Status:
             return "none"
         if systemd.is_started_by_systemd():
             return "systemd"
-        return "keeper" if store.is_keeper() else "none"
+        return "keeper" if store.is_keeper() and systemd.KEEPER not in degraded.states() else "none"
 
     def trouble(self) -> str:
         """Say why it does not serve, "" where it does."""
@@ -137,6 +139,7 @@ class Status:
         return list(self._degraded())
 
     def _degraded(self) -> Iterator[str]:
+        systemd.look_for_keeper()
         trouble = self.trouble()
         if trouble:
             yield trouble

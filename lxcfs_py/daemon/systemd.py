@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import subprocess
 import time
 from typing import Optional
 
+from lxcfs_py.daemon import degraded
+from lxcfs_py.engine import store
 from lxcfs_py.linux.notify import notify
 
 _SYSTEMCTL_SECONDS = 10
+
+UNIT = "lxcfs-py.service"
+
+KEEPER = "keeper"
+"""The word for a keeper that has died."""
 
 
 class Unit:
@@ -72,9 +78,22 @@ def watchdog_seconds() -> Optional[float]:
     return int(os.environ["WATCHDOG_USEC"]) / 1e6
 
 
+def look_for_keeper() -> None:
+    """Take note of a keeper that has died."""
+    if store.is_keeper():
+        _tell("X_IS_THERE=1")
+
+
 def _tell(text: str) -> None:
-    with contextlib.suppress(OSError):  # a keeper that is gone
+    try:
         notify(text)
+    except OSError:
+        if store.is_keeper():
+            degraded.enter(
+                KEEPER,
+                "nobody keeps the mount should this process die: the one above it is gone; start another with "
+                "lxcfs-py run --keep, which takes over",
+            )
 
 
 def is_started_by_systemd() -> bool:

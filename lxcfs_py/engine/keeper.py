@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
 from lxcfs_py.engine import node_keeper, session, store
-from lxcfs_py.linux import mountpoint, signals
+from lxcfs_py.linux import limits, mountpoint, signals
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ START = 60.0  # seconds that a server has to begin to serve the session of the o
 _LOOK, _ALONE = 0.5, 3.0  # seconds: how often a successor is looked for, and how long it may be missing
 WATCHDOG = 20.0  # seconds without a sign of life after which a server that has a session is killed
 HANDED_OVER = "X_HANDED_OVER=1"  # what a server says when another one takes its session over
+
+_NOT_STARTED = 127  # the status of a server that could not even be forked, as of one that could not be executed
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -40,8 +42,10 @@ def keep(command: Sequence[str], stay: bool = False) -> int:
     and starts its own again when nobody serves the session any more. When it is told to stop, the mount stays if the
     node's systemd holds it for the next pod (node_keeper.py), or if a pod of before waits for it.
     """
+    limits.raise_descriptors()
+    spared = limits.spare_from_oom_kills()
     with _listening() as notified:
-        return _Keeper(command, notified, stay).run()
+        return _Keeper(command, notified, stay, spared).run()
 
 
 @contextlib.contextmanager
@@ -71,8 +75,9 @@ def _remove(path: str) -> None:
 
 
 class _Keeper:
-    def __init__(self, command: Sequence[str], notified: socket.socket, stay: bool) -> None:
-        self._command, self._notified, self._stay = command, notified, stay
+    def __init__(self, command: Sequence[str], notified: socket.socket, stay: bool, oom_score: str) -> None:
+        """`oom_score` is what a server gets: this process has been spared."""
+        self._command, self._notified, self._stay, self._oom_score = command, notified, stay, oom_score
         self._kept: dict[str, list[int]] = {}  # by the name that the server gave them
         self._others: dict[str, list[int]] = {}  # what is kept beside the session, by its name
         self._handed_over = False
@@ -85,7 +90,7 @@ class _Keeper:
         self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def run(self) -> int:
-        signal.set_wakeup_fd(self._wake)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signals.ignore_all_but(*_PASSED_ON)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in _PASSED_ON:
@@ -213,6 +218,9 @@ class _Keeper:
             self._server = os.fork()
             if not self._server:
                 self._become_server(before)
+        except OSError as error:  # too many processes, or no memory: for now
+            log.warning("no server can be started: %s", error.strerror)
+            return _NOT_STARTED
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         status: Optional[int] = None
@@ -226,11 +234,20 @@ class _Keeper:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._woken, 64)
             status = self._reap()
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    self._take(*session.receive(self._notified))
+            self._listen()
         self._server = 0
         return status
+
+    def _listen(self) -> None:
+        """Do what the server has said. Whatever that is, this process goes on: the session is in its hands."""
+        while True:
+            try:
+                self._take(*session.receive(self._notified))
+            except BlockingIOError:
+                return
+            except Exception as error:
+                log.error("what the server said could not be done: %r", error)
+                return
 
     def _become_server(self, mask: Iterable[int]) -> None:
         try:
@@ -239,6 +256,7 @@ class _Keeper:
                 signal.signal(number, signal.SIG_DFL if number in _STOPPING else signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.setpgid(0, 0)  # a terminal's signals are the keeper's to pass on
+            limits.set_oom_score(self._oom_score)
             address = self._notified.getsockname()  # now: one of the descriptors may take this one's number
             everything = {**self._kept, **self._others}
             names = [name for name, descriptors in everything.items() for _ in descriptors]
@@ -258,7 +276,7 @@ class _Keeper:
                 environment["SYSTEMD_EXEC_PID"] = str(os.getpid())
             os.execvpe(self._command[0], list(self._command), {**os.environ, **environment})
         finally:
-            os._exit(127)
+            os._exit(_NOT_STARTED)
 
     def _reap(self) -> Optional[int]:
         """The server's status if it has ended; reaps orphans too, as it may be a container's first process."""

@@ -162,7 +162,7 @@ class Server:
         ]
         self._nodes = Nodes(tree)
         # Handles are unique over all processes that serve this mount one after the other.
-        self._handles = itertools.count(time.time_ns())
+        self._handles = itertools.count(time.monotonic_ns())  # a clock that nobody sets back
         self._long: set[str] = set()  # files of which somebody has read more than SIZE
         self._relay = Relay(session.slots)
         self._queue = Queue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import struct
 import threading
@@ -17,6 +18,7 @@ _PAGE = 4096
 _INDEX = struct.Struct("=QI4x")  # of a kept text: handle, length; the byte after them is 1 when all of it is written
 _WHOLE = 12
 _SHELVES = ((4 << 10, 2048), (64 << 10, 512), (2 << 20, 64))  # size and number of the cells that texts are kept in
+_AT_ONCE = 4
 _INDEX_BYTES = -(-sum(count for _, count in _SHELVES) * _INDEX.size // _PAGE) * _PAGE
 
 
@@ -84,6 +86,8 @@ class Texts:
             self._drop(handle)
             cell = self._take(len(text))
             if cell is not None:
+                if len(self._free[cell.shelf]) < _SHELVES[cell.shelf][1] // 2:
+                    self._look_up(cell.shelf, _AT_ONCE)  # all are known when there is no more room
                 self._memory[cell.text : cell.text + len(text)] = text
                 _INDEX.pack_into(self._memory, cell.entry, handle, len(text))
                 self._memory[cell.entry + _WHOLE] = 1
@@ -99,14 +103,18 @@ class Texts:
         return None
 
     def _make_room(self, shelf: int) -> None:
-        """Drop the oldest text of the container that has the most; whose each is, is looked up now, and once."""
+        """Drop the oldest text of the container that has the most."""
+        self._look_up(shelf, _AT_ONCE)
         owned = self._owned[shelf]
-        for handle, reader in self._readers[shelf].items():
-            owner = self._owner_of[handle] = self._owners.of(*reader)
-            owned.setdefault(owner, {})[handle] = None
-        self._readers[shelf].clear()
         most = max(owned, key=lambda owner: len(owned[owner]))
         self._drop(next(iter(owned[most])))
+
+    def _look_up(self, shelf: int, most: int) -> None:
+        """Find out whose the oldest texts are of which that is not known: of so many, since each may take 20 us."""
+        readers, owned = self._readers[shelf], self._owned[shelf]
+        for handle in list(itertools.islice(readers, most)):
+            owner = self._owner_of[handle] = self._owners.of(*readers.pop(handle))
+            owned.setdefault(owner, {})[handle] = None
 
     def drop(self, handle: int) -> None:
         """Keep nothing for `handle` any longer."""

@@ -1,18 +1,29 @@
-"""Whose a request is, where containers share what there is: told by the cgroup of its process.
+"""Whose a request is, where containers share what there is: told by the cgroup of its container's init.
 
-It costs little to look up, and cannot be left by making namespaces.
+A container is what is in a pid namespace of the machine's own processes, with all the namespaces and cgroups that it
+makes for itself: it has one share, however many they are. Who is in no pid namespace is told by its own cgroup, which
+cannot be left by making namespaces.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import time
+from typing import Optional
 
+from lxcfs_py.container import processes
 from lxcfs_py.engine import protocol
 from lxcfs_py.linux import roots
 
 _KNOWN_SECONDS = 1.0
 _MAX_KNOWN = 16384
 _MAX_NAME = 4096
+_DEEPEST = 32
+"""Pid namespaces within one another, as the kernel allows them."""
+
+_NS_GET_PARENT = 0xB702  # <linux/nsfs.h>
 
 
 class Owners:
@@ -20,17 +31,51 @@ class Owners:
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], str] = {}
+        self._namespaces: dict[str, str] = {}
         self._until = 0.0
+        self._own = _namespace("self")
 
     def of(self, pid: int, uid: int) -> str:
-        """Return the process's cgroup, its user where that is the root; "" when there is no such process any more."""
+        """Return the cgroup of a process's container, its user where that is the root or the process has ended."""
         now = time.monotonic()
         if now > self._until or len(self._known) > _MAX_KNOWN:
-            self._known, self._until = {}, now + _KNOWN_SECONDS
+            self._known, self._namespaces, self._until = {}, {}, now + _KNOWN_SECONDS
         owner = self._known.get((pid, uid))
         if owner is None:
-            owner = self._known[pid, uid] = _cgroup(pid) or f"user {uid}"
+            owner = self._known[pid, uid] = self._look_up(pid) or f"user {uid}"
         return owner
+
+    def _look_up(self, pid: int) -> str:
+        namespace = _namespace(pid)
+        if namespace == self._own:
+            return _cgroup(pid)
+        owner = self._namespaces.get(namespace)
+        if owner is None:
+            owner = self._namespaces[namespace] = _cgroup(_outermost_init(pid, self._own) or pid)
+        return owner
+
+
+def _namespace(pid: object) -> str:
+    """Return the name of a process's pid namespace, "" when it has ended."""
+    try:
+        return os.readlink(f"{roots.PROC}/{pid}/ns/pid")
+    except OSError:
+        return ""
+
+
+def _outermost_init(pid: int, own: str) -> Optional[int]:
+    """Return the init of the namespace around a process's that is right below this process's, None if it has none."""
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        name, outermost = "", os.open(f"{roots.PROC}/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        for _ in range(_DEEPEST):
+            stack.callback(os.close, outermost)
+            name = f"pid:[{os.fstat(outermost).st_ino}]"
+            parent = fcntl.ioctl(outermost, _NS_GET_PARENT)
+            if f"pid:[{os.fstat(parent).st_ino}]" == own:
+                stack.callback(os.close, parent)
+                return processes.find_init_of(outermost, pid, name)
+            outermost = parent
+    return None
 
 
 def _cgroup(pid: int) -> str:

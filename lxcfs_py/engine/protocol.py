@@ -50,9 +50,10 @@ POSIX_LOCKS = 1 << 1  # ask the server for locks; without, the kernel has them i
 FLOCK_LOCKS = 1 << 10
 DO_READDIRPLUS = 1 << 13
 READDIRPLUS_AUTO = 1 << 14
+ASYNC_DIO = 1 << 15  # io_uring takes a short read for the end; without, Linux 6.18 repeats it
 PARALLEL_DIROPS = 1 << 18  # several lookups in one directory at a time
 
-WANTED = ASYNC_READ | POSIX_LOCKS | FLOCK_LOCKS | DO_READDIRPLUS | READDIRPLUS_AUTO | PARALLEL_DIROPS
+WANTED = ASYNC_READ | POSIX_LOCKS | FLOCK_LOCKS | DO_READDIRPLUS | READDIRPLUS_AUTO | ASYNC_DIO | PARALLEL_DIROPS
 
 # OPEN flags
 FOPEN_DIRECT_IO = 1 << 0

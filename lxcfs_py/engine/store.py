@@ -6,19 +6,20 @@ be killed between any two system calls, and its successor must find the session.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from typing import Callable, Optional
 
+from lxcfs_py.engine import parcel
 from lxcfs_py.engine.session import Session, session_of
 from lxcfs_py.linux.notify import notify
 
 # Of a session's descriptors in the store. A new session takes the name that an old one has not.
 NAMES = ("lxcfs", "lxcfs-2")
 
-MOUNT = "mount"
-"""The name of a mount that stands nowhere. Only a keeper has it: systemd may ask a descriptor for its attributes, for
-which it would wait where nobody serves."""
+_MOUNTS = ("mount", "mount-2")
+"""Of a parcel with a mount that stands nowhere. A new one takes the name that the one before has not."""
 
 
 class Store:
@@ -54,13 +55,29 @@ class Store:
     def keep(self, name: str, descriptor: int) -> None:
         """Let a descriptor beside the session's be kept, under a name that no other has. OSError."""
         self.others[name] = descriptor
-        if name != MOUNT or is_keeper():
-            notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [descriptor])
+        notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [descriptor])
 
     def forget(self, name: str) -> None:
         """Let go of what was kept under a name. OSError."""
         self.others.pop(name, None)
         notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def keep_mount(self, mount: int) -> None:
+        """Let a mount that stands nowhere be kept, in place of the one before. OSError."""
+        before = [name for name in _MOUNTS if name in self.others]
+        name = next((name for name in _MOUNTS if name not in before), _MOUNTS[0])
+        self.keep(name, parcel.pack(mount))
+        for other in before:
+            if other != name:
+                os.close(self.others[other])
+                self.forget(other)
+
+    def mount(self) -> Optional[int]:
+        """Return the mount that is kept, in a descriptor that is the caller's; None where there is none."""
+        for name in _MOUNTS:
+            with contextlib.suppress(KeyError, OSError):
+                return parcel.unpack(self.others[name])
+        return None
 
     def before_handing_over(self, stop: Callable[[], None]) -> None:
         """Call `stop` before all is handed over to another process: nothing may be kept any more after that."""

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 MOST = 16
 """Triggers that one owner, such as a container, may have."""
 
+_MOST_OF_ALL = 2048
+
 _KEPT = 1 << 63
 """Added to a file's handle: under this number its trigger is kept, beside its text."""
 
@@ -80,7 +82,7 @@ class Triggers:
         owner = self._owners.of(*writer)
         if handle in self._held:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-        if Counter(trigger.owner for trigger in self._held.values())[owner] >= MOST:
+        if len(self._held) >= _MOST_OF_ALL or Counter(each.owner for each in self._held.values())[owner] >= MOST:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         trigger = _Trigger(what, owner)
         self._arm(handle, trigger)

@@ -2,17 +2,19 @@
 
 The kernel hands requests out in its own order: with 500 threads of one container before it, a neighbour's request is
 the last of 501. So the reader takes all that wait into small slots of the session's memory, and whoever has been served
-for the shortest time is next.
+for the shortest time is next: as the kernel shares out CPU time, level by level of the tree of cgroups. However many
+cgroups a container has below its own, they have its share together.
 """
 
 from __future__ import annotations
 
+import functools
 import mmap
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 from typing import NamedTuple, Optional
 
 LIMIT = 8192
@@ -24,6 +26,10 @@ _SLOT = _CELL - 8
 _USED = _CELL - 1  # in a cell, behind the slot: 1 when it, and so each one before it, has been used
 
 _MAX_KNOWN = 16384
+"""Branches of the tree of cgroups, those of which somebody waits aside."""
+
+_DEPTH = 12
+"""Levels of cgroups: what is deeper has one line for each path. A container begins higher up."""
 _MAX_SHARES = 256
 
 _ESTIMATE = 1e-4
@@ -112,15 +118,47 @@ class Waiting(NamedTuple):
     since: float
 
 
+class _Branch:
+    """A cgroup of whose processes, or of those below, requests wait or have been served."""
+
+    __slots__ = ("branches", "line", "now", "order", "served")
+
+    def __init__(self, served: float = 0.0) -> None:
+        self.served = served
+        """Seconds for which requests from here were served, or the time of who was next when it came."""
+
+        self.now = 0.0
+        """What whoever of those right below was served last had been served for: who comes anew begins there."""
+
+        self.branches: dict[str, _Branch] = {}
+        self.order: list[tuple[float, str]] = []
+        """A heap of who is next right below, of those of whom requests wait."""
+
+        self.line: deque[Waiting] = deque()
+        """Requests of the cgroup's own processes, which are a branch that goes no further."""
+
+    def waits(self) -> bool:
+        return bool(self.line or self.order)
+
+    def first(self) -> tuple[str, _Branch]:
+        """Return whose turn it is, of those right below. The time that somebody was served may be known only now."""
+        while True:
+            served, name = self.order[0]
+            branch = self.branches[name]
+            if served >= branch.served:
+                return name, branch
+            heapreplace(self.order, (branch.served, name))
+
+
 class Queue:
-    """Who waits, by whose requests they are. Its methods may be called by any thread."""
+    """Who waits, by whose requests they are: paths of cgroups. Its methods may be called by any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lines: dict[str, deque[Waiting]] = {}
-        self._order: list[tuple[float, str]] = []  # a heap of whose line is next, by the time that they were served
-        self._served: dict[str, float] = {}
-        self._now = 0.0  # what who was served last had been served for: whoever comes anew begins there
+        self._root = _Branch()
+        self._lines: Counter[str] = Counter()
+        self._known = 0  # branches
+        self._most = _MAX_KNOWN
         self._shares: dict[str, Share] = {}
         self._together = Share(0, 0.0, 0.0)
         self._length = 0
@@ -130,52 +168,71 @@ class Queue:
 
     @property
     def lines(self) -> int:
-        """Of how many containers requests wait."""
+        """Of how many cgroups requests wait."""
         return len(self._lines)
 
     def add(self, whose: str, slot: memoryview, length: int) -> None:
         """Have a request of so many bytes wait."""
         with self._lock:
-            line = self._lines.get(whose)
-            if line is None:
-                line = self._lines[whose] = deque()
-                self._served[whose] = max(self._served.get(whose, 0.0), self._now)
-                heappush(self._order, (self._served[whose], whose))
-            line.append(Waiting(whose, slot, length, time.perf_counter()))
+            branch = self._root
+            for name in _names(whose):
+                parent, branch = branch, branch.branches.get(name) or self._grow(branch, name)
+                if not branch.waits():
+                    branch.served = max(branch.served, parent.now)
+                    heappush(parent.order, (branch.served, name))
+            branch.line.append(Waiting(whose, slot, length, time.perf_counter()))
+            self._lines[whose] += 1
             self._length += 1
+
+    def _grow(self, parent: _Branch, name: str) -> _Branch:
+        branch = parent.branches[name] = _Branch()
+        self._known += 1
+        return branch
 
     def first(self) -> Optional[memoryview]:
         """Return a slot whose request waits, None when there is none."""
         with self._lock:
-            return self._lines[self._order[0][1]][0].slot if self._order else None
+            branch = self._root
+            while branch.order:
+                branch = branch.branches[branch.order[0][1]]
+            return branch.line[0].slot if branch.line else None
 
     def next(self) -> Optional[Waiting]:
         """Take whoever is next out of the queue, None when nobody waits."""
         with self._lock:
-            while self._order:
-                served, whose = heappop(self._order)
-                if served < self._served[whose]:  # the time has come to be known since
-                    heappush(self._order, (self._served[whose], whose))
-                    continue
-                self._now = served
-                line = self._lines[whose]
-                request = line.popleft()
-                self._served[whose] = served + _ESTIMATE
-                if line:
-                    heappush(self._order, (self._served[whose], whose))
+            way = []
+            branch = self._root
+            while branch.order:
+                name, below = branch.first()
+                way.append((branch, name, below))
+                branch.now = below.served
+                branch = below
+            if not branch.line:
+                return None
+            request = branch.line.popleft()
+            for parent, name, branch in reversed(way):
+                branch.served += _ESTIMATE
+                if branch.waits():
+                    heapreplace(parent.order, (branch.served, name))
                 else:
-                    del self._lines[whose]
-                self._length -= 1
-                return request
-        return None
+                    heappop(parent.order)
+            self._length -= 1
+            self._lines[request.whose] -= 1
+            if not self._lines[request.whose]:
+                del self._lines[request.whose]
+            return request
 
     def charge(self, request: Waiting, began: float, ended: float) -> None:
         """Say when a request that was taken out was served."""
         whose = request.whose
         with self._lock:
-            self._served[whose] = self._served.get(whose, self._now) + ended - began - _ESTIMATE
-            if len(self._served) > _MAX_KNOWN:
-                self._served = {whose: at for whose, at in self._served.items() if whose in self._lines}
+            branch = self._root
+            for name in _names(whose):
+                branch = branch.branches.get(name) or self._grow(branch, name)
+                branch.served += ended - began - _ESTIMATE
+            if self._known > self._most:
+                self._known = _prune(self._root)
+                self._most = max(_MAX_KNOWN, 2 * self._known)  # all may wait: then it is not done for each of them
             this = Share(1, ended - began, began - request.since)
             self._shares[whose] = _sum(self._shares.get(whose), this)
             self._together = _sum(self._together, this)
@@ -186,6 +243,18 @@ class Queue:
         """Return how it stands."""
         with self._lock:
             return Crowd(self._length, self._together, dict(self._shares))
+
+
+@functools.lru_cache(maxsize=1024)
+def _names(whose: str) -> tuple[str, ...]:
+    """Return the way to whose line it is: the names along a cgroup's path, and at its end what no name can be."""
+    return (*whose.split("/", _DEPTH), "/")
+
+
+def _prune(branch: _Branch) -> int:
+    """Forget those of whom nobody waits; return how many are left below."""
+    branch.branches = {name: below for name, below in branch.branches.items() if below.waits()}
+    return sum(1 + _prune(below) for below in branch.branches.values())
 
 
 def _sum(before: Optional[Share], this: Share) -> Share:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import math
 import os
 import time
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from lxcfs_py.files import DIRECTORIES, FILES, NAMES
-from lxcfs_py.linux import cpu_list, roots, syscalls
+from lxcfs_py.linux import cpu_list, personality, roots, syscalls
 from lxcfs_py.linux.kernel_files import HeldDirectory, KernelDirectory
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -69,6 +71,15 @@ class Host:
         # By the CPU's own counters (x86), or by a cpufreq driver.
         self._measures_frequency = b" aperfmperf" in cpuinfo or os.path.exists(f"{self._cpu.path}/cpu0/cpufreq")
         self._cpuinfo = _Cpuinfo(None, 0, 0.0, {})
+        self._personality: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+    @functools.cached_property
+    def as_32_bit(self) -> Host:
+        """The same machine, with the /proc/cpuinfo that it shows to a 32-bit personality."""
+        host = copy.copy(self)
+        host._personality = personality.as_32_bit
+        host._cpuinfo = _Cpuinfo(None, 0, 0.0, {})
+        return host
 
     def text(self, name: str) -> bytes:
         """Return the machine's own text of a file, by its name as in "proc/meminfo". OSError where there is none.
@@ -77,6 +88,8 @@ class Host:
         """
         if name == "proc/slabinfo":
             return b"".join(self._proc.read(name[5:]).splitlines(keepends=True)[:2])
+        if name == "proc/cpuinfo":
+            return self._read_cpuinfo()
         if FILES[name].in_records:
             return self._proc.read_records(name[5:])
         return self._proc.read(name[5:])
@@ -92,16 +105,20 @@ class Host:
         known = self._cpuinfo
         if online != known.online or count > known.below or time.monotonic() > known.until:
             if self._measures_frequency:
-                text = self._proc.read_records("cpuinfo", count * self._cpuinfo_block)
+                text = self._read_cpuinfo(count * self._cpuinfo_block)
                 blocks = _cpuinfo_blocks(text)
                 if count - 1 not in blocks:
-                    blocks = _cpuinfo_blocks(self._proc.read_records("cpuinfo"))
+                    blocks = _cpuinfo_blocks(self._read_cpuinfo())
                 known = _Cpuinfo(online, count, time.monotonic() + _FREQUENCY_SECONDS, blocks)
             else:
-                blocks = _cpuinfo_blocks(self._proc.read_records("cpuinfo"))
+                blocks = _cpuinfo_blocks(self._read_cpuinfo())
                 known = _Cpuinfo(online, _ALL_CPUS, math.inf, blocks)
             self._cpuinfo = known
         return known.blocks
+
+    def _read_cpuinfo(self, enough: int = 1 << 30) -> bytes:
+        with self._personality():
+            return self._proc.read_records("cpuinfo", enough)
 
     def memory(self) -> syscalls.Sysinfo:
         """Return the sizes of memory and swap and what is free of them, which /proc/meminfo would cost more to tell."""

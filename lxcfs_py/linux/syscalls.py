@@ -89,6 +89,11 @@ def setns(fd: int, nstype: int) -> None:
     _check(_libc.setns(fd, nstype))
 
 
+def personality(persona: int) -> int:
+    """personality(2) of the calling thread: returns what it was."""
+    return _check(_libc.personality(ctypes.c_ulong(persona)))
+
+
 def prctl(option: int, argument: int) -> None:
     """Set what prctl(2) sets with a single number."""
     _check(_libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0))

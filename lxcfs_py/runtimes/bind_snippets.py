@@ -26,11 +26,12 @@ class MountsError(LxcfsError):
     """A snippet that cannot be written; its text is one sentence."""
 
 
-def snippet(runtime: str, config: Config, syscalls: bool = False) -> str:
+def snippet(runtime: str, config: Config, syscalls: bool = False, shorter: str = "") -> str:
     """Flags or a piece of configuration for a runtime of RUNTIMES, with every file that is enabled and that it lets in.
 
-    Flags are one line for the shell to split: `docker run $(lxcfs-py mounts docker) IMAGE`. With `syscalls`, also with
-    the seccomp profile that hands system calls to the daemon.
+    Flags are one line for the shell to split: `docker run $(lxcfs-py mounts docker) IMAGE`. `shorter` stands in the
+    place of the mounts where it is given. With `syscalls`, also with the seccomp profile that hands system calls to the
+    daemon.
     MountsError for an unknown runtime or one that takes no such profile, and for a mountpoint that would need quoting,
     as no shell splits quoted text.
     """
@@ -42,7 +43,7 @@ def snippet(runtime: str, config: Config, syscalls: bool = False) -> str:
             f'mounts cannot be written for the mountpoint "{config.mountpoint}", as it has "{misfit[0]}" in it; '
             "allowed: letters, digits and /._-@+="
         )
-    text = RUNTIMES[runtime](binds_of(config))
+    text = shorter or RUNTIMES[runtime](binds_of(config))
     return text[:-1] + _profile(runtime, config) if syscalls else text
 
 
@@ -138,7 +139,7 @@ def _kubernetes(binds: list[_Bind]) -> str:
 
 def _lxc(binds: list[_Bind]) -> str:
     # A target without a leading slash is below the container's root.
-    return "".join(
+    return "# Not needed where common.conf of LXC is included: the package has a hook there.\n" + "".join(
         f"lxc.mount.entry = {source} {target[1:]} none "
         f"bind,optional,create={'dir' if _is_directory(target) else 'file'} 0 0\n"
         for source, target in binds

@@ -11,12 +11,14 @@ import functools
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from lxcfs_py.attach.running import cgroup
+from lxcfs_py.config import parsed_toml
 from lxcfs_py.errors import LxcfsError
+from lxcfs_py.linux import roots
 
 KEY = "lxcfs.py/views"
 """The label, annotation or environment variable by which a container opts in ("all") or out ("none")."""
@@ -39,6 +41,8 @@ _ENGINES = {
 }
 _LXC = re.compile(r"lxc\.payload\.(.+)")
 _NSPAWN = re.compile(r"(?:systemd-nspawn@(.+)\.service|machine-(.+)\.scope)")
+_DATA_ROOTS = ("/var/lib/docker", "/var/snap/docker/common/var-lib-docker")
+_STORAGE = {"runroot": "/run/containers/storage", "graphroot": "/var/lib/containers/storage"}
 _BUNDLES = "run/containerd/io.containerd.runtime.v2.task"  # /NAMESPACE/ID, Docker's in the namespace moby
 
 # Who is what in a pod, as containerd and CRI-O annotate the OCI configuration.
@@ -85,7 +89,8 @@ class Identity(NamedTuple):
         """Return why it is to be left alone unless somebody names it, "" if it is not."""
         if self.annotations.get(KEY) == "none":
             return f'it opts out by its label or annotation {KEY} = "none"'
-        if _first(self.annotations, _TYPE) == "sandbox":
+        is_infra = self.engine == "podman" and re.fullmatch("[0-9a-f]{12}-infra", self.name)
+        if is_infra or _first(self.annotations, _TYPE) == "sandbox":
             return "it is a pod's pause container"
         return ""
 
@@ -158,7 +163,7 @@ class Names:
         return Identity(engine, identity, name or identity[:_SHOWN_DIGITS], annotations, image)
 
     def _docker(self, identity: str) -> _Found:
-        for directory in self._docker_directories:
+        for directory in self._docker_directories_in_turn():
             state = _object(_json(directory / identity / "config.v2.json"))
             if state:
                 made_of = _object(state.get("Config"))
@@ -167,13 +172,38 @@ class Names:
                 return name, labels, str(made_of.get("Image", ""))
         return "", {}, ""
 
+    def _docker_directories_in_turn(self) -> Iterator[Path]:
+        yield from self._docker_directories
+        yield from self._directories_of_dockerd  # only now are all processes looked at
+
     @functools.cached_property
     def _docker_directories(self) -> list[Path]:
-        chosen = _object(_json(self._root / "etc/docker/daemon.json")).get("data-root")
-        roots = [chosen] if isinstance(chosen, str) else ["/var/lib/docker", "/var/snap/docker/common/var-lib-docker"]
-        found = [self._root / root.lstrip("/") for root in roots]
+        chosen = self._data_root("/etc/docker/daemon.json")
+        return self._docker_containers([chosen] if chosen else _DATA_ROOTS)
+
+    @functools.cached_property
+    def _directories_of_dockerd(self) -> list[Path]:
+        """Return where the engines that run keep their containers, by their own command lines."""
+        proc = self._root / "proc" if self._root != Path("/") else Path(roots.PROC)
+        found = []
+        for process in sorted(proc.glob("[0-9]*")):
+            words = _bytes(process / "cmdline").decode(errors="surrogateescape").split("\0")
+            if os.path.basename(words[0]) == "dockerd" and _is_hosts(process, proc):
+                options = _options(words[1:])
+                chosen = options.get("--data-root") or options.get("-g")
+                chosen = chosen or self._data_root(options.get("--config-file", ""))
+                found += [chosen] if chosen else []
+        return self._docker_containers(found)
+
+    def _data_root(self, file: str) -> str:
+        """Return the directory that a configuration of Docker's names, "" where it names none."""
+        chosen = _object(_json(self._root / file.lstrip("/"))).get("data-root") if file else ""
+        return chosen if isinstance(chosen, str) else ""
+
+    def _docker_containers(self, data_roots: Iterable[str]) -> list[Path]:
+        found = [self._root / data_root.lstrip("/") for data_root in data_roots]
         # With userns-remap, below a directory that is named for the first user and group.
-        return [path for root in found for path in (root / "containers", *sorted(root.glob("*.*/containers")))]
+        return [path for each in found for path in (each / "containers", *sorted(each.glob("*.*/containers")))]
 
     def _podman(self, identity: str) -> _Found:
         name, image = self._stored.get(identity, ("", ""))
@@ -189,7 +219,7 @@ class Names:
     def _stored(self) -> dict[str, tuple[str, str]]:
         """Names and images by id: what Podman tells the library that keeps its containers' storage."""
         found: dict[str, tuple[str, str]] = {}
-        for file in self._root.glob("var/lib/containers/storage/*-containers/*containers.json"):
+        for file in self._storage("graphroot").glob("*-containers/*containers.json"):
             listed = _json(file)
             for each in map(_object, listed if isinstance(listed, list) else []):
                 names = each.get("names")
@@ -198,9 +228,21 @@ class Names:
                     found[str(each.get("id"))] = str(names[0]), str(told.get("image-name", ""))
         return found
 
+    def _storage(self, key: str) -> Path:
+        """Return a directory of the library that keeps Podman's and CRI-O's containers."""
+        return self._root / str(self._storage_configuration.get(key) or _STORAGE[key]).lstrip("/")
+
+    @functools.cached_property
+    def _storage_configuration(self) -> dict[str, Any]:
+        for file in ("etc/containers/storage.conf", "usr/share/containers/storage.conf"):
+            text = _bytes(self._root / file)
+            if text:
+                return _object(parsed_toml(text).get("storage"))
+        return {}
+
     def _stored_annotations(self, identity: str) -> dict[str, str]:
-        for storage in ("run/containers/storage", "var/lib/containers/storage"):
-            for directory in sorted((self._root / storage).glob("*-containers")):
+        for key in _STORAGE:
+            for directory in sorted(self._storage(key).glob("*-containers")):
                 annotations = _annotations(directory / identity / "userdata/config.json")
                 if annotations:
                     return annotations
@@ -264,6 +306,29 @@ def _bytes(file: Path) -> bytes:
             return opened.read(_MAX_BYTES)
     except OSError:
         return b""
+
+
+def _is_hosts(process: Path, proc: Path) -> bool:
+    """Tell whether a process is root's, and in this one's pid namespace: a container could call one so."""
+    try:
+        same = os.readlink(process / "ns/pid") == os.readlink(proc / "self/ns/pid")
+        return same and process.stat().st_uid == 0
+    except OSError:
+        return False
+
+
+def _options(words: Iterable[str]) -> dict[str, str]:
+    """Return the options of a command line that have a value."""
+    found: dict[str, str] = {}
+    before = ""
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals:
+            found[name] = value
+        elif not word.startswith("-"):
+            found[before] = word
+        before = word
+    return found
 
 
 def _unescape(name: str) -> str:

@@ -55,6 +55,7 @@ complete -c lxcfs-py -n __fish_use_subcommand -f -a selftest -d 'ask a container
 complete -c lxcfs-py -n '__fish_seen_subcommand_from selftest' -l mountpoint -r -d 'where the files are, instead of the configured one'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from selftest' -l config -r -d 'the configuration (default: /etc/lxcfs.toml if it is there)'
 complete -c lxcfs-py -n __fish_use_subcommand -f -a mounts -d 'print what binds the enabled files into a container'
+complete -c lxcfs-py -n '__fish_seen_subcommand_from mounts' -l for-version -r -d 'of the engine, in place of the one here; kubernetes: of containerd or CRI-O'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from mounts' -l syscalls -d 'also the seccomp profile with which the daemon answers sysinfo(2) and sched_getaffinity(2)'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from mounts' -l config -r -d 'the configuration (default: /etc/lxcfs.toml if it is there)'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from mounts' -f -a 'docker podman nerdctl ctr compose quadlet kubernetes lxc nspawn systemd'

@@ -77,16 +77,23 @@ class Fleet:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=3600,
+            timeout=2 * 3600,
         )
 
     def play(self, playbook: str, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
         (self.directory / "hosts/log").unlink(missing_ok=True)
-        began = time.monotonic()
+        began, before = time.monotonic(), os.times()
         extra = json.dumps(variables)
         command = ["ansible-playbook", "-i", "inventory.json", f"--forks={FORKS}", f"lxcfs_py.fleet.{playbook}"]
         done = self.run(*command, "-e", extra, *options)
-        print(done.stdout[-3000:], f"{playbook}: {time.monotonic() - began:.1f} s, {FORKS} forks", sep="\n")
+        after = os.times()
+        busy = after.children_user + after.children_system - before.children_user - before.children_system
+        seconds, load = time.monotonic() - began, os.getloadavg()[1]
+        print(
+            done.stdout[-3000:],
+            f"{playbook}: {seconds:.1f} s, CPU {busy:.1f} s, load {load:.0f}, {FORKS} forks",
+            sep="\n",
+        )
         return done
 
     def commands(self) -> list[Command]:

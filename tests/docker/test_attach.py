@@ -96,6 +96,20 @@ def test_a_container_is_found_by_its_name(start, command):
     assert container.run("grep MemTotal /proc/meminfo") == seen(256, 1).splitlines(keepends=True)[0]
 
 
+def test_no_engine_is_asked_for_the_name_that_a_container_has(start, command):
+    box = start("-m", "256m", "--name", "lxcfs-py-named", "--label", "lxcfs.py/views=none", files=[])
+    by_id = start("--name", "lxcfs-py-other", files=[])
+    told = json.loads(command("status", "--json").stdout)["containers"]
+    called = {each["pid"]: (each["engine"], each["name"], bool(each["left_alone"])) for each in told}
+    assert called[pid_of(box)] == ("docker", "lxcfs-py-named", True)
+    assert called[pid_of(by_id)] == ("docker", "lxcfs-py-other", False)
+    assert f"{pid_of(box)} (lxcfs-py-named): left alone: " in command("attach", "--all", "--dry-run").stdout
+    for name in ("lxcfs-py-named", box.id[:12], "docker:lxcfs-py-named"):
+        assert "MemTotal: 256 MiB" in command("explain", "meminfo:MemTotal", "--container", name).stdout
+    assert "MemTotal:         262144 kB" in command("show", "meminfo", "--docker", "lxcfs-py-named").stdout
+    assert "MemTotal: 256 MiB" in command("explain", "meminfo", "--docker", "lxcfs-py-named").stdout
+
+
 def test_a_name_that_the_engine_does_not_know_is_an_error_in_its_words(command):
     done = command("attach", "--docker", "nobody")
     assert (done.returncode, done.stdout) == (1, "")

@@ -81,6 +81,16 @@ def _be_traced(number: int, made: Path) -> None:
     os.close(begun)
 
 
+def be_killed_as(file: Path) -> None:
+    """Let this process be killed at the call whose number is in a file, if it is there."""
+    try:
+        number = int(file.read_text())
+        file.unlink()
+    except FileNotFoundError:
+        return
+    _be_traced(number, Path(f"{file}.made"))
+
+
 def main() -> None:
     """See above. `--stop PROCESS NUMBER` tells a process to stop, and kills it at that call of its stop."""
     if sys.argv[1] == "--stop":
@@ -88,13 +98,7 @@ def main() -> None:
         print(trace(process, number, lambda: os.kill(process, signal.SIGTERM)))
         return
     file, *command = sys.argv[1:]
-    try:
-        number = int(Path(file).read_text())
-        os.unlink(file)
-    except FileNotFoundError:
-        pass
-    else:
-        _be_traced(number, Path(f"{file}.made"))
+    be_killed_as(Path(file))
     os.execvp(command[0], command)
 
 

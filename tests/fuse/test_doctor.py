@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any, Callable
 
@@ -44,6 +45,21 @@ def test_every_check_says_something_and_each_problem_what_to_do(
             assert finding["found"]
             assert finding["verdict"] == "ok" or finding["advice"] or "not looked at" in finding["found"]
     assert found["daemon"][0]["verdict"] == "problem"
+
+
+def test_a_mount_that_is_left_over_is_a_problem_and_holds_nobody_up(
+    doctor: Any, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon("kernel")
+    assert doctor(daemon.mountpoint)["mountpoint"][0]["verdict"] == "ok"
+    daemon.process.send_signal(signal.SIGSTOP)
+    (silent,) = doctor(daemon.mountpoint)["mountpoint"]
+    daemon.process.kill()
+    daemon.process.wait(10)
+    (dead,) = doctor(daemon.mountpoint)["mountpoint"]
+    assert [each["verdict"] for each in (silent, dead)] == ["problem"] * 2
+    assert "does not answer" in silent["found"]
+    assert "has ended" in dead["found"]
 
 
 def test_a_container_without_files_is_named(

@@ -10,6 +10,9 @@ from typing import Any, Callable
 import pytest
 
 from lxcfs_py import cli, files
+from lxcfs_py.commands import entries
+from lxcfs_py.commands.sources import Subject
+from lxcfs_py.config import Config
 from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import Daemon
 
@@ -42,7 +45,8 @@ def test_the_cgroup_whose_limit_holds_is_named_with_its_parents_and_the_host(
     said = explain("explain", "meminfo:MemTotal", "--pid", child.init)
     assert "MemTotal: 64 MiB" in said
     outer, inner = (f"/{box.cgroup('memory').name}" for box in (parent, child))
-    assert f"of {outer} is 64 MiB; {outer}{inner} has 256 MiB; the host has" in said
+    assert f"cgroup {outer}{inner} " in said
+    assert f"of {outer} is 64 MiB; its cgroup has 256 MiB; the host has" in said
     assert "mounted and served" in said
     assert "sysinfo(2)" in said
 
@@ -73,7 +77,58 @@ def test_a_field_that_there_is_not_is_answered_with_those_there_are(
     explain: Any, sandbox: Callable[..., Sandbox]
 ) -> None:
     said = explain("explain", "uptime:nonsense", "--pid", sandbox(views=explain.views).init)
-    assert said.endswith("proc/uptime has no field nonsense to explain; there is: uptime, idle")
+    assert said.endswith("proc/uptime has no field nonsense to explain there is: uptime, idle")
+
+
+def test_what_was_misspelt_is_answered_with_what_was_meant(explain: Any, sandbox: Callable[..., Sandbox]) -> None:
+    box = sandbox(views=explain.views)
+    assert "did you mean MemTotal?" in explain("explain", "meminfo:MemTotl", "--pid", box.init)
+    assert "did you mean proc/meminfo?" in explain("explain", "memifno", "--pid", box.init)
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("meminfo:Slab", "Slab: 0 bytes (the host's: "),
+        ("meminfo:memtotal", "MemTotal: 64 MiB memory."),
+        ("meminfo:Committed_AS", "0: nobody counts it"),
+        ("meminfo:Hugepagesize", "the kernel's constant"),
+        ("stat:idle", "what is left of the time that the container may use"),
+        ("stat:cpu0", "this CPU's part of cpu"),
+        ("stat:ctxt", "ctxt: 0 (the host's: "),
+        ("stat:btime", "in init's time namespace"),
+        ("vmstat:pgfault", "pgfault: "),
+        ("vmstat:nr_free_pages", "meminfo's field of that kind, in pages"),
+        ("cpuinfo:processor", "processor: 0 (the host's: 0)"),
+        ("loadavg:last pid", "the latest that a reader had"),
+        ("sys/devices/system/cpu/online", "online: 0 (the host's: 0"),
+        ("sys/devices/system/cpu/kernel_max", "the host's"),
+        ("sys/devices/system/cpu/cpu0/topology/core_cpus_list", "in the host's form"),
+    ],
+)
+def test_a_single_field_has_its_figure_the_hosts_and_its_source(
+    field: str, said: str, explain: Any, sandbox: Callable[..., Sandbox]
+) -> None:
+    box = sandbox(memory=64 * MIB, cpuset="0", views=explain.views)
+    assert said in explain("explain", field, "--pid", box.init)
+
+
+@pytest.mark.parametrize("name", ["meminfo", "vmstat", "stat"])
+def test_every_field_that_the_kernel_has_can_be_asked_for(
+    name: str, explain: Any, sandbox: Callable[..., Sandbox]
+) -> None:
+    box = sandbox(views=explain.views)
+    subject = Subject(box.init, Config(mountpoint=explain.views))
+    text = box.run(["cat", f"/proc/{name}"]).stdout
+    labels = {entry.label for entry in entries.of(subject, f"proc/{name}", text)}
+    assert {line.split()[0].rstrip(":") for line in text.splitlines()} <= labels
+
+
+def test_what_is_hidden_from_a_container_cannot_be_shown_of_it(explain: Any, sandbox: Callable[..., Sandbox]) -> None:
+    box = sandbox(cpuset="0", views=explain.views)
+    hidden = "sys/devices/system/cpu/cpu1/topology/core_id"
+    assert "No such file" in explain("show", hidden, "--pid", box.init)
+    assert "No such file" in explain("explain", hidden, "--pid", box.init)
 
 
 def test_show_asks_the_daemon_for_the_load(explain: Any, sandbox: Callable[..., Sandbox]) -> None:

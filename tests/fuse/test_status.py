@@ -42,6 +42,13 @@ def status(daemon: Daemon, *options: str) -> subprocess.CompletedProcess[str]:
     return lxcfs_py("status", *options, "--mountpoint", daemon.mountpoint, "--config", config(daemon))
 
 
+def at(daemon: Daemon, directory: Path) -> Path:
+    """Return a configuration with a daemon's mountpoint."""
+    file = directory / "at.toml"
+    file.write_text(f'mountpoint = "{daemon.mountpoint}"\n')
+    return file
+
+
 def test_without_a_daemon_it_says_so_and_how_to_start_one(tmp_path: Path) -> None:
     (tmp_path / "lxcfs.toml").write_text(f'mountpoint = "{tmp_path}/views"\n')
     for options in ([], ["--json"], ["--probe"]):
@@ -86,6 +93,48 @@ def test_of_a_daemon_that_stands_still_it_says_so_and_does_not_wait_for_it(daemo
         assert status(daemon, "--probe").returncode == 1
     finally:
         daemon.process.send_signal(signal.SIGCONT)
+
+
+def test_a_container_with_dead_files_is_no_state_to_be_well_in(
+    daemon: Daemon, start_daemon: Callable[..., Daemon], sandbox: Callable[..., Sandbox], tmp_path: Path
+) -> None:
+    other = start_daemon("kernel")
+    box = sandbox(views=other.mountpoint)
+    assert status(daemon).returncode == 0
+    other.process.kill()
+    other.process.wait(10)
+    done = status(daemon)
+    assert done.returncode == 1
+    assert done.stdout.startswith("degraded: ")
+    assert "problem: 1 container with files of a server that has ended" in done.stdout
+    assert status(daemon, "--probe").returncode == 0
+    assert lxcfs_py("attach", "--all", "--dead", "--config", at(daemon, tmp_path)).returncode == 0
+    assert status(daemon).returncode == 0
+    assert box.run(["cat", "/proc/uptime"]).returncode == 0
+
+
+MASKED = {
+    "proc/vmstat": "mount --bind /dev/null /proc/vmstat",
+    "sys/dev/block": "mount -t tmpfs -o ro no /sys/dev/block",
+}
+
+
+@pytest.mark.parametrize(("name", "command"), MASKED.items(), ids=MASKED)
+def test_what_an_engine_has_masked_stays_hidden_and_is_no_reason_to_complain(
+    name: str, command: str, daemon: Daemon, sandbox: Callable[..., Sandbox], tmp_path: Path
+) -> None:
+    box = sandbox()
+    assert box.run(["sh", "-c", command]).returncode == 0
+    done = lxcfs_py("attach", "--pid", str(box.init), "--config", at(daemon, tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(" attached, 1 hidden\n") or ", 1 hidden, " in done.stdout
+    told = json.loads(status(daemon, "--json").stdout)
+    (container,) = (each for each in told["containers"] if each["pid"] == box.init)
+    assert container["files"].pop(name) == "hidden"
+    assert set(container["files"].values()) == {"live"}
+    doctor = lxcfs_py("doctor", "--config", at(daemon, tmp_path)).stdout
+    assert "with all enabled files: 1" in doctor
+    assert f"process {box.init}" not in doctor
 
 
 def test_a_configuration_that_has_changed_or_was_refused_is_told(daemon: Daemon) -> None:

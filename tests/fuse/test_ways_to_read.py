@@ -34,22 +34,30 @@ LENGTHS = {
 
 
 @pytest.fixture(scope="module", params=["kernel", "fusepy"])
-def served(request: Any, start_daemon: Callable[..., Daemon]) -> Path:
-    return start_daemon(request.param).mountpoint
+def engine(request: Any) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def served(engine: str, start_daemon: Callable[..., Daemon]) -> Path:
+    return start_daemon(engine).mountpoint
 
 
 def test_two_containers_read_one_file_in_all_ways_and_none_sees_the_others_text(
-    served: Path, sandbox: Callable[..., Sandbox]
+    engine: str, served: Path, sandbox: Callable[..., Sandbox]
 ) -> None:
+    # libfuse 2 does not ask for what keeps the kernel from repeating a short read: protocol.ASYNC_DIO.
+    options = {**PIPES, "env": {**os.environ, "LEAVE_OUT": "io_uring"} if engine == "fusepy" else None}
     small = sandbox(memory=256 * MIB, cpus=1, views=served)
     large = sandbox(memory=512 * MIB, cpus=2, views=served)
     running = [
-        small.popen([*WAYS, SECONDS, "/proc/meminfo", "MemTotal:         262144 kB", ONLINE, "0"], **PIPES),
-        large.popen([*WAYS, SECONDS, "/proc/meminfo", "MemTotal:         524288 kB", ONLINE, "0-1"], **PIPES),
+        small.popen([*WAYS, SECONDS, "/proc/meminfo", "MemTotal:         262144 kB", ONLINE, "0"], **options),
+        large.popen([*WAYS, SECONDS, "/proc/meminfo", "MemTotal:         524288 kB", ONLINE, "0-1"], **options),
     ]
     for process in running:
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
+        assert engine == "fusepy" or "io_uring, /proc/meminfo: text" in output
         assert "read 4096, /proc/meminfo: text" in output
 
 

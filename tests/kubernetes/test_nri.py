@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,12 +75,21 @@ class Node:
     def attempt(self, *arguments: str) -> int:
         return subprocess.run([*self.ctr, *arguments], capture_output=True, timeout=60).returncode
 
-    def start_daemon(self) -> None:
-        """Start the daemon; return when the runtime knows it."""
+    def start_daemon(self, *options: str, registers: bool = True) -> None:
+        """Start the daemon; return when the runtime knows it, or where it has no NRI when it serves."""
         with self.log.open("wb") as log:
-            command = [sys.executable, "-m", "lxcfs_py", "run", "--config", str(self.config)]
+            command = [sys.executable, "-m", "lxcfs_py", "run", *options, "--config", str(self.config)]
             self.daemon = psutil.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=log)
-        self.wait_until_registered(1)
+        if registers:
+            self.wait_until_registered(1)
+        else:
+            wait_for(lambda: "serving " in self.log.read_text())
+
+    def replace_daemon(self) -> None:
+        """Let another one take over, as a rollout does."""
+        before = self.daemon
+        self.start_daemon("--keep")
+        before.wait(STOP)
 
     def stop_daemon(self) -> None:
         if self.daemon.poll() is None:
@@ -88,6 +99,12 @@ class Node:
     def plugin(self) -> psutil.Process:
         (found,) = [child for child in self.daemon.children() if nri.__name__ in child.cmdline()]
         return found
+
+    def kill_server(self) -> None:
+        """Kill what a keeper started, which starts another one."""
+        registered = self.log.read_text().count("registered with containerd")
+        self.daemon.children()[0].kill()
+        self.wait_until_registered(registered + 1)
 
     def wait_until_registered(self, times: int) -> None:
         wait_for(lambda: self.log.read_text().count("registered with containerd") >= times)
@@ -204,9 +221,43 @@ def test_what_a_container_mounts_itself_is_left_alone(node):
         pod.remove()
 
 
-def test_pods_that_start_at_once_all_see_themselves(node):
-    with ThreadPoolExecutor(10) as pool:
-        assert set(pool.map(lambda _: node.run(SEES), range(20))) == {ITSELF}
+def test_fifty_pods_that_start_at_once_see_themselves_unless_they_opted_out(machines, node):
+    views = ["none" if number % 5 == 0 else "all" for number in range(50)]
+    with ThreadPoolExecutor(50) as pool:
+        seen = list(pool.map(lambda wish: node.run(SEES, views=wish), views))
+    assert seen == [machines if wish == "none" else ITSELF for wish in views]
+
+
+@pytest.mark.parametrize("trouble", ["replaced", "killed", "stopped"])
+def test_every_pod_starts_whatever_becomes_of_the_daemon_meanwhile(machines, runtime, trouble):
+    runtime.start_daemon("--keep")
+    ended = threading.Event()
+
+    def make_trouble() -> int:
+        times = 0
+        while not ended.is_set():
+            if trouble == "stopped":
+                runtime.stop_daemon()
+                runtime.start_daemon("--keep")
+            else:
+                runtime.replace_daemon() if trouble == "replaced" else runtime.kill_server()
+            times += 1
+            ended.wait(1)
+        return times
+
+    try:
+        with ThreadPoolExecutor(9) as pool:
+            times = pool.submit(make_trouble)
+            try:
+                seen = Counter(pool.map(lambda _: runtime.run(SEES), range(40)))
+            finally:
+                ended.set()
+            assert times.result() > 1
+    finally:
+        runtime.stop_daemon()
+    print(trouble, times.result(), seen)
+    assert set(seen) <= {ITSELF, machines}
+    assert seen[ITSELF] > 0
 
 
 def test_a_container_that_ran_before_the_daemon_came_gets_the_files(runtime):
@@ -255,3 +306,40 @@ def test_a_pod_is_called_by_its_namespace_and_name_and_its_pause_container_left_
         pod.remove()
     assert re.fullmatch(r"accounts/pod-[0-9a-f]{8}", pause.name)
     assert (pause.engine, pause.opt_out()) == ("containerd", "it is a pod's pause container")
+
+
+READS = "set -- $(seq 80); for _; do head -n 1 /proc/meminfo || echo failed; sleep 0.1; done"
+MOUNTED_AT_MEMINFO = f"{SEES}; grep -c ' /proc/meminfo ' /proc/mounts"
+
+
+def test_an_upgrade_from_the_webhook_to_nri_in_the_order_of_the_document(machines, runtime):
+    """0.1.0 had no NRI: its pods have the files by volumes, as the webhook wrote them, and read on."""
+    volumes = {f"/{name}": f"{runtime.directory}/lib/lxcfs/{name}" for name in ("proc/meminfo", "proc/cpuinfo")}
+    new = runtime.config.read_text()
+    runtime.config.write_text(f'{new}[nri]\nenabled = "never"\n')
+    runtime.start_daemon("--keep", registers=False)
+    old, by_webhook = runtime.cri.pod(), runtime.cri.pod()
+    try:
+        with ThreadPoolExecutor() as pool:
+            reads = pool.submit(old.run, READS, mounts=volumes)
+            assert runtime.run(SEES) == machines, "the webhook was not asked about it"
+            runtime.config.write_text(new)
+            runtime.replace_daemon()  # the DaemonSet, first
+            assert by_webhook.run(MOUNTED_AT_MEMINFO, mounts=volumes) == f"{ITSELF}1\n", "each file once"
+            assert runtime.run(SEES) == ITSELF, "then the webhook may go"
+            assert set(reads.result(60).splitlines()) == {"MemTotal:         262144 kB"}
+    finally:
+        old.remove()
+        by_webhook.remove()
+        runtime.stop_daemon()
+        runtime.config.write_text(new)
+
+
+GONE = ("ttrpc: closed", "context deadline exceeded", "failed sending message on channel")
+
+
+def test_the_runtimes_own_log_has_no_error_of_ours(runtime: Node) -> None:
+    """But that a plugin has gone or is slow, as it was made to be above."""
+    lines = (runtime.directory / "containerd.log").read_text().splitlines()
+    errors = [line for line in lines if "level=error" in line and "lxcfs" in line]
+    assert not [line for line in errors if not any(gone in line for gone in GONE)]

@@ -98,6 +98,7 @@ def test_kubernetes_volumes_have_names_that_it_accepts():
 
 def test_lxc_gets_entries_with_targets_below_its_root():
     assert snippet("lxc", THREE) == (
+        "# Not needed where common.conf of LXC is included: the package has a hook there.\n"
         "lxc.mount.entry = /run/views/proc/meminfo proc/meminfo none bind,optional,create=file 0 0\n"
         "lxc.mount.entry = /run/views/proc/pressure/cpu proc/pressure/cpu none bind,optional,create=file 0 0\n"
         "lxc.mount.entry = /run/views/sys/devices/system/cpu sys/devices/system/cpu none bind,optional,create=dir 0 0\n"

@@ -6,7 +6,10 @@ import errno
 import logging
 import os
 import stat
+import subprocess
 import threading
+import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +18,8 @@ from hypothesis import strategies as st
 from lxcfs_py.config import Config, Cpu, Files, Loadavg
 from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.files import DIRECTORIES, NAMES
-from lxcfs_py.linux.kernel_files import HeldDirectory
+from lxcfs_py.linux import personality
+from lxcfs_py.linux.kernel_files import HeldDirectory, KernelDirectory
 from lxcfs_py.views import VIEWS, sys_cpu
 
 SYS_CPU = f"/{sys_cpu.TREE.name}"
@@ -68,6 +72,38 @@ def test_a_container_reads_its_own_text_and_the_host_the_machines(mounted):
             machines = b"".join(machines.splitlines(keepends=True)[:2])
         assert read(filesystem, f"/{name}", STRANGER) == machines
     assert read(filesystem, f"{SYS_CPU}/online", STRANGER) == b"0-1\n"
+
+
+def test_a_32_bit_personality_is_shown_the_cpus_of_such(mounted, monkeypatch):
+    """As on arm64, where /proc/cpuinfo says what instructions a 32-bit program has."""
+    filesystem = mounted()
+    text = filesystem.machine.own("proc/cpuinfo")
+
+    def read_records(_self, _name, _enough=0):
+        own = int(Path("/proc/thread-self/personality").read_text(), 16)
+        return text.replace(b"fpu ", b"thumb ") if own == 8 else text
+
+    monkeypatch.setattr(KernelDirectory, "read_records", read_records)
+    monkeypatch.setattr(personality, "is_32_bit", lambda pid: pid == READER)
+    monkeypatch.setattr(personality, "SHOWS", True)
+    other = Filesystem(filesystem.host, Containers(None), Config())
+    for shown in (read(filesystem, "/proc/cpuinfo"), read(other, "/proc/cpuinfo")):
+        assert b" thumb " in shown
+        assert b" fpu " not in shown
+    assert b" thumb " not in read(filesystem, "/proc/cpuinfo", STRANGER)
+    assert int(Path("/proc/self/personality").read_text(), 16) == 0
+
+
+def test_setarch_gives_the_personality_that_is_looked_for():
+    with subprocess.Popen(["setarch", "linux32", "cat"], stdin=subprocess.PIPE) as program:
+        try:
+            while Path(f"/proc/{program.pid}/comm").read_text() != "cat\n":
+                time.sleep(0.01)
+            assert personality.is_32_bit(program.pid)
+        finally:
+            program.kill()
+    assert not personality.is_32_bit(program.pid)
+    assert not personality.is_32_bit("self")
 
 
 def test_what_the_kernel_shows_to_root_alone_cannot_be_opened(mounted, monkeypatch):

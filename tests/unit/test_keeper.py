@@ -172,7 +172,7 @@ def test_a_keeper_works_where_its_directory_cannot_be_used(keep, tmp_path):
 def test_a_signal_that_comes_when_the_server_has_just_been_reaped_is_kept_in_mind():
     ended = subprocess.Popen(["true"])
     ended.wait()
-    keeper = _Keeper([], None, False)
+    keeper = _Keeper([], None, False, "")
     keeper._server = ended.pid
     keeper._pass_on(signal.SIGTERM, None)
     assert keeper._told_to_stop
@@ -250,3 +250,41 @@ time.sleep(30)
         keeper.send_signal(signal.SIGTERM)
         keeper.wait(20)
     assert not list((tmp_path / "run").iterdir())
+
+
+NO_FORK = """
+fork, failures = os.fork, iter([False, True, True])
+def fork_or_fail():
+    if next(failures, False):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return fork()
+os.fork = fork_or_fail
+"""
+
+DEAF = """
+take, failures = keeper._Keeper._take, iter([False, True])
+def take_or_fail(self, message, descriptors):
+    if next(failures, False):
+        raise MemoryError
+    take(self, message, descriptors)
+keeper._Keeper._take = take_or_fail
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [(NO_FORK, "no server can be started"), (DEAF, "could not be done")], ids=["no fork", "deaf"]
+)
+def test_a_keeper_goes_on_whatever_it_cannot_do(keep, tmp_path, change, said):
+    server = (
+        MOUNTED
+        + """
+if life == 1:
+    say("STATUS=x")
+    time.sleep(0.3)
+    sys.exit(3)
+"""
+    )
+    keeper = keep(server, change)
+    assert keeper.wait(20) == 0
+    assert said in keeper.stderr.read()
+    assert (tmp_path / "lives").read_text() == "II"

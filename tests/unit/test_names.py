@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,40 @@ def test_docker_may_keep_its_containers_elsewhere(tmp_path: Path, directory: str
     assert identity(tmp_path, f"/docker/{ID}").name == "web"
 
 
+@pytest.mark.parametrize(
+    ("words", "uid", "is_found"),
+    [
+        (["dockerd", "--data-root=/srv/docker"], 0, True),
+        (["/usr/bin/dockerd", "-H", "fd://", "--data-root", "/srv/docker"], 0, True),
+        (["dockerd", "-g", "/srv/docker"], 0, True),
+        (["dockerd", "--config-file=/srv/daemon.json"], 0, True),
+        (["dockerd"], 0, False),
+        (["sh", "-c", "dockerd --data-root=/srv/docker"], 0, False),
+        (["dockerd", "--data-root=/srv/docker"], 1000, False),
+        (["dockerd", "--data-root=/srv/docker", "in a container"], 0, False),
+    ],
+)
+def test_a_docker_that_was_told_on_its_command_line_where_to_keep_them_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], uid: int, is_found: bool
+) -> None:
+    for pid in ("self", "7"):
+        (tmp_path / "proc" / pid / "ns").mkdir(parents=True)
+        (tmp_path / "proc" / pid / "ns/pid").symlink_to("pid:[1]" if words[-1] != "in a container" else f"pid:[{pid}]")
+    write(tmp_path, "proc/7/cmdline", "\0".join([*words, ""]))
+    write(tmp_path, "srv/daemon.json", {"data-root": "/srv/docker"})
+    write(tmp_path, f"srv/docker/containers/{ID}/config.v2.json", {"Name": "/web"})
+    stat = Path.stat
+    owned = os.stat_result((0o40555, 0, 0, 0, uid, uid, 0, 0, 0, 0))
+    monkeypatch.setattr(Path, "stat", lambda path, **how: owned if path.name == "7" else stat(path, **how))
+    assert (identity(tmp_path, f"/docker/{ID}").name == "web") == is_found
+
+
+def test_podman_may_keep_its_containers_elsewhere(tmp_path: Path) -> None:
+    write(tmp_path, "etc/containers/storage.conf", '[storage]\ngraphroot = "/srv/podman"\n')
+    write(tmp_path, "srv/podman/overlay-containers/containers.json", [{"id": ID, "names": ["web"]}])
+    assert identity(tmp_path, f"/machine.slice/libpod-{ID}.scope").name == "web"
+
+
 @pytest.mark.parametrize("cgroup", [f"/machine.slice/libpod-{ID}.scope/container", f"/libpod_parent/libpod-{ID}"])
 @pytest.mark.parametrize("file", ["containers.json", "volatile-containers.json"])
 def test_a_podman_container_is_called_as_podman_calls_it(tmp_path: Path, cgroup: str, file: str) -> None:
@@ -71,6 +106,20 @@ def test_a_container_of_containerd_in_kubernetes_is_called_by_its_pod(tmp_path: 
     write(tmp_path, f"{BUNDLES}/k8s.io/{ID}/config.json", {"annotations": annotations})
     found = identity(tmp_path, cgroup)
     assert (found.engine, found.name, found.opt_out()) == ("containerd", "shop/cart-0/app", "")
+
+
+def test_the_container_that_holds_a_pod_of_podmans_together_is_left_alone(tmp_path: Path) -> None:
+    storage = tmp_path / "var/lib/containers/storage/overlay-containers"
+    storage.mkdir(parents=True)
+    names = {ID: "5f0c5ff8a1d4-infra", OTHER: "cart"}
+    (storage / "containers.json").write_text(json.dumps([{"id": id, "names": [names[id]]} for id in names]))
+    found = {
+        id: Names(str(tmp_path)).of(f"/machine.slice/machine-libpod_pod_5f.slice/libpod-{id}.scope") for id in names
+    }
+    assert {identity.name: bool(identity.opt_out()) for identity in found.values() if identity} == {
+        "5f0c5ff8a1d4-infra": True,
+        "cart": False,
+    }
 
 
 def test_a_pods_pause_container_is_left_alone(tmp_path: Path) -> None:

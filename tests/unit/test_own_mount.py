@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+from pathlib import Path
 
 import pytest
 
 from lxcfs_py.daemon import own_mount
-from lxcfs_py.engine import store
+from lxcfs_py.engine import parcel, store
 
 
 def test_the_pauses_get_longer_and_start_anew_when_the_mount_has_stayed():
@@ -17,12 +18,36 @@ def test_the_pauses_get_longer_and_start_anew_when_the_mount_has_stayed():
     assert own_mount.next_pause(60.0, 601.0) == 1
 
 
-@pytest.mark.parametrize(("socket", "told"), [("/run/lxcfs-py/keeper-5f", True), ("/run/systemd/notify", False)])
-def test_a_keeper_holds_the_mount_and_systemd_does_not(monkeypatch, socket, told):
-    messages = []
-    monkeypatch.setenv("NOTIFY_SOCKET", socket)
-    monkeypatch.setattr(store, "notify", lambda text, fds: messages.append(text))
+def test_a_parcel_holds_what_was_packed_for_everybody_who_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    file = os.open(path, os.O_RDWR | os.O_CREAT)
+    packed = parcel.pack(file)
+    os.close(file)
+    copies = [parcel.unpack(packed), parcel.unpack(os.dup(packed))]
+    assert [os.readlink(f"/proc/self/fd/{copy}") for copy in copies] == [str(path)] * 2
+    for fd in (*copies, packed):
+        os.close(fd)
+
+
+def test_what_is_no_parcel_has_nothing_in_it() -> None:
+    with pytest.raises(OSError):  # noqa: PT011 - whichever
+        parcel.unpack(os.open("/", os.O_RDONLY))
+
+
+def test_a_mount_is_stored_before_the_one_before_it_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages: list[str] = []
+    monkeypatch.setattr(store, "notify", lambda text, fds=(): messages.append(text.replace("\n", " ")))
     kept = store.Store()
-    kept.keep(store.MOUNT, os.O_RDONLY)
-    assert bool(messages) is told
-    assert kept.others == {store.MOUNT: os.O_RDONLY}
+    assert kept.mount() is None
+    for number in range(3):
+        kept.keep_mount(os.open(f"/proc/self/fdinfo/{number}", os.O_RDONLY))
+        mount = kept.mount()
+        assert mount is not None
+        assert os.readlink(f"/proc/self/fd/{mount}").endswith(f"/fdinfo/{number}")
+    assert messages == [
+        "FDSTORE=1 FDNAME=mount FDPOLL=0",
+        "FDSTORE=1 FDNAME=mount-2 FDPOLL=0",
+        "FDSTOREREMOVE=1 FDNAME=mount",
+        "FDSTORE=1 FDNAME=mount FDPOLL=0",
+        "FDSTOREREMOVE=1 FDNAME=mount-2",
+    ]

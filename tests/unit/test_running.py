@@ -25,6 +25,8 @@ PROCESSES = [
     Process(34, 30, pids=101, mounts=204, depth=1, is_init=False),  # one without a /proc
     Process(40, 31, pids=102, mounts=205, depth=2, is_init=True),  # a container in it
     Process(41, 40, pids=102, mounts=206, depth=2, is_init=False),  # and a service in that
+    Process(45, 1, pids=100, mounts=207, depth=0, is_init=False),  # a container in the machine's pid namespace
+    Process(46, 45, pids=100, mounts=208, depth=0, is_init=False),  # and a service in that
     Process(50, 20, pids=101, mounts=202, depth=1, is_init=False),  # entered from outside
 ]
 
@@ -39,7 +41,9 @@ def test_containers_are_the_inits_of_pid_namespaces_below() -> None:
     assert [process.pid for process in running.containers(PROCESSES)] == [30, 40]
 
 
-@pytest.mark.parametrize(("init", "deep", "found"), [(30, False, [32]), (30, True, [32, 40, 41]), (40, True, [41])])
+@pytest.mark.parametrize(
+    ("init", "deep", "found"), [(30, False, [32]), (30, True, [32, 40, 41]), (40, True, [41]), (45, True, [46])]
+)
 def test_a_containers_mount_namespaces_are_those_with_a_proc_of_the_kernels(
     init: int, deep: bool, found: list[int]
 ) -> None:

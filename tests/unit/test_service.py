@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import threading
 from types import SimpleNamespace
 
@@ -42,7 +44,7 @@ def test_after_a_takeover_nothing_is_waited_for(monkeypatch):
     monkeypatch.setattr(service, "_start", lambda config: (served, engine))
     monkeypatch.setattr(service.call_agent, "start", lambda *_: None)
     monkeypatch.setattr(service, "_listen_for_metrics", lambda *_: lambda: done.append("metrics"))
-    monkeypatch.setattr(service._Loop, "run", lambda self, signals, ready: (ready(), signals.recv(1)))
+    monkeypatch.setattr(service._Loop, "run", lambda self, ready: (ready(), select.select([self._signals], [], [])))
     monkeypatch.setattr(service.roots, "take", lambda: None)
     assert service.serve(Config(), ready.set) == 0
     assert done == []
@@ -68,7 +70,7 @@ def engine(monkeypatch):
     monkeypatch.setattr(
         kernel, "Server", lambda *_: SimpleNamespace(start=lambda: None, stop=stopped.append, at_hand=[], crowd=Crowd)
     )
-    monkeypatch.setattr(engines, "OwnMount", lambda _: None)
+    monkeypatch.setattr(engines, "OwnMount", lambda _: SimpleNamespace(clone=None, is_left_below=lambda: False))
     started = engines.KernelEngine(Config())
     started.start(SimpleNamespace())
     return SimpleNamespace(engine=started, session=kept, stopped=stopped, leave=leave)
@@ -111,3 +113,12 @@ def test_a_server_that_systemd_starts_waits_longer_the_more_starts_have_failed(e
     assert (waited[0], waited[-1], len(waited)) == (0.1, 5.0, 10)
     engine.engine.note_started(False)
     assert engine.session.starts == 0
+
+
+def test_of_a_storm_of_signals_none_is_lost() -> None:
+    with service._Signals(signal.SIGUSR2) as signals:
+        for _ in range(2000):
+            signal.raise_signal(signal.SIGUSR2)
+        assert select.select([signals], [], [], 10)[0]
+        assert signals.take() == [signal.SIGUSR2] * 2000
+        assert not select.select([signals], [], [], 0)[0]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lxcfs_py.engine import session
+from lxcfs_py.engine import open_texts, session
 from lxcfs_py.engine.open_texts import _SHELVES, VERSION, Texts
 from lxcfs_py.engine.owners import Owners
 from lxcfs_py.linux import syscalls
@@ -162,3 +162,19 @@ def test_mount_options_reach_the_kernel_behind_the_servers_own(monkeypatch: pyte
     plain, labelled = (text.partition(",")[2] for text in reached)
     assert plain.startswith("rootmode=")
     assert labelled == f'{plain},context="a:b:c:s0:c1,c2"'
+
+
+def test_whose_texts_are_is_looked_up_a_few_at_a_time_before_there_is_no_more_room(
+    memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look takes some 20 us, and all others wait for it."""
+    kept = texts(memory)
+    asked: list[int] = []
+    monkeypatch.setattr(kept._owners, "of", lambda pid, uid: asked.append(pid) or ("victim" if pid < 3 else "flood"))
+    most = 0
+    for handle in range(2 * _SHELVES[0][1]):
+        before = len(asked)
+        kept.put(handle, b"text", (handle, 0))
+        most = max(most, len(asked) - before)
+    assert most <= 2 * open_texts._AT_ONCE
+    assert [kept.get(handle) for handle in range(3)] == [b"text"] * 3, "the oldest of all, and of another container"

@@ -37,3 +37,11 @@ def test_rows_are_sorted_and_filtered():
 
 def test_each_key_sorts_by_another_column():
     assert len({key[0] for key in top._KEYS}) == len(top._KEYS)
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(0, "0"), (1023, "1023"), (1024, "1K"), (1000 << 10, "1000K"), (1023 << 10, "1023K"), (3 << 29, "1.5G")],
+)
+def test_sizes_have_no_exponents(number, shown):
+    assert top._size(number) == shown

@@ -146,4 +146,50 @@ def test_what_was_known_of_many_is_forgotten(monkeypatch: pytest.MonkeyPatch) ->
     for n in range(10):
         queue.add(f"container {n}", NONE, 1)
         serve(queue, 1)
-    assert len(queue._served) <= 4
+    assert queue._known <= 4
+    assert queue._known == sum(1 + len(branch.branches) for branch in queue._root.branches.values())
+
+
+def test_cgroups_below_a_containers_own_have_its_share_together() -> None:
+    queue = Queue()
+    for n in range(300):
+        queue.add(f"/docker/attacker/{n}/deep", NONE, 1)
+    for _ in range(300):
+        queue.add("/docker/victim", NONE, 1)
+    served = [serve(queue, 0.001) for _ in range(100)]
+    assert 45 <= served.count("/docker/victim") <= 55
+    assert len(set(served)) > 45, "and share it among them"
+
+
+def test_processes_of_a_cgroup_and_those_below_are_served_in_turn() -> None:
+    queue = Queue()
+    for _ in range(100):
+        queue.add("/docker/one", NONE, 1)
+        queue.add("/docker/one/below", NONE, 1)
+        queue.add("/docker", NONE, 1)
+    served = [serve(queue, 0.001) for _ in range(100)]
+    assert 20 <= served.count("/docker/one") <= 30
+    assert 20 <= served.count("/docker/one/below") <= 30
+    assert 45 <= served.count("/docker") <= 55
+
+
+def test_a_cgroup_that_is_very_deep_costs_no_more_than_others() -> None:
+    queue = Queue()
+    queue.add("/" + "d/" * 2000, NONE, 1)
+    assert queue._known <= waiting._DEPTH + 2
+    assert queue.first() is not None
+    serve(queue, 0.001)
+    assert queue.first() is None
+
+
+def test_when_all_wait_they_are_not_looked_through_for_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    prune = waiting._prune
+    monkeypatch.setattr(waiting, "_MAX_KNOWN", 10)
+    monkeypatch.setattr(waiting, "_prune", lambda branch: looks.append(branch) or prune(branch))
+    queue = Queue()
+    for n in range(100):
+        queue.add(f"/a/{n}", NONE, 1)
+    for _ in range(50):
+        serve(queue, 0.001)
+    assert looks.count(queue._root) == 1

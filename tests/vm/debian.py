@@ -21,9 +21,9 @@ HERE = Path(__file__).parent
 SUITES = {
     "bookworm": ("docker.io",),
     "trixie": ("docker.io", "docker-cli"),
-    "forky": ("docker.io", "docker-cli"),  # Debian 14
+    "forky": ("docker.io", "docker-cli", "rust-coreutils"),  # Debian 14; the last are uutils
 }
-PACKAGES = ("apparmor", "lxc", "python3-apt")  # the last is what Ansible needs to look at packages
+PACKAGES = ("apparmor", "busybox-static", "lxc", "python3-apt")  # the last is what Ansible needs to look at packages
 DOWNLOADS = ("lxcfs", "python3-psutil", "python3-sdnotify")
 FUSEPY = {"bookworm": "python3-fusepy", "trixie": "python3-fusepy"}  # Debian 14 has none
 

@@ -215,6 +215,30 @@ def test_attach_finds_a_container_by_podmans_name_for_it(machine, host):
         machine.run("podman rm --force --time 0 box")
 
 
+NAMED = {
+    "podman": ("podman", "box"),
+    "podman --cgroup-manager cgroupfs": ("podman", "box"),
+    "podman --runtime runc": ("podman", "box"),
+    "docker": ("docker", "box"),
+}
+
+
+@pytest.mark.parametrize(("engine", "called"), NAMED.items(), ids=NAMED)
+def test_a_container_has_the_name_that_its_engine_gave_it(machine, engine, called):
+    machine.run(f"{engine} run --detach --name box {FLAGS} box sleep infinity")
+    try:
+        (told,) = json.loads(machine.run("lxcfs-py status --json").stdout)["containers"]
+        assert (told["engine"], told["name"]) == called
+        for which in ("--container box", f"--container {called[0]}:box", f"--{called[0]} box", f"--pid {told['pid']}"):
+            assert "MemTotal: 256 MiB" in machine.run(f"lxcfs-py explain meminfo:MemTotal {which}").stdout
+            assert machine.run(f"lxcfs-py show meminfo {which}").stdout.startswith(LIMITED.splitlines()[0])
+        assert "box" in machine.run("lxcfs-py top --once").stdout
+        assert machine.run("lxcfs-py attach --dry-run box").stdout.startswith(f"{told['pid']}: ")
+        assert "box (process" in machine.run("lxcfs-py doctor", check=False).stdout
+    finally:
+        machine.run(f"{engine} rm --force box")
+
+
 WAIT = f"until [ $({FILES}) = {len(BY_DEFAULT)} ]; do sleep 0.1; done; {SEEN}"
 
 STARTS = {

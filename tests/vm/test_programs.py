@@ -9,6 +9,8 @@ from tests.programs.judged import judge
 from tests.programs.observed import Engine, Way
 from tests.programs.table import rows
 
+pytestmark = pytest.mark.timeout(3600)  # the first one's, in which all programs run
+
 SUITE = "forky"
 ROWS = list(rows(SUITE))
 DEPENDENCIES = ("apparmor", "crun", "podman", "python3-psutil", "python3-sdnotify")
@@ -43,11 +45,16 @@ OPTIONS = "-e SLOW=5 -v /usr:/usr:ro -v /etc:/etc:O -v /var/lib/exim4:/var/lib/e
 
 
 @pytest.fixture(scope="module")
-def said(boot, debs, tmp_path_factory):
+def machine(boot, debs):
     masked = tuple(f"systemd.mask={service}.service" for service in SERVICES)
     machine = boot(SUITE, packages=PACKAGES, memory=4096, cpus=3, kernel_args=("psi=1", *masked))
     machine.put(debs.old, "/root/lxcfs-py.deb")
     machine.run(PREPARE, timeout=600)
+    return machine
+
+
+@pytest.fixture(scope="module")
+def said(machine, tmp_path_factory):
     directory = tmp_path_factory.mktemp("programs")
     observed.write_scripts(directory, ROWS)
     machine.put(directory, "/root/programs")
@@ -65,3 +72,27 @@ def said(boot, debs, tmp_path_factory):
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_program_says_what_the_table_has(row, said):
     judge(row, SUITE, said)
+
+
+# Mebibytes that iostat has seen within so many seconds.
+WATCH = """iostat -d -k -y $1 1 | awk '$1 ~ /^[a-z]/ {n += $7} END {print n / 1024}'"""
+WATCHED = f"""
+cd /root/disk
+for size in 24 8 0; do
+    podman run --detach --name w$size --network none -v /root/disk:/disk {OPTIONS} box sleep infinity
+    podman exec w$size sh /disk/watch 60 >seen.$size &
+done >/dev/null
+sh watch 90 >seen.host &
+sleep 20
+for size in 24 8; do podman exec w$size dd if=/dev/zero of=/disk/$size bs=1M count=$size oflag=direct status=none; done
+wait
+podman rm --force w24 w8 w0 >/dev/null
+cat seen.24 seen.8 seen.0 seen.host
+"""
+
+
+def test_iostat_shows_what_a_container_writes_while_it_watches(machine):
+    machine.run(f"cat >/root/disk/watch <<'END'\n{WATCH}\nEND")
+    busy, also_busy, idle, host = map(float, machine.run(WATCHED, timeout=600).stdout.split())
+    assert (busy, also_busy, idle) == (pytest.approx(24, rel=0.01), pytest.approx(8, rel=0.01), 0)
+    assert host >= busy + also_busy

@@ -98,11 +98,20 @@ SMALL_V2_LIMITS = (
     ("box", "cpu.max", "100000 100000"),
     ("box", "cpuset.cpus", "1"),
 )
+# CPUs of arm64, two of four.
+ARM_LIMITS = (
+    ("parent", "memory.max", str(512 * MIB)),
+    ("box", "memory.max", str(256 * MIB)),
+    ("box", "cpu.max", "150000 100000"),
+    ("box", "cpuset.cpus", "1,3"),
+    ("box", "pids.max", "100"),
+)
 RECIPES = {
     "v1-2cpu": Recipe("lxcfs-rec", "box", V1_LIMITS + V1_QUOTA_ABOVE, Use(), own_disk=True, io_limit=True),
     "v1-2cpu-swap": Recipe("lxcfs-rec", "box", V1_LIMITS + V1_QUOTA_BELOW, Use(swap_out=16)),
     "v2-64cpu": Recipe("rec.slice", "rec-box", V2_LIMITS, Use(contend=4, anonymous=96, swap_out=32, huge_pages=3)),
     "v2-2cpu-noswap-nopsi": Recipe("rec.slice", "rec-box", SMALL_V2_LIMITS, Use()),
+    "v2-arm64": Recipe("rec.slice", "rec-box", ARM_LIMITS, Use()),
     "hybrid": Recipe("lxcfs-rec", "box", V1_LIMITS + V1_QUOTA_BELOW, Use(), io_limit=True),
 }
 

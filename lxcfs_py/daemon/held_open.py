@@ -1,0 +1,157 @@
+"""All files are held open by somebody, so that no container can take a lease of one: for its end others would wait.
+
+A lease is refused, also to who has CAP_LEASE or is the file's owner, where another descriptor has the file open: one
+for writing wherever that is, one for reading where it is open for writing (fcntl(2)). A process of its own opens them,
+since this one would wait for itself. They lie in a socket that nobody reads and that is kept with the session: so they
+are open while no server runs, and no process has to look after them. systemd, which asks what it keeps for its
+attributes, asks the socket, and no file of the mount.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import logging
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Optional
+
+from lxcfs_py import isolated
+from lxcfs_py.engine import store
+from lxcfs_py.files import FILES
+from lxcfs_py.linux.digest import digest
+
+log = logging.getLogger(__name__)
+
+_MOST = 256
+"""Files of a directory that is served whole: of a large machine, not all of those that each CPU has."""
+
+_AT_ONCE = 128
+"""Descriptors in one message; the kernel takes 253."""
+
+_PREFIX = "held-"
+_NAME = _PREFIX + digest(" ".join(FILES)).hex()
+"""The name under which the socket is kept; a version with other files holds these."""
+
+_SECONDS = 120.0
+"""A lease that was there before, of a version that held nothing, ends after 45 s (/proc/sys/fs/lease-break-time)."""
+
+
+def start(mount: int, resumes: bool) -> None:
+    """Have the files of a mount held, in the background, unless a server before this one has seen to it."""
+    kept = store.inherited()
+    for name in [name for name in kept.others if name.startswith(_PREFIX) and not (resumes and name == _NAME)]:
+        with contextlib.suppress(OSError):
+            kept.forget(name)
+    if _NAME not in kept.others:
+        threading.Thread(target=_hold, args=(os.dup(mount),), name="held open", daemon=True).start()
+
+
+def _hold(mount: int) -> None:
+    queue, end = socket.socketpair()
+    try:
+        with end:
+            command = isolated.command(__name__, str(mount), str(end.fileno()))
+            subprocess.run(
+                command,
+                cwd="/",
+                pass_fds=(mount, end.fileno()),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                check=True,
+                timeout=_SECONDS,
+            )
+        with contextlib.suppress(OSError):  # whoever keeps it is gone
+            store.inherited().keep(_NAME, queue.detach())
+    except (OSError, subprocess.SubprocessError) as error:
+        queue.close()
+        log.warning("containers with CAP_LEASE may take leases of files, and hold up others by them: %s", error)
+    finally:
+        os.close(mount)
+
+
+# In the process that opens them
+
+
+def _paths(mount: int) -> Iterator[str]:
+    """Yield the paths of files, of each directory that is served whole those that are not deep in it."""
+    for name, file in FILES.items():
+        if file.is_directory:
+            yield from itertools.islice(_below(mount, name), _MOST)
+        else:
+            yield name
+
+
+def _below(mount: int, directory: str) -> Iterator[str]:
+    directories = [directory]
+    for directory in directories:  # it grows on the way
+        with contextlib.suppress(OSError):
+            entries = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
+            try:
+                for name in sorted(os.listdir(entries)):
+                    mode = os.stat(name, dir_fd=entries, follow_symlinks=False).st_mode
+                    if stat.S_ISDIR(mode):
+                        directories.append(f"{directory}/{name}")
+                    elif stat.S_ISREG(mode):
+                        yield f"{directory}/{name}"
+            finally:
+                os.close(entries)
+
+
+def _opened(mount: int, path: str) -> Optional[int]:
+    """Open a file, for writing if it can be written; None where it cannot be opened. BlockingIOError: it is leased."""
+    for access in (os.O_RDWR, os.O_RDONLY):
+        try:
+            return os.open(path, access | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=mount)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EROFS):
+                return None
+    return None
+
+
+def _open_all(mount: int) -> Iterator[int]:
+    """Yield descriptors of all files, as soon as they can be had."""
+    left = list(_paths(mount))
+    while left:
+        leased = []
+        for path in left:
+            try:
+                descriptor = _opened(mount, path)
+            except BlockingIOError:  # whoever has a lease has been told to let go of it
+                leased.append(path)
+                continue
+            if descriptor is not None:
+                yield descriptor
+        left = leased
+        if left:
+            time.sleep(1)
+
+
+def _main(mount: int, end: int) -> None:
+    with socket.socket(fileno=end) as connection:
+        descriptors: list[int] = []
+
+        def send() -> None:
+            socket.send_fds(connection, [b"\0"], descriptors)
+            while descriptors:
+                os.close(descriptors.pop())
+
+        for descriptor in _open_all(mount):
+            descriptors.append(descriptor)
+            if len(descriptors) == _AT_ONCE:
+                send()
+        if descriptors:
+            send()
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,99 @@
+"""All files are held open: no lease of one can be had, by whoever."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from lxcfs_py.daemon import held_open
+from tests.conftest import Daemon
+from tests.kept import Kept, wait_for
+
+FILES = ("proc/meminfo", "proc/pressure/cpu", "sys/devices/system/cpu/online")
+
+
+def lease(path: Path, kind: int) -> str:
+    """What comes of taking one, as root with all capabilities. It is given back."""
+    with path.open() as file:
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, kind)
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return "done"
+
+
+def is_held(mountpoint: Path) -> bool:
+    return all(lease(mountpoint / name, fcntl.F_WRLCK) == "EAGAIN" for name in FILES)
+
+
+def test_no_lease_can_be_had_for_whose_end_others_would_wait(start_daemon: Callable[..., Daemon]) -> None:
+    mountpoint = start_daemon("kernel").mountpoint
+    wait_for(lambda: is_held(mountpoint))
+    assert lease(mountpoint / "proc/pressure/cpu", fcntl.F_RDLCK) == "EAGAIN", "it may be opened for writing"
+    assert lease(mountpoint / "proc/meminfo", fcntl.F_RDLCK) == "done", "which keeps nobody from reading"
+
+
+def test_files_are_held_while_no_server_runs_and_not_opened_again(start_daemon: Callable[..., Daemon]) -> None:
+    """A keeper has the socket in which they are, as systemd has."""
+    daemon = start_daemon("kernel", keep=True)
+    wait_for(lambda: is_held(daemon.mountpoint))
+    with (daemon.mountpoint / "proc/meminfo").open() as file:
+        (server,) = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
+        os.kill(int(server), 9)
+        with pytest.raises(BlockingIOError):
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    wait_for(lambda: daemon.log.read_text().count("INFO: serving") == 2)
+    assert is_held(daemon.mountpoint)
+
+
+def test_a_lease_that_somebody_has_already_is_waited_for(start_daemon: Callable[..., Daemon]) -> None:
+    """As after an upgrade from a version that held nothing."""
+    kept = Kept(start_daemon("kernel"))
+    try:
+        path = kept.daemon.mountpoint / "proc/meminfo"
+        wait_for(lambda: is_held(kept.daemon.mountpoint))
+        kept.kill()  # what it held goes with it, since only the session is kept here
+        take = (
+            "import fcntl, sys\n"
+            "file = open(sys.argv[1])\n"
+            "fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n"
+            "print('taken', flush=True)\n"
+            "sys.stdin.readline()\n"
+        )
+        kept.start()
+        holder = subprocess.Popen(
+            [sys.executable, "-c", "import signal; signal.signal(signal.SIGIO, signal.SIG_IGN)\n" + take, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert holder.stdout is not None
+        taken = holder.stdout.readline()
+        kept.wait_until_it_serves()
+        holder.communicate("\n")
+        assert taken in ("taken\n", ""), "who was first"
+        wait_for(lambda: is_held(kept.daemon.mountpoint))
+    finally:
+        kept.close()
+
+
+def test_a_file_that_cannot_be_opened_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("")
+    (tmp_path / "sys/devices/system/cpu/cpu0").mkdir(parents=True)
+    (tmp_path / "sys/devices/system/cpu/cpu0/online").write_text("")
+    (tmp_path / "sys/devices/system/cpu/link").symlink_to("cpu0")
+    directory = os.open(tmp_path, os.O_PATH)
+    opened = list(held_open._open_all(directory))
+    names = sorted(os.readlink(f"/proc/self/fd/{fd}")[len(str(tmp_path)) + 1 :] for fd in opened)
+    for fd in (directory, *opened):
+        os.close(fd)
+    assert names == ["proc/meminfo", "sys/devices/system/cpu/cpu0/online"]

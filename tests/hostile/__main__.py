@@ -1,0 +1,64 @@
+"""`python -m tests.hostile [SECONDS [ATTACK...]]`: what a container notices of attacks in another one: a table.
+
+Of each attack, with Docker's default capabilities and with all; lxcfs-py beside the C program lxcfs.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.contenders import Contender, c_program, lxcfs_py, running
+from tests.hostile.arena import ATTACKS, DEFAULT, Arena, Attack, engine, everything
+
+SECONDS = 10.0
+
+
+def require(condition: object, what: str) -> None:
+    if not condition:
+        raise SystemExit(f"this needs {what}")
+
+
+def cells(arena: Arena, attack: Attack, privileged: bool, seconds: float) -> str:
+    """What the victim noticed, as cells of the table; who does not answer in time has told enough."""
+    try:
+        with arena.attacked(attack, everything() if privileged else DEFAULT) as attacker:
+            print(f"  {attack}: {attacker.outcomes}", file=sys.stderr, flush=True)
+            noticed = arena.victim(seconds)
+    except (subprocess.TimeoutExpired, AssertionError) as error:
+        print(f"  {attack}: {str(error)[-300:]}", file=sys.stderr, flush=True)
+        return "does not answer | | | "
+    if noticed.first:
+        print(f"  {attack}: {noticed.first}", file=sys.stderr, flush=True)
+    wrong = f"{noticed.failed} + {noticed.odd} of {noticed.reads}"
+    return f"{noticed.p50:.2f} | {noticed.p99:.1f} | {noticed.longest:.1f} | {wrong}"
+
+
+def attacked(contender: Contender, attack: Attack, privileged: bool, seconds: float, cache: Path) -> str:
+    """The cells of one server, which is a new one, with an engine that knows nothing of the attack before."""
+    with running(contender) as server, engine(cache, require) as docker:
+        return cells(Arena(docker, server.mount), attack, privileged, seconds)
+
+
+def main() -> None:
+    """Print the table, row by row."""
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
+    wanted = sys.argv[2:]
+    cache = Path(os.environ.get("LXCFS_PY_CACHE") or "~/.cache/lxcfs-py").expanduser()
+    contenders = (lxcfs_py("kernel"), c_program())
+    print(f"Linux {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} CPUs\n")
+    names = [f"{contender.name}: p50 ms | p99 | longest | failed + odd" for contender in contenders]
+    print(f"| attack | capabilities | {' | '.join(names)} |\n| --- | --- {'| --- ' * 8}|", flush=True)
+    for attack in ATTACKS:
+        if wanted and attack.name not in wanted:
+            continue
+        for privileged in (True,) if attack.privileged else (False, True):
+            found = [attacked(contender, attack, privileged, seconds, cache) for contender in contenders]
+            print(f"| {attack} | {'all' if privileged else 'default'} | {' | '.join(found)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

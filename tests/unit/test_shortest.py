@@ -1,0 +1,120 @@
+"""The shortest way to give a container the files, by the engine's version."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from lxcfs_py import cli
+from lxcfs_py.attach import nri
+from lxcfs_py.config import Config
+from lxcfs_py.runtimes import bind_snippets, cdi, shortest
+
+ROOT = Path(__file__).parents[2]
+DEVICE = "--device lxcfs.py/views=all\n"
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setattr(cdi, "PATH", str(tmp_path / "cdi.json"))
+    monkeypatch.setattr(nri, "SOCKET", str(tmp_path / "nri.sock"))
+
+
+def install(directory: Path, program: str, says: str) -> None:
+    (directory / "bin" / program).write_text(f"#!/bin/sh\necho '{says}'\n")
+    (directory / "bin" / program).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "version", "shorter"),
+    [
+        ("docker", "20.10.24+dfsg1", False),
+        ("docker", "28.2.2", False),
+        ("docker", "28.3.0", True),
+        ("docker", "29.1", True),
+        ("podman", "4.0.3", False),
+        ("podman", "v5.4.2", True),
+        ("nerdctl", "2.0.5", False),
+        ("nerdctl", "2.1.0", True),
+        ("ctr", "1.7.24", False),
+        ("ctr", "2.1.9", True),
+        ("compose", "2.26.1", False),
+        ("compose", "2.33.1", True),
+        ("quadlet", "4.4", True),
+        ("kubernetes", "1.7.24", False),
+        ("kubernetes", "2.1.9", True),
+        ("kubernetes", "1.30.2", True),
+        ("kubernetes", "1.29.9", False),
+        ("lxc", "6.0", False),
+        ("nspawn", "257", False),
+        ("systemd", "257", False),
+    ],
+)
+def test_a_version_that_knows_a_shorter_way_is_told_it(
+    runtime: str, version: str, shorter: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["mounts", runtime, "--for-version", version, "--config", "/dev/null"]) == 0
+    said = capsys.readouterr()
+    assert (said.out != bind_snippets.snippet(runtime, Config())) == shorter
+    assert ("on that machine, once: " in said.err) == shorter
+    if shorter:
+        assert said.out == shortest.SHORTER[runtime].text
+
+
+@pytest.mark.parametrize(
+    ("program", "says", "runtime"),
+    [
+        ("docker", "28.5.2", "docker"),
+        ("podman", "podman version 5.4.2", "podman"),
+        ("podman", "podman version 5.4.2", "quadlet"),
+        ("ctr", "ctr github.com/containerd/containerd/v2 2.1.9+unknown", "ctr"),
+        ("nerdctl", "nerdctl version 2.1.3", "nerdctl"),
+        ("docker", "2.40.0", "compose"),
+    ],
+)
+def test_the_engine_here_gets_the_device_once_the_specification_is_there_and_fits(
+    program: str, says: str, runtime: str, tmp_path: Path
+) -> None:
+    install(tmp_path, program, says)
+    config = Config()
+    assert shortest.shortest(runtime, config, None) is None, "lxcfs-py cdi was not run"
+    Path(cdi.PATH).write_text(json.dumps(cdi.specification(config)))
+    assert shortest.shortest(runtime, config, None) == shortest.SHORTER[runtime]
+    assert shortest.shortest(runtime, Config(mountpoint="/srv/views"), None) is None, "it is for another mountpoint"
+
+
+@pytest.mark.parametrize("says", ["podman version 4.0.9", "", "no version at all"])
+def test_an_older_engine_and_one_that_does_not_say_get_mounts(says: str, tmp_path: Path) -> None:
+    Path(cdi.PATH).write_text(json.dumps(cdi.specification(Config())))
+    install(tmp_path, "podman", says)
+    assert shortest.shortest("podman", Config(), None) is None
+    assert shortest.shortest("docker", Config(), None) is None, "there is none"
+
+
+def test_a_node_with_nri_has_nothing_in_its_pods(tmp_path: Path) -> None:
+    install(tmp_path, "containerd", "containerd github.com/containerd/containerd/v2 2.1.9+unknown")
+    assert shortest.shortest("kubernetes", Config(), None) is None
+    Path(nri.SOCKET).touch()
+    assert shortest.shortest("kubernetes", Config(), None) == shortest.SHORTER["kubernetes"]
+
+
+def test_system_calls_go_with_the_shorter_way_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["mounts", "docker", "--for-version", "28.5", "--syscalls", "--config", "/dev/null"]) == 0
+    assert capsys.readouterr().out.startswith(f"{DEVICE.strip()} --security-opt seccomp=")
+
+
+def test_what_is_no_version_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["mounts", "docker", "--for-version", "new"]) == 1
+    assert '"new" is no version' in capsys.readouterr().err
+
+
+def test_the_document_has_the_versions() -> None:
+    table = (ROOT / "docs/runtimes.md").read_text().partition("## ")[0]
+    for runtime, shorter in shortest.SHORTER.items():
+        numbers = {f"{shorter.since[0]}.{shorter.since[1]}", f"{shorter.since[0]}"}
+        assert any(re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.]\d)", table) for number in numbers), runtime
