@@ -28,7 +28,7 @@ BENCH := $(RUN) lxcfs
 # every daemon finds the containerd of NRI's tests, a pod asks which mounts its node's containers have, and a disk that
 # comes is in the middle of all texts of disks.
 ALONE := tests/kubernetes/test_nri.py tests/fuse/test_pods.py tests/fuse/test_disks.py tests/consistency
-FAST := tests/unit tests/fuse tests/kubernetes $(ALONE:%=--ignore %)
+FAST := tests/unit tests/fuzz tests/fuse tests/kubernetes $(ALONE:%=--ignore %)
 # Two workers, neither of which sees the daemons and the containers of the other.
 APART := --dist loadgroup --tx "2*popen//python=tests/apart .venv/bin/python"
 
@@ -41,7 +41,7 @@ PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-vm test-fast covered vm-images lint generate demo picture soak hostile bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
+.PHONY: help run test test-vm test-fast covered vm-images lint generate demo picture soak hostile fuzz bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -95,6 +95,9 @@ soak: .venv/.installed apt-test-fast ## servers that end in every way, for hours
 hostile: .venv/.installed apt-test ## attacks from containers, beside the C program's: a table; and an hour of all of them at once
 	$(PYTHON) -m tests.hostile
 	$(PYTHON) -m tests.hostile.soak
+
+fuzz: .venv/.installed ## an hour of inputs that nobody would send, for all that takes bytes from outside; SECONDS=… for less
+	$(PYTHON) -m tests.fuzz $(SECONDS)
 
 bench: .venv/.installed apt-bench ## side by side with the C program lxcfs
 	$(PYTHON) -m bench

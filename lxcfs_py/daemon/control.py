@@ -85,7 +85,7 @@ def listen(place: str, answer: Callable[[dict[str, Any]], bytes], look: Callable
 
 def _answer(connection: socket.socket, answer: Callable[[dict[str, Any]], bytes]) -> None:
     connection.settimeout(ANSWER_SECONDS)
-    with connection, contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with connection, contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         request = json.loads(connection.recv(_MAX_REQUEST))
         if isinstance(request, dict):
             connection.sendall(answer(request))

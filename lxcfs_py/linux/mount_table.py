@@ -33,11 +33,14 @@ def read(root: str = "") -> Iterator[Mount]:
 
 
 def parse(mountinfo: str) -> Iterator[Mount]:
-    """Yield the mounts of a mountinfo file, as proc(5) has it."""
+    """Yield the mounts of a mountinfo file, as proc(5) has it; a line that is otherwise is passed over."""
     for line in filter(None, mountinfo.split("\n")):  # not splitlines: a name may hold any other end of line
         before, _, after = line.partition(" - ")
-        _, _, device, shown, mountpoint, *_ = before.split(" ")
-        fstype, _, options = after.split(" ", 2)
+        try:
+            _, _, device, shown, mountpoint, *_ = before.split(" ")
+            fstype, _, options = after.split(" ", 2)
+        except ValueError:
+            continue
         yield Mount(device, _unescape(shown), _unescape(mountpoint), fstype, options)
 
 

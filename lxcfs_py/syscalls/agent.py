@@ -53,6 +53,9 @@ _ANSWERED = (errno.ENOENT, errno.EINPROGRESS)  # nobody waits for it any longer,
 _MOST_STATE = 1 << 16  # bytes of a container's state that are read at a time
 _MOST_SENT = 4  # descriptors
 
+UNANSWERABLE = (OSError, ValueError, ArithmeticError, LookupError, struct.error)
+"""What is raised of a call that the kernel is to answer itself."""
+
 Keep = Callable[[str, int], None]
 Forget = Callable[[str], None]
 
@@ -311,7 +314,7 @@ class Agent:
         value = None
         try:
             value = self._write_answer(caller, call)
-        except (OSError, ValueError, ArithmeticError, LookupError) as error:
+        except UNANSWERABLE as error:
             log.debug("a call of process %d is left to the kernel: %r", call.pid, error)
         try:
             if value is None:

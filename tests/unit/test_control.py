@@ -81,7 +81,7 @@ def test_a_daemon_that_dies_over_a_request_did_not_answer(daemon):
         dying.join()
 
 
-@pytest.mark.parametrize("request_", [b"pardon?", b"[]", b"3", b'{"path": 1}'])
+@pytest.mark.parametrize("request_", [b"pardon?", b"[]", b"3", b'{"path": 1}', b"[" * 3000])
 def test_who_asks_for_nothing_that_is_known_does_not_hurt_the_daemon(daemon, request_):
     daemon("/srv/a", "/etc/lxcfs.toml")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

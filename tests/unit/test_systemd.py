@@ -193,3 +193,9 @@ def test_a_mountinfo_file_is_parsed_whatever_its_names_hold():
         "/srv/a b",
         "fuse.lxcfs",
     )
+
+
+def test_a_line_of_mountinfo_that_is_otherwise_is_passed_over():
+    """Found by tests/fuzz."""
+    right = "36 35 98:0 / /mnt rw - ext3 /dev/root rw"
+    assert len(list(mount_table.parse(f"1\n\n{right}\n36 35 98:0 / /mnt rw - ext3\n- - -\n"))) == 1
