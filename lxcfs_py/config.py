@@ -230,6 +230,11 @@ class Nri:
 
 
 @dataclass(frozen=True)
+class Kubernetes:
+    syscalls: Annotated[str, _one_of("none", "pods")] = "none"
+
+
+@dataclass(frozen=True)
 class Fuse:
     engine: Annotated[str, _one_of("auto", "kernel", "fusepy")] = "auto"
     threads: Annotated[int, _whole(1, 32)] = 4
@@ -293,6 +298,7 @@ class Config:
     uptime: Uptime = Uptime()
     attach: Attach = Attach()
     nri: Nri = Nri()
+    kubernetes: Kubernetes = Kubernetes()
     fuse: Fuse = Fuse()
     log: Log = Log()
     metrics: Metrics = Metrics()

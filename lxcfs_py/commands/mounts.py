@@ -47,6 +47,8 @@ def add(commands: Commands) -> None:
 
 def _mounts(options: argparse.Namespace) -> int:
     config = load_config(options.config)
+    if options.syscalls:
+        shortest.check_listener(options.runtime, options.for_version)
     shorter = shortest.shortest(options.runtime, config, options.for_version)
     print(bind_snippets.snippet(options.runtime, config, options.syscalls, shorter.text if shorter else ""), end="")
     if shorter and options.for_version:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lxcfs_py import files
 from lxcfs_py.attach import attach
 from lxcfs_py.commands.common import add_config, mountpoint_even_if_broken, new_command, require_root
+from lxcfs_py.daemon import node_profile
 from lxcfs_py.engine import node_keeper
 from lxcfs_py.errors import report
 from lxcfs_py.linux import mountpoint
@@ -74,7 +75,8 @@ def _free_containers(place: str) -> dict[int, str]:
 
 
 def _delete(place: str) -> None:
-    """Delete what is kept for the next server, and the mountpoint where it is empty."""
+    """Delete what is kept for the next server, the pods' profile, and the mountpoint where it is empty."""
+    node_profile.remove()
     for path in Path(mountpoint.RUNTIME_DIRECTORY).glob("*"):
         with contextlib.suppress(OSError):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

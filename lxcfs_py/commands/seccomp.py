@@ -39,12 +39,18 @@ def add(commands: Commands) -> None:
         default=seccomp_profile.BASE,
         help="the profile to start from, as Docker and Podman take it (default: %(default)s)",
     )
+    parser.add_argument(
+        "--oci",
+        action="store_true",
+        help="in the form of the OCI runtime specification, as containerd, nerdctl and CRI-O take it",
+    )
     parser.add_argument("--output", metavar="FILE", type=Path, help="where to write it (default: standard output)")
     add_config(parser)
 
 
 def _seccomp(options: argparse.Namespace) -> int:
-    text = seccomp_profile.profile(options.base, seccomp_profile.socket_of(load_config(options.config).mountpoint))
+    socket = seccomp_profile.socket_of(load_config(options.config).mountpoint)
+    text = seccomp_profile.profile(options.base, socket, options.oci)
     if options.output is None:
         print(text, end="")
         return 0

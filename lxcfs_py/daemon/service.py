@@ -25,7 +25,7 @@ from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.container.containers import Containers
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
-from lxcfs_py.daemon import call_agent, control, degraded, engines, last_config, systemd
+from lxcfs_py.daemon import call_agent, control, degraded, engines, last_config, node_profile, systemd
 from lxcfs_py.daemon.attaching import Supervisor
 from lxcfs_py.daemon.call_figures import CallFigures
 from lxcfs_py.daemon.engines import Engine
@@ -223,6 +223,7 @@ class _Loop:
 
     def _begin(self, ready: Callable[[], None]) -> None:
         config = self._service.filesystem.config
+        node_profile.apply(config)
         self._engine.note_started(self._service.filesystem.shows_machine)
         self._service.supervisor.apply(config)
         self._unit.ready(self._status())
@@ -321,6 +322,7 @@ def _take(service: Service, new: Config) -> list[str]:
     service.filesystem.config = taken
     service.sampler.interval = new.loadavg.interval
     service.supervisor.apply(taken)
+    node_profile.apply(taken)
     logging.getLogger().setLevel(new.log.level.upper())
     log.info("the configuration was reloaded")
     return remarks

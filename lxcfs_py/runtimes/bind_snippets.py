@@ -57,8 +57,12 @@ def _profile(runtime: str, config: Config) -> str:
             f"{seccomp_profile.INSTALLED} is for a daemon at {Config().mountpoint}: lxcfs-py seccomp makes one for the "
             f"one at {config.mountpoint}"
         )
-    lxc = {"policy": seccomp_profile.INSTALLED_FOR_LXC, "socket": seccomp_profile.lxc_socket_of(config.mountpoint)}
-    return _PROFILES[runtime].format(seccomp_profile.INSTALLED, **lxc)
+    return _PROFILES[runtime].format(
+        docker=seccomp_profile.INSTALLED,
+        oci=seccomp_profile.INSTALLED_AS_OCI,
+        lxc=seccomp_profile.INSTALLED_FOR_LXC,
+        socket=seccomp_profile.lxc_socket_of(config.mountpoint),
+    )
 
 
 def binds_of(config: Config) -> list[_Bind]:
@@ -173,8 +177,10 @@ RUNTIMES: dict[str, Callable[[list[_Bind]], str]] = {
 
 # How each takes a seccomp profile, behind the rest.
 _PROFILES = {
-    **dict.fromkeys(("docker", "podman", "nerdctl"), " --security-opt seccomp={}\n"),
-    "compose": '\nsecurity_opt:\n  - "seccomp={}"\n',
-    "quadlet": "\nSeccompProfile={}\n",
-    "lxc": "\nlxc.seccomp.profile = {policy}\nlxc.seccomp.notify.proxy = unix:{socket}\n",
+    **dict.fromkeys(("docker", "podman"), " --security-opt seccomp={docker}\n"),
+    "nerdctl": " --security-opt seccomp={oci}\n",
+    "ctr": " --seccomp --seccomp-profile {oci}\n",
+    "compose": '\nsecurity_opt:\n  - "seccomp={docker}"\n',
+    "quadlet": "\nSeccompProfile={docker}\n",
+    "lxc": "\nlxc.seccomp.profile = {lxc}\nlxc.seccomp.notify.proxy = unix:{socket}\n",
 }

@@ -23,6 +23,12 @@ SOCKET = "/run/lxcfs-py/seccomp.sock"
 INSTALLED = "/usr/share/lxcfs-py/seccomp.json"
 """The profile that the packages bring, for the well-known mountpoint."""
 
+INSTALLED_AS_OCI = "/usr/share/lxcfs-py/seccomp-oci.json"
+"""The same as containerd, CRI-O and nerdctl take it."""
+
+LOCALHOST = "lxcfs-py/seccomp.json"
+"""What a pod's localhostProfile calls it: a path below the kubelet's directory of profiles."""
+
 INSTALLED_FOR_LXC = "/usr/share/lxcfs-py/lxc.seccomp"
 """The policy that the packages bring; LXC's configuration names the socket."""
 
@@ -46,8 +52,11 @@ class ProfileError(LxcfsError):
     """Why a profile cannot be made."""
 
 
-def profile(base: Path, socket: str = SOCKET) -> str:
-    """Return the profile of a file, with the calls handed to who listens at a socket. ProfileError."""
+def profile(base: Path, socket: str = SOCKET, oci: bool = False) -> str:
+    """Return the profile of a file, with the calls handed to who listens at a socket. ProfileError.
+
+    With `oci`, it is in the form of the OCI runtime specification.
+    """
     text = _read(base)
     if text.startswith("2\n"):
         return _lxc_policy(text)
@@ -60,7 +69,44 @@ def profile(base: Path, socket: str = SOCKET) -> str:
             kept[-1].pop("name", None)
     notify = {"names": list(CALLS), "action": "SCMP_ACT_NOTIFY", "args": []}
     made = {**rules, "listenerPath": socket, "syscalls": [*kept, notify]}
-    return json.dumps(made, indent=2) + "\n"
+    return json.dumps(_as_oci(made) if oci else made, indent=2) + "\n"
+
+
+# What the form of Docker and Podman calls the architectures that the agent knows.
+_ARCHITECTURES = {"amd64", "x86", "x32", "arm64", "arm"}
+_WITH_AGENT = ("SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64")
+_GRANTED = {"CAP_AUDIT_WRITE", "CAP_SYS_CHROOT"}
+"""Of the capabilities that profiles speak of, those that engines give to each container."""
+
+_CONDITIONS = ("includes", "excludes")
+_OWN_KEYS = (*_CONDITIONS, "comment", "errno")
+
+
+def _as_oci(rules: dict[str, Any]) -> dict[str, Any]:
+    """Return a profile without the conditions that only Docker and Podman know: for containers that add no capability.
+
+    The architectures are all that the agent knows: a runtime passes over calls that its own has not.
+    """
+    made = {key: value for key, value in rules.items() if key not in ("archMap", "defaultErrno", "syscalls")}
+    pairs = [pair for pair in rules.get("archMap", []) if pair["architecture"] in _WITH_AGENT]
+    made["architectures"] = [name for pair in pairs for name in (pair["architecture"], *pair["subArchitectures"])]
+    made["syscalls"] = [
+        {key: value for key, value in rule.items() if key not in _OWN_KEYS}
+        for rule in rules["syscalls"]
+        if _holds(*(rule.get(key) or {} for key in _CONDITIONS))
+    ]
+    return made
+
+
+def _holds(includes: dict[str, Any], excludes: dict[str, Any]) -> bool:
+    """Tell whether a rule is for a container without added capabilities, on an architecture that the agent knows."""
+    included = includes.get("arches")
+    return (
+        _GRANTED.issuperset(includes.get("caps", ()))
+        and _GRANTED.isdisjoint(excludes.get("caps", ()))
+        and (not included or not _ARCHITECTURES.isdisjoint(included))
+        and not _ARCHITECTURES.issubset(excludes.get("arches", ()))
+    )
 
 
 def _lxc_policy(text: str) -> str:

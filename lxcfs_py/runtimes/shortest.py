@@ -91,6 +91,21 @@ def shortest(runtime: str, config: Config, version: Optional[str]) -> Optional[S
     return shorter if is_known else None
 
 
+def check_listener(runtime: str, version: Optional[str]) -> None:
+    """Raise VersionError where an engine refuses a seccomp profile that has a listener.
+
+    `version` is as for `shortest`; one that does not say is taken to be new enough.
+    """
+    if runtime not in ("docker", "compose"):
+        return
+    found = _parsed(version) if version and runtime == "docker" else _installed(SHORTER["docker"])
+    if (0, 0) < found < (23, 0):
+        raise VersionError(
+            f"Docker {found[0]}.{found[1]} refuses the profile that hands system calls on; those since 23 take it: "
+            "leave out --syscalls for the files alone"
+        )
+
+
 def _installed(shorter: Shorter) -> _Version:
     """Return the version of an engine on this machine, (0, 0) where it is not there or does not say."""
     for command in shorter.asks:

@@ -28,7 +28,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
             follow = Rotation(cluster.in_pod(), options.self_signed, served).follow()
         else:
             follow = certificates.follow_files(served, *options.certificate)
-        asyncio.run(server.serve(host, port, served, follow, volumes, options.dry_run))
+        syscalls = config.kubernetes.syscalls == "pods"
+        asyncio.run(server.serve(host, port, served, follow, volumes, options.dry_run, syscalls))
     except (certificates.CertificateError, cluster.ClusterError, server.ServerError) as error:
         raise WebhookError(str(error)) from None
     return 0

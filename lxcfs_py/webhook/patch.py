@@ -11,11 +11,13 @@ from typing import Any, Optional
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.runtimes.bind_snippets import HostPath
 from lxcfs_py.runtimes.names import KEY
+from lxcfs_py.runtimes.seccomp_profile import LOCALHOST
 
 _ALL, _NONE = "all", "none"
 _LEFT_OUT = "this pod sees the figures of its node, not its own (lxcfs-py): {}"
 _EVICTABLE = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 _MIRROR = "kubernetes.io/config.mirror"
+_OLD_PROFILES = "seccomp.security.alpha.kubernetes.io/"
 _KINDS = ("initContainers", "containers", "ephemeralContainers")
 # What is added takes memory for each container, and time for each mount that is there.
 _MOST_CONTAINERS, _MOST_VOLUMES, _MOST_MOUNTS = 200, 1000, 5000
@@ -37,10 +39,11 @@ class Patch:
     warnings: tuple[str, ...] = ()
 
 
-def of_pod(pod: Object, volumes: Sequence[HostPath], opt_in: bool) -> Patch:
+def of_pod(pod: Object, volumes: Sequence[HostPath], opt_in: bool, syscalls: bool = False) -> Patch:
     """Return what mounts `volumes` in every container of a new pod. ShapeError.
 
-    With `opt_in`, only a pod that asks for it gets them, else each that does not decline.
+    With `opt_in`, only a pod that asks for it gets them, else each that does not decline. With `syscalls`, the daemon
+    answers its system calls, too.
     """
     reason, warnings = _refusal(pod, opt_in)
     if reason:
@@ -57,15 +60,18 @@ def of_pod(pod: Object, volumes: Sequence[HostPath], opt_in: bool) -> Patch:
         for index, container in enumerate(_objects(spec, kind, "pod.spec"))
         for operation in _container(f"/spec/{kind}/{index}", container, mounts)
     ]
+    metadata = _object(pod, "metadata", "pod")
+    if syscalls:
+        operations += _profile(spec, _optional_object(metadata, "annotations", "pod.metadata"))
     if not operations:
         return Patch(reason="its containers mount something at each of these files already", warnings=warnings)
-    used = {mount["name"] for operation in operations for mount in _values(operation)}
+    used = {mount.get("name") for operation in operations for mount in _values(operation)}
     added = [
         {"name": name, "hostPath": {"path": volume.source, "type": volume.type}}
         for name, volume in mounts
         if name in used and volume.source not in named
     ]
-    evictable = _evictable(_object(pod, "metadata", "pod"), [str(volume["name"]) for volume in added])
+    evictable = _evictable(metadata, [str(volume["name"]) for volume in added])
     return Patch([*_append("/spec/volumes", present, added), *operations, *evictable], warnings=warnings)
 
 
@@ -163,6 +169,27 @@ def _container(path: str, container: Object, mounts: Sequence[tuple[str, HostPat
         if not any(_meet(volume.target, target) for target in own)
     ]
     yield from _append(f"{path}/volumeMounts", present, added)
+
+
+def _profile(spec: Object, annotations: Object) -> Iterator[Object]:
+    """Yield what hands the system calls of a pod to the daemon: the profile for containers that add no rights.
+
+    One that has a profile of its own keeps it.
+    """
+    context = _optional_object(spec, "securityContext", "pod.spec")
+    if context.get("seccompProfile") is not None or any(key.startswith(_OLD_PROFILES) for key in annotations):
+        return
+    for kind in _KINDS:
+        for container in _objects(spec, kind, "pod.spec"):
+            rights = _optional_object(container, "securityContext", "pod.spec.containers")
+            added = _optional_object(rights, "capabilities", "pod.spec.containers.securityContext").get("add")
+            if rights.get("privileged") or added:
+                return
+    profile = {"type": "Localhost", "localhostProfile": LOCALHOST}
+    if context:
+        yield {"op": "add", "path": "/spec/securityContext/seccompProfile", "value": profile}
+    else:
+        yield {"op": "add", "path": "/spec/securityContext", "value": {"seccompProfile": profile}}
 
 
 def _append(path: str, present: Sequence[Object], added: Sequence[Object]) -> Iterator[Object]:

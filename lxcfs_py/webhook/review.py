@@ -28,16 +28,18 @@ class Answer(NamedTuple):
     outcome: str
 
 
-def answer(body: bytes, volumes: Sequence[HostPath], opt_in: bool, is_forbidden: bool, dry_run: bool) -> Answer:
+def answer(
+    body: bytes, volumes: Sequence[HostPath], opt_in: bool, is_forbidden: bool, dry_run: bool, syscalls: bool = False
+) -> Answer:
     """Return the answer to a request. ReviewError.
 
     Whatever the pod looks like, it is let in. Where hostPath `is_forbidden`, its user is told why it gets nothing. With
-    `dry_run`, what would be patched is only logged.
+    `dry_run`, what would be patched is only logged. `syscalls` is as for `of_pod`.
     """
     request = _request(body)
     pod = _name(request)
     try:
-        patch = _patch(request, volumes, opt_in)
+        patch = _patch(request, volumes, opt_in, syscalls)
         if is_forbidden:
             patch = forbidden(patch)
     except ShapeError as error:
@@ -72,13 +74,13 @@ def _request(body: bytes) -> Object:
     return request
 
 
-def _patch(request: Object, volumes: Sequence[HostPath], opt_in: bool) -> Patch:
+def _patch(request: Object, volumes: Sequence[HostPath], opt_in: bool, syscalls: bool) -> Patch:
     if request.get("resource") != {"group": "", "version": "v1", "resource": "pods"}:
         return Patch(reason="it is not a pod")
     pod, before = request.get("object"), request.get("oldObject")
     asked = (request.get("operation"), request.get("subResource") or "")
     if asked == ("CREATE", "") and isinstance(pod, dict):
-        return of_pod(pod, volumes, opt_in)
+        return of_pod(pod, volumes, opt_in, syscalls)
     if asked == ("UPDATE", "ephemeralcontainers") and isinstance(pod, dict) and isinstance(before, dict):
         return of_ephemeral_containers(pod, before, volumes)
     return Patch(reason="this is not how a pod or an ephemeral container is made")

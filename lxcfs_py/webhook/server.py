@@ -34,7 +34,7 @@ class ServerError(LxcfsError):
     """Why the webhook cannot serve: one sentence for the operator."""
 
 
-def application(served: Served, volumes: Sequence[HostPath], dry_run: bool) -> web.Application:
+def application(served: Served, volumes: Sequence[HostPath], dry_run: bool, syscalls: bool = False) -> web.Application:
     """Return what answers at /all and /opt-in, which differ in the pods that are patched, /healthz and /metrics.
 
     /all/forbidden and /opt-in/forbidden patch no pod, and say so: they are for namespaces that forbid hostPath. To be
@@ -63,7 +63,7 @@ def application(served: Served, volumes: Sequence[HostPath], dry_run: bool) -> w
         async def handle(request: web.Request) -> web.Response:
             try:
                 body = await asyncio.wait_for(read(request), _BODY_SECONDS)
-                answer = review.answer(body, volumes, opt_in, is_forbidden, dry_run)
+                answer = review.answer(body, volumes, opt_in, is_forbidden, dry_run, syscalls)
             except review.ReviewError as error:
                 reviews.labels("refused").inc()
                 return web.Response(status=400, text=f"{error}\n")
@@ -101,6 +101,7 @@ async def serve(
     follow: Coroutine[Any, Any, None],
     volumes: Sequence[HostPath],
     dry_run: bool,
+    syscalls: bool,
 ) -> None:
     """Serve until SIGTERM or SIGINT; no host is all addresses. ServerError when nobody can listen there.
 
@@ -112,7 +113,7 @@ async def serve(
     following = asyncio.ensure_future(follow)
     following.add_done_callback(lambda _: stop.set())
     # An API server compresses nothing, and what is compressed may be of any size.
-    app = application(served, volumes, dry_run)
+    app = application(served, volumes, dry_run, syscalls)
     open_connections = connections.Connections(served.context)
     app.middlewares.append(open_connections.attend)
     runner = web.AppRunner(app, access_log=None, auto_decompress=False)

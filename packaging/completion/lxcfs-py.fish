@@ -94,6 +94,7 @@ complete -c lxcfs-py -n '__fish_seen_subcommand_from cdi' -l output -r -d 'where
 complete -c lxcfs-py -n '__fish_seen_subcommand_from cdi' -l config -r -d 'the configuration (default: /etc/lxcfs.toml if it is there)'
 complete -c lxcfs-py -n __fish_use_subcommand -f -a seccomp -d 'print a seccomp profile with which sysinfo(2) and sched_getaffinity(2) are answered too'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from seccomp' -l base -r -d 'the profile to start from, as Docker and Podman take it (default: %(default)s)'
+complete -c lxcfs-py -n '__fish_seen_subcommand_from seccomp' -l oci -d 'in the form of the OCI runtime specification, as containerd, nerdctl and CRI-O take it'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from seccomp' -l output -r -d 'where to write it (default: standard output)'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from seccomp' -l config -r -d 'the configuration (default: /etc/lxcfs.toml if it is there)'
 complete -c lxcfs-py -n __fish_use_subcommand -f -a webhook -d 'add the enabled files to the pods of a Kubernetes cluster'

@@ -24,6 +24,7 @@ IMAGE = "docker.io/library/pods:test"
 SECONDS = 60.0
 _NODE = 2  # a namespace mode: the node's
 _EXITED = 2  # a container's state
+_LOCALHOST = 2  # a kind of seccomp profile
 
 
 class Runtime:
@@ -69,12 +70,20 @@ class Pod:
         self._numbers = itertools.count()
 
     def run(
-        self, script: str, memory: int = 256 << 20, cpus: float = 1, mounts: Optional[dict[str, str]] = None
+        self,
+        script: str,
+        memory: int = 256 << 20,
+        cpus: float = 1,
+        mounts: Optional[dict[str, str]] = None,
+        seccomp: Optional[Path] = None,
     ) -> str:
-        """Run a shell script as a container of the pod, and return what it prints."""
+        """Run a shell script as a container of the pod, and return what it prints; `seccomp` is a localhost profile."""
         name = f"container-{next(self._numbers)}"
         resources = wire.field(1, 100000) + wire.field(2, round(cpus * 100000)) + wire.field(4, memory)
-        linux = wire.field(1, resources) + wire.field(2, wire.field(3, _namespaces(self._shared_pids)))
+        security = wire.field(3, _namespaces(self._shared_pids))
+        if seccomp:
+            security += wire.field(15, wire.field(1, _LOCALHOST) + wire.field(2, str(seccomp)))
+        linux = wire.field(1, resources) + wire.field(2, security)
         config = (
             wire.field(1, wire.field(1, name))
             + wire.field(2, wire.field(1, IMAGE))

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from lxcfs_py.attach import nri, running
+from lxcfs_py.runtimes import seccomp_profile
 from lxcfs_py.runtimes.names import Names
 from tests.conftest import ROOT, STOP, unmount_below
 from tests.kept import wait_for
@@ -306,6 +307,23 @@ def test_a_pod_is_called_by_its_namespace_and_name_and_its_pause_container_left_
         pod.remove()
     assert re.fullmatch(r"accounts/pod-[0-9a-f]{8}", pause.name)
     assert (pause.engine, pause.opt_out()) == ("containerd", "it is a pod's pause container")
+
+
+def test_a_pod_with_the_localhost_profile_is_told_what_its_files_say(node):
+    socket_path = seccomp_profile.socket_of(f"{node.directory}/lib/lxcfs")
+    profile = node.directory / "profile.json"
+    profile.write_text(seccomp_profile.profile(ROOT / "packaging/seccomp/containers.json", socket_path, oci=True))
+    pod = node.cri.pod()
+    try:
+        script = "free -b | grep Mem:; nproc; cat /proc/uptime; uptime; mount -t tmpfs none /tmp 2>&1"
+        free, nproc, age, uptime, mount = pod.run(script, seccomp=profile).splitlines()
+        assert free.split()[1] == str(256 << 20)
+        assert nproc == "1"
+        assert float(age.split()[0]) < 60
+        assert " up 0 min" in uptime or " up 1 min" in uptime
+        assert "Operation not permitted" in mount or "permission denied" in mount, "all else is as in the base"
+    finally:
+        pod.remove()
 
 
 READS = "set -- $(seq 80); for _; do head -n 1 /proc/meminfo || echo failed; sleep 0.1; done"

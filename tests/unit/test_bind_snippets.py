@@ -152,7 +152,9 @@ PROFILE = "/usr/share/lxcfs-py/seccomp.json"
 @pytest.mark.parametrize(
     ("runtime", "behind"),
     [
-        *((runtime, f" --security-opt seccomp={PROFILE}\n") for runtime in ("docker", "podman", "nerdctl")),
+        *((runtime, f" --security-opt seccomp={PROFILE}\n") for runtime in ("docker", "podman")),
+        ("nerdctl", " --security-opt seccomp=/usr/share/lxcfs-py/seccomp-oci.json\n"),
+        ("ctr", " --seccomp --seccomp-profile /usr/share/lxcfs-py/seccomp-oci.json\n"),
         ("quadlet", f"\nSeccompProfile={PROFILE}\n"),
         ("compose", f'\nsecurity_opt:\n  - "seccomp={PROFILE}"\n'),
         (
@@ -170,7 +172,7 @@ def test_with_system_calls_the_profile_stands_behind_the_rest(runtime, behind):
 @pytest.mark.parametrize(
     ("runtime", "config", "error"),
     [
-        ("ctr", Config(), "ctr does not take the seccomp profile; allowed with --syscalls: docker, podman, nerdctl"),
+        ("nspawn", Config(), "nspawn does not take the seccomp profile; allowed with --syscalls: docker, podman"),
         ("docker", Config(mountpoint="/views"), "lxcfs-py seccomp makes one for the one at /views"),
     ],
 )

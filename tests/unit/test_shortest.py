@@ -118,3 +118,32 @@ def test_the_document_has_the_versions() -> None:
     for runtime, shorter in shortest.SHORTER.items():
         numbers = {f"{shorter.since[0]}.{shorter.since[1]}", f"{shorter.since[0]}"}
         assert any(re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.]\d)", table) for number in numbers), runtime
+
+
+@pytest.mark.parametrize(
+    ("runtime", "version", "refused"),
+    [
+        ("docker", "20.10.24", True),
+        ("docker", "23.0", False),
+        ("docker", "28.5.1", False),
+        ("podman", "3.0", False),
+        ("lxc", None, False),
+    ],
+)
+def test_docker_before_23_refuses_the_profile_and_that_is_said(runtime, version, refused):
+    if not refused:
+        shortest.check_listener(runtime, version)
+        return
+    with pytest.raises(shortest.VersionError, match=r"Docker 20\.10 refuses the profile .* since 23 take it"):
+        shortest.check_listener(runtime, version)
+
+
+@pytest.mark.parametrize("said", ["20.10.24", ""])
+def test_of_the_docker_here_its_own_version_counts(monkeypatch, said):
+    monkeypatch.setattr(shortest, "_said", lambda command: said)
+    if said:
+        for runtime in ("docker", "compose"):
+            with pytest.raises(shortest.VersionError, match=r"Docker 20\.10 refuses"):
+                shortest.check_listener(runtime, None)
+    else:
+        shortest.check_listener("docker", None)

@@ -222,6 +222,19 @@ def test_a_profile_hands_two_calls_to_the_daemon_and_leaves_all_others_as_they_w
     }
 
 
+def test_in_the_form_of_oci_a_profile_is_for_containers_without_added_capabilities():
+    made = json.loads(seccomp_profile.profile(BASE, oci=True))
+    assert set(made) == {"defaultAction", "defaultErrnoRet", "architectures", "syscalls", "listenerPath"}
+    assert made["architectures"] == [
+        *("SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM")
+    ]
+    allowed = {name for rule in made["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW" for name in rule["names"]}
+    assert {"read", "arch_prctl", "modify_ldt", "arm_fadvise64_64", "chroot"} <= allowed
+    assert not {"bpf", "init_module", "settimeofday"} & allowed
+    assert not {"s390_pci_mmio_read", "sysinfo"} & allowed
+    assert all({"names", "action", "args", "errnoRet"} >= set(rule) for rule in made["syscalls"])
+
+
 def test_a_policy_of_lxcs_hands_them_on_for_all_architectures(tmp_path):
     policy = tmp_path / "policy"
     policy.write_text("2\nallowlist\n[x86_64]\nsysinfo\nsched_getaffinity errno 1\nread\n")

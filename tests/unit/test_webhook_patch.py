@@ -84,6 +84,35 @@ def test_a_pod_that_was_patched_is_not_patched_again():
     assert not of_pod(result, ALL, opt_in=False).operations
 
 
+PROFILE = {"type": "Localhost", "localhostProfile": "lxcfs-py/seccomp.json"}
+
+
+@pytest.mark.parametrize("context", [None, {}, {"runAsUser": 5}])
+def test_where_system_calls_are_answered_a_pod_without_a_profile_gets_one(context):
+    pod = a_pod() if context is None else a_pod(securityContext=context)
+    result = jsonpatch.apply_patch(pod, of_pod(pod, TWO, False, syscalls=True).operations)
+    assert result["spec"]["securityContext"] == {**(context or {}), "seccompProfile": PROFILE}
+    assert result["spec"]["volumes"] == [MEMINFO, CPU]
+    assert "seccompProfile" not in json.dumps(patched(pod))
+
+
+@pytest.mark.parametrize(
+    ("pod", "container"),
+    [
+        ({"securityContext": {"seccompProfile": {"type": "Unconfined"}}}, {}),
+        ({"metadata": {"annotations": {"seccomp.security.alpha.kubernetes.io/pod": "unconfined"}}}, {}),
+        ({}, {"privileged": True}),
+        ({}, {"capabilities": {"add": ["SYS_ADMIN"]}}),
+    ],
+)
+def test_a_pod_with_a_profile_of_its_own_or_with_more_rights_is_left_as_it_is(pod, container):
+    pod = a_pod(**pod)
+    pod["spec"]["containers"][0]["securityContext"] = container
+    operations = of_pod(pod, TWO, False, syscalls=True).operations
+    assert operations
+    assert "localhostProfile" not in json.dumps(operations)
+
+
 def test_a_container_that_came_after_the_patch_gets_the_mounts_of_the_volumes_that_are_there():
     pod = patched(a_pod())
     pod["spec"]["containers"].append({"name": "sidecar"})
