@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, NoReturn, Optional
 
 from lxcfs_py import __version__
 from lxcfs_py.errors import report
@@ -56,7 +58,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One that does not keep it to itself where its help cannot be written."""
+    """One that says what was probably meant, and does not keep it to itself where its help cannot be written."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        choices = re.findall(r"[\w-]+", wrong[2]) if wrong else []
+        near = difflib.get_close_matches(wrong[1], choices, 1) if wrong else []
+        super().error(f"{message}; did you mean {near[0]}?" if near else message)
 
     def print_help(self, file: Optional[SupportsWrite[str]] = None) -> None:
         print(self.format_help(), end="", file=file)

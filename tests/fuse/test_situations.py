@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,25 @@ def test_with_a_mount_that_is_dead_no_command_shows_a_traceback_or_waits(place: 
                 told(sys.executable, "-m", "lxcfs_py", *arguments(command, place))
     finally:
         unmount_below(views)
+
+
+@pytest.mark.slow
+def test_while_the_daemon_stands_still_no_command_waits_for_it(
+    place: Path, start_daemon: Callable[..., Daemon], sandbox: Callable[..., Sandbox]
+) -> None:
+    daemon = start_daemon("kernel")
+    sandbox(views=daemon.mountpoint)
+    place.write_text(f'mountpoint = "{daemon.mountpoint}"\n')
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        for command in cli.COMMANDS:
+            if command not in ("run", "remove"):  # one takes over, and waits for that; the other ends it
+                done = told(sys.executable, "-m", "lxcfs_py", *arguments(command, place))
+                if command in ("status", "doctor", "selftest", "unmount", "attach"):
+                    assert done.returncode == 1, command
+                    assert "not answer" in done.stdout + done.stderr, command
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
 
 
 def test_what_cannot_be_tried_is_told_in_one_sentence(

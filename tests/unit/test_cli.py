@@ -135,3 +135,13 @@ def test_a_seccomp_profile_is_printed_or_written(tmp_path, capsys):
     assert written.read_text() == printed
     assert cli.main(["seccomp", "--config", "/dev/null", "--base", str(base), "--output", "/proc/nowhere"]) == 1
     assert capsys.readouterr().err == "lxcfs-py: /proc/nowhere cannot be written: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [(["stauts"], "status"), (["mounts", "dokcer"], "docker"), (["top", "--sort", "mem"], "memory")],
+)
+def test_what_was_misspelt_is_answered_with_what_was_meant(arguments, meant, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    assert capsys.readouterr().err.endswith(f"; did you mean {meant}?\n")
