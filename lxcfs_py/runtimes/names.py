@@ -43,7 +43,9 @@ _LXC = re.compile(r"lxc\.payload\.(.+)")
 _NSPAWN = re.compile(r"(?:systemd-nspawn@(.+)\.service|machine-(.+)\.scope)")
 _DATA_ROOTS = ("/var/lib/docker", "/var/snap/docker/common/var-lib-docker")
 _STORAGE = {"runroot": "/run/containers/storage", "graphroot": "/var/lib/containers/storage"}
-_BUNDLES = "run/containerd/io.containerd.runtime.v2.task"  # /NAMESPACE/ID, Docker's in the namespace moby
+# containerd's own, those of k3s and RKE2, of k0s, and of MicroK8s.
+_CONTAINERDS = ("run/containerd", "run/k3s/containerd", "run/k0s/containerd", "var/snap/microk8s/common/run/containerd")
+_BUNDLES = tuple(f"{state}/io.containerd.runtime.v2.task" for state in _CONTAINERDS)  # /NAMESPACE/ID
 
 # Who is what in a pod, as containerd and CRI-O annotate the OCI configuration.
 _NAMESPACE = ("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace")
@@ -153,9 +155,13 @@ class Names:
         if payload or above in ("lxc", "lxc.payload"):
             name = payload[1] if payload else component
             return Identity("lxc", name, name)
-        if above and (self._root / _BUNDLES / above / component).is_dir():  # ctr and nerdctl without systemd
+        if above and any((bundles / above / component).is_dir() for bundles in self._bundles):  # without systemd
             return self._of_engine("containerd", component)
         return None
+
+    @property
+    def _bundles(self) -> Iterator[Path]:
+        return (self._root / bundles for bundles in _BUNDLES)
 
     def _of_engine(self, engine: str, identity: str) -> Identity:
         known = {"docker": self._docker, "podman": self._podman, "containerd": self._containerd, "cri-o": self._cri_o}
@@ -249,7 +255,7 @@ class Names:
         return {}
 
     def _containerd(self, identity: str) -> _Found:
-        for namespace in sorted((self._root / _BUNDLES).glob("*")):
+        for namespace in (each for bundles in self._bundles for each in sorted(bundles.glob("*"))):
             annotations = _annotations(namespace / identity / "config.json")
             if annotations or (namespace / identity).is_dir():
                 name = _kubernetes(annotations) or annotations.get("nerdctl/name", "")

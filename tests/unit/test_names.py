@@ -101,9 +101,13 @@ def test_a_podman_container_is_called_as_podman_calls_it(tmp_path: Path, cgroup:
     "cgroup",
     [f"/kubepods.slice/kubepods-pod1.slice/cri-containerd-{ID}.scope", f"/kubepods/besteffort/pod1-2/{ID}"],
 )
-def test_a_container_of_containerd_in_kubernetes_is_called_by_its_pod(tmp_path: Path, cgroup: str) -> None:
+@pytest.mark.parametrize(
+    "state", ["run/containerd", "run/k3s/containerd", "run/k0s/containerd", "var/snap/microk8s/common/run/containerd"]
+)
+def test_a_container_of_containerd_in_kubernetes_is_called_by_its_pod(tmp_path: Path, cgroup: str, state: str) -> None:
     annotations = {**POD, "io.kubernetes.cri.container-name": "app", "io.kubernetes.cri.container-type": "container"}
-    write(tmp_path, f"{BUNDLES}/k8s.io/{ID}/config.json", {"annotations": annotations})
+    bundles = f"{state}/io.containerd.runtime.v2.task"
+    write(tmp_path, f"{bundles}/k8s.io/{ID}/config.json", {"annotations": annotations})
     found = identity(tmp_path, cgroup)
     assert (found.engine, found.name, found.opt_out()) == ("containerd", "shop/cart-0/app", "")
 
