@@ -168,6 +168,7 @@ class _Keeper:
             return
         if held and not session.is_served(held[1]):
             self._kept = {store.NAMES[0]: held}
+            self._is_held = True  # the server, which inherits it, does not store it again
         else:
             for fd in held:
                 os.close(fd)

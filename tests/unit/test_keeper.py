@@ -288,3 +288,25 @@ if life == 1:
     assert keeper.wait(20) == 0
     assert said in keeper.stderr.read()
     assert (tmp_path / "lives").read_text() == "II"
+
+
+def test_a_pod_that_has_taken_back_what_the_node_holds_leaves_it_there_when_it_is_told_to_stop(keep, tmp_path):
+    held = """
+import pty
+memory = session.new_memory("/srv/views")
+keeper.node_keeper.take_back = lambda: [pty.openpty()[1], memory]
+keeper.session.is_over = lambda fuse: False
+keeper.mountpoint.unmount_all = lambda path: print("unmounted", path, file=sys.stderr, flush=True)
+"""
+    server = """
+assert os.environ["LISTEN_FDNAMES"] == "lxcfs:lxcfs"
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+say("READY=1")
+time.sleep(30)
+"""
+    keeper = keep(server, held, stay=True)
+    wait_for(lambda: (tmp_path / "lives").read_text() == "I")
+    time.sleep(0.3)
+    keeper.send_signal(signal.SIGTERM)
+    assert keeper.wait(20) == 0
+    assert "unmounted" not in keeper.stderr.read()
