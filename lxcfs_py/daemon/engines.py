@@ -30,6 +30,7 @@ FUSEPY_ENDS = (
 """What is promised less where that engine is chosen."""
 
 _STOP_SECONDS = 2
+_LOOK_SECONDS = 0.05
 
 
 class Engine(Protocol):
@@ -108,7 +109,7 @@ class KernelEngine:
             kept = store.inherited().session(config.mountpoint)
             if kept is not None and not kept.is_claimable():
                 kept = None  # another server has it: to be asked for it
-            kept = kept or session.take_over(config.mountpoint)
+            kept = kept or _take_over(config.mountpoint)
             self.resumes = kept is not None
             if kept is None:
                 find_for_all()  # whoever cannot see all cgroups mounts nothing
@@ -206,6 +207,26 @@ class KernelEngine:
         """Note it in the session."""
         self._session.starts = 0
         self._session.shows_machine = shows_machine
+
+
+def _take_over(place: str) -> Optional[session.Session]:
+    """Return the session of the server that runs at a mountpoint, None where none does. SessionError.
+
+    Where others want it at the same moment, one after the other gets it: each is asked in its turn.
+    """
+    deadline = time.monotonic() + session.PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(session.TakenError):
+            kept = session.take_over(place)
+            if kept is not None or not _is_served(place):
+                return kept
+        time.sleep(_LOOK_SECONDS)
+    return None
+
+
+def _is_served(place: str) -> bool:
+    """Tell whether a server of this program answers there, which does not offer it at this moment."""
+    return session.was_offered(place) and mountpoint.is_mounted(place) and not mountpoint.is_dead(place)
 
 
 class FusepyEngine:

@@ -154,4 +154,5 @@ def _main(mount: int, end: int) -> None:
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]), int(sys.argv[2]))
+    with contextlib.suppress(BrokenPipeError):  # the server has ended
+        _main(int(sys.argv[1]), int(sys.argv[2]))

@@ -76,6 +76,10 @@ class SessionError(LxcfsError):
     """A session can't be had, in one sentence for the operator."""
 
 
+class TakenError(SessionError):
+    """Another process has got it first, and can be asked for it in turn."""
+
+
 class Session:
     """The two descriptors, and the memory file's parts: a header page, the slots, the texts.
 
@@ -366,7 +370,7 @@ def _hand_over(session: Session, others: Others, listener: socket.socket, leave:
 def take_over(mountpoint: str) -> Optional[Session]:
     """The session of the server that runs at `mountpoint`; it leaves at `claim`. None if there is no such server.
 
-    SessionError if there is one that does not answer.
+    TakenError where it hands over to another at this moment, SessionError if it does not answer.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.settimeout(PATIENCE)
@@ -375,6 +379,8 @@ def take_over(mountpoint: str) -> Optional[Session]:
         _, descriptors = receive(connection)
     except (FileNotFoundError, ConnectionRefusedError):
         return None
+    except ConnectionResetError:
+        raise TakenError(f"the server at {mountpoint} has just handed it over to another") from None
     except OSError as error:
         raise SessionError(f"the server at {mountpoint} does not hand it over ({error}): stop that server") from error
     session = session_of(descriptors, mountpoint)

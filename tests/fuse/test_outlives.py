@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -60,6 +61,23 @@ def test_no_reader_notices_50_takeovers_by_another_daemon(start_daemon: StartDae
             # Not before can it be taken over in turn.
             wait_for(lambda: "INFO: serving" in daemon.log.read_text())
     daemon.stop()
+
+
+def test_of_servers_that_start_at_once_each_takes_over_from_the_one_before(
+    start_daemon: StartDaemon, sandbox: MakeSandbox
+) -> None:
+    daemon = start_daemon("kernel")
+    wait_for(lambda: "INFO: serving" in daemon.log.read_text())
+    with reading(sandbox(memory=256 * MIB, cpus=1, views=daemon.mountpoint)), contextlib.ExitStack() as stack:
+        logs = [daemon.log.with_name(f"log-{number}") for number in range(3)]
+        servers = [daemon.process]
+        for path in logs:
+            log = stack.enter_context(path.open("wb"))
+            servers.append(subprocess.Popen(daemon.command, cwd=ROOT, stderr=log))
+        wait_for(lambda: all("INFO: serving" in path.read_text() for path in logs))
+        wait_for(lambda: [server.poll() for server in servers].count(0) == 3)
+    (daemon.process,) = (server for server in servers if server.poll() is None)
+    assert daemon.stop() == 0
 
 
 def test_no_reader_notices_a_daemon_that_stands_still_for_a_while(kept: Kept, sandbox: MakeSandbox) -> None:
