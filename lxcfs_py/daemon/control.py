@@ -149,6 +149,8 @@ def _request(place: str, path: str, request: dict[str, Any], seconds: float = AN
         except socket.timeout:
             raise NotAnsweringError(_silent(place, seconds), _SILENT_HINT) from None
         except OSError:
+            if mountpoint.is_mounted(place) and mountpoint.answers(place):
+                raise NotAnsweringError(_out_of_reach(place), _SILENT_HINT) from None
             raise NotRunningError(_not_running(place), _start(place)) from None
         reply = bytearray()
         try:
@@ -169,6 +171,10 @@ _SILENT_HINT = "its log says why; a restart keeps the mount"
 
 def _silent(place: str, seconds: float) -> str:
     return f"the daemon of {place} does not answer: it said nothing within {seconds:.0f} s"
+
+
+def _out_of_reach(place: str) -> str:
+    return f"{place} is served, by a process that cannot be asked: it has no socket in {mountpoint.RUNTIME_DIRECTORY}"
 
 
 def _not_running(place: str) -> str:
