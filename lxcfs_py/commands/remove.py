@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lxcfs_py import files
-from lxcfs_py.attach import attach
+from lxcfs_py.attach import attach, nri
 from lxcfs_py.commands.common import add_config, mountpoint_even_if_broken, new_command, require_root
 from lxcfs_py.daemon import node_profile
 from lxcfs_py.engine import node_keeper
@@ -75,11 +75,12 @@ def _free_containers(place: str) -> dict[int, str]:
 
 
 def _delete(place: str) -> None:
-    """Delete what is kept for the next server, the pods' profile, and the mountpoint where it is empty."""
+    """Delete what is kept for the next server, the pods' profile, and directories that are empty."""
     node_profile.remove()
     for path in Path(mountpoint.RUNTIME_DIRECTORY).glob("*"):
         with contextlib.suppress(OSError):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for directory in (mountpoint.RUNTIME_DIRECTORY, place):
+    sockets = (os.path.dirname(path) for path in (nri.SOCKET, node_keeper.BUS))  # the kubelet makes them for a pod
+    for directory in (mountpoint.RUNTIME_DIRECTORY, place, *sockets):
         with contextlib.suppress(OSError):  # not there, not empty, or a pod's own mount
             os.rmdir(directory)

@@ -187,6 +187,8 @@ def test_removal_replaces_the_daemon_on_every_node_and_serves_nothing(default, r
     for mount in init["volumeMounts"]:
         assert volumes[mount["name"]] in (mount["mountPath"], None)
     assert init["image"] == container(default[DAEMON])["image"]
+    made = [volume for volume in pod["volumes"] if volume.get("hostPath", {}).get("type") == "DirectoryOrCreate"]
+    assert not made, "which stays on the node"
 
 
 def test_the_new_pod_comes_before_the_old_one_goes(rendered):
