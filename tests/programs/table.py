@@ -316,14 +316,6 @@ ROWS = (
         "MUNIN_LIBDIR=/usr/share/munin /usr/share/munin/plugins/memory config",
         r"--upper-limit (\d+)",
     ),
-    load(
-        "Munin",
-        "munin-plugins-core",
-        By.FILE,
-        "MUNIN_LIBDIR=/usr/share/munin /usr/share/munin/plugins/load",
-        r"load.value ([\d.]+)",
-        slack=0.7,
-    ),
     load("collectd", "collectd-core", By.SYSINFO, COLLECTD % "load", r"^[\d.]+,([\d.]+),", slack=0.1, only="bookworm"),
     load(
         "check_load",
@@ -470,7 +462,6 @@ ROWS = (
         By.AFFINITY,
         "timeout 3 etcd --data-dir /tmp/etcd",
         r'(?:CPUs to |max-cpu-set":)(\d+)',
-        forky=By.CGROUP,
         cure="`GOMAXPROCS=N`",
     ),
     cpus("Ruby", "ruby", By.AFFINITY, "ruby -retc -e 'p Etc.nprocessors'"),

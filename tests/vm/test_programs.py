@@ -18,17 +18,9 @@ PACKAGES = tuple(sorted({*DEPENDENCIES, *(package for row in ROWS for package in
 
 # None is to start with the machine: an emulated CPU has enough to do.
 SERVICES = (
-    *("atop", "atopacct", "etcd", "exim4", "haproxy", "monit", "munge", "munin-node", "named", "nginx", "redis-server"),
-    *(
-        "prometheus-node-exporter",
-        "rabbitmq-server",
-        "slurmd",
-        "snmpd",
-        "sysstat",
-        "tuptime",
-        "uptimed",
-        "zabbix-agent",
-    ),
+    *("atop", "atopacct", "etcd", "exim4", "haproxy", "monit", "munge", "munin-node", "named", "nginx"),
+    *("prometheus-node-exporter", "rabbitmq-server", "redis-server", "slurmd", "snmpd", "sysstat", "tuptime"),
+    *("uptimed", "zabbix-agent"),
 )
 ASKING = Way("--security-opt seccomp=/usr/share/lxcfs-py/seccomp.json")
 
@@ -41,7 +33,10 @@ mkdir -p usr etc tmp proc sys dev var/lib run root disk host programs
 for link in bin sbin lib lib64; do ln -s usr/$link $link; done
 tar -c . | podman import - box >/dev/null 2>&1
 """
-OPTIONS = "-e SLOW=5 -v /usr:/usr:ro -v /etc:/etc:O -v /var/lib/exim4:/var/lib/exim4:O $(lxcfs-py mounts podman)"
+OPTIONS = (
+    "-e SLOW=5 -v /usr:/usr:ro -v /etc:/etc:O -v /var/lib/exim4:/var/lib/exim4:O -v /var/spool:/var/spool:O"
+    " $(lxcfs-py mounts podman)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +60,7 @@ def said(machine, tmp_path_factory):
         "box",
         "/root/programs",
         "/root/disk",
+        "lxcfs-py attach --pid",
     )
     return observed.observe(engine, SUITE, ROWS, ASKING)
 
