@@ -12,7 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from tests.kubernetes import cri
 from tests.kubernetes.cri import Runtime
+
+cri.SECONDS = 500.0  # an emulated machine starts a dozen of pods at once
 
 SOCKET, LOGS = Path("/run/containerd/containerd.sock"), Path("/var/log/pods")
 
