@@ -177,11 +177,17 @@ def _runtime_path(mountpoint: str) -> str:
 
 def _servers(mountpoint: str) -> str:
     """Say which processes serve a mount: those with /dev/fuse open that name the mountpoint, else all such."""
-    import psutil  # here, as the processes that enter containers are to be small
+    # The others' arguments are not asked for: who waits for the mount may keep whoever asks waiting, too.
+    holders = list(filter(_holds_fuse, roots.pids()))
+    named = [pid for pid in holders if mountpoint in _arguments(pid)] or holders
+    return " or ".join(f"process {pid}" for pid in named) or "a process that cannot be seen from here"
 
-    holders = [process for process in psutil.process_iter(["pid", "cmdline"]) if _holds_fuse(process.pid)]
-    named = [process for process in holders if mountpoint in (process.info["cmdline"] or [])] or holders
-    return " or ".join(f"process {process.pid}" for process in named) or "a process that cannot be seen from here"
+
+def _arguments(pid: int) -> list[str]:
+    try:
+        return os.fsdecode(Path(f"{roots.PROC}/{pid}/cmdline").read_bytes()).split("\0")
+    except OSError:
+        return []
 
 
 def _holds_fuse(pid: int) -> bool:

@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -28,6 +29,7 @@ CPU_MODE = "lxcfs.py/cpu-mode"
 
 _MAX_BYTES = 1 << 24
 _SHOWN_DIGITS = 12  # of an id, as the engines show it
+_LOOK_SECONDS = 5.0  # for which it is known which dockerd run
 _LEAST_DIGITS = 4  # of an id, to be asked for by
 
 _ID = "[0-9a-f]{64}"
@@ -192,13 +194,11 @@ class Names:
         """Return where the engines that run keep their containers, by their own command lines."""
         proc = self._root / "proc" if self._root != Path("/") else Path(roots.PROC)
         found = []
-        for process in sorted(proc.glob("[0-9]*")):
-            words = _bytes(process / "cmdline").decode(errors="surrogateescape").split("\0")
-            if os.path.basename(words[0]) == "dockerd" and _is_hosts(process, proc):
-                options = _options(words[1:])
-                chosen = options.get("--data-root") or options.get("-g")
-                chosen = chosen or self._data_root(options.get("--config-file", ""))
-                found += [chosen] if chosen else []
+        for words in _dockerds(proc, int(time.monotonic() / _LOOK_SECONDS)):
+            options = _options(words)
+            chosen = options.get("--data-root") or options.get("-g")
+            chosen = chosen or self._data_root(options.get("--config-file", ""))
+            found += [chosen] if chosen else []
         return self._docker_containers(found)
 
     def _data_root(self, file: str) -> str:
@@ -314,10 +314,29 @@ def _bytes(file: Path) -> bytes:
         return b""
 
 
+@functools.lru_cache(maxsize=2)
+def _dockerds(proc: Path, _moment: int) -> list[list[str]]:
+    """Return the options of all dockerd that run on the host: for some seconds, since all processes are looked at.
+
+    The arguments of a process are in its memory. Where that is a container's, whoever asks may have to wait for what
+    the container waits for, which may be the server itself: so none but the host's own are asked.
+    """
+    found = []
+    for process in sorted(proc.glob("[0-9]*")):
+        if _bytes(process / "comm") == b"dockerd\n" and _is_hosts(process, proc):
+            words = _bytes(process / "cmdline").decode(errors="surrogateescape").split("\0")
+            found.append(words[1:])
+    return found
+
+
 def _is_hosts(process: Path, proc: Path) -> bool:
-    """Tell whether a process is root's, and in this one's pid namespace: a container could call one so."""
+    """Tell whether a process is root's, in this one's pid namespace and in the host's mount namespace.
+
+    A container could call one so, and see the host's processes.
+    """
     try:
         same = os.readlink(process / "ns/pid") == os.readlink(proc / "self/ns/pid")
+        same = same and os.readlink(process / "ns/mnt") == os.readlink(proc / "1/ns/mnt")
         return same and process.stat().st_uid == 0
     except OSError:
         return False

@@ -63,14 +63,18 @@ def test_docker_may_keep_its_containers_elsewhere(tmp_path: Path, directory: str
         (["sh", "-c", "dockerd --data-root=/srv/docker"], 0, False),
         (["dockerd", "--data-root=/srv/docker"], 1000, False),
         (["dockerd", "--data-root=/srv/docker", "in a container"], 0, False),
+        (["dockerd", "--data-root=/srv/docker", "in a mount namespace"], 0, False),
     ],
 )
 def test_a_docker_that_was_told_on_its_command_line_where_to_keep_them_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], uid: int, is_found: bool
 ) -> None:
-    for pid in ("self", "7"):
+    for pid in ("1", "self", "7"):
         (tmp_path / "proc" / pid / "ns").mkdir(parents=True)
         (tmp_path / "proc" / pid / "ns/pid").symlink_to("pid:[1]" if words[-1] != "in a container" else f"pid:[{pid}]")
+        of_it = words[-1] == "in a mount namespace" and pid == "7"
+        (tmp_path / "proc" / pid / "ns/mnt").symlink_to("mnt:[7]" if of_it else "mnt:[1]")
+    write(tmp_path, "proc/7/comm", f"{os.path.basename(words[0])}\n")
     write(tmp_path, "proc/7/cmdline", "\0".join([*words, ""]))
     write(tmp_path, "srv/daemon.json", {"data-root": "/srv/docker"})
     write(tmp_path, f"srv/docker/containers/{ID}/config.v2.json", {"Name": "/web"})
@@ -78,6 +82,22 @@ def test_a_docker_that_was_told_on_its_command_line_where_to_keep_them_is_found(
     owned = os.stat_result((0o40555, 0, 0, 0, uid, uid, 0, 0, 0, 0))
     monkeypatch.setattr(Path, "stat", lambda path, **how: owned if path.name == "7" else stat(path, **how))
     assert (identity(tmp_path, f"/docker/{ID}").name == "web") == is_found
+
+
+def test_no_process_is_asked_for_its_arguments_but_the_hosts_dockerd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in its memory, for which the server would wait if the process waits for the server. Found by a soak."""
+    for pid, name in (("1", "systemd"), ("7", "dockerd"), ("8", "python3")):
+        (tmp_path / "proc" / pid / "ns").mkdir(parents=True)
+        (tmp_path / "proc" / pid / "ns/pid").symlink_to(f"pid:[{pid}]")
+        write(tmp_path, f"proc/{pid}/comm", f"{name}\n")
+        write(tmp_path, f"proc/{pid}/cmdline", "dockerd\0")
+    read, asked = names._bytes, []
+    monkeypatch.setattr(names, "_bytes", lambda path: asked.append(path.name) or read(path))
+    assert identity(tmp_path, f"/docker/{ID}").name == ID[:12]
+    assert "comm" in asked
+    assert "cmdline" not in asked
 
 
 def test_podman_may_keep_its_containers_elsewhere(tmp_path: Path) -> None:
