@@ -91,6 +91,9 @@ class Session:
         """SessionError if that is no session's memory file."""
         self.fuse, self.memory = fuse, memory
         self.predecessor: Optional[socket.socket] = None
+        self.is_salvaged = False
+        """Tells whether its memory file is a new one, which does not know the mountpoint by itself."""
+
         try:
             if os.fstat(memory).st_size < _END:  # another version kept fewer
                 os.ftruncate(memory, _END)
@@ -106,6 +109,13 @@ class Session:
         self.texts = open_texts.Texts(self._map, _TEXTS)
         self.waiting = waiting.Slots(self._map, _WAITING, OPCODE)
         self.left_waiting: list[memoryview] = []
+
+    def move(self, mountpoint: str) -> None:
+        """Note another mountpoint."""
+        path = os.fsencode(mountpoint)
+        self._map[_HEADER.size : _HEADER.size + len(path)] = path
+        struct.pack_into("=I", self._map, _HEADER.size - 4, len(path))
+        self.mountpoint = mountpoint
 
     def negotiated(self, minor: int, flags: int) -> None:
         """Note what INIT agreed on, which the kernel tells only once."""
@@ -251,7 +261,9 @@ def session_of(descriptors: Sequence[int], mountpoint: str) -> Optional[Session]
         "the session goes on with a new memory file, and who is in the middle of a file goes on in another text: %s",
         problem,
     )
-    return Session(fuse, _salvage(memories, mountpoint))
+    session = Session(fuse, _salvage(memories, mountpoint))
+    session.is_salvaged = True
+    return session
 
 
 def _salvage(memories: Sequence[int], mountpoint: str) -> int:

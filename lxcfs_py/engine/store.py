@@ -45,11 +45,13 @@ class Store:
     def session(self, mountpoint: str) -> Optional[Session]:
         """Return the session that is kept; None where there is none. Another process may serve it.
 
-        It is at `mountpoint` if its memory file cannot tell any more.
+        It is at `mountpoint` if its memory file cannot tell any more: at what the last caller says.
         """
         if self._session is None:
             sessions = (session_of(descriptors, mountpoint) for descriptors in self._kept.values())
             self._session = next(filter(None, sessions), None)
+        elif self._session.is_salvaged:
+            self._session.move(mountpoint)
         return self._session
 
     def keep(self, name: str, descriptor: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lxcfs_py.engine import open_texts, session
+from lxcfs_py.engine import open_texts, session, store
 from lxcfs_py.engine.open_texts import _SHELVES, VERSION, Texts
 from lxcfs_py.engine.owners import Owners
 from lxcfs_py.linux import syscalls
@@ -149,6 +149,17 @@ def test_a_session_goes_on_whatever_happened_to_its_memory_file(memory: int, fus
 
 def test_a_session_knows_its_mountpoint(memory: int) -> None:
     assert session.Session(-1, memory).mountpoint == "/var/lib/lxcfs"
+
+
+def test_a_session_that_has_lost_its_memory_file_is_where_the_last_says_who_asks_for_it(memory: int, fuse: int) -> None:
+    for descriptors, place in (([fuse], "/srv/views"), ([fuse, memory], "/var/lib/lxcfs")):
+        kept = store.Store()
+        kept._kept = {"lxcfs": descriptors}
+        kept.session("/somewhere/that/is/longer")
+        found = kept.session("/srv/views")
+        assert found is not None
+        assert found.mountpoint == place
+        assert session.Session(fuse, found.memory).mountpoint == place
 
 
 def test_mount_options_reach_the_kernel_behind_the_servers_own(monkeypatch: pytest.MonkeyPatch) -> None:
