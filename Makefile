@@ -20,7 +20,7 @@ DEB := git build-essential debhelper dh-python pybuild-plugin-pyproject python3-
 RPM := git rpm rpmlint
 REPO := $(DEB) $(RPM) apt-utils createrepo-c gpg gpg-agent
 IMAGE := $(DEB) mmdebstrap
-TEST := $(TEST_FAST) $(DOCKER) lxc lxcfs mmdebstrap qemu-system-x86 qemu-utils e2fsprogs openssh-client $(DEB) lintian man-db $(REPO) \
+TEST := $(TEST_FAST) $(DOCKER) lxc lxcfs musl-tools mmdebstrap qemu-system-x86 qemu-utils e2fsprogs openssh-client $(DEB) lintian man-db $(REPO) \
 	kubernetes-client/kubectl zsh fish prometheus
 BENCH := $(RUN) lxcfs
 

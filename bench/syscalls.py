@@ -24,7 +24,7 @@ STARTS = 4
 """Of each program in a round."""
 
 # In Python, in Go, and in Java.
-PROGRAMS = (("python3", "-c", "pass"), ("runc", "--version"), ("java", "-version"))
+PROGRAMS = (("/usr/bin/python3", "-c", "pass"), ("runc", "--version"), ("java", "-version"))
 
 
 @dataclass

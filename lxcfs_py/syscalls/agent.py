@@ -214,7 +214,7 @@ class Agent:
             self._pause(server.fileno(), error)
             return
         pid, uid = _peer(connection)
-        full = len(self._callers) >= MAX_CALLERS if is_lxc else len(self._runtimes) >= MAX_CONNECTIONS
+        full = is_lxc and len(self._callers) >= MAX_CALLERS
         if uid or full:
             log.error("a connection was refused: %s", f"user {uid} is not root" if uid else "there are too many")
             connection.close()
@@ -223,6 +223,8 @@ class Agent:
             self._keep(monitor.name, monitor.descriptor)
             self._add(monitor)
         else:
+            if len(self._runtimes) >= MAX_CONNECTIONS:
+                self._drop(next(iter(self._runtimes)))  # which has said nothing for the longest time
             name = f"{_RUNTIME}{os.urandom(8).hex()}"
             self._keep(name, connection.fileno())
             self._add_runtime(connection, name)

@@ -172,6 +172,8 @@ def test_garbage_and_strangers_on_the_socket_change_nothing(start_daemon, sandbo
         for _ in range(300):  # who connects and says nothing
             connection = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             connection.connect(path)
+        late = sandbox(memory=MEMORY, views=daemon.mountpoint)
+        assert late.run(filtered(daemon, "getconf", "_PHYS_PAGES")).stdout == f"{MEMORY // 4096}\n"
         stranger = [sys.executable, "-c", f"import socket; socket.socket(socket.AF_UNIX).connect({path!r})"]
         refused = subprocess.run(stranger, user=12345, capture_output=True, text=True, cwd="/")
         assert "PermissionError" in refused.stderr

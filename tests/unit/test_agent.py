@@ -7,6 +7,8 @@ import errno
 import json
 import logging
 import os
+import resource
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -142,3 +144,40 @@ def test_one_container_has_no_more_than_its_share_of_the_listeners(
 @pytest.mark.parametrize("state", [b"", b"{", b"[]", b'{"state": 3}', b"[" * 100000])
 def test_a_state_that_cannot_be_read_is_that_of_who_sent_it(state: bytes) -> None:
     assert agent._owner_in(state, 7) == agent._owner_in(b"", 7) != agent._owner_in(b"", 8)
+
+
+LONGEST_VARIABLE = 1 << 17  # MAX_ARG_STRLEN, for LISTEN_FDNAMES
+
+
+def test_there_are_at_most_4096_and_a_successor_is_told_of_them_all(
+    agent_of: Agent, server: Full, kept: dict[str, int], caplog: pytest.LogCaptureFixture, ends: list[int]
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 10000:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (10000, hard))
+    for number in range(16):
+        send(agent_of, server, {"state": {"id": f"box{number}"}}, ends, 256)
+    assert listeners(kept) == 4096
+    send(agent_of, server, {"state": {"id": "late"}}, ends)
+    assert listeners(kept) == 4096
+    assert caplog.messages[-1] == "a listener was refused: there are 4096 already"
+    assert len(":".join(kept)) < LONGEST_VARIABLE
+    os.close(ends.pop(0))  # the first one's container has ended
+    attend(agent_of)
+    send(agent_of, server, {"state": {"id": "late"}}, ends)
+    assert listeners(kept) == 4096
+    for caller in list(agent_of._callers.values()):
+        caller.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_of_each_container_one_call_is_taken_in_a_turn_and_each_listener_gets_its_turn(
+    agent_of: Agent, server: Full, ends: list[int]
+) -> None:
+    send(agent_of, server, {"state": {"id": "greedy"}}, ends, 5)
+    send(agent_of, server, {"state": {"id": "modest"}}, ends)
+    *greedy, modest = agent_of._callers
+    ready = [(descriptor, select.EPOLLIN) for descriptor in agent_of._callers]
+    taken = [[descriptor for descriptor, _ in agent_of._in_turn(ready)] for _ in range(5)]
+    assert all(modest in turn and len(turn) == 2 for turn in taken)
+    assert sorted(descriptor for turn in taken for descriptor in turn if descriptor != modest) == greedy
