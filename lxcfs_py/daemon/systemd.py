@@ -91,8 +91,8 @@ def _tell(text: str) -> None:
         if store.is_keeper():
             degraded.enter(
                 KEEPER,
-                "nobody keeps the mount should this process die: the one above it is gone; start another with "
-                "lxcfs-py run --keep, which takes over",
+                "nobody keeps the mount should this process die: the one above it cannot be reached; start another, "
+                "which takes over: lxcfs-py run --keep",
             )
 
 

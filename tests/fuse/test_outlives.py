@@ -152,6 +152,26 @@ def test_a_keeper_starts_the_daemon_again(start_daemon: StartDaemon, sandbox: Ma
     assert str(daemon.mountpoint) not in mountpoints()
 
 
+def test_where_a_keeper_is_killed_status_says_so_and_another_takes_over(
+    start_daemon: StartDaemon, sandbox: MakeSandbox
+) -> None:
+    daemon = start_daemon("kernel", keep=True)
+    wait_for(lambda: "INFO: serving" in daemon.log.read_text())
+    with reading(sandbox(memory=256 * MIB, views=daemon.mountpoint)):
+        daemon.process.kill()
+        daemon.process.wait(10)
+        ask = [sys.executable, "-m", "lxcfs_py", "status", "--mountpoint", str(daemon.mountpoint)]
+        told = subprocess.run([*ask, "--config", "/dev/null"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert "nobody keeps the mount" in told.stdout
+        with daemon.log.open("wb") as log:
+            daemon.process = subprocess.Popen(daemon.command, cwd=ROOT, stderr=log)
+        wait_for(lambda: "INFO: serving" in daemon.log.read_text())
+        (server,) = psutil.Process(daemon.process.pid).children()
+        server.kill()
+        wait_for(lambda: daemon.log.read_text().count("INFO: serving") == 2)
+    assert daemon.stop() == 0
+
+
 KEEPER = """
 import sys
 from lxcfs_py.engine import keeper
