@@ -30,7 +30,7 @@ from lxcfs_py.syscalls import memory, writable
 from lxcfs_py.syscalls.answers import ANSWERS, Figures
 from lxcfs_py.syscalls.callers import Caller, Listener, Monitor, number_of, owner_of
 from lxcfs_py.syscalls.memory import Memory, Slot
-from lxcfs_py.syscalls.relay import Relay, Shift
+from lxcfs_py.syscalls.relay import Relay, Shift, TakeBack
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ _RUNTIME = "seccomp.runtime-"
 """Of the names under which runtimes' connections are kept."""
 
 _PAUSE_SECONDS = 1.0  # without new connections, where there are no descriptors for them
-_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _ANSWERED = (errno.ENOENT, errno.EINPROGRESS)  # nobody waits for it any longer, or a predecessor did it
 _MOST_STATE = 1 << 16  # bytes of a container's state that are read at a time
 _MOST_SENT = 4  # descriptors
@@ -90,7 +89,7 @@ class Agent:
             file = memory.new()
             keep(MEMORY, file)
         self._memory = Memory(file)
-        self._relay = Relay(self._memory, self._attend_all, self._leave_out, self._take_back)
+        self._relay = Relay(self._memory, self._attend_all, self._leave_out)
         for name, descriptor in kept.items():
             if name.startswith(Listener.PREFIX):
                 self._add(Listener(descriptor, int(name[len(Listener.PREFIX) :], 16)))
@@ -141,7 +140,7 @@ class Agent:
         for descriptor, until in list(self._paused.items()) if self._paused else ():
             if time.monotonic() >= until:
                 del self._paused[descriptor]
-                self._poll.register(descriptor, select.EPOLLIN)
+                self._attend_again(descriptor)
 
     def _in_turn(self, events: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         """Yield what has come, but of each owner only the caller that has waited longest."""
@@ -169,30 +168,28 @@ class Agent:
         elif descriptor in self._runtimes:
             self._receive_listener(descriptor)
 
-    def _leave_out(self, descriptor: int) -> list[int]:
-        """Attend no longer to a descriptor and to its owner's others; return them all."""
+    def _leave_out(self, descriptor: int) -> TakeBack:
+        """Attend no longer to a descriptor, and to none of its owner's."""
         caller = self._callers.get(descriptor)
         if caller is None:
-            together = [descriptor]
-        else:
-            owner = owner_of(caller.number)
-            self._left_out.add(owner)
-            together = self._of(owner)
-        for each in together:
+            self._ignore(descriptor)
+            return lambda: self._attend_again(descriptor)
+        owner = owner_of(caller.number)
+        self._left_out.add(owner)
+        for each in self._of(owner):
             self._ignore(each)
-        return together
+        return lambda: self._take_back(owner)
 
-    def _take_back(self, descriptors: list[int]) -> None:
-        """Attend to descriptors again, as far as there are such any more, and to those of their owner that came."""
-        caller = next((self._callers[each] for each in descriptors if each in self._callers), None)
-        if caller is not None:
-            owner = owner_of(caller.number)
-            self._left_out.discard(owner)
-            descriptors = self._of(owner)
-        for descriptor in descriptors:
-            if descriptor in self._callers or descriptor in self._servers or descriptor in self._runtimes:
-                with contextlib.suppress(FileExistsError):
-                    self._poll.register(descriptor, select.EPOLLIN)
+    def _take_back(self, owner: int) -> None:
+        """Attend to all of an owner's again, with those that came meanwhile."""
+        self._left_out.discard(owner)
+        for descriptor in self._of(owner):
+            self._attend_again(descriptor)
+
+    def _attend_again(self, descriptor: int) -> None:
+        if descriptor in self._callers or descriptor in self._servers or descriptor in self._runtimes:
+            with contextlib.suppress(FileExistsError):
+                self._poll.register(descriptor, select.EPOLLIN)
 
     def _of(self, owner: int) -> list[int]:
         return [each for each, caller in list(self._callers.items()) if owner_of(caller.number) == owner]
@@ -209,8 +206,6 @@ class Agent:
         except BlockingIOError:
             return
         except OSError as error:
-            if error.errno not in _NO_DESCRIPTORS:
-                raise
             self._pause(server.fileno(), error)
             return
         pid, uid = _peer(connection)
@@ -232,7 +227,7 @@ class Agent:
     def _pause(self, server: int, error: OSError) -> None:
         """Leave those who connect waiting for a while: they have not got lost, and would be told of in a tight loop."""
         log.error("no listener can be taken for %.0f s: %s", _PAUSE_SECONDS, error.strerror)
-        self._poll.unregister(server)
+        self._ignore(server)
         self._paused[server] = time.monotonic() + _PAUSE_SECONDS
 
     def _add_runtime(self, connection: socket.socket, name: str) -> None:
@@ -282,6 +277,8 @@ class Agent:
 
     def _drop(self, descriptor: int) -> None:
         """Let go of a caller or a runtime."""
+        if descriptor in self._servers:
+            return
         self._ignore(descriptor)
         caller = self._callers.pop(descriptor, None)
         if caller is not None:

@@ -19,6 +19,12 @@ PATIENCE = 0.1
 """Seconds that a thread may be at one thing before another goes on."""
 
 
+_AFTER_AN_ERROR = 1.0  # seconds
+
+TakeBack = Callable[[], None]
+"""Has those attended to again whom nobody was to attend to."""
+
+
 class Shift:
     """The time of one thread."""
 
@@ -30,8 +36,8 @@ class Shift:
         self.since = 0.0
         """Since when, 0.0 when it attends to none."""
 
-        self.left_out: list[int] = []
-        """The descriptors that nobody attends to until it is done, since another leads."""
+        self.take_back: TakeBack = lambda: None
+        """To be called when it is done, if another leads by then."""
 
 
 class Relay:
@@ -41,17 +47,16 @@ class Relay:
         self,
         memory: Memory,
         work: Callable[[Shift], None],
-        leave_out: Callable[[int], list[int]],
-        take_back: Callable[[list[int]], None],
+        leave_out: Callable[[int], TakeBack],
     ) -> None:
         """Take what to do.
 
         `work` attends once to what there is. `leave_out` has nobody attend to a descriptor and to what hangs together
-        with it, and `take_back` has it attended to again.
+        with it.
         """
         self._memory = memory
         self._work = work
-        self._leave_out, self._take_back = leave_out, take_back
+        self._leave_out = leave_out
         self._leader: Optional[Shift] = None
         self._lock = threading.Lock()
         self._busy = threading.Event()
@@ -64,13 +69,13 @@ class Relay:
 
     def beside(self, slot: Slot, descriptor: int, work: Callable[[Slot], None]) -> None:
         """Do something about a descriptor, with a slot that was taken, while others are attended to."""
-        left_out = self._leave_out(descriptor)
+        take_back = self._leave_out(descriptor)
 
         def do() -> None:
             try:
                 work(slot)
             finally:
-                self._take_back(left_out)
+                take_back()
                 self._give_back(slot)
 
         threading.Thread(target=do, name="syscalls-left", daemon=True).start()
@@ -100,7 +105,7 @@ class Relay:
             shift.since = 0.0
             if self._leader is shift:
                 return True
-        self._take_back(shift.left_out)
+        shift.take_back()
         return False
 
     def _begin_to_lead(self) -> None:
@@ -115,7 +120,11 @@ class Relay:
     def _lead(self, shift: Shift) -> None:
         try:
             while self._leader is shift:
-                self._work(shift)
+                try:
+                    self._work(shift)
+                except Exception:  # whatever it is, somebody must go on
+                    log.exception("the agent for system calls met an error")
+                    time.sleep(_AFTER_AN_ERROR)
         finally:
             self._give_back(shift.slot)
 
@@ -138,11 +147,11 @@ class Relay:
                     self._replace(shift)
 
     def _replace(self, shift: Shift) -> None:
-        shift.left_out = self._leave_out(shift.at)
+        shift.take_back = self._leave_out(shift.at)
         try:
             self._begin_to_lead()
         except (LookupError, RuntimeError) as error:  # no slot, no thread
-            self._take_back(shift.left_out)
+            shift.take_back()
             if not self._stands_still:
                 log.error("system calls wait for a container that keeps the agent waiting: %s", error)
             self._stands_still = True

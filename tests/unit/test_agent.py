@@ -181,3 +181,18 @@ def test_of_each_container_one_call_is_taken_in_a_turn_and_each_listener_gets_it
     taken = [[descriptor for descriptor, _ in agent_of._in_turn(ready)] for _ in range(5)]
     assert all(modest in turn and len(turn) == 2 for turn in taken)
     assert sorted(descriptor for turn in taken for descriptor in turn if descriptor != modest) == greedy
+
+
+def test_a_container_that_kept_a_thread_waiting_is_heard_when_it_starts_again(
+    agent_of: Agent, server: Full, ends: list[int]
+) -> None:
+    send(agent_of, server, {"state": {"id": "web"}}, ends)
+    (descriptor,) = agent_of._callers
+    take_back = agent_of._leave_out(descriptor)
+    agent_of._drop(descriptor)  # it ended meanwhile
+    send(agent_of, server, {"state": {"id": "web"}}, ends)
+    (again,) = agent_of._callers
+    os.write(ends[-1], b"a call")
+    assert again not in dict(agent_of._poll.poll(0))
+    take_back()
+    assert again in dict(agent_of._poll.poll(0))
