@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -117,10 +118,7 @@ class Arena:
 
     def files(self) -> list[str]:
         """Return the options for a container that has all files, and the programs."""
-        flags = mounts(self.views, (name for name in VIEWS if (self.views / name).exists()))
-        if (self.views / "proc/pressure").exists():
-            flags += ["-v", f"{self.views}/proc/pressure:/views"]
-        return [*flags, "-v", f"{PROGRAMS}:/hostile:ro", "--network", "none"]
+        return [*_shown(self.views), "-v", f"{PROGRAMS}:/hostile:ro", "--network", "none"]
 
     def start_attacker(self, attack: Attack, capabilities: Sequence[str]) -> str:
         """Start an attacker; return its container's id."""
@@ -162,6 +160,13 @@ class Arena:
     def _victim(self, seconds: float) -> list[str]:
         options = ["-m", f"{MEBIBYTES}m", "--cpus", "1", *self.files()]
         return [*options, self.docker.image, "python3", "-B", "/hostile/victim.py", str(seconds), str(MEBIBYTES)]
+
+
+@functools.cache
+def _shown(views: Path) -> list[str]:
+    """Return the options for the files that a server has: it is asked once, and not while it may be away."""
+    flags = mounts(views, (name for name in VIEWS if (views / name).exists()))
+    return [*flags, "-v", f"{views}/proc/pressure:/views"] if (views / "proc/pressure").exists() else flags
 
 
 def noticed(printed: str) -> Noticed:
