@@ -151,7 +151,7 @@ class Arena:
 
     def victim(self, seconds: float) -> Noticed:
         """Return what a container notices in so many seconds."""
-        return noticed(self.docker("run", "--rm", *self._victim(seconds), timeout=seconds + 600))
+        return noticed(self.docker("run", "--rm", *self._victim(seconds), timeout=seconds + 120))
 
     def start_victim(self, seconds: float) -> str:
         """Start one that tells in its log what it has noticed, once it has the file /tmp/stop; return its id."""
