@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Callable, NoReturn, Optional, Union
 
 from lxcfs_py.attach.errors import AttachError, LeftAloneError, SilentError
+from lxcfs_py.linux import seccomp
 
 SECONDS = 2.0
 AT_ONCE = 32
@@ -133,6 +134,8 @@ def _visit(work: Work, writer: int, silent: dict[str, str]) -> NoReturn:
         for standard in range(3):  # who waits for the end of our output must not wait for a process that hangs
             os.dup2(null, standard)
         os.chdir("/")
+        with contextlib.suppress(OSError):  # a kernel without filters, or a user who may not have one
+            seccomp.forbid()
 
         def say(*words: Any) -> None:
             os.write(writer, json.dumps(words).encode() + b"\n")  # far less than a pipe holds

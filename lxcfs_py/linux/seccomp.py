@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -88,9 +89,9 @@ _HANDED_OVER = {
     "x86_64": ((X86_64, 99, 204), (I386, 116, 242)),
     "aarch64": ((AARCH64, 179, 123), (ARM, 116, 242)),
 }
-_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # <linux/bpf_common.h>
+_LOAD, _JUMP_IF_EQUAL, _JUMP_IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # <linux/bpf_common.h>
 _NUMBER, _ARCH = 0, 4  # offsets in struct seccomp_data
-_USER_NOTIFICATION, _ALLOW = 0x7FC00000, 0x7FFF0000
+_USER_NOTIFICATION, _ALLOW, _ERROR = 0x7FC00000, 0x7FFF0000, 0x00050000
 
 
 def hand_over(agent: socket.socket) -> None:
@@ -114,6 +115,64 @@ def hand_over(agent: socket.socket) -> None:
     listener = syscalls.seccomp_listener(code)
     socket.send_fds(agent, [json.dumps(state).encode()], [listener])
     os.close(listener)
+
+
+_NATIVE = {"x86_64": X86_64, "aarch64": AARCH64}
+_X32 = 0x40000000  # of a number: the call is one of the x32 ABI
+
+# What no process does that enters a container: to run, trace, load or listen to something, to become somebody else, and
+# to change files; by machine.
+_FORBIDDEN = {
+    "x86_64": {
+        **{"socket": 41, "connect": 42, "bind": 49, "listen": 50, "execve": 59, "truncate": 76, "ftruncate": 77},
+        **{"rename": 82, "mkdir": 83, "rmdir": 84, "creat": 85, "link": 86, "unlink": 87, "symlink": 88, "chmod": 90},
+        **{"fchmod": 91, "chown": 92, "fchown": 93, "lchown": 94, "ptrace": 101, "setuid": 105, "setgid": 106},
+        **{"setreuid": 113, "setregid": 114, "setgroups": 116, "setresuid": 117, "setresgid": 119, "capset": 126},
+        **{"mknod": 133, "pivot_root": 155, "adjtimex": 159, "chroot": 161, "acct": 163, "settimeofday": 164},
+        **{"swapon": 167, "swapoff": 168, "reboot": 169, "iopl": 172, "ioperm": 173, "init_module": 175},
+        **{"delete_module": 176, "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190, "clock_settime": 227},
+        **{"kexec_load": 246, "add_key": 248, "request_key": 249, "keyctl": 250, "mkdirat": 258, "mknodat": 259},
+        **{"fchownat": 260, "unlinkat": 263, "renameat": 264, "linkat": 265, "symlinkat": 266, "fchmodat": 268},
+        **{"perf_event_open": 298, "process_vm_readv": 310, "process_vm_writev": 311, "finit_module": 313},
+        **{"renameat2": 316, "kexec_file_load": 320, "bpf": 321, "execveat": 322, "userfaultfd": 323},
+        **{"io_uring_setup": 425},
+    },
+    "aarch64": {
+        **{"setxattr": 5, "lsetxattr": 6, "fsetxattr": 7, "mknodat": 33, "mkdirat": 34, "unlinkat": 35},
+        **{"symlinkat": 36, "linkat": 37, "renameat": 38, "pivot_root": 41, "truncate": 45, "ftruncate": 46},
+        **{"chroot": 51, "fchmod": 52, "fchmodat": 53, "fchownat": 54, "fchown": 55, "acct": 89, "capset": 91},
+        **{"kexec_load": 104, "init_module": 105, "delete_module": 106, "clock_settime": 112, "ptrace": 117},
+        **{"reboot": 142, "setregid": 143, "setgid": 144, "setreuid": 145, "setuid": 146, "setresuid": 147},
+        **{"setresgid": 149, "setgroups": 159, "settimeofday": 170, "adjtimex": 171, "socket": 198, "bind": 200},
+        **{"listen": 201, "connect": 203, "add_key": 217, "request_key": 218, "keyctl": 219, "execve": 221},
+        **{"swapon": 224, "swapoff": 225, "perf_event_open": 241, "process_vm_readv": 270, "process_vm_writev": 271},
+        **{"finit_module": 273, "renameat2": 276, "bpf": 280, "execveat": 281, "userfaultfd": 282},
+        **{"kexec_file_load": 294, "io_uring_setup": 425},
+    },
+}
+
+
+def forbid() -> None:
+    """Let this thread, and what it starts, never do what no process does that enters a container: EPERM.
+
+    Nothing is forbidden on a machine of an architecture that is not known. OSError.
+    """
+    machine = os.uname().machine
+    if machine not in _NATIVE:
+        return
+    numbers = sorted(_FORBIDDEN[machine].values())
+    program = [
+        _instruction(_LOAD, _ARCH),
+        _instruction(_JUMP_IF_EQUAL, _NATIVE[machine], yes=1),
+        _instruction(_RETURN, _ERROR | errno.EPERM),
+        _instruction(_LOAD, _NUMBER),
+        _instruction(_JUMP_IF_AT_LEAST, _X32, no=1),
+        _instruction(_RETURN, _ERROR | errno.EPERM),
+        *(_instruction(_JUMP_IF_EQUAL, number, yes=len(numbers) - place) for place, number in enumerate(numbers)),
+        _instruction(_RETURN, _ALLOW),
+        _instruction(_RETURN, _ERROR | errno.EPERM),
+    ]
+    syscalls.seccomp_filter(b"".join(program))
 
 
 def _instruction(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:

@@ -138,12 +138,19 @@ def seccomp_listener(program: bytes) -> int:
 
     EACCES without CAP_SYS_ADMIN.
     """
+    return _seccomp(SECCOMP_FILTER_FLAG_NEW_LISTENER, program)
+
+
+def seccomp_filter(program: bytes) -> None:
+    """Filter this thread's calls, and those of what it starts, by a BPF program. EACCES without CAP_SYS_ADMIN."""
+    _seccomp(0, program)
+
+
+def _seccomp(flags: int, program: bytes) -> int:
     code = ctypes.create_string_buffer(program, len(program))
     description = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
     number = _SECCOMP[os.uname().machine]
-    return _check(
-        _libc.syscall(ctypes.c_long(number), SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, description)
-    )
+    return _check(_libc.syscall(ctypes.c_long(number), SECCOMP_SET_MODE_FILTER, flags, description))
 
 
 def inotify_init1(flags: int) -> int:

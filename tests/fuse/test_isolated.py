@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Callable
 
 import pytest
 
 from lxcfs_py import isolated
+from lxcfs_py.attach.visits import Visits
 from tests.fuse.test_autoattach import arguments, children
 
 MODULES = ("json", "logging", "sitecustomize", "usercustomize", "lxcfs_py", "psutil", "sdnotify", "fuse", "tomli")
@@ -83,3 +87,33 @@ def test_the_packages_start_their_commands_isolated() -> None:
     root = Path(isolated.__file__).parent.parent
     assert (root / "packaging/rpm/launcher.in").read_text().startswith("#!/usr/bin/python3 -I\n")
     assert "dh_python3 --shebang='/usr/bin/python3 -I'" in (root / "packaging/deb/rules").read_text()
+
+
+def refused(call: Callable[..., Any], *arguments: Any) -> str:
+    try:
+        return str(call(*arguments))
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+
+
+def test_a_process_that_enters_containers_can_run_nothing_and_change_nothing(tmp_path: Path) -> None:
+    """Whatever it is told by a container: a filter for system calls holds it."""
+    file = tmp_path / "file"
+    file.touch()
+
+    def work(_: object) -> list[str]:
+        return [
+            refused(os.execv, "/bin/true", ["true"]),
+            refused(socket.socket, socket.AF_UNIX),
+            refused(os.chmod, file, 0o600),
+            refused(os.unlink, file),
+            refused(os.rename, file, f"{file}.new"),
+            refused(os.mkdir, tmp_path / "directory"),
+            refused(os.mknod, tmp_path / "node"),
+            refused(os.chroot, tmp_path),
+            refused(os.setuid, 1),
+            "done" if os.open(file, os.O_RDONLY) else "",
+        ]
+
+    assert Visits().one(work) == ["EPERM"] * 9 + ["done"]
+    assert file.exists()
