@@ -18,6 +18,8 @@ import pytest
 
 from tests.ansible.connection.simulated import FRESH
 
+pytestmark = pytest.mark.timeout(2 * 3600)
+
 HERE = Path(__file__).parent
 COLLECTION = HERE.parent.parent / "ansible"
 BIN = Path(sys.executable).parent
