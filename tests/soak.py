@@ -1,6 +1,7 @@
 """`python -m tests.soak [NAME[=NUMBER]...]`: what servers that end in every way do to who reads all the time: a table.
 
-The number is how often, or, of those that go through system calls, every how many-th is tried.
+The number is how often, or, of those that go through system calls, every how many-th is tried; `=4+2` begins with the
+second.
 
 Eight readers of all files in a small container see no error and no text that is not whole. tests/fuse has the same in
 short.
@@ -121,9 +122,9 @@ def reloads(where: Place, times: int = 100) -> int:
     return times
 
 
-def calls_of_start(where: Place, step: int = 1) -> int:
+def calls_of_start(where: Place, step: int = 1, first: int = 1) -> int:
     """kill -9 at each system call of a start"""
-    for trials, number in enumerate(count(1, step), 1):
+    for trials, number in enumerate(count(first, step), 1):
         ends = where.log().count(ENDED)
         where.at_call.write_text(str(number))
         where.kill()
@@ -133,9 +134,9 @@ def calls_of_start(where: Place, step: int = 1) -> int:
     raise AssertionError
 
 
-def calls_of_takeover(where: Place, step: int = 1) -> int:
+def calls_of_takeover(where: Place, step: int = 1, first: int = 1) -> int:
     """kill -9 at each system call of a takeover"""
-    for trials, number in enumerate(count(1, step), 1):
+    for trials, number in enumerate(count(first, step), 1):
         where.at_call.write_text(str(number))
         old = where.daemon
         new = where.keeper()
@@ -147,11 +148,11 @@ def calls_of_takeover(where: Place, step: int = 1) -> int:
     raise AssertionError
 
 
-def calls_of_stop(where: Place, step: int = 1) -> int:
+def calls_of_stop(where: Place, step: int = 1, first: int = 1) -> int:
     """kill -9 at each system call of a stop that leaves the mount to a successor"""
     before, where.daemon = where.daemon, where.keeper(stay=True)
     assert before.process.wait(60) == 0
-    for trials, number in enumerate(count(1, step), 1):
+    for trials, number in enumerate(count(first, step), 1):
         wait_for(where.serves)
         servings = where.log().count(SERVING)
         stop = [sys.executable, KILLED_AT, "--stop", str(where.server()), str(number)]
@@ -203,7 +204,7 @@ def main() -> None:
     print("| what | times | reads | failed or odd | longest wait |\n| --- | --- | --- | --- | --- |", flush=True)
     for wanted in sys.argv[1:] or SCENARIOS:
         name, _, number = wanted.partition("=")
-        print(run(SCENARIOS[name], *map(int, filter(None, [number]))), flush=True)
+        print(run(SCENARIOS[name], *map(int, filter(None, number.split("+")))), flush=True)
 
 
 if __name__ == "__main__":

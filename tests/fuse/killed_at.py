@@ -1,4 +1,4 @@
-"""Kill a process at its Nth system call, as ptrace(2) counts them over all its threads and children.
+"""Kill a process at its Nth system call, as ptrace(2) counts them over all its threads.
 
 `python killed_at.py FILE COMMAND...` becomes the command, to be killed at the call whose number is in the file, which
 is deleted: once. Without the file it is only the command. The process keeps its id, for who has started it. How many
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable
 
 _SYSCALL, _SEIZE, _INTERRUPT, _GET_SYSCALL_INFO = 24, 0x4206, 0x4207, 0x420E
-_OPTIONS = 1 | 2 | 4 | 8  # TRACESYSGOOD, and what forks, vforks and clones is traced, too
+_OPTIONS = 1 | 8  # TRACESYSGOOD, and threads are traced, too
 _ENTRY = 1
 _WALL = 0x40000000
 _SYSCALL_STOP = signal.SIGTRAP | 0x80
