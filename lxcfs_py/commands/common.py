@@ -115,14 +115,19 @@ def config_path(path: Optional[str]) -> str:
 
 
 def mountpoint_even_if_broken(path: Optional[str]) -> str:
-    """Return the mountpoint of a configuration, of the one before where that has errors."""
+    """Return the mountpoint of a configuration, of the one before where that has errors.
+
+    ConfigError for a file that was named and that no daemon has served with: it may be meant for any mountpoint.
+    """
     from lxcfs_py.daemon import last_config
 
     try:
         return load_config(path).mountpoint
     except configuration.ConfigError:
-        before = next(iter(last_config.served_with(config_path(path))), Config())
-        return mountpoint.resolve(before.mountpoint)
+        before = next(iter(last_config.served_with(config_path(path))), None)
+        if before is None and path is not None:
+            raise
+        return mountpoint.resolve((before or Config()).mountpoint)
 
 
 def counted(number: int, noun: str) -> str:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -58,6 +58,19 @@ def test_without_a_daemon_it_says_so_and_how_to_start_one(tmp_path: Path) -> Non
     assert (
         json.loads(lxcfs_py("status", "--json", "--config", tmp_path / "lxcfs.toml").stdout)["state"] == "not running"
     )
+
+
+@pytest.mark.parametrize("command", ["status", "users", "unmount", "detach", "remove"])
+@pytest.mark.parametrize("text", [None, "mountpoint = nowhere"], ids=["missing", "broken"])
+def test_a_configuration_that_was_named_and_cannot_be_read_stands_for_no_other_mountpoint(
+    command: str, text: Optional[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "named.toml"
+    if text:
+        file.write_text(text)
+    done = lxcfs_py(command, *(["--all"] if command == "detach" else []), "--config", file)
+    assert done.returncode == 1
+    assert str(file) in done.stderr
 
 
 def test_of_a_daemon_that_is_well_it_says_what_it_serves_and_who_has_the_files(
@@ -134,7 +147,7 @@ def test_what_an_engine_has_masked_stays_hidden_and_is_no_reason_to_complain(
     assert set(container["files"].values()) == {"live"}
     doctor = lxcfs_py("doctor", "--config", at(daemon, tmp_path)).stdout
     assert "with all enabled files: 1" in doctor
-    assert f"process {box.init}" not in doctor
+    assert f"(process {box.init}): " not in doctor
 
 
 def test_a_configuration_that_has_changed_or_was_refused_is_told(daemon: Daemon) -> None:
