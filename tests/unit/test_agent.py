@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -149,12 +150,19 @@ def test_a_state_that_cannot_be_read_is_that_of_who_sent_it(state: bytes) -> Non
 LONGEST_VARIABLE = 1 << 17  # MAX_ARG_STRLEN, for LISTEN_FDNAMES
 
 
+@pytest.fixture
+def many_descriptors(require: Callable[[object, str], None]) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    require(hard >= 10000, "10,000 descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 10000), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_descriptors")
 def test_there_are_at_most_4096_and_a_successor_is_told_of_them_all(
     agent_of: Agent, server: Full, kept: dict[str, int], caplog: pytest.LogCaptureFixture, ends: list[int]
 ) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < 10000:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (10000, hard))
     for number in range(16):
         send(agent_of, server, {"state": {"id": f"box{number}"}}, ends, 256)
     assert listeners(kept) == 4096
@@ -168,7 +176,6 @@ def test_there_are_at_most_4096_and_a_successor_is_told_of_them_all(
     assert listeners(kept) == 4096
     for caller in list(agent_of._callers.values()):
         caller.close()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_of_each_container_one_call_is_taken_in_a_turn_and_each_listener_gets_its_turn(
