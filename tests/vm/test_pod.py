@@ -84,7 +84,7 @@ def booted(require, tmp_path_factory) -> Iterator[Machine]:
     with contextlib.ExitStack() as stack:
         machine = debian.boot(stack, "trixie")
         machine.put(deb, "/root/lxcfs-py.deb")
-        machine.run("apt-get install --yes /root/lxcfs-py.deb >/dev/null 2>&1", timeout=300)
+        machine.run("apt-get install --yes /root/lxcfs-py.deb >/dev/null 2>&1", timeout=900)
         machine.run("systemctl disable --now lxcfs-py && cp /etc/lxcfs.toml /root/ && mkdir --parents /run/lxcfs-py")
         machine.put(Path(jeepney.__file__).parent, "/usr/lib/python3/dist-packages/")
         yield machine
