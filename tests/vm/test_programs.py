@@ -92,3 +92,17 @@ def test_iostat_shows_what_a_container_writes_while_it_watches(machine):
     busy, also_busy, idle, host = map(float, machine.run(WATCHED, timeout=600).stdout.split())
     assert (busy, also_busy, idle) == (pytest.approx(24, rel=0.01), pytest.approx(8, rel=0.01), 0)
     assert host >= busy + also_busy
+
+
+ZOMBIE = 'import subprocess, time; subprocess.Popen(["true"]); time.sleep(1000)'
+
+
+def test_atop_records_in_a_container_with_a_zombie(machine):
+    machine.run(f"podman run --detach --name z --network none {OPTIONS} box python3 -c '{ZOMBIE}'")
+    try:
+        machine.run("until podman exec z grep --silent '^State:.Z' /proc/2/status; do sleep 1; done")
+        recorded = machine.run("podman exec z atop -w /tmp/raw 2 2", timeout=300)
+        assert "#threads" not in recorded.stdout + recorded.stderr
+        assert "\nCPU " in machine.run("podman exec z atop -r /tmp/raw -P CPU", timeout=300).stdout
+    finally:
+        machine.run("podman rm --force --time 0 z")
