@@ -55,7 +55,8 @@ run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl
 test: lint apt-test ## lint and the tests, with Docker and in virtual machines, and what they cover; test-vm has all of these
 	$(MAKE) --no-print-directory -j 2 covered vm-images
 	$(call tests,$(APART),-m slow $(FAST))
-	$(call tests,-n 2 --dist loadgroup,tests/docker tests/hostile tests/programs tests/ansible $(MACHINES))
+	$(call tests,,tests/hostile)
+	$(call tests,-n 2 --dist loadgroup,tests/docker tests/programs tests/ansible $(MACHINES))
 
 test-vm: .venv/.installed apt-test ## all tests in virtual machines: the service and the packages on Debian 12, 13 and 14
 	$(PYTHON) -m pytest -n 2 --dist loadgroup tests/vm
