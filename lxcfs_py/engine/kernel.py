@@ -43,6 +43,10 @@ BURST = 0.0003  # seconds between two looks at what has come, while only one con
 AS_MACHINE = 5  # servers that may die of one request before it is answered as if the machine itself had asked
 MAX_ATTEMPTS = 100  # servers that may die of one request before it is refused
 
+OPENED = protocol.FOPEN_DIRECT_IO | protocol.FOPEN_KEEP_CACHE
+"""How files are open. There is never anything in the page cache: without the second flag, each open would throw it away
+all the same, and wait for whoever tries to read by way of it, in whatever container."""
+
 _HEADER = protocol.IN_HEADER.size
 _REFUSED = {
     protocol.IOCTL: errno.ENOTTY,  # Python's open() asks every file whether it is a terminal
@@ -472,7 +476,7 @@ class Server:
     def _open(self, request: memoryview, node: int, caller: int) -> bytes:
         flags, _ = protocol.OPEN_IN.unpack_from(request, _HEADER)
         self._tree.open(caller, self._nodes.path(node), flags)
-        return protocol.OPEN_OUT.pack(next(self._handles), protocol.FOPEN_DIRECT_IO, 0)
+        return protocol.OPEN_OUT.pack(next(self._handles), OPENED, 0)
 
     def _read(self, request: memoryview, node: int, caller: int) -> bytes:
         handle, offset, size, flags = protocol.READ_IN.unpack_from(request, _HEADER)

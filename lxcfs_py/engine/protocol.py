@@ -57,6 +57,7 @@ WANTED = ASYNC_READ | POSIX_LOCKS | FLOCK_LOCKS | DO_READDIRPLUS | READDIRPLUS_A
 
 # OPEN flags
 FOPEN_DIRECT_IO = 1 << 0
+FOPEN_KEEP_CACHE = 1 << 1
 
 # GETATTR flags
 GETATTR_FH = 1 << 0  # it is asked of an open file

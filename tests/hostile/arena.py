@@ -69,6 +69,7 @@ ATTACKS = (
     Attack("watches"),
     Attack("changes"),
     Attack("page_cache"),
+    Attack("cached_flood", ("500",)),
     Attack("half_read"),
     Attack("descriptors"),
     Attack("killed_readers"),
@@ -123,7 +124,7 @@ class Arena:
     def start_attacker(self, attack: Attack, capabilities: Sequence[str]) -> str:
         """Start an attacker; return its container's id."""
         program = ["python3", "-B", f"/hostile/attacks/{attack.name}.py", *attack.arguments]
-        cpus = min(self.cpus, 0.2) if attack.name in ("flood", "spread") else self.cpus
+        cpus = min(self.cpus, 0.2) if attack.name in ("flood", "cached_flood", "spread") else self.cpus
         limits = ["--cpus", str(cpus), "-m", "1g", "--pids-limit", "12000"]
         options = [*limits, *capabilities, *self.files()]
         return self.docker("run", "--detach", *options, self.docker.image, *program, timeout=180).strip()

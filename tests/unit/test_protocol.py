@@ -8,6 +8,7 @@ import gc
 import os
 import socket
 import stat
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -317,3 +318,10 @@ def test_node_ids_follow_from_the_path_and_a_collision_is_noticed(monkeypatch: p
     assert nodes.number("/") == protocol.ROOT_ID
     assert nodes.number("/proc/meminfo") == 4253543928446956143
     assert nodes.path(nodes.number("/proc/meminfo")) == "/proc/meminfo"
+
+
+def test_an_open_waits_for_nobody_who_reads_by_way_of_the_page_cache(peer: Kernel) -> None:
+    """The kernel would throw the cached pages away at each open, and wait for those that somebody is reading."""
+    error, body = peer.ask(protocol.OPEN, node("/proc/meminfo"), struct.pack("=II", os.O_RDONLY, 0))
+    _, flags, _ = protocol.OPEN_OUT.unpack(body)
+    assert (error, flags) == (0, protocol.FOPEN_DIRECT_IO | protocol.FOPEN_KEEP_CACHE)
