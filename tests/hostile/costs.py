@@ -24,7 +24,7 @@ KINDS: dict[str, tuple[Optional[Attack], Callable[[], list[str]]]] = {
     "nothing": (None, list),
     "30,000 cgroups below its own": (Attack("children"), everything),
     "5,000 threads": (Attack("tasks"), list),
-    "1,000 pid namespaces": (Attack("namespaces"), everything),
+    "hundreds of pid namespaces": (Attack("namespaces"), everything),
     "20,000 files read by half": (Attack("half_read"), list),
     "its init moves all the time": (Attack("moves"), everything),
 }

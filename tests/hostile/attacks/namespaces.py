@@ -36,7 +36,7 @@ for number in range(MOST):
     attempt("pid namespace", one)
     if number == 100 and not tally["pid namespace: done"]:
         break
-    if number == 1000:
+    if number == 300:
         said()
 if not tally["pid namespace: done"]:
     said()
