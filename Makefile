@@ -33,7 +33,7 @@ FAST := tests/unit tests/fuzz tests/fuse tests/kubernetes $(ALONE:%=--ignore %)
 APART := --dist loadgroup --tx "2*popen//python=tests/apart .venv/bin/python"
 
 # The machines that make test boots: what is most of the package and its service. make test-vm has the rest.
-MACHINES := $(addprefix tests/vm/test_,podman.py install.py restart.py selftest.py ways_to_read.py)
+MACHINES := $(addprefix tests/vm/test_,podman.py install.py restart.py ways_to_read.py)
 
 # $(call tests,WAY,SELECTION): what fails beside others is tried once more, since a machine may be busy just then.
 # Both are shown, and what fails again fails.
