@@ -27,7 +27,7 @@ BENCH := $(RUN) lxcfs
 # Tests that need neither Docker nor virtual machines. Some take all daemons and containers of this machine for their own:
 # every daemon finds the containerd of NRI's tests, a pod asks which mounts its node's containers have, and a disk that
 # comes is in the middle of all texts of disks.
-ALONE := tests/kubernetes/test_nri.py tests/fuse/test_pods.py tests/fuse/test_disks.py tests/consistency
+ALONE := tests/kubernetes/test_nri.py tests/fuse/test_pods.py tests/fuse/test_held_pods.py tests/fuse/test_disks.py tests/consistency
 FAST := tests/unit tests/fuzz tests/fuse tests/kubernetes $(ALONE:%=--ignore %)
 # Two workers, neither of which sees the daemons and the containers of the other.
 APART := --dist loadgroup --tx "2*popen//python=tests/apart .venv/bin/python"

@@ -94,6 +94,7 @@ def described(number: int, pid: int) -> bytes:
     )
 
 
+@pytest.mark.slow  # and not where coverage takes memory, too
 def test_a_thousand_containers_are_taken_in_and_the_plugin_stays_small(
     runtime: Runtime, served: Daemon, sandbox: Callable[..., Sandbox]
 ) -> None:

@@ -175,16 +175,17 @@ def test_no_call_fails_while_servers_die(start_daemon, sandbox, tmp_path, contai
 def test_containers_start_and_call_while_one_server_takes_over_from_another(start_daemon, sandbox, tmp_path):
     daemon = start_daemon()
     box = sandbox(memory=MEMORY, cpus=1, views=daemon.mountpoint)
+    many = sandbox(memory=8 * MEMORY, cpus=1, views=daemon.mountpoint)  # room for all that start at once
     agent = seccomp_profile.socket_of(str(daemon.mountpoint))
     ask = filtered(daemon, sys.executable, "-c", "import os; print(os.sysconf('SC_PHYS_PAGES'), os.cpu_count())")
     with calling([box], agent, tmp_path / "enough") as calls:
         for _ in range(3):
             before = daemon.process
             daemon.process = subprocess.Popen(daemon.command, cwd=ROOT, stderr=daemon.log.open("ab"))
-            started = [box.popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(10)]
+            started = [many.popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(10)]
             while before.poll() is None:
-                started.append(box.popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+                started.append(many.popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
                 time.sleep(0.05)
             said = [each.communicate(timeout=60) for each in started]
-            assert {out for out, _ in said} == {b"%d 1\n" % (MEMORY // 4096)}, said
+            assert {out for out, _ in said} == {b"%d 1\n" % (8 * MEMORY // 4096)}, said
     assert calls.pairs > 20
