@@ -280,7 +280,7 @@ def test_10000_short_lived_containers_leave_nothing_behind(daemon: Daemon, sandb
             time.sleep(0.5)
         return fds
 
-    containers(500)
+    containers(5_000)  # what is kept for a while, of so many readers at the most, has come to be as much as it can
     before = settled(), server.num_threads(), server.memory_info().rss
     containers(10_000)
     after = settled(), server.num_threads(), server.memory_info().rss
