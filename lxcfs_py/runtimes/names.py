@@ -7,6 +7,7 @@ called by its id. Nothing is taken from within a container.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -330,16 +331,23 @@ def _dockerds(proc: Path, _moment: int) -> list[list[str]]:
 
 
 def _is_hosts(process: Path, proc: Path) -> bool:
-    """Tell whether a process is root's, in this one's pid namespace and in the host's mount namespace.
+    """Tell whether a process is root's, in this one's pid namespace and in the host's mount namespace, or this one's.
 
     A container could call one so, and see the host's processes.
     """
     try:
         same = os.readlink(process / "ns/pid") == os.readlink(proc / "self/ns/pid")
-        same = same and os.readlink(process / "ns/mnt") == os.readlink(proc / "1/ns/mnt")
+        same = same and os.readlink(process / "ns/mnt") in _mount_namespaces(proc)
         return same and process.stat().st_uid == 0
     except OSError:
         return False
+
+
+def _mount_namespaces(proc: Path) -> Iterator[str]:
+    """Yield the names of the first process's mount namespace, where that can be looked at, and of this one's."""
+    for process in ("1", "self"):
+        with contextlib.suppress(OSError):
+            yield os.readlink(proc / process / "ns/mnt")
 
 
 def _options(words: Iterable[str]) -> dict[str, str]:
