@@ -32,9 +32,6 @@ FAST := tests/unit tests/fuzz tests/fuse tests/kubernetes $(ALONE:%=--ignore %)
 # Two workers, neither of which sees the daemons and the containers of the other.
 APART := --dist loadgroup --tx "2*popen//python=tests/apart .venv/bin/python"
 
-# The machines that make test boots: what is most of the package and its service. make test-vm has the rest.
-MACHINES := $(addprefix tests/vm/test_,podman.py install.py restart.py ways_to_read.py)
-
 # $(call tests,WAY,SELECTION): what fails beside others is tried once more, since a machine may be busy just then.
 # Both are shown, and what fails again fails.
 tests = $(PYTHON) $(COVERAGE) -m pytest $(1) $(2) || \
@@ -52,11 +49,11 @@ help: ## this list
 run: .venv/.installed ## the daemon in the foreground, with etc/lxcfs.toml; Ctrl-C ends it
 	.venv/bin/lxcfs-py run --config etc/lxcfs.toml
 
-test: lint apt-test ## lint and the tests, with Docker and in virtual machines, and what they cover; test-vm has all of these
+test: lint apt-test ## lint and the tests, with Docker and one virtual machine, and what they cover; test-vm has the other machines
 	$(MAKE) --no-print-directory -j 2 covered vm-images
 	$(call tests,$(APART),-m slow $(FAST))
 	$(call tests,,tests/hostile)
-	$(call tests,-n 2 --dist loadgroup,tests/docker tests/programs tests/ansible $(MACHINES))
+	$(call tests,-n 2 --dist loadgroup,tests/docker tests/programs tests/ansible tests/vm/test_podman.py)
 
 test-vm: .venv/.installed apt-test ## all tests in virtual machines: the service and the packages on Debian 12, 13 and 14
 	$(PYTHON) -m pytest -n 2 --dist loadgroup tests/vm

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tests.docker import conftest as docker
 from tests.programs import conftest as programs
-from tests.vm import debian, machine, test_podman
+from tests.vm import machine, test_podman
 
 
 def main() -> None:
@@ -15,8 +15,6 @@ def main() -> None:
     for bootstrap in (docker.BOOTSTRAP, programs.BOOTSTRAP):
         docker.image(machine.cache_directory().parent, bootstrap)
     machine.image(test_podman.SUITE, test_podman.PACKAGES)
-    for suite in debian.SUITES:
-        machine.image(suite, **debian.image_of(suite))
 
 
 if __name__ == "__main__":
