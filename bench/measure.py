@@ -105,20 +105,28 @@ class Reader:
 
 
 @contextlib.contextmanager
+def answering(box: Sandbox, program: str) -> Iterator[Reader]:
+    """Run a program of this directory in a container, which does what it is asked for."""
+    process = box.popen(
+        [sys.executable, str(Path(__file__).with_name(program))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Reader(process)
+    finally:
+        process.kill()  # no communicate(): a crowd that it forked has its pipes, and ends with the container
+        process.wait()
+
+
+@contextlib.contextmanager
 def reading() -> Iterator[Reader]:
     """Run a reader in a container of its own, two cgroups below the root like Docker's (/docker/ID)."""
-    with Sandbox() as parent, Sandbox(memory=MEMORY, cpus=CPUS, parent=parent) as box:
-        process = box.popen(
-            [sys.executable, str(Path(__file__).with_name("reader.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield Reader(process)
-        finally:
-            process.kill()  # no communicate(): a crowd that it forked has its pipes, and ends with the container
-            process.wait()
+    with contextlib.ExitStack() as stack:
+        parent = stack.enter_context(Sandbox())
+        box = stack.enter_context(Sandbox(memory=MEMORY, cpus=CPUS, parent=parent))
+        yield stack.enter_context(answering(box, "reader.py"))
 
 
 def check(reader: Reader, server: Server) -> None:

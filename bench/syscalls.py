@@ -6,14 +6,12 @@ import contextlib
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.contenders import lxcfs_py, running
-from bench.measure import CPUS, MEMORY, Reader
+from bench.measure import CPUS, MEMORY, Reader, answering
 from lxcfs_py.runtimes import seccomp_profile
 from lxcfs_py.runtimes.sandbox import Sandbox
 
@@ -37,18 +35,8 @@ class Cost:
 
 @contextlib.contextmanager
 def _calling(views: Path, agent: str) -> Iterator[Reader]:
-    with Sandbox(memory=MEMORY, cpus=CPUS, views=views, agent=agent) as box:
-        process = box.popen(
-            [sys.executable, str(Path(__file__).with_name("caller.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield Reader(process)
-        finally:
-            process.kill()
-            process.wait()
+    with Sandbox(memory=MEMORY, cpus=CPUS, views=views, agent=agent) as box, answering(box, "caller.py") as caller:
+        yield caller
 
 
 def measure(seconds: float) -> Cost:

@@ -192,7 +192,7 @@ class Containers:
         self._readers: dict[int, _Reader] = {}
         self._known: dict[_Key, Container] = {}
         self._host_pids = processes.namespace("self", "pid")
-        self._host_mounts = {processes.namespace("self", "mnt"), _mounts_of_the_first_process()}
+        self._host_mounts = roots.host_mounts()
         self._adding = threading.RLock()
         self._exits = select.epoll()
         self._watched: dict[int, Container] = {}  # by Container.key
@@ -409,10 +409,3 @@ class Containers:
             log.warning(
                 "process %d cannot be placed and sees the host's files: %s (said once, counted from now on)", pid, error
             )
-
-
-def _mounts_of_the_first_process() -> str:
-    try:
-        return processes.namespace(1, "mnt")
-    except OSError:
-        return ""

@@ -40,6 +40,18 @@ def pids() -> list[int]:
     return sorted(int(name) for name in os.listdir(PROC) if name.isdecimal())
 
 
+def host_mounts(proc: str = "") -> set[str]:
+    """Return the names of the first process's mount namespace, where that can be looked at, and of this one's.
+
+    `proc` is a recorded system's /proc; "" for the machine's own.
+    """
+    names = set()
+    for process in ("1", "self"):
+        with contextlib.suppress(OSError):
+            names.add(os.readlink(f"{proc or PROC}/{process}/ns/mnt"))
+    return names
+
+
 def uncovered(mountpoint: str) -> str:
     """Return a path to what is mounted at `mountpoint` that nobody can cover, after `take`; else the same path."""
     if PROC == "/proc":

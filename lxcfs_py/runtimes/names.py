@@ -7,7 +7,6 @@ called by its id. Nothing is taken from within a container.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
@@ -337,17 +336,10 @@ def _is_hosts(process: Path, proc: Path) -> bool:
     """
     try:
         same = os.readlink(process / "ns/pid") == os.readlink(proc / "self/ns/pid")
-        same = same and os.readlink(process / "ns/mnt") in _mount_namespaces(proc)
+        same = same and os.readlink(process / "ns/mnt") in roots.host_mounts(str(proc))
         return same and process.stat().st_uid == 0
     except OSError:
         return False
-
-
-def _mount_namespaces(proc: Path) -> Iterator[str]:
-    """Yield the names of the first process's mount namespace, where that can be looked at, and of this one's."""
-    for process in ("1", "self"):
-        with contextlib.suppress(OSError):
-            yield os.readlink(proc / process / "ns/mnt")
 
 
 def _options(words: Iterable[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import pytest
 
 from lxcfs_py.engine import node_keeper
 from lxcfs_py.runtimes.sandbox import Sandbox
-from tests.conftest import ROOT, STOP, mountpoints, unmount_below
+from tests.conftest import ROOT, STOP, mountpoints
 from tests.fuse.test_pods import Node
 from tests.kept import reading, wait_for
 from tests.unit.test_node_keeper import Systemd
@@ -61,6 +61,12 @@ class HeldNode(Node):
         pod.send_signal(signal.SIGTERM)
         assert pod.wait(STOP) == 0
 
+    def end(self) -> None:
+        """Leave nothing of it behind."""
+        super().end()
+        self.systemd.end()
+        self.systemd.listener.close()
+
     def holds(self) -> bool:
         return self.systemd.unit is not None
 
@@ -73,12 +79,7 @@ def node(require: Callable[[object, str], None], tmp_path: Path) -> Iterator[Hel
     require(os.geteuid() == 0, "root")
     node = HeldNode(tmp_path)
     yield node
-    for pod in node.pods:
-        if pod.poll() is None:
-            node.kill(pod)
-    node.systemd.end()
-    node.systemd.listener.close()
-    unmount_below(node.views)
+    node.end()
 
 
 def test_a_pod_that_is_killed_or_deleted_leaves_its_mount_to_the_next(

@@ -52,6 +52,13 @@ class Node:
             process.kill()
         pod.wait(STOP)
 
+    def end(self):
+        """Leave nothing of it behind."""
+        for pod in self.pods:
+            if pod.poll() is None:
+                self.kill(pod)
+        unmount_below(self.views)
+
     @contextlib.contextmanager
     def reader(self):
         """Somebody who reads all the time while the block runs, and sees no error."""
@@ -83,10 +90,7 @@ def node(require, tmp_path):
     require(os.geteuid() == 0, "root")
     node = Node(tmp_path)
     yield node
-    for pod in node.pods:
-        if pod.poll() is None:
-            node.kill(pod)
-    unmount_below(node.views)
+    node.end()
 
 
 @pytest.mark.parametrize("how", ["told to stop", "killed"])
