@@ -1,0 +1,66 @@
+"""The filter of processes that enter containers, run as the kernel would."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from types import SimpleNamespace
+from typing import Callable
+
+import pytest
+
+from lxcfs_py.linux import seccomp, syscalls
+
+ALLOWED, REFUSED = 0x7FFF0000, 0x00050000 | errno.EPERM
+LOAD, EQUAL, AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int, int], int]:
+    """judged(machine, arch, number) is what the filter of a machine returns for a call of an architecture."""
+    made: list[bytes] = []
+    monkeypatch.setattr(syscalls, "seccomp_filter", made.append)
+
+    def judge(machine: str, arch: int, number: int) -> int:
+        monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=machine))
+        seccomp.forbid()
+        program = list(struct.iter_unpack("=HBBI", made.pop()))
+        data, accumulator, place = {0: number, 4: arch}, 0, 0
+        while True:
+            code, yes, no, value = program[place]
+            place += 1
+            if code == LOAD:
+                accumulator = data[value]
+            elif code == RETURN:
+                return int(value)
+            else:
+                place += yes if (accumulator == value if code == EQUAL else accumulator >= value) else no
+
+    return judge
+
+
+@pytest.mark.parametrize(
+    ("machine", "arch", "forbidden", "needed"),
+    [  # socket, execve, ptrace, mkdirat, chroot; read, openat, mount, setns
+        ("x86_64", seccomp.X86_64, (41, 59, 101, 258, 161), (0, 257, 165, 308)),
+        ("aarch64", seccomp.AARCH64, (198, 221, 117, 34, 51), (63, 56, 40, 268)),
+    ],
+)
+def test_what_nobody_does_who_enters_a_container_is_refused_and_no_more(
+    judged: Callable[[str, int, int], int],
+    machine: str,
+    arch: int,
+    forbidden: tuple[int, ...],
+    needed: tuple[int, ...],
+) -> None:
+    assert {judged(machine, arch, number) for number in forbidden} == {REFUSED}
+    assert {judged(machine, arch, number) for number in needed} == {ALLOWED}
+    assert judged(machine, seccomp.I386, needed[0]) == REFUSED  # another table of numbers
+    assert judged(machine, arch, 0x40000000) == REFUSED  # x32's
+
+
+def test_on_a_machine_that_is_not_known_nothing_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="riscv64"))
+    monkeypatch.setattr(syscalls, "seccomp_filter", pytest.fail)
+    seccomp.forbid()
