@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import time
-from typing import Optional
+from typing import Optional, Union
 
 from lxcfs_py.container import processes
 from lxcfs_py.engine import protocol
@@ -55,10 +55,10 @@ class Owners:
         return owner
 
 
-def _namespace(pid: object) -> str:
+def _namespace(pid: Union[int, str]) -> str:
     """Return the name of a process's pid namespace, "" when it has ended."""
     try:
-        return os.readlink(f"{roots.PROC}/{pid}/ns/pid")
+        return processes.namespace(pid, "pid")
     except OSError:
         return ""
 
