@@ -32,10 +32,10 @@ FAST := tests/unit tests/fuzz tests/fuse tests/kubernetes $(ALONE:%=--ignore %)
 # Two workers, neither of which sees the daemons and the containers of the other.
 APART := --dist loadgroup --tx "2*popen//python=tests/apart .venv/bin/python"
 
-# $(call tests,WAY,SELECTION): what fails beside others is tried once more, since a machine may be busy just then.
+# $(call tests,WAY,SELECTION,UNDER): what fails beside others is tried once more, since a machine may be busy just then.
 # Both are shown, and what fails again fails.
-tests = $(PYTHON) $(COVERAGE) -m pytest $(1) $(2) || \
-	$(PYTHON) $(COVERAGE) -m pytest $(1) --last-failed --last-failed-no-failures none $(2)
+tests = $(3) $(PYTHON) $(COVERAGE) -m pytest $(1) $(2) || \
+	$(3) $(PYTHON) $(COVERAGE) -m pytest $(1) --last-failed --last-failed-no-failures none $(2)
 
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
@@ -66,7 +66,7 @@ covered: COVERAGE := -m coverage run
 covered: .venv/.installed apt-test ## the tests of test-fast and those of pods, and how much of the package they run
 	rm -rf .covered && mkdir -m 1777 .covered
 	$(call tests,$(APART),-m "not slow" $(FAST))
-	for tests in $(ALONE); do $(call tests,,$$tests) || exit; done
+	for tests in $(ALONE); do $(call tests,,$$tests,tests/apart) || exit; done
 	$(PYTHON) -m coverage combine --quiet
 	$(PYTHON) -m tools.covered
 
