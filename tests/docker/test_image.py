@@ -38,6 +38,8 @@ RIGHTS = (
     *("--security-opt", "apparmor=unconfined"),
 )
 
+ROLLOVERS = 3
+
 READ = """
     while [ ! -e /tmp/stop ]; do
         head -n 1 /proc/meminfo && grep -c processor /proc/cpuinfo || echo bad
@@ -244,6 +246,23 @@ def test_another_pod_takes_over_and_readers_never_fail(docker, node):
     assert "resumed" in node.log(third)
     assert node.stop(third) == 0
     assert str(node.views) not in mountpoints(), "the last one unmounts, whoever has mounted"
+
+
+def test_rollovers_of_pods_that_attach_are_noticed_by_none_of_three_containers(docker, node):
+    parent = Path(docker.environment["DOCKER_HOST"]).parent.name
+    config = node.directory / "lxcfs.toml"
+    config.write_text(f'{config.read_text()}[attach]\nauto = true\ncgroups = ["/{parent}/*"]\n')
+    pods = [node.start_daemon("--cap-add", "SYS_CHROOT")]
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(reader(docker, node.views))
+        for _ in range(ROLLOVERS):
+            pods.append(node.start_daemon("--cap-add", "SYS_CHROOT"))
+            assert node.stop(pods[-2]) == 0
+            node.remove(pods[-2])
+    assert "ERROR" not in node.log(pods[-1])
+    assert node.stop(pods[-1]) == 0
+    assert str(node.views) not in mountpoints()
 
 
 def test_a_server_that_dies_inside_of_its_container_is_replaced(docker, node):

@@ -44,6 +44,19 @@ def test_an_unprivileged_container_with_systemd_sees_its_limits(machine):
     assert sees_its_limits(machine, "unprivileged", CONFIGURATION + UNPRIVILEGED)[1] == "100000"
 
 
+def test_the_kernels_answers_are_the_containers_also_after_restarts_of_the_service(machine):
+    asking = CONFIGURATION.replace("/sbin/init --unit=basic.target", "/bin/sleep infinity")
+    machine.run(f"cat >/root/asking.conf <<'EOF'\n{asking}\nEOF")
+    machine.run("lxcfs-py mounts lxc --syscalls | grep ^lxc.seccomp >>/root/asking.conf")
+    machine.run("lxc-create --name asking --config /root/asking.conf --template tree", timeout=120)
+    machine.run("lxc-start --name asking --logfile /root/asking.log --logpriority INFO")
+    calls = "lxc-attach --name asking -- sh -c 'nproc; getconf _PHYS_PAGES'"
+    assert machine.run(calls).stdout == f"1\n{(256 << 20) // 4096}\n"
+    for how in ("restart", "kill --signal KILL"):
+        machine.run(f"systemctl {how} lxcfs-py")
+        assert machine.run(calls).stdout == f"1\n{(256 << 20) // 4096}\n"
+
+
 def test_a_container_starts_on_the_machines_figures_where_the_service_is_stopped(machine):
     machine.run("systemctl stop lxcfs-py")
     plain = CONFIGURATION.replace("/sbin/init --unit=basic.target", "/bin/sleep infinity")

@@ -17,6 +17,7 @@ import pytest
 from tests.vm import debian
 from tests.vm.machine import Machine, missing
 
+ROLLOVERS = 3
 READERS = ("one", "two", "three")
 # As kubernetes/base/daemonset.yaml has it; the programs are the node's own.
 POD = """
@@ -142,7 +143,7 @@ def test_rollovers_with_attach_auto_are_noticed_by_nobody(node):
     node.start("pod-0")
     mount = node.mount()
     with node.readers():
-        roll_over(node, 3)
+        roll_over(node, ROLLOVERS)
     assert node.mount() == mount
 
 

@@ -139,6 +139,28 @@ def test_no_call_fails_while_the_service_is_killed_and_restarted(machine):
         machine.run("podman rm --force calling", check=False)
 
 
+def test_containers_with_the_profile_start_while_the_service_restarts_and_after(machine):
+    answers = f"1\n{(256 << 20) // 4096}\n"
+    for _ in range(3):
+        machine.run("systemctl restart --no-block lxcfs-py")
+        assert run(machine, "podman", ASKING, CALLS) == answers
+        machine.run("systemctl kill --signal KILL lxcfs-py")
+        assert run(machine, "docker", ASKING, CALLS) == answers
+    machine.run("systemctl restart lxcfs-py")
+    assert run(machine, "podman", ASKING, CALLS) == answers
+
+
+def test_all_containers_can_be_made_to_have_the_profile(machine):
+    machine.run("mkdir -p /etc/containers/containers.conf.d")
+    file = "/etc/containers/containers.conf.d/lxcfs-py-syscalls.conf"
+    profile = 'seccomp_profile = "/usr/share/lxcfs-py/seccomp.json"'
+    machine.run(f"printf '[containers]\\n{profile}\\n' >{file}")
+    try:
+        assert run(machine, "podman", "", CALLS) == f"1\n{(256 << 20) // 4096}\n"
+    finally:
+        machine.run(f"rm {file}")
+
+
 # The hook
 
 
