@@ -23,7 +23,8 @@ def add(commands: Commands) -> None:
         "Print a seccomp profile for container engines: another one, in which sysinfo(2) and sched_getaffinity(2) are "
         "handed to the daemon. Programs that ask the kernel (nproc, redis, Go's NumCPU, busybox's free) then get the "
         "same figures as those that read the files. A container with this profile does not start while nobody listens "
-        f"at {seccomp_profile.SOCKET}.",
+        f"at {seccomp_profile.SOCKET}. One that hands calls to another agent already is refused: a container has one "
+        "listener.",
         [
             ("lxcfs-py seccomp --output profile.json", "a profile made from Podman's own, which fits Docker too"),
             (

@@ -331,6 +331,7 @@ def asked(runtime, annotations, policy, is_listening, monkeypatch):
 
 
 SYSCALLS = {"lxcfs.py/syscalls": "true"}
+MOUNT = {"names": ["mount"], "action": "SCMP_ACT_NOTIFY"}
 
 
 def test_a_pod_that_asks_for_it_has_its_system_calls_handed_to_the_daemon_and_all_else_as_it_was(runtime, monkeypatch):
@@ -356,8 +357,14 @@ def test_a_pod_that_asks_for_it_has_its_system_calls_handed_to_the_daemon_and_al
         (SYSCALLS, b"", True, "the runtime shows no seccomp policy"),
         (SYSCALLS, seccomp_policy(), False, "nobody listens"),
         ({**SYSCALLS, "lxcfs.py/views": "none"}, seccomp_policy(), True, "it gets no files"),
+        ({"lxcfs.py/syscalls": "yes"}, seccomp_policy(), True, "is 'yes', which says nothing; allowed: true, false"),
+        (SYSCALLS, seccomp_policy() + wire.field(5, "/run/a.sock"), True, "hands calls to the agent at '/run/a.sock'"),
+        (SYSCALLS, seccomp_policy((*RULES, MOUNT)), True, "hands calls to an agent of its own (SCMP_ACT_NOTIFY)"),
     ],
-    ids=["it did not ask", "it said no", "an older runtime", "no agent", "no files"],
+    ids=[
+        *("it did not ask", "it said no", "an older runtime", "no agent", "no files", "it asked in other words"),
+        *("another agent's listener", "a call for another agent"),
+    ],
 )
 def test_its_policy_is_left_alone_where_it_did_not_ask_or_that_cannot_be(
     runtime, monkeypatch, caplog, annotations, policy, is_listening, said
@@ -365,6 +372,15 @@ def test_its_policy_is_left_alone_where_it_did_not_ask_or_that_cannot_be(
     assert asked(runtime, annotations, policy, is_listening, monkeypatch) is None
     assert said in caplog.text
     assert bool(said) == bool(caplog.text)
+
+
+def test_blanks_around_what_a_pod_asks_for_change_nothing(runtime, monkeypatch):
+    assert asked(runtime, {"lxcfs.py/syscalls": " true\n"}, seccomp_policy(), True, monkeypatch)
+
+
+def test_a_policy_that_is_the_daemons_already_stays_so(runtime, monkeypatch):
+    own = seccomp_policy((*RULES, {"names": ["sysinfo"], "action": "SCMP_ACT_NOTIFY"})) + wire.field(5, LISTENER)
+    assert asked(runtime, SYSCALLS, own, True, monkeypatch)
 
 
 def test_a_policy_that_cannot_be_read_lets_the_container_start(runtime, monkeypatch):

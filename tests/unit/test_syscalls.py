@@ -253,7 +253,12 @@ def test_a_policy_of_lxcs_hands_them_on_for_all_architectures(tmp_path):
         ),
         ("[]", 'has no list "syscalls"; allowed: a seccomp profile as Docker and Podman take it'),
         ('{"syscalls": [3]}', 'has no list "syscalls"; allowed: a seccomp profile as Docker and Podman take it'),
+        (
+            "[" * 100_000,
+            "is not JSON; allowed: a seccomp profile as Docker and Podman take it, or a policy of LXC's of version 2",
+        ),
     ],
+    ids=["no file", "cut off", "a list", "no rules", "nested too deeply"],
 )
 def test_a_base_that_is_no_profile_is_refused_in_one_sentence(tmp_path, text, said):
     path = tmp_path / "base.json"
@@ -262,3 +267,78 @@ def test_a_base_that_is_no_profile_is_refused_in_one_sentence(tmp_path, text, sa
     with pytest.raises(seccomp_profile.ProfileError) as caught:
         seccomp_profile.profile(path)
     assert str(caught.value) == f"{path} {said}"
+
+
+READ = {"names": ["read"], "action": "SCMP_ACT_ALLOW"}
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        ({"syscalls": [READ, {"names": None}]}, 'rule 2 of its syscalls has no list "names"'),
+        ({"syscalls": [{"names": "read"}]}, '"names" in rule 1 of its syscalls is no list of names'),
+        ({"syscalls": [{"names": [["read"]]}]}, '"names" in rule 1 of its syscalls is no list of names'),
+        (
+            {"syscalls": [{**READ, "includes": {"caps": [{}]}}]},
+            '"includes" in rule 1 of its syscalls is no list of caps and arches',
+        ),
+        ({"syscalls": [], "archMap": "x"}, '"archMap" is no list of architectures, each with its subArchitectures'),
+        ({"syscalls": [], "listenerPath": 3}, '"listenerPath" is no path'),
+    ],
+)
+def test_what_a_base_has_in_a_shape_of_its_own_is_said(tmp_path, profile, said):
+    path = tmp_path / "base.json"
+    path.write_text(json.dumps(profile))
+    with pytest.raises(seccomp_profile.ProfileError) as caught:
+        seccomp_profile.profile(path, oci=True)
+    assert str(caught.value) == f"{path}: {said}; allowed: a seccomp profile as Docker and Podman take it"
+
+
+X86_64 = "SCMP_ARCH_X86_64"
+
+
+@pytest.mark.parametrize(
+    ("given", "architectures"),
+    [
+        ({"archMap": None}, None),
+        ({"archMap": [{"architecture": X86_64}]}, [X86_64]),
+        ({"archMap": [{"architecture": X86_64, "subArchitectures": None}]}, [X86_64]),
+        ({"architectures": [X86_64, "SCMP_ARCH_X86"]}, [X86_64, "SCMP_ARCH_X86"]),
+    ],
+)
+def test_the_form_of_oci_has_the_architectures_of_the_base_however_it_says_them(tmp_path, given, architectures):
+    path = tmp_path / "base.json"
+    null = {"name": "write", "names": None, "includes": None, "excludes": {"caps": None, "arches": None}}
+    path.write_text(json.dumps({**given, "syscalls": [READ, null]}))
+    made = json.loads(seccomp_profile.profile(path, oci=True))
+    assert made.get("architectures") == architectures
+    assert [rule["names"] for rule in made["syscalls"]] == [["read"], ["write"], ["sched_getaffinity", "sysinfo"]]
+
+
+NOTIFY = {"names": ["mount", "sysinfo"], "action": "SCMP_ACT_NOTIFY"}
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ({"listenerPath": "/run/agent.sock", "syscalls": [READ]}, "has a listener of its own (/run/agent.sock)"),
+        ({"syscalls": [READ, NOTIFY]}, "hands calls to an agent (SCMP_ACT_NOTIFY)"),
+        ({"defaultAction": "SCMP_ACT_NOTIFY", "syscalls": [READ]}, "hands calls to an agent (SCMP_ACT_NOTIFY)"),
+        ("2\nallowlist\nread\nmount notify\n", "hands calls to an agent (mount notify)"),
+    ],
+)
+def test_a_base_that_has_another_agent_is_refused_as_that_one_would_not_be_asked_any_more(tmp_path, base, said):
+    path = tmp_path / "base"
+    path.write_text(base if isinstance(base, str) else json.dumps(base))
+    with pytest.raises(seccomp_profile.ProfileError) as caught:
+        seccomp_profile.profile(path)
+    assert str(caught.value).startswith(f"{path} {said}: a container has one listener for all its calls")
+
+
+def test_a_profile_of_its_own_may_be_the_base_again(tmp_path):
+    path = tmp_path / "base.json"
+    path.write_text(seccomp_profile.profile(BASE, seccomp_profile.socket_of("/srv/views")))
+    assert seccomp_profile.profile(path) == seccomp_profile.profile(BASE)
+    path.write_text(lxc := seccomp_profile.profile(BASE.parent / "lxc"))
+    assert "sysinfo notify" in lxc
+    seccomp_profile.profile(path)

@@ -14,13 +14,15 @@ from lxcfs_py.runtimes.names import KEY
 from lxcfs_py.runtimes.nri import connection, wire
 from lxcfs_py.runtimes.nri.connection import Call, Connection
 from lxcfs_py.runtimes.nri.policy import (
-    SYSCALLS,
     Container,
     Pod,
     Policy,
     adjustment,
+    asks_for_syscalls,
     noted_with,
+    other_agent,
     policy_with_listener,
+    unknown_wish,
     variables,
 )
 
@@ -124,7 +126,9 @@ class Plugin:
         seccomp = b""
         if names and is_listening(self._listener):  # where nobody listens, such a container does not start
             seccomp = policy_with_listener(pod, container, self._listener)
-        if not seccomp and pod.annotations.get(SYSCALLS) == "true":
+        if unknown_wish(pod):
+            log.warning("%s: %s", _shown(pod, container), unknown_wish(pod))
+        if not seccomp and asks_for_syscalls(pod):
             log.warning("%s: its system calls are not answered: %s", _shown(pod, container), self._why_not(container))
         noted = noted_with(pod)
         added = adjustment(self._policy.mountpoint, mounted, variables(pod, container), noted, seccomp)
@@ -133,6 +137,8 @@ class Plugin:
     def _why_not(self, container: Container) -> str:
         if not container.seccomp:
             return "the runtime shows no seccomp policy of it (the pod is unconfined, or its NRI is older than 0.10)"
+        if other_agent(container):
+            return f"its seccomp policy hands calls to {other_agent(container)}, and a container has one listener"
         return f"nobody listens at {self._listener}, or it gets no files"
 
     def _start(self, pod: wire.Fields, container: wire.Fields) -> list[Attachment]:

@@ -173,14 +173,17 @@ def variables(pod: Pod, container: Container) -> dict[str, str]:
 def policy_with_listener(pod: Pod, container: Container, listener: str) -> bytes:
     """Return a container's seccomp policy with the calls that the daemon answers handed to it, b"" to leave it.
 
-    Only what the runtime shows is changed: it knows then what to do with an answer. wire.WireError.
+    Only what the runtime shows is changed, as it knows then what to do with an answer; and none that has another agent.
+    wire.WireError.
     """
-    if pod.annotations.get(SYSCALLS) != "true" or not container.seccomp:
+    if not asks_for_syscalls(pod) or not container.seccomp or other_agent(container):
         return b""
     fields = wire.read(container.seccomp)
     kept = {number: values for number, values in fields.items() if number not in (_LISTENER_PATH, _RULES)}
     rules = [rule for message in wire.messages(fields, _RULES) if (rule := _without_answered(message))]
-    notify = b"".join(wire.item(_NAMES, name) for name in seccomp_profile.CALLS) + wire.field(2, "SCMP_ACT_NOTIFY")
+    notify = b"".join(wire.item(_NAMES, name) for name in seccomp_profile.CALLS) + wire.field(
+        _ACTION, seccomp_profile.NOTIFY
+    )
     return (
         wire.write(kept)
         + wire.field(_LISTENER_PATH, listener)
@@ -188,8 +191,33 @@ def policy_with_listener(pod: Pod, container: Container, listener: str) -> bytes
     )
 
 
-_LISTENER_PATH, _RULES = 5, 7  # of LinuxSeccomp
-_NAMES = 1  # of LinuxSyscall
+_DEFAULT_ACTION, _LISTENER_PATH, _RULES = 1, 5, 7  # of LinuxSeccomp
+_NAMES, _ACTION = 1, 2  # of LinuxSyscall
+
+
+def asks_for_syscalls(pod: Pod) -> bool:
+    """Tell whether the daemon is to answer a pod's system calls."""
+    return pod.annotations.get(SYSCALLS, "").strip() == "true"
+
+
+def unknown_wish(pod: Pod) -> str:
+    """Return what is wrong with what a pod says of its system calls, "" if nothing is."""
+    wish = pod.annotations.get(SYSCALLS, "false").strip()
+    return "" if wish in ("true", "false") else f"{SYSCALLS} is {wish[:40]!r}, which says nothing; allowed: true, false"
+
+
+def other_agent(container: Container) -> str:
+    """Return who else answers system calls of a container, "" if nobody does: it can have one listener. wire.WireError.
+
+    Its calls would come to the daemon, which lets pass what that agent may forbid.
+    """
+    fields = wire.read(container.seccomp)
+    listener = wire.text(fields, _LISTENER_PATH)
+    if seccomp_profile.is_others(listener):
+        return f"the agent at {listener[:100]!r}"
+    others = filter(None, map(_without_answered, wire.messages(fields, _RULES)))
+    actions = [wire.text(fields, _DEFAULT_ACTION), *(wire.text(wire.read(rule), _ACTION) for rule in others)]
+    return f"an agent of its own ({seccomp_profile.NOTIFY})" if seccomp_profile.NOTIFY in actions else ""
 
 
 def _without_answered(rule: bytes) -> bytes:
