@@ -177,6 +177,8 @@ def chosen_process(options: argparse.Namespace) -> Optional[int]:
 
 
 def _process_in(cgroup: str) -> int:
+    if not cgroup:
+        raise CommandError("an empty path is no cgroup", "its path is as /proc/PID/cgroup has it, such as /docker/ID")
     path = "/" + cgroup.strip("/")
     for pid in roots.pids():
         with contextlib.suppress(OSError):

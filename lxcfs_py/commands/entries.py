@@ -150,9 +150,12 @@ def _stat_lines(text: str) -> dict[str, str]:
 def _uptime(subject: Subject, text: str) -> Iterator[Entry]:
     own, host = text.split(), subject.host.text("proc/uptime").decode().split()
     if subject.config.uptime.source == "host":
-        yield Entry("uptime", f"{own[0]} s", 'the host\'s: uptime.source is "host"', f"{host[0]} s")
+        source = 'the host\'s: uptime.source is "host"'
+    elif subject.container and subject.container.boottime_offset:
+        source = "the clock since boot of its time namespace"
     else:
-        yield Entry("uptime", f"{own[0]} s", f"since its init, process {subject.init}, was started", f"{host[0]} s")
+        source = f"since its init, process {subject.init}, was started"
+    yield Entry("uptime", f"{own[0]} s", source, f"{host[0]} s")
     source = "summed over its CPUs: what it could have used since then, and has not"
     yield Entry("idle", f"{own[1]} s", source, f"{host[1]} s")
 

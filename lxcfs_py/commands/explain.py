@@ -67,8 +67,7 @@ def add(commands: Commands) -> None:
 
 def _explain(options: argparse.Namespace) -> int:
     require_root()
-    given, _, field = options.file.partition(":")
-    name, path = _file(given)
+    name, path, field = _file_and_field(options.file)
     pid = chosen_process(options)
     assert pid is not None
     config = load_config(options.config)
@@ -79,6 +78,8 @@ def _explain(options: argparse.Namespace) -> int:
     for sentence in _subject(subject, pid, name):
         print(_filled(sentence))
     if subject.container is None:
+        return 0
+    if name not in subject.config.files.enabled:
         return 0
     told = _entries(subject, name, path, field, options.config)
     for source, alike in itertools.groupby(told, key=lambda entry: entry.source):
@@ -91,14 +92,18 @@ def _explain(options: argparse.Namespace) -> int:
     return 0
 
 
-def _file(given: str) -> tuple[str, str]:
-    """Return a file that can be explained, and what is meant inside of it where it is a directory. CommandError."""
+def _file_and_field(text: str) -> tuple[str, str, str]:
+    """Return a file that can be explained, what is meant inside of it where it is a directory, and the field, or "".
+
+    CommandError. What is inside of a directory has no fields, and may have a colon in its name.
+    """
+    for directory in files.DIRECTORIES:
+        if files.named(text).startswith(f"{directory}/"):
+            return directory, files.named(text)[len(directory) + 1 :], ""
+    given, _, field = text.partition(":")
     name = files.named(given)
     if name in files.NAMES:
-        return name, ""
-    for directory in files.DIRECTORIES:
-        if name.startswith(f"{directory}/"):
-            return directory, name[len(directory) + 1 :]
+        return name, "", field
     near = difflib.get_close_matches(name, files.NAMES, 1) or difflib.get_close_matches(f"proc/{name}", files.NAMES, 1)
     raise CommandError(
         f"there is no file {given} to explain" + (f"; did you mean {near[0]}?" if near else ""),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from lxcfs_py.attach.errors import AttachError
 from lxcfs_py.attach.visits import Visits
 from lxcfs_py.commands.sources import Subject, size
 from lxcfs_py.linux import cpu_list, syscalls
-from lxcfs_py.views import meminfo
+from lxcfs_py.views import meminfo, uptime
 
 _MAX_BYTES = 1 << 16
+_AT_ONCE = 30.0  # seconds between two looks, at the most
 _ONLINE = "/sys/devices/system/cpu/online"
 _FILES = ("/proc/meminfo", "/proc/stat", "/proc/uptime", _ONLINE)
 
@@ -55,12 +56,11 @@ def answers(subject: Subject) -> Iterator[Answer]:
     listed = cpu_list.parse(read[_ONLINE].encode() or b"\n")
     yield Answer("CPUs", _ONLINE, str(len(listed)), right, attach)
     yield Answer("CPUs", "sched_getaffinity(2), without the agent,", str(len(os.sched_getaffinity(init))), right, agent)
-    age = max(host.now() - container.start, 0) / 1e9
+    age, shown = uptime.uptime(container, host, subject.config) / 1e9, read["/proc/uptime"].split()
     clock = "a time namespace with a boottime offset, where the engine makes one"
-    yield Answer("age", "/proc/uptime", _age(read["/proc/uptime"].split()), _minutes(age), attach)
-    yield Answer(
-        "age", "clock_gettime(CLOCK_BOOTTIME)", _minutes(host.now() / 1e9 + _offset(init)), _minutes(age), clock
-    )
+    yield _age("/proc/uptime", float(shown[0]) if shown else None, age, attach)
+    booted = (host.now() + container.boottime_offset) / 1e9
+    yield _age("clock_gettime(CLOCK_BOOTTIME)", booted, age, clock)
 
 
 def _memory(text: str) -> str:
@@ -68,23 +68,15 @@ def _memory(text: str) -> str:
     return size(int(words[1]) << 10) if len(words) > 1 and words[1].isdecimal() else "nothing"
 
 
-def _age(words: list[str]) -> str:
-    return _minutes(float(words[0])) if words else "nothing"
+def _age(way: str, told: Optional[float], right: float, cure: str) -> Answer:
+    """Return what is told of an age in seconds, beside what is right at about that time."""
+    if told is not None and abs(told - right) < _AT_ONCE:
+        told = right
+    return Answer("age", way, "nothing" if told is None else _minutes(told), _minutes(right), cure)
 
 
 def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min"
-
-
-def _offset(pid: int) -> float:
-    """Return the seconds by which the boot time of a process's time namespace differs from the host's."""
-    try:
-        with open(f"/proc/{pid}/timens_offsets") as file:
-            offsets = {line.split()[0]: line.split()[1:] for line in file}
-    except OSError:  # before Linux 5.6
-        return 0.0
-    seconds, nanoseconds = offsets.get("boottime", ["0", "0"])
-    return int(seconds) + int(nanoseconds) / 1e9
 
 
 def _read_inside(pid: int, cgroups: Iterable[str]) -> dict[str, str]:

@@ -37,13 +37,13 @@ def add(commands: Commands) -> None:
 def _show(options: argparse.Namespace) -> int:
     name = files.named(options.file)
     pid = chosen_process(options) or os.getpid()
-    if name in files.DIRECTORIES:
-        raise CommandError(f"{options.file} is a directory; name a file in it, such as {name}/online")
     try:
         text = text_of(name, pid, options.config)
+    except IsADirectoryError:
+        raise CommandError(f"{options.file!r} is a directory; name a file in it") from None
     except OSError as error:
         raise CommandError(
-            f"{options.file} cannot be shown ({error.strerror}); there is: {', '.join(files.NAMES)}"
+            f"{options.file!r} cannot be shown ({error.strerror}); there is: {', '.join(files.NAMES)}"
         ) from None
     sys.stdout.buffer.write(text)
     return 0

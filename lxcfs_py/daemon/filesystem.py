@@ -33,6 +33,9 @@ _NEARLY_NOBODY = 0xFFFF_FFFE
 # What a view raises: the cgroup is gone, or its files hold what no kernel writes, such as numbers beyond all bounds.
 _UNREADABLE = (OSError, ValueError, ArithmeticError)
 
+_MAX_LINKS = 40
+"""On the way to one file, as in the kernel."""
+
 _SILENT_SECONDS = 60
 
 _Result = TypeVar("_Result")
@@ -93,7 +96,9 @@ class Filesystem:
         zeros then, has "".
         """
         terms = psi.check(text, capabilities.has(caller, capabilities.SYS_RESOURCE))
-        container = self._container(caller) if path[1:] in self.config.files.enabled else None
+        container, config = self._configured(caller)
+        if path[1:] not in config.files.enabled:
+            container = None
         pressure = container.cgroup.pressure if container else None
         cgroup = pressure.path() if pressure else "" if container else _MACHINE
         return json.dumps([cgroup, os.path.basename(path), terms])
@@ -182,6 +187,27 @@ class Filesystem:
             self._check(tree, below, self._sight(caller, tree))
         return self.attributes(path)
 
+    def follow(self, caller: int, path: str) -> str:
+        """Return the path of the file that a path leads to for the caller, by links and dots. OSError if to none."""
+        left, at, links = path.split("/")[::-1], "", 0
+        while left:
+            name = left.pop()
+            if name in ("", "."):
+                continue
+            if name == "..":
+                at = at.rpartition("/")[0]
+                continue
+            at = f"{at}/{name}"
+            if stat.S_ISLNK(int(self.getattr(caller, at)["st_mode"])):
+                links += 1
+                if links > _MAX_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+                left += self.readlink(caller, at).split("/")[::-1]
+                at = at.rpartition("/")[0]
+        if stat.S_ISDIR(int(self.getattr(caller, at or "/")["st_mode"])):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        return at
+
     def attributes(self, path: str) -> dict[str, float]:
         """Return the attributes of what a caller has been shown already, as `getattr` does."""
         inside = _tree_of(path)
@@ -236,13 +262,15 @@ class Filesystem:
     def _container(self, caller: int) -> Optional[Container]:
         return None if self.shows_machine else self._containers.of(caller)
 
+    def _configured(self, caller: int) -> tuple[Optional[Container], Config]:
+        """Return the caller's container, None for the host, and the configuration as it is for it."""
+        container = self._container(caller)
+        return container, policies.applied(container, self.config) if container else self.config
+
     def _sight(self, caller: int, tree: HostTree) -> Optional[Sight]:
         """Return what the caller's container sees; None for the host, and where the tree is not enabled."""
-        container = self._container(caller) if tree.name in self.config.files.enabled else None
-        if container is None:
-            return None
-        config = policies.applied(container, self.config)
-        return Sight(container, self.host, config) if tree.name in config.files.enabled else None
+        container, config = self._configured(caller)
+        return Sight(container, self.host, config) if container and tree.name in config.files.enabled else None
 
     def _sees(self, tree: HostTree, path: str, sight: Optional[Sight]) -> bool:
         try:

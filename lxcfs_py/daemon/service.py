@@ -172,8 +172,7 @@ def show(config: Config, path: str, pid: int) -> bytes:
     """Return what a process would read of a file, without any mount. OSError when there is no such file."""
     containers = Containers(find_hierarchies(), Ledger(), Sampler(config.loadavg.interval))
     filesystem = Filesystem(Host(), containers, config)
-    filesystem.getattr(pid, path)
-    return filesystem.render(pid, path)
+    return filesystem.render(pid, filesystem.follow(pid, path))
 
 
 class _Loop:

@@ -98,9 +98,8 @@ class Status:
     def answer(self, request: dict[str, Any]) -> bytes:
         """Return the answer to a request: a file's text for a process, or all that is known. ValueError, OSError."""
         if "path" in request:
-            pid, path = int(request["pid"]), str(request["path"])
-            self._filesystem.getattr(pid, path)  # what is hidden from it is not there
-            return self._filesystem.render(pid, path)
+            pid = int(request["pid"])
+            return self._filesystem.render(pid, self._filesystem.follow(pid, str(request["path"])))
         return json.dumps(self.describe([int(pid) for pid in request.get("loads", ())])).encode()
 
     def keeper(self) -> str:

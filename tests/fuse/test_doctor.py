@@ -68,7 +68,7 @@ def test_a_container_without_files_is_named(
     daemon = start_daemon("kernel")
     with_files, without = sandbox(views=daemon.mountpoint), sandbox()
     found = doctor(daemon.mountpoint)
-    assert found["daemon"][0]["verdict"] == "ok"
+    assert found["daemon"][0]["verdict"] == "ok", found["daemon"]
     text = " ".join(finding["found"] for finding in found["containers"])
     assert f"(process {without.init}): " in text
     assert f"(process {with_files.init}): " not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -129,6 +130,56 @@ def test_what_is_hidden_from_a_container_cannot_be_shown_of_it(explain: Any, san
     hidden = "sys/devices/system/cpu/cpu1/topology/core_id"
     assert "No such file" in explain("show", hidden, "--pid", box.init)
     assert "No such file" in explain("explain", hidden, "--pid", box.init)
+
+
+def test_links_are_followed_as_the_containers_kernel_does(explain: Any, sandbox: Callable[..., Sandbox]) -> None:
+    box = sandbox(memory=64 * MIB, views=explain.views)
+    disk = next(path.name for path in Path("/sys/block").iterdir() if Path(path, "stat").read_text().split()[0] != "0")
+    numbers = Path("/sys/block", disk, "dev").read_text().strip()
+    shown = {
+        path: explain("show", path, "--pid", box.init)
+        for path in (f"sys/block/{disk}/stat", f"sys/class/block/{disk}/stat", f"sys/dev/block/{numbers}/stat")
+    }
+    assert set(shown.values()) == {" ".join(box.run(["cat", f"/sys/block/{disk}/stat"]).stdout.split())}
+    assert f"{numbers}/stat: " in explain("explain", f"sys/dev/block/{numbers}/stat", "--pid", box.init)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("sys/devices/system/cpu/../../../../etc/passwd", "No such file"),
+        ("sys/devices/system/cpu/online:x", "No such file"),
+        ("sys/devices/system/cpu", "is a directory"),
+        ("sys/devices/system/cpu/cpu0", "is a directory"),
+        ("proc", "is a directory"),
+        ("/", "is a directory"),
+        ("", "is a directory"),
+    ],
+)
+def test_what_is_no_file_is_said_in_a_sentence(path: str, said: str, explain: Any) -> None:
+    for pid in (os.getpid(), 1):
+        shown = explain("show", path, "--pid", pid)
+        assert shown.startswith(f"lxcfs-py: {path!r} ")
+        assert said in shown
+
+
+def test_no_figures_are_told_of_a_file_that_is_not_enabled(
+    explain: Any, sandbox: Callable[..., Sandbox], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box = sandbox(memory=64 * MIB)
+    without = tmp_path / "without.toml"
+    without.write_text(f'mountpoint = "{explain.views}"\n[files]\nenabled = ["proc/stat"]\n')
+    cli.main(["explain", "meminfo", "--pid", str(box.init), "--config", str(without)])
+    said = capsys.readouterr().out
+    assert "not enabled" in said
+    assert "MemTotal" not in said
+
+
+def test_a_clock_of_its_own_is_told(explain: Any, sandbox: Callable[..., Sandbox]) -> None:
+    box = sandbox(views=explain.views, own_clock=True)
+    assert "the clock since boot of its time namespace" in explain("explain", "uptime", "--pid", box.init)
+    told = json.loads(explain("doctor", "--json", "--pid", box.init))
+    assert {each["verdict"] for each in told if each["check"] == "age"} == {"ok"}
 
 
 def test_show_asks_the_daemon_for_the_load(explain: Any, sandbox: Callable[..., Sandbox]) -> None:

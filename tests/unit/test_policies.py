@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 from types import SimpleNamespace
 
 import pytest
 
 from lxcfs_py import config
 from lxcfs_py.cgroup import v1, v2
-from lxcfs_py.config import Config, ConfigError, Cpu, Memory
+from lxcfs_py.config import Config, ConfigError, Cpu, Files, Memory, Policy
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.daemon import policies
+from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.daemon.policies import applied
 from lxcfs_py.runtimes.names import Identity
+from lxcfs_py.views import sys_cpu
 
 DOCKER = "/docker/0123456789ab"
 NAMED = {DOCKER: Identity("docker", "0123456789ab", "db", {"tier": "data", "cpus": "all"}, "postgres:17")}
@@ -134,3 +138,16 @@ def test_weights_are_converted_as_kubernetes_makes_them_of_shares(files, files_o
     assert shares * 0.97 < converted <= shares + 1, "a weight is a whole number"
     assert v1.Cpu((files({"cpu.shares": shares}),), ()).shares() == shares
     assert v1.Cpu((files({}),), ()).shares() == 1024
+
+
+@pytest.mark.parametrize("is_enabled", [False, True])
+def test_triggers_and_the_names_in_a_tree_go_by_what_is_enabled_for_the_container(recorded, is_enabled):
+    machine, tree, pressure = recorded("v2-64cpu"), sys_cpu.TREE, "proc/pressure/cpu"
+    names = {True: (pressure, tree.name), False: ()}
+    policy = Policy(cgroup="/*", settings=(("files.enabled", names[is_enabled]),))
+    enabled = Config(files=Files(names[not is_enabled]), policy=(policy,))
+    filesystem = Filesystem(machine.host, SimpleNamespace(of=lambda pid: machine.container), enabled)
+    cgroup, *_ = json.loads(filesystem.trigger(os.getpid(), f"/{pressure}", b"some 150000 2000000\0"))
+    assert (cgroup != "/") == is_enabled
+    hidden = set(tree.names(machine.host, "")) - set(filesystem.readdir(0, f"/{tree.name}"))
+    assert bool(hidden) == is_enabled
