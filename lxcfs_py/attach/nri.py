@@ -23,6 +23,7 @@ from typing import NamedTuple, NoReturn, Optional
 from lxcfs_py.attach import attach, mount_users, results, running
 from lxcfs_py.attach.errors import EndedError
 from lxcfs_py.linux import mountpoint
+from lxcfs_py.log import to_stderr
 from lxcfs_py.runtimes.nri.connection import Connection, ConnectionLostError
 from lxcfs_py.runtimes.nri.plugin import Attachment, Plugin
 from lxcfs_py.runtimes.nri.policy import Policy
@@ -72,8 +73,10 @@ class Process:
             now = time.monotonic()
             if self._plugin is None and now >= self._next_try:
                 self._connect(now)
-            self._attach_some()
+            self._attach_one()
             pause = None if self._plugin else max(self._next_try - time.monotonic(), 0) * 1000
+            if self._may_attach():  # one after the other: what the runtime asks meanwhile comes first
+                pause = 0
             for descriptor, _ in self._poll.poll(pause):
                 if descriptor == 0:
                     return
@@ -121,17 +124,21 @@ class Process:
     def _is_mounted(self) -> bool:
         return mountpoint.is_mounted(self._settings.mountpoint)
 
-    def _attach_some(self) -> None:
-        while self._backlog and len(self._attaching) < _MAX_ATTACHING:
-            wanted = self._backlog.popleft()
-            if self._has_all(wanted):
-                continue
-            child = os.fork()
-            if not child:
-                _attach_and_end(wanted, self._settings.mountpoint)
-            pidfd = os.pidfd_open(child)
-            self._attaching[pidfd] = child
-            self._poll.register(pidfd, select.POLLIN)
+    def _may_attach(self) -> bool:
+        return bool(self._backlog) and len(self._attaching) < _MAX_ATTACHING
+
+    def _attach_one(self) -> None:
+        if not self._may_attach():
+            return
+        wanted = self._backlog.popleft()
+        if self._has_all(wanted):
+            return
+        child = os.fork()
+        if not child:
+            _attach_and_end(wanted, self._settings.mountpoint)
+        pidfd = os.pidfd_open(child)
+        self._attaching[pidfd] = child
+        self._poll.register(pidfd, select.POLLIN)
 
     def _has_all(self, wanted: Attachment) -> bool:
         """Tell whether there is nothing to attach: after a daemon's start, that is so of nearly all containers."""
@@ -194,7 +201,7 @@ def main() -> int:
     if not line:  # the daemon has ended
         return 0
     settings = Settings(*json.loads(line))
-    logging.basicConfig(format="lxcfs-py: %(levelname)s: %(message)s", level=settings.level.upper())
+    to_stderr(settings.level)
     with _alone():
         Process(settings).run()
     return 0
