@@ -32,7 +32,11 @@ def start(figures: Figures, mountpoint: str) -> None:
             agent.listen(_server(name, kind, path))
         except OSError as error:
             degraded.enter("seccomp", f"containers cannot hand system calls on ({path}: {error.strerror})")
-    agent.start()
+    try:
+        agent.start()
+    except RuntimeError as error:
+        limit = "the limit on processes is reached (TasksMax=, pids.max)"
+        degraded.enter("seccomp", f"containers that hand system calls on wait for the next server ({error}: {limit})")
     store.inherited().before_handing_over(agent.stop)
 
 

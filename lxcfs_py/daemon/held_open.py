@@ -40,6 +40,8 @@ _PREFIX = "held-"
 _NAME = _PREFIX + digest(" ".join(FILES)).hex()
 """The name under which the socket is kept; a version with other files holds these."""
 
+_UNHELD = "containers with CAP_LEASE may take leases of files, and hold up others by them: %s"
+
 _SECONDS = 120.0
 """A lease that was there before, of a version that held nothing, ends after 45 s (/proc/sys/fs/lease-break-time)."""
 
@@ -48,10 +50,14 @@ def start(mount: int, resumes: bool) -> None:
     """Have the files of a mount held, in the background, unless a server before this one has seen to it."""
     kept = store.inherited()
     for name in [name for name in kept.others if name.startswith(_PREFIX) and not (resumes and name == _NAME)]:
+        os.close(kept.others[name])
         with contextlib.suppress(OSError):
             kept.forget(name)
     if _NAME not in kept.others:
-        threading.Thread(target=_hold, args=(os.dup(mount),), name="held open", daemon=True).start()
+        try:
+            threading.Thread(target=_hold, args=(os.dup(mount),), name="held open", daemon=True).start()
+        except (OSError, RuntimeError) as error:
+            log.warning(_UNHELD, error)
 
 
 def _hold(mount: int) -> None:
@@ -72,7 +78,7 @@ def _hold(mount: int) -> None:
             store.inherited().keep(_NAME, queue.detach())
     except (OSError, subprocess.SubprocessError) as error:
         queue.close()
-        log.warning("containers with CAP_LEASE may take leases of files, and hold up others by them: %s", error)
+        log.warning(_UNHELD, error)
     finally:
         os.close(mount)
 

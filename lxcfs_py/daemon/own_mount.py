@@ -42,6 +42,10 @@ class OwnMount:
         self.clone = store.inherited().mount()
         """A descriptor of the clone; None where there is none."""
 
+        if self.clone is not None and kept.device and _device(_opened(self.clone)) != kept.device:  # an older session's
+            os.close(self.clone)
+            self.clone = None
+
         self._above = self._take_directory()
         self._mounts = os.open(f"{roots.PROC}/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._changes = select.epoll()
@@ -151,7 +155,7 @@ class OwnMount:
         except OSError as error:
             degraded.enter("clone", f"what is mounted at {self._path} stays away if it is taken away: {error.strerror}")
             return
-        if _device(f"{roots.PROC}/self/fd/{clone}") != self._session.device:  # something else since an instant ago
+        if _device(_opened(clone)) != self._session.device:  # something else since an instant ago
             os.close(clone)
             return
         if self.clone is not None:
@@ -165,6 +169,10 @@ def next_pause(pause: float, stayed: float) -> float:
     """Return how long the mount stays away next time, after a pause, if it has stayed for so many seconds since."""
     first, most = _PAUSES
     return min(2 * pause, most) if pause and stayed <= _QUIET * pause else first
+
+
+def _opened(descriptor: int) -> str:
+    return f"{roots.PROC}/self/fd/{descriptor}"
 
 
 def _device(path: str) -> Optional[str]:

@@ -32,6 +32,7 @@ class Owners:
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], str] = {}
         self._namespaces: dict[str, str] = {}
+        self._inits: dict[str, int] = {}  # of the outermost namespaces: to find one costs much before Linux 6.11
         self._until = 0.0
         self._own = _namespace("self")
 
@@ -40,6 +41,8 @@ class Owners:
         now = time.monotonic()
         if now > self._until or len(self._known) > _MAX_KNOWN:
             self._known, self._namespaces, self._until = {}, {}, now + _KNOWN_SECONDS
+            if len(self._inits) > _MAX_KNOWN:
+                self._inits = {}
         owner = self._known.get((pid, uid))
         if owner is None:
             owner = self._known[pid, uid] = self._look_up(pid) or f"user {uid}"
@@ -51,8 +54,29 @@ class Owners:
             return _cgroup(pid)
         owner = self._namespaces.get(namespace)
         if owner is None:
-            owner = self._namespaces[namespace] = _cgroup(_outermost_init(pid, self._own) or pid)
+            owner = self._namespaces[namespace] = _cgroup(self._outermost_init(pid) or pid)
         return owner
+
+    def _outermost_init(self, pid: int) -> Optional[int]:
+        """Return the init of the namespace around a process's that is right below this one's, None if it has none."""
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            name, outermost = "", os.open(f"{roots.PROC}/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+            for _ in range(_DEEPEST):
+                stack.callback(os.close, outermost)
+                name = f"pid:[{os.fstat(outermost).st_ino}]"
+                parent = fcntl.ioctl(outermost, _NS_GET_PARENT)
+                if f"pid:[{os.fstat(parent).st_ino}]" == self._own:
+                    stack.callback(os.close, parent)
+                    return self._init_of(outermost, pid, name)
+                outermost = parent
+        return None
+
+    def _init_of(self, namespace: int, pid: int, name: str) -> int:
+        """Return the init of a namespace around a process's. OSError if there is none."""
+        known = self._inits.get(name)
+        if known is None or _namespace(known) != name:
+            known = self._inits[name] = processes.find_init_of(namespace, pid, name)
+        return known
 
 
 def _namespace(pid: Union[int, str]) -> str:
@@ -61,21 +85,6 @@ def _namespace(pid: Union[int, str]) -> str:
         return processes.namespace(pid, "pid")
     except OSError:
         return ""
-
-
-def _outermost_init(pid: int, own: str) -> Optional[int]:
-    """Return the init of the namespace around a process's that is right below this process's, None if it has none."""
-    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-        name, outermost = "", os.open(f"{roots.PROC}/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        for _ in range(_DEEPEST):
-            stack.callback(os.close, outermost)
-            name = f"pid:[{os.fstat(outermost).st_ino}]"
-            parent = fcntl.ioctl(outermost, _NS_GET_PARENT)
-            if f"pid:[{os.fstat(parent).st_ino}]" == own:
-                stack.callback(os.close, parent)
-                return processes.find_init_of(outermost, pid, name)
-            outermost = parent
-    return None
 
 
 def _cgroup(pid: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import struct
 
 _INT = struct.Struct("=i")
@@ -24,6 +25,8 @@ def pack(descriptor: int) -> int:
 
 def unpack(parcel: int) -> int:
     """Return one more copy of what lies in a socket; it stays there. OSError where there is none."""
+    if not stat.S_ISSOCK(os.fstat(parcel).st_mode):
+        raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
     room = socket.CMSG_SPACE(_INT.size)
     with socket.socket(fileno=os.dup(parcel)) as opened:  # recv_fds passes no flags on, before Python 3.12
         _, ancillary, _, _ = opened.recvmsg(1, room, socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)

@@ -370,6 +370,9 @@ def _hand_over(session: Session, others: Others, listener: socket.socket, leave:
                 connection.settimeout(PATIENCE)
                 socket.send_fds(connection, [b"session"], [session.fuse, session.memory])
                 taken = connection.recv(len(_MINE)) == _MINE
+                # With a timeout, a send would wait for a queue that is three quarters empty, and the successor reads
+                # only when this process has left.
+                connection.settimeout(None)
                 named = list(others().items()) if taken else []
                 for start in range(0, len(named), _MOST_SENT):
                     names, descriptors = zip(*named[start : start + _MOST_SENT])

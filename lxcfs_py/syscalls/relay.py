@@ -60,11 +60,13 @@ class Relay:
         self._leader: Optional[Shift] = None
         self._lock = threading.Lock()
         self._busy = threading.Event()
+        self._has_begun = False
         self._stands_still = False
 
     def start(self) -> None:
         """Let a thread lead, and another look after it."""
-        self._begin_to_lead()
+        self._has_begun = True
+        self._try_to_lead()
         threading.Thread(target=self._look, name="syscalls-relay", daemon=True).start()
 
     def beside(self, slot: Slot, descriptor: int, work: Callable[[Slot], None]) -> None:
@@ -83,6 +85,7 @@ class Relay:
     def stop(self) -> None:
         """Let nobody lead any more; return when nobody attends to anything, but for who is kept waiting."""
         with self._lock:
+            self._has_begun = False
             shift, self._leader = self._leader, None
         deadline = time.monotonic() + PATIENCE
         while shift is not None and shift.since and time.monotonic() < deadline:
@@ -140,6 +143,8 @@ class Relay:
             self._busy.clear()
             with self._lock:
                 shift = self._leader
+                if shift is None and self._has_begun:
+                    self._try_to_lead()
                 if shift is None or not shift.since:
                     continue
                 self._busy.set()
@@ -148,12 +153,18 @@ class Relay:
 
     def _replace(self, shift: Shift) -> None:
         shift.take_back = self._leave_out(shift.at)
+        if not self._try_to_lead():
+            shift.take_back()
+
+    def _try_to_lead(self) -> bool:
+        """Let another thread lead; tell whether it does. Where none can, it is tried again."""
         try:
             self._begin_to_lead()
-        except (LookupError, RuntimeError) as error:  # no slot, no thread
-            shift.take_back()
+        except (LookupError, RuntimeError) as error:  # no slot, since a predecessor left a call in each, or no thread
             if not self._stands_still:
                 log.error("system calls wait for a container that keeps the agent waiting: %s", error)
             self._stands_still = True
-        else:
-            self._stands_still = False
+            self._busy.set()
+            return False
+        self._stands_still = False
+        return True

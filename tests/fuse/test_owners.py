@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any, Callable
 
-from lxcfs_py.engine import owners
 from lxcfs_py.engine.owners import Owners
 from lxcfs_py.runtimes.sandbox import Sandbox
 
@@ -47,7 +46,7 @@ def test_namespaces_and_cgroups_within_a_container_are_its_own(sandbox: Callable
         assert known.of(plain, 0) == known.of(nested, 0) == Owners().of(nested, 0)
         assert known.of(plain, 0) not in (known.of(elsewhere, 0), "user 0")
         assert "/below" not in known.of(nested, 0)
-        assert owners._outermost_init(nested, known._own) == owners._outermost_init(plain, known._own)
+        assert known._outermost_init(nested) == known._outermost_init(plain)
     finally:
         for process in started:
             process.communicate("\n", timeout=20)

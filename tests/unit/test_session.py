@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import struct
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -189,3 +192,27 @@ def test_whose_texts_are_is_looked_up_a_few_at_a_time_before_there_is_no_more_ro
         most = max(most, len(asked) - before)
     assert most <= 2 * open_texts._AT_ONCE
     assert [kept.get(handle) for handle in range(3)] == [b"text"] * 3, "the oldest of all, and of another container"
+
+
+def test_a_successor_gets_all_listeners_though_it_reads_them_only_when_the_server_has_left(
+    memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "RUN", tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(8192, hard)), hard))
+    names = {f"listener-{number}": 0 for number in range(4096)}
+    has_left = threading.Event()
+    with open("/dev/null", "rb+", buffering=0) as fuse:
+        served = session.Session(fuse.fileno(), memory)
+        session.offer(served, has_left.set, lambda: names)
+        taken = session.take_over(served.mountpoint)
+        assert taken
+        assert taken.predecessor
+        taken.predecessor.send(b"mine")
+        assert has_left.wait(20)
+        received = dict(taken.handed_over())
+        for descriptor in received.values():
+            os.close(descriptor)
+        taken.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert received.keys() == names.keys()
