@@ -79,7 +79,8 @@ def shortest(runtime: str, config: Config, version: Optional[str]) -> Optional[S
     """
     shorter = SHORTER.get(runtime)
     if version is not None:
-        return shorter if shorter and _parsed(version) >= shorter.since else None
+        asked = _parsed(version)
+        return shorter if shorter and asked >= shorter.since else None
     if shorter is None or not _is_ready(runtime, config):
         return None
     found = _installed(shorter)
@@ -94,11 +95,15 @@ def shortest(runtime: str, config: Config, version: Optional[str]) -> Optional[S
 def check_listener(runtime: str, version: Optional[str]) -> None:
     """Raise VersionError where an engine refuses a seccomp profile that has a listener.
 
-    `version` is as for `shortest`; one that does not say is taken to be new enough.
+    `version` is as for `shortest`. An engine that does not say is taken to be new enough, and so is that of another
+    machine whose Compose alone is known, and Podman, which may be here by the name of docker.
     """
     if runtime not in ("docker", "compose"):
         return
-    found = _parsed(version) if version and runtime == "docker" else _installed(SHORTER["docker"])
+    if version is not None:
+        found = _parsed(version) if runtime == "docker" else (0, 0)
+    else:
+        found = (0, 0) if "podman" in _said(("docker", "--version")).lower() else _installed(SHORTER["docker"])
     if (0, 0) < found < (23, 0):
         raise VersionError(
             f"Docker {found[0]}.{found[1]} refuses the profile that hands system calls on; those since 23 take it: "
@@ -137,8 +142,12 @@ def _is_ready(runtime: str, config: Config) -> bool:
     return bool(there == cdi.specification(config))
 
 
+# With what projects and distributions put before and behind the numbers: "v2.0.0-rc.1", "1:20.10.24+dfsg1-1+b2".
+_VERSION = re.compile(r"(?:\d+:)?v?(\d{1,9})(?:\.(\d{1,9}))?(?:\.\d+)*(?:[-+~][\w.+~-]*)?", re.ASCII)
+
+
 def _parsed(version: str) -> _Version:
-    numbers = re.match(r"v?(\d+)\.?(\d*)", version)
+    numbers = _VERSION.fullmatch(version)
     if not numbers:
-        raise VersionError(f'"{version}" is no version: give one such as 28.5')
+        raise VersionError(f'"{version}" is no version; allowed: numbers with dots between them, such as 28.5')
     return int(numbers[1]), int(numbers[2] or 0)

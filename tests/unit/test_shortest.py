@@ -108,9 +108,17 @@ def test_system_calls_go_with_the_shorter_way_too(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.startswith(f"{DEVICE.strip()} --security-opt seccomp=")
 
 
-def test_what_is_no_version_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["mounts", "docker", "--for-version", "new"]) == 1
-    assert '"new" is no version' in capsys.readouterr().err
+@pytest.mark.parametrize("runtime", ["docker", "lxc", "systemd"])
+@pytest.mark.parametrize("version", ["banana", "28,5", "28.", "", "28.5 or so"])
+def test_what_is_no_version_is_refused(runtime: str, version: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["mounts", runtime, "--for-version", version, "--config", "/dev/null"]) == 1
+    said = f'lxcfs-py: "{version}" is no version; allowed: numbers with dots between them, such as 28.5\n'
+    assert capsys.readouterr() == ("", said)
+
+
+@pytest.mark.parametrize("version", ["28", "28.5", "v28.5.2", "28.5.2~ds1-1", "1:28.5.2+dfsg1-1+b2", "28.5.0-rc.1"])
+def test_versions_are_read_as_projects_and_distributions_write_them(version: str) -> None:
+    assert bool(shortest.shortest("docker", Config(), version)) == (version != "28")
 
 
 def test_the_document_has_the_versions() -> None:
@@ -147,3 +155,16 @@ def test_of_the_docker_here_its_own_version_counts(monkeypatch, said):
                 shortest.check_listener(runtime, None)
     else:
         shortest.check_listener("docker", None)
+
+
+def test_podman_by_the_name_of_docker_is_not_taken_for_an_old_docker(tmp_path: Path) -> None:
+    install(tmp_path, "docker", "podman version 5.4.2")
+    for runtime in ("docker", "compose"):
+        shortest.check_listener(runtime, None)
+
+
+def test_the_docker_here_says_nothing_of_another_machine(tmp_path: Path) -> None:
+    install(tmp_path, "docker", "20.10.24")
+    shortest.check_listener("compose", "2.35")
+    with pytest.raises(shortest.VersionError):
+        shortest.check_listener("compose", None)
