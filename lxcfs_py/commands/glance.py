@@ -134,7 +134,7 @@ class Glance:
             io=(now.io - before.io) / seconds,
             pressure=max(_pressure(container, resource) for resource in ("cpu", "memory", "io")),
             files=self._files[pid],
-            reads=(now.reads - before.reads) / seconds,
+            reads=daemon.grown(before.reads, now.reads) / seconds,
             history=history,
         )
 

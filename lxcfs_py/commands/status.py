@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from lxcfs_py.attach import attach
 from lxcfs_py.commands.common import (
+    CommandError,
     add_config,
     add_mountpoint,
     counted,
@@ -98,6 +99,8 @@ def add(commands: Commands) -> None:
 
 
 def _status(options: argparse.Namespace) -> int:
+    if options.here and not options.probe:
+        raise CommandError("--here says which daemon --probe takes, and does nothing alone", "add --probe")
     require_root()
     place = options.mountpoint or mountpoint_even_if_broken(options.config)
     if options.probe:
@@ -175,8 +178,9 @@ def look(place: str) -> Daemon:
         return Daemon("not answering", {}, {}, {}, error)
     seconds = told["clock"] - first["clock"]
     before = {each["pid"]: each["reads"] for each in first["containers"]}
-    rates = {each["pid"]: (each["reads"] - before.get(each["pid"], 0)) / seconds for each in told["containers"]}
-    rates[0] = (sum(told["reads"].values()) - sum(first["reads"].values())) / seconds
+    reads = {each["pid"]: daemon.grown(before.get(each["pid"], 0), each["reads"]) for each in told["containers"]}
+    reads[0] = daemon.grown(*(sum(answer["reads"].values()) for answer in (first, told)))
+    rates = {pid: count / seconds for pid, count in reads.items()}
     shares = dict(_shares(first["shares"], told["shares"], seconds))
     return Daemon("degraded" if told["degraded"] else "well", told, rates, shares)
 
@@ -186,7 +190,7 @@ def _shares(
 ) -> Iterator[tuple[str, tuple[float, float]]]:
     none = {"requests": 0, "seconds": 0.0, "waited": 0.0}
     for cgroup, share in after.items():
-        requests, served, waited = (share[key] - before.get(cgroup, none)[key] for key in none)
+        requests, served, waited = (daemon.grown(before.get(cgroup, none)[key], share[key]) for key in none)
         if requests > 0:
             yield cgroup, (served / seconds, waited / requests)
 

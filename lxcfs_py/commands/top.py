@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import curses
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable
 
-from lxcfs_py.commands.common import add_config, load_config, new_command, require_root
+from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command, require_root
 from lxcfs_py.commands.glance import HISTORY, Glance, Row
 
 if TYPE_CHECKING:
@@ -68,8 +70,20 @@ def _top(options: argparse.Namespace) -> int:
         else:
             print(*lines(rows), sep="\n")
         return 0
-    curses.wrapper(lambda screen: _Screen(screen, glance, options.sort, options.filter).run())
+    _look_on(glance, options.sort, options.filter)
     return 0
+
+
+def _look_on(glance: Glance, key: str, wanted: str) -> None:
+    """Draw the containers again and again, until q. CommandError for a terminal that nobody knows."""
+    try:
+        curses.setupterm()
+    except curses.error:
+        raise CommandError(
+            f'the terminal is of a kind that is not known here (TERM is "{os.environ.get("TERM", "")}")',
+            "lxcfs-py top --once prints one look, on any terminal",
+        ) from None
+    curses.wrapper(lambda screen: _Screen(screen, glance, key, wanted).run())
 
 
 def _chosen(rows: list[Row], wanted: str, key: str) -> list[Row]:
@@ -123,7 +137,8 @@ class _Screen:
         self._typing = False
 
     def run(self) -> None:
-        curses.curs_set(0)
+        with contextlib.suppress(curses.error):  # a terminal that cannot hide it, such as a vt100
+            curses.curs_set(0)
         rows = self._glance.rows()
         looked = time.monotonic()
         while True:

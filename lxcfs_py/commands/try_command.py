@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lxcfs_py.commands.common import CommandError, add_config, add_mountpoint, load_config, new_command
+from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.mountpoint import is_mounted
 from lxcfs_py.runtimes import sandbox, seccomp_profile
 
@@ -28,17 +29,22 @@ def add(commands: Commands) -> None:
         "file tree; no engine and no image are needed. The exit code is the command's, or 128 and the number of the "
         "signal that ended it.",
         [
-            ("lxcfs-py try --memory 256M --cpus 1 -- free -m", "what free says in 256 MiB"),
-            ("lxcfs-py try --cpuset 0 -- sh", "a shell that sees one CPU"),
+            ("lxcfs-py try --memory 256M --cpus 1 free -m", "what free says in 256 MiB"),
+            ("lxcfs-py try --cpuset 0 sh", "a shell that sees one CPU"),
         ],
     )
     parser.add_argument("--memory", metavar="SIZE", type=_size, help="limit of memory, e.g. 256M")
     parser.add_argument("--swap", metavar="SIZE", type=_size, help="limit of swap, e.g. 0 or 1G")
     parser.add_argument("--cpus", metavar="NUMBER", type=_cpus, help="CPU quota, e.g. 1.5")
-    parser.add_argument("--cpuset", metavar="LIST", help="the CPUs to run on, e.g. 0 or 0-3")
+    parser.add_argument("--cpuset", metavar="LIST", type=_cpuset, help="the CPUs to run on, e.g. 0 or 0-3")
     add_mountpoint(parser, "where the daemon's mount is")
     add_config(parser)
-    parser.add_argument("arguments", metavar="COMMAND", nargs="+", help="the command and its arguments, after --")
+    parser.add_argument(
+        "arguments",
+        metavar="COMMAND",
+        nargs=argparse.PARSER,
+        help="the command, and behind it its own options and arguments; -- before it where it begins with a dash",
+    )
 
 
 def _size(text: str) -> int:
@@ -58,6 +64,16 @@ def _cpus(text: str) -> float:
     return cpus
 
 
+def _cpuset(text: str) -> str:
+    try:
+        cpus = cpu_list.parse(text.encode())
+    except ValueError:
+        cpus = ()
+    if not cpus:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of CPUs: give one such as 0 or 0-3,8")
+    return text
+
+
 def _try(options: argparse.Namespace) -> int:
     config = load_config(options.config)
     views = options.mountpoint or config.mountpoint
@@ -67,4 +83,5 @@ def _try(options: argparse.Namespace) -> int:
     agent = seccomp_profile.socket_of(views)
     if not os.path.exists(agent):  # of an older daemon, or where it is degraded
         agent = ""
-    return sandbox.run_command(options.arguments, views=Path(views), agent=agent, **limits)
+    command = options.arguments[1:] if options.arguments[0] == "--" else options.arguments
+    return sandbox.run_command(command, views=Path(views), agent=agent, **limits)

@@ -108,6 +108,11 @@ def read(place: str, pid: int, path: str) -> bytes:
     return _request(place, _path(place), {"pid": pid, "path": path})
 
 
+def grown(before: float, now: float) -> float:
+    """Return how far a counter went from one answer to the next: where the daemon has started anew, from 0."""
+    return now - before if now >= before else now
+
+
 def reload(config_path: str) -> tuple[list[str], list[str]]:
     """Let the daemons that serve with a configuration file read it anew; return their errors and remarks.
 

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from lxcfs_py import cli
+from lxcfs_py.commands import status
 from lxcfs_py.errors import LxcfsError, report
 from tests.conftest import ROOT
 
@@ -54,6 +55,10 @@ def test_the_help_of_a_command_says_what_it_does_and_has_an_example_and_fits_a_t
         (["try", "--cpus", "-1", "true"], "'-1' is no number of CPUs: give one above 0"),
         (["try", "--cpus", "nan", "true"], "'nan' is no number of CPUs"),
         (["try", "--memory", "lots", "true"], "'lots' is no size"),
+        (["try", "--cpuset", "", "true"], "'' is no list of CPUs: give one such as 0 or 0-3,8"),
+        (["try", "--cpuset", "-1", "true"], "--cpuset: "),
+        (["try", "--cpuset", "a-b", "true"], "'a-b' is no list of CPUs"),
+        (["try", "--cpus", "1"], "the following arguments are required: COMMAND"),
         (["show", "meminfo", "--pid", "0"], "'0' is no process id"),
         (["attach", "--pid", "-5"], "'-5' is no process id"),
         (["stauts"], "invalid choice: 'stauts'"),
@@ -65,6 +70,46 @@ def test_a_value_that_means_nothing_is_refused_with_what_is_allowed(arguments, s
         cli.main(arguments)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "run"),
+    [
+        (["--cpus", "1", "nproc", "--all"], ["nproc", "--all"]),
+        (["--cpus", "1", "--", "nproc", "--all"], ["nproc", "--all"]),
+        (["nproc", "--cpus", "1", "-h"], ["nproc", "--cpus", "1", "-h"]),
+        (["--", "--odd", "x"], ["--odd", "x"]),
+        (["sh", "-c", "exit", "--", "x"], ["sh", "-c", "exit", "--", "x"]),
+    ],
+    ids=" ".join,
+)
+def test_what_follows_the_program_of_try_belongs_to_it(given, run, monkeypatch):
+    called = []
+    monkeypatch.setattr("lxcfs_py.commands.try_command.is_mounted", lambda path: True)
+    monkeypatch.setattr("lxcfs_py.runtimes.sandbox.run_command", lambda command, **_: called.append(command) or 0)
+    assert cli.main(["try", "--config", "/dev/null", *given]) == 0
+    assert called == [run]
+
+
+def test_status_here_without_probe_says_that_it_does_nothing(capsys):
+    assert cli.main(["status", "--here"]) == 1
+    assert capsys.readouterr().err == (
+        "lxcfs-py: --here says which daemon --probe takes, and does nothing alone\n  add --probe\n"
+    )
+
+
+def test_no_rate_is_negative_where_the_daemon_has_started_anew_between_two_looks(monkeypatch):
+    def answer(clock, reads, share):
+        served = {"requests": share, "seconds": share / 1000, "waited": share / 100}
+        containers = [{"pid": 7, "reads": reads}]
+        return {"clock": clock, "containers": containers, "reads": {"meminfo": reads}, "shares": {"/a": served}}
+
+    answers = [answer(1.0, 1000, 500), {**answer(2.0, 3, 2), "degraded": []}]
+    monkeypatch.setattr(status.daemon, "ask", lambda place: answers.pop(0))
+    monkeypatch.setattr(status, "_BETWEEN_LOOKS", 0)
+    found = status.look("/var/lib/lxcfs")
+    assert found.rates == {7: 3.0, 0: 3.0}
+    assert found.shares == {"/a": (0.002, 0.01)}
 
 
 @pytest.mark.parametrize(

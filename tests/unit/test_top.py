@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
+
 import pytest
 
 from lxcfs_py.commands import top
@@ -45,3 +50,51 @@ def test_each_key_sorts_by_another_column():
 )
 def test_sizes_have_no_exponents(number, shown):
     assert top._size(number) == shown
+
+
+WITHOUT_CONTAINERS = """
+from lxcfs_py import errors
+from lxcfs_py.commands import top
+
+class Glance:
+    def rows(self):
+        return []
+
+try:
+    top._look_on(Glance(), "cpu", "")
+except errors.LxcfsError as error:
+    errors.report(error)
+"""
+
+
+def shown(term: str) -> str:
+    """What a terminal of this kind gets, on which somebody presses q."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_CONTAINERS],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": term, "LINES": "24", "COLUMNS": "80"},
+    ) as program:
+        os.close(theirs)
+        os.write(ours, b"q")
+        text = b""
+        with contextlib.suppress(OSError):  # it has ended
+            while piece := os.read(ours, 4096):
+                text += piece
+        os.close(ours)
+        assert program.wait(timeout=30) == 0
+    return text.decode(errors="replace")
+
+
+@pytest.mark.parametrize("term", ["dumb", "vt100", "xterm"])
+def test_a_terminal_that_cannot_hide_its_cursor_shows_them_too(term):
+    assert "0 containers, by cpu" in shown(term)
+
+
+@pytest.mark.parametrize("term", ["", "no-such-terminal"])
+def test_a_terminal_that_nobody_knows_is_named_with_what_goes_there(term):
+    text = shown(term)
+    assert f'lxcfs-py: the terminal is of a kind that is not known here (TERM is "{term}")' in text
+    assert "  lxcfs-py top --once prints one look, on any terminal" in text
