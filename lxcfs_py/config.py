@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Callable, Union, get_type_hints
 
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.files import BY_DEFAULT, NAMES
-from lxcfs_py.linux import address
+from lxcfs_py.linux import address, mountpoint
 
 try:
     if sys.version_info >= (3, 11):
@@ -103,12 +103,13 @@ _switch = _rule("true, false", lambda value: isinstance(value, bool))
 
 
 def _is_mountpoint(value: Any) -> bool:
-    return (
-        isinstance(value, str)
-        and value.isprintable()
-        and value.startswith("/")
-        and len(PurePosixPath(value).parts) > 1  # not / itself
-    )
+    if not isinstance(value, str) or not value.isprintable() or not value.startswith("/"):
+        return False
+    try:
+        mountpoint.resolve(value)
+    except mountpoint.MountError:  # it is / itself, by whatever way
+        return False
+    return True
 
 
 def _is_listen(value: Any) -> bool:

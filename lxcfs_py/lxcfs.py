@@ -6,29 +6,39 @@ wrong command line.
 
 import argparse
 import fcntl
+import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Callable, Optional, TextIO
 
 from lxcfs_py import __version__, isolated
+from lxcfs_py.commands.common import mountpoint_given
 from lxcfs_py.config import Config, Cpu, Fuse, Loadavg, Log, Memory
 from lxcfs_py.daemon import service, systemd
 from lxcfs_py.errors import LxcfsError, report
-from lxcfs_py.linux import mountpoint, signals
+from lxcfs_py.linux import signals
 from lxcfs_py.log import to_stderr
 
-# What callers of the C program pass on to libfuse and mount(8) that changes nothing here: the files are for all
-# to read and for nobody to write either way.
+log = logging.getLogger(__name__)
+
+# What the C program hands on to libfuse 2 and 3 and to mount(8), and what changes nothing here: the files are for all
+# to read and for nobody to write either way, and libfuse does not serve them.
 _MOUNT_OPTIONS = (
-    "allow_other, async, atime, attr_timeout, auto_unmount, big_writes, default_permissions, dev, direct_io, "
-    "entry_timeout, exec, fsname, kernel_cache, max_read, max_write, negative_timeout, noatime, nodev, noexec, "
-    "nonempty, nosuid, relatime, ro, rw, subtype, suid, sync"
+    "ac_attr_timeout, allow_other, allow_root, async, async_read, atime, atomic_o_trunc, attr_timeout, auto, "
+    "auto_cache, auto_unmount, big_writes, blkdev, blksize, clone_fd, congestion_threshold, debug, "
+    "default_permissions, defaults, dev, direct_io, dirsync, dmask, entry_timeout, exec, fd, fmask, fsname, gid, "
+    "group_id, hard_remove, intr, intr_signal, kernel_cache, large_read, max_background, max_idle_threads, "
+    "max_read, max_readahead, max_threads, max_write, modules, negative_timeout, _netdev, noatime, noauto, "
+    "noauto_cache, nodev, noexec, nofail, noforget, nonempty, nopath, norellinks, no_remote_flock, "
+    "no_remote_lock, no_remote_posix_lock, no_splice_move, no_splice_read, no_splice_write, nosuid, readdir_ino, "
+    "relatime, remember, ro, rootmode, rw, splice_move, splice_read, splice_write, subdir, subtype, suid, sync, "
+    "sync_read, uid, umask, use_ino, user, user_id, x-systemd.automount"
 )
 
 _LABELS = ("context", "fscontext", "defcontext", "rootcontext")
@@ -66,7 +76,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The command line of the C program lxcfs. lxcfs-py has more to offer: see lxcfs-py --help.",
     )
     add = parser.add_argument
-    add("mountpoint", type=Path, metavar="MOUNTPOINT", help="the directory to mount on, such as /var/lib/lxcfs")
+    add(
+        "mountpoint",
+        type=mountpoint_given,
+        metavar="MOUNTPOINT",
+        help="the directory to mount on, such as /var/lib/lxcfs",
+    )
     add("-f", "--foreground", action="store_true", help="stay in the foreground")
     add("-d", "--debug", action="store_true", help="stay in the foreground and log all there is to say")
     add("-l", "--enable-loadavg", action="store_true", help="a load average of the container's own tasks")
@@ -81,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="OPTIONS",
-        help="mount options; but for SELinux's, such as context=, they are accepted and have no effect",
+        help="mount options; but for SELinux's, such as context=, they are accepted and have no effect: with a warning "
+        "where neither libfuse nor mount(8) knows one",
     )
     add("--enable-cfs", action="store_true", help="show as many CPUs as the CPU quota buys, not the whole cpuset")
     for flag, meaning in _ALWAYS_SO.items():
@@ -93,23 +109,33 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _mount_options(text: str) -> list[str]:
-    """Return those of SELinux. argparse.ArgumentTypeError for one that is unknown."""
-    options = re.findall(r'(?:[^,"]|"[^"]*"?)+', text)  # a label may have commas, and is in quotes then
-    allowed = (*_MOUNT_OPTIONS.split(", "), *_LABELS)
+    # A label may have commas, and is in quotes then.
+    return re.findall(r'(?:[^,"]|"[^"]*"?)+', text)
+
+
+def _labels(options: Iterable[str]) -> str:
+    """Those of the mount options that reach the kernel. Of others that nobody knows, a warning."""
+    labels = []
     for option in options:
-        if option.partition("=")[0] not in allowed:
-            raise argparse.ArgumentTypeError(f'unknown mount option "{option}"; allowed: {", ".join(allowed)}')
-    return [option for option in options if option.partition("=")[0] in _LABELS]
+        name = option.partition("=")[0]
+        if name in _LABELS:
+            labels.append(option)
+        elif name not in _MOUNT_OPTIONS.split(", "):
+            log.warning(
+                'the mount option "%s" is accepted and has no effect: neither libfuse nor mount(8) knows it',
+                option[:80],
+            )
+    return ",".join(labels)
 
 
 def _configuration(arguments: argparse.Namespace) -> Config:
     """What the flags set; the rest is as in lxcfs.toml."""
     return Config(
-        mountpoint=mountpoint.resolve(str(arguments.mountpoint)),
+        mountpoint=arguments.mountpoint,
         cpu=Cpu(mode="quota" if arguments.enable_cfs else "cpuset"),
         memory=Memory(swap=not arguments.disable_swap),
         loadavg=Loadavg(enabled=arguments.enable_loadavg),
-        fuse=Fuse(threads=1 if arguments.single_thread else Fuse.threads, options=",".join(arguments.mount_options)),
+        fuse=Fuse(threads=1 if arguments.single_thread else Fuse.threads, options=_labels(arguments.mount_options)),
         log=Log(level="debug") if arguments.debug else Log(),
     )
 

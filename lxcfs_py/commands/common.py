@@ -88,13 +88,15 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_mountpoint(parser: argparse.ArgumentParser, what: str, name: str = "--mountpoint", **options: Any) -> None:
     """Add --mountpoint, or an argument of that name: a mountpoint as the kernel lists it, however it is given."""
-    parser.add_argument(name, type=_mountpoint, help=f"{what}, instead of the configured one", **options)
+    parser.add_argument(name, type=mountpoint_given, help=f"{what}, instead of the configured one", **options)
 
 
-def _mountpoint(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("an empty path is no mountpoint: name a directory, or leave it out")
-    return mountpoint.resolve(text)
+def mountpoint_given(text: str) -> str:
+    """Return a mountpoint as the kernel lists it. argparse.ArgumentTypeError for what can be none."""
+    try:
+        return mountpoint.resolve(text)
+    except mountpoint.MountError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def load_config(path: Optional[str]) -> Config:

@@ -33,13 +33,18 @@ class MountError(LxcfsError):
 
 
 def resolve(path: str) -> str:
-    """Return a mountpoint as the kernel lists it among the mounts: absolute and without symbolic links.
+    """Return a mountpoint as the kernel lists it among the mounts: absolute and without symbolic links. MountError.
 
     The mountpoint itself is not looked at when something is mounted there: while nobody serves a kept mount, who asks
     for its attributes waits, and would wait for itself. Nor is it while a server has it for its mountpoint, where
     somebody may have put a link since.
     """
-    return _follow(os.path.abspath(path), lambda path: is_mounted(path) or os.path.exists(_runtime_path(path)))
+    if not path:
+        raise MountError("an empty path is no mountpoint: name a directory")
+    found = _follow(os.path.abspath(path), lambda path: is_mounted(path) or os.path.exists(_runtime_path(path)))
+    if not found.strip("/"):
+        raise MountError(f"{path} is the root directory: name a directory other than that")
+    return found
 
 
 def _follow(path: str, is_wanted: Callable[[str], bool]) -> str:

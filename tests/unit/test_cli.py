@@ -52,6 +52,8 @@ def test_the_help_of_a_command_says_what_it_does_and_has_an_example_and_fits_a_t
     ("arguments", "said"),
     [
         (["run", ""], "an empty path is no mountpoint"),
+        (["run", "/"], "/ is the root directory: name a directory other than that"),
+        (["run", "/tmp/../"], "/tmp/../ is the root directory"),
         (["try", "--cpus", "-1", "true"], "'-1' is no number of CPUs: give one above 0"),
         (["try", "--cpus", "nan", "true"], "'nan' is no number of CPUs"),
         (["try", "--memory", "lots", "true"], "'lots' is no size"),

@@ -88,11 +88,18 @@ def test_every_key_is_read():
     )
 
 
+def test_a_link_to_the_root_directory_is_no_mountpoint(tmp_path):
+    (tmp_path / "link").symlink_to("/")
+    with pytest.raises(ConfigError, match="allowed: an absolute path other than /"):
+        config.parse(f'mountpoint = "{tmp_path}/link"'.encode(), "lxcfs.toml")
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [
         ('mountpoint = "var/lib"', 'lxcfs.toml:1: mountpoint is "var/lib"; allowed: an absolute path other than /'),
         ('mountpoint = "//"', 'lxcfs.toml:1: mountpoint is "//"; allowed: an absolute path other than /'),
+        ('mountpoint = "/tmp/.."', 'lxcfs.toml:1: mountpoint is "/tmp/.."; allowed: an absolute path other than /'),
         (
             'mountpoint = "/a\\u0000b"',
             'lxcfs.toml:1: mountpoint is "/a\\U00000000b"; allowed: an absolute path other than /',

@@ -88,11 +88,35 @@ def test_a_relative_mountpoint_is_below_the_directory_of_the_caller(served, monk
     assert served("views").mountpoint == f"{tmp_path}/views"
 
 
-def test_an_unknown_mount_option_is_refused_with_the_known_ones(capsys):
+def test_what_libfuse_takes_is_taken_without_a_word(served, caplog):
+    options = (
+        "umask=022,uid=0,gid=0,use_ino,auto_cache,noforget,hard_remove,max_background=12,congestion_threshold=9,clone_fd,"
+        "max_idle_threads=10,max_threads=10,splice_read,no_splice_write,intr,allow_root,debug,attr_timeout=1"
+    )
+    assert served("-o", options, "/var/lib/lxcfs") == PLAIN
+    assert not caplog.text
+
+
+def test_an_unknown_mount_option_is_a_warning(served, caplog):
+    assert served("-o", "allow_other,bogus=1", "/var/lib/lxcfs") == PLAIN
+    assert caplog.messages == [
+        'the mount option "bogus=1" is accepted and has no effect: neither libfuse nor mount(8) knows it'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mountpoint", "said"),
+    [
+        ("", "an empty path is no mountpoint: name a directory"),
+        ("/", "/ is the root directory: name a directory other than that"),
+        ("/tmp/..", "/tmp/.. is the root directory: name a directory other than that"),
+    ],
+)
+def test_what_can_be_no_mountpoint_is_refused(capsys, mountpoint, said):
     with pytest.raises(SystemExit) as caught:
-        lxcfs.main(["-o", "allow_other,bogus=1", "/var/lib/lxcfs"])
+        lxcfs.main(["-f", mountpoint])
     assert caught.value.code == 2
-    assert 'unknown mount option "bogus=1"; allowed: allow_other, async, ' in capsys.readouterr().err
+    assert f"lxcfs: error: argument MOUNTPOINT: {said}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["/a", "/b"], ["--cgroup", "/a"]])
