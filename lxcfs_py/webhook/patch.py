@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from lxcfs_py.errors import LxcfsError
+from lxcfs_py.runtimes import pods
 from lxcfs_py.runtimes.bind_snippets import HostPath
 from lxcfs_py.runtimes.names import KEY
 from lxcfs_py.runtimes.seccomp_profile import LOCALHOST
 
-_ALL, _NONE = "all", "none"
 _LEFT_OUT = "this pod sees the figures of its node, not its own (lxcfs-py): {}"
 _EVICTABLE = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 _MIRROR = "kubernetes.io/config.mirror"
@@ -40,12 +40,12 @@ class Patch:
 
 
 def of_pod(pod: Object, volumes: Sequence[HostPath], opt_in: bool, syscalls: bool = False) -> Patch:
-    """Return what mounts `volumes` in every container of a new pod. ShapeError.
+    """Return what mounts `volumes`, or those that a pod names, in every container of a new pod. ShapeError.
 
     With `opt_in`, only a pod that asks for it gets them, else each that does not decline. With `syscalls`, the daemon
     answers its system calls, too.
     """
-    reason, warnings = _refusal(pod, opt_in)
+    volumes, reason, warnings = _chosen(pod, volumes, opt_in)
     if reason:
         return Patch(reason=reason, warnings=warnings)
     spec = _object(pod, "spec", "pod")
@@ -80,7 +80,7 @@ def of_ephemeral_containers(pod: Object, before: Object, volumes: Sequence[HostP
 
     Volumes cannot be added to a pod that exists, nor its older ephemeral containers be changed. ShapeError.
     """
-    reason, warnings = _refusal(pod, opt_in=False)
+    volumes, reason, warnings = _chosen(pod, volumes, opt_in=False)
     if reason:
         return Patch(reason=reason, warnings=warnings)
     spec = _object(pod, "spec", "pod")
@@ -105,45 +105,47 @@ def forbidden(patch: Patch) -> Patch:
     """Return nothing instead of a patch, because its namespace admits no pods with hostPath; its user is told."""
     if not patch.operations:
         return patch
-    reason, warnings = _said("its namespace enforces a Pod Security Standard, which forbids hostPath", patch.warnings)
+    reason, warnings = _said("its namespace enforces a Pod Security Standard, which forbids hostPath")
     return Patch(reason=reason, warnings=warnings)
 
 
-def _refusal(pod: Object, opt_in: bool) -> tuple[str, tuple[str, ...]]:
-    """Return why a pod gets nothing, "" if it gets its files, and what its user should be told."""
+def _chosen(pod: Object, volumes: Sequence[HostPath], opt_in: bool) -> tuple[Sequence[HostPath], str, tuple[str, ...]]:
+    """Return which of the volumes a pod gets, why it gets none, "" if it does, and what its user should be told."""
     metadata = _object(pod, "metadata", "pod")
+    labels, annotations = (_optional_object(metadata, key, "pod.metadata") for key in ("labels", "annotations"))
+    names, reason = pods.wished(labels, annotations, [volume.target[1:] for volume in volumes], opt_in)
+    if reason:
+        return (), reason, (reason,) if KEY in reason else ()
+    if volumes and not names:
+        return (), *_said(f"runtimes mount over none of the files that {KEY} names, or they are not enabled")
+    return [volume for volume in volumes if volume.target[1:] in names], *_misfit(pod, annotations)
+
+
+def _misfit(pod: Object, annotations: Object) -> tuple[str, tuple[str, ...]]:
+    """Return why a pod cannot have the files, "" if it can, and what its user should be told."""
     spec = _object(pod, "spec", "pod")
-    annotations = _optional_object(metadata, "annotations", "pod.metadata")
-    labels = _optional_object(metadata, "labels", "pod.metadata")
-    wishes = [place[KEY] for place in (labels, annotations) if KEY in place]
-    warnings = tuple(
-        f"{KEY} is {str(wish)[:40]!r}, which says nothing; allowed: {_ALL}, {_NONE}"
-        for wish in wishes
-        if wish not in (_ALL, _NONE)
-    )
-    if _NONE in wishes:
-        return "it opted out", warnings
-    if opt_in and _ALL not in wishes:
-        return "it did not opt in", warnings
     if _MIRROR in annotations:
-        return "it is a static pod, which only its node can change", warnings
+        return "it is a static pod, which only its node can change", ()
     system = _optional_object(spec, "nodeSelector", "pod.spec").get("kubernetes.io/os")
     if "windows" in (system, _optional_object(spec, "os", "pod.spec").get("name")):
-        return "it is for Windows", warnings
+        return "it is for Windows", ()
     if spec.get("hostUsers") is False:
-        return _said("it has a user namespace, in which Kubernetes can mount no FUSE files", warnings)
+        return _said("it has a user namespace, in which Kubernetes can mount no FUSE files")
+    reason = pods.other_kernel(str(spec.get("runtimeClassName") or ""))
+    if reason:
+        return _said(reason)
     containers = [container for kind in _KINDS for container in _objects(spec, kind, "pod.spec")]
     mounts = sum(len(_objects(container, "volumeMounts", "pod.spec.containers")) for container in containers)
     sizes = (len(containers), len(_objects(spec, "volumes", "pod.spec")), mounts)
     most = (_MOST_CONTAINERS, _MOST_VOLUMES, _MOST_MOUNTS)
     if any(map(operator.gt, sizes, most)):
-        return _said("it has more than {} containers, {} volumes or {} mounts".format(*most), warnings)
-    return "", warnings
+        return _said("it has more than {} containers, {} volumes or {} mounts".format(*most))
+    return "", ()
 
 
-def _said(reason: str, warnings: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """Return why a pod gets nothing, with that among the warnings: its user did not ask for it."""
-    return reason, (*warnings, _LEFT_OUT.format(reason))
+def _said(reason: str) -> tuple[str, tuple[str, ...]]:
+    """Return why a pod gets nothing, and a warning: its user did not ask for that."""
+    return reason, (_LEFT_OUT.format(reason),)
 
 
 def _evictable(metadata: Object, names: Sequence[str]) -> Iterator[Object]:

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from lxcfs_py.config import Config, Files
 from lxcfs_py.runtimes.bind_snippets import binds_of, kubernetes_volumes
 from lxcfs_py.runtimes.names import KEY
+from lxcfs_py.runtimes.nri.policy import Container, Pod, Policy
 from lxcfs_py.webhook import review
 from lxcfs_py.webhook.patch import _EVICTABLE as EVICTABLE
 from lxcfs_py.webhook.patch import ShapeError, of_ephemeral_containers, of_pod
 
+CONTAINER = Container("c", "p", "web", False, (), (), ("pid",), 0, 0)
 TWO = kubernetes_volumes(binds_of(Config(files=Files(enabled=("proc/meminfo", "sys/devices/system/cpu")))))
 ALL = kubernetes_volumes(binds_of(Config()))
 MEMINFO = {"name": "lxcfs-proc-meminfo", "hostPath": {"path": "/var/lib/lxcfs/proc/meminfo", "type": "File"}}
@@ -178,10 +180,42 @@ def test_opting_out_is_stronger_than_opting_in():
     assert not of_pod(a_pod(metadata={"labels": {KEY: "all"}, "annotations": {KEY: "none"}}), TWO, True).operations
 
 
-def test_a_wish_that_says_nothing_is_answered_with_a_warning():
-    patch = of_pod(a_pod(metadata={"labels": {KEY: "true"}}), TWO, opt_in=False)
-    assert patch.operations
-    assert patch.warnings == ("lxcfs.py/views is 'true', which says nothing; allowed: all, none",)
+@pytest.mark.parametrize("place", ["labels", "annotations"])
+@pytest.mark.parametrize("opt_in", [False, True])
+def test_a_pod_that_names_files_gets_these(place, opt_in):
+    result = patched(a_pod(metadata={place: {KEY: "meminfo"}}), opt_in=opt_in)
+    assert result["spec"]["volumes"] == [MEMINFO]
+    assert result["spec"]["containers"][0]["volumeMounts"] == BOTH[:1]
+    several = a_pod(metadata={place: {KEY: " /proc/meminfo, sys/devices/system/cpu, pressure/cpu "}})
+    assert patched(several, opt_in=opt_in)["spec"]["volumes"] == [MEMINFO, CPU]
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ("true", "lxcfs.py/views names 'true'; allowed: all, none, or files with commas between them"),
+        (
+            "pressure/cpu",
+            "this pod sees the figures of its node, not its own (lxcfs-py): runtimes mount over none of the files that "
+            "lxcfs.py/views names, or they are not enabled",
+        ),
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_answered_with_a_warning(wish, said):
+    patch = of_pod(a_pod(metadata={"annotations": {KEY: wish}}), TWO, opt_in=False)
+    assert not patch.operations
+    assert patch.warnings == (said,)
+
+
+def test_the_webhook_and_nri_understand_the_same_of_a_pod():
+    enabled = tuple(volume.target[1:] for volume in ALL)
+    for wish in ("all", " all", "none ", "meminfo", "meminfo,/proc/stat", "memfino", "", "True", "All"):
+        for default in ("all", "opt-in"):
+            told = Pod("a", "shop", {}, {KEY: wish}, "")
+            names, _ = Policy("/var/lib/lxcfs", enabled, default).names_for(told, CONTAINER)
+            result = patched(a_pod(metadata={"annotations": {KEY: wish}}), ALL, opt_in=default == "opt-in")
+            mounts = result["spec"]["containers"][0].get("volumeMounts", [])
+            assert [mount["mountPath"] for mount in mounts] == [f"/{name}" for name in names], wish
 
 
 @pytest.mark.parametrize(
@@ -189,6 +223,8 @@ def test_a_wish_that_says_nothing_is_answered_with_a_warning():
     [
         (a_pod(os={"name": "windows"}), "it is for Windows"),
         (a_pod(nodeSelector={"kubernetes.io/os": "windows"}), "it is for Windows"),
+        (a_pod(runtimeClassName="kata-qemu"), "its runtime kata-qemu has another kernel"),
+        (a_pod(runtimeClassName="gvisor"), "its runtime gvisor has another kernel"),
         (a_pod(hostUsers=False), "it has a user namespace, in which Kubernetes can mount no FUSE files"),
         (
             a_pod(metadata={"annotations": {"kubernetes.io/config.mirror": "0123"}}),
@@ -218,7 +254,11 @@ def test_a_pod_so_large_that_its_patch_would_take_much_memory_or_time_is_left_as
     assert patch.reason == ("" if fits else "it has more than 200 containers, 1000 volumes or 5000 mounts")
 
 
-@pytest.mark.parametrize("spec", [{"hostUsers": False}, {"containers": [{}] * 201}], ids=["user namespace", "large"])
+@pytest.mark.parametrize(
+    "spec",
+    [{"hostUsers": False}, {"containers": [{}] * 201}, {"runtimeClassName": "gvisor"}],
+    ids=["user namespace", "large", "another kernel"],
+)
 def test_who_asks_for_nothing_unusual_and_gets_no_files_is_told(spec):
     patch = of_pod(a_pod(**spec), TWO, opt_in=False)
     assert patch.warnings == (f"this pod sees the figures of its node, not its own (lxcfs-py): {patch.reason}",)

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lxcfs_py import files
-from lxcfs_py.runtimes import seccomp_profile
+from lxcfs_py.runtimes import pods, seccomp_profile
 from lxcfs_py.runtimes.names import CPU_MODE, KEY
 from lxcfs_py.runtimes.nri import wire
 
@@ -20,10 +19,7 @@ ENVIRONMENT = "lxcfs.py/environment"
 SYSCALLS = "lxcfs.py/syscalls"
 """The annotation of a pod whose system calls the daemon is to answer too: "true"."""
 
-_ALL, _NONE = "all", "none"
 _SYSTEM_NAMESPACES = ("kube-system", "lxcfs-py")
-# A pod in a virtual machine or with a kernel in user space has another /proc than the node's kernel makes.
-_OTHER_KERNEL = re.compile(r"kata|gvisor|runsc|firecracker|wasm|urunc|quark", re.IGNORECASE)
 _KERNELS_OWN = ("proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue")  # what every container has mounted
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _MOST_VARIABLES = 16
@@ -131,26 +127,16 @@ class Policy:
         return names, "" if names == tuple(wished) else "it mounts something itself at some of the files"
 
     def _wished(self, pod: Pod) -> tuple[Sequence[str], str]:
-        wishes = [place[KEY].strip() for place in (pod.labels, pod.annotations) if KEY in place]
-        if _NONE in wishes:
-            return (), "it opted out"
-        if not wishes and self.default != _ALL:
-            return (), "it did not opt in"
-        if not wishes and pod.namespace in _SYSTEM_NAMESPACES:
+        names, reason = pods.wished(pod.labels, pod.annotations, self.names, opt_in=self.default != "all")
+        if not reason and pod.namespace in _SYSTEM_NAMESPACES and KEY not in {**pod.labels, **pod.annotations}:
             return (), f"it is in {pod.namespace}, and did not opt in"
-        if not wishes or _ALL in wishes:
-            return self.names, ""
-        listed = {files.named(name.strip()) for wish in wishes for name in wish.split(",")}
-        unknown = sorted(listed - set(files.NAMES))
-        if unknown:
-            return (), f"{KEY} names {unknown[0][:40]!r}; allowed: all, none, or files with commas between them"
-        return [name for name in self.names if name in listed], ""
+        return names, reason
 
 
 def _misfit(pod: Pod, container: Container, mountpoint: str) -> str:
     """Return why a container could not have the files, "" if it could."""
-    if _OTHER_KERNEL.search(pod.runtime_handler):
-        return f"its runtime {pod.runtime_handler} has another kernel"
+    if pods.other_kernel(pod.runtime_handler):
+        return pods.other_kernel(pod.runtime_handler)
     if "user" in container.namespaces:
         return "it has a user namespace, in which runtimes can mount no FUSE files"
     if "pid" not in container.namespaces:

@@ -1,0 +1,40 @@
+"""What NRI and the webhook understand alike: which pods of Kubernetes have another kernel, and what a pod wishes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lxcfs_py import files
+from lxcfs_py.runtimes.names import KEY
+
+_ALL, _NONE = "all", "none"
+# A pod in a virtual machine or with a kernel in user space has another /proc than the node's kernel makes.
+_OTHER_KERNEL = re.compile(r"kata|gvisor|runsc|firecracker|wasm|urunc|quark", re.IGNORECASE)
+
+
+def other_kernel(runtime: str) -> str:
+    """Return why the pods of a runtime, by the name of its class or handler, get nothing, "" if they are as all are."""
+    return f"its runtime {runtime[:63]} has another kernel" if _OTHER_KERNEL.search(runtime) else ""
+
+
+def wished(
+    labels: Mapping[str, Any], annotations: Mapping[str, Any], enabled: Sequence[str], opt_in: bool
+) -> tuple[Sequence[str], str]:
+    """Return which of the enabled files a pod gets by its labels and annotations, and why it gets none.
+
+    With `opt_in`, only a pod that asks for it gets any. A reason that names the key is for whoever wrote it.
+    """
+    wishes = [str(place[KEY]).strip() for place in (labels, annotations) if KEY in place]
+    if _NONE in wishes:
+        return (), "it opted out"
+    if opt_in and not wishes:
+        return (), "it did not opt in"
+    if not wishes or _ALL in wishes:
+        return enabled, ""
+    listed = {files.named(name.strip()) for wish in wishes for name in wish.split(",")}
+    unknown = sorted(listed - set(files.NAMES))
+    if unknown:
+        return (), f"{KEY} names {unknown[0][:40]!r}; allowed: {_ALL}, {_NONE}, or files with commas between them"
+    return [name for name in enabled if name in listed], ""
