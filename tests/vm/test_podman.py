@@ -111,7 +111,8 @@ CALLS = "nproc; getconf _PHYS_PAGES"
 
 @pytest.mark.parametrize("engine", ["podman --runtime crun", "podman --runtime runc", "docker"])
 def test_the_kernels_answers_are_the_containers_with_the_profile_and_the_machines_without(machine, engine):
-    assert run(machine, engine, ASKING, CALLS) == f"1\n{(256 << 20) // 4096}\n"
+    for user in ("0", "65534"):  # whose memory root without CAP_DAC_OVERRIDE cannot write to
+        assert run(machine, engine, f"{ASKING} --user {user}", CALLS) == f"1\n{(256 << 20) // 4096}\n"
     assert run(machine, engine, "", CALLS) == machine.run(CALLS).stdout
 
 
@@ -265,6 +266,7 @@ WAIT = f"until [ $({FILES}) = {len(BY_DEFAULT)} ]; do sleep 0.1; done; {SEEN}"
 
 STARTS = {
     "docker": f"docker run --rm {FLAGS} box sh -c '{WAIT}'",
+    "docker, as a user": f"docker run --rm --user 65534 {FLAGS} box sh -c '{WAIT}'",
     "podman": f"podman run --rm {FLAGS} box sh -c '{WAIT}'",
     "podman, cgroupfs": f"podman --cgroup-manager cgroupfs run --rm {FLAGS} box sh -c '{WAIT}'",
     "podman, in a pod": (
@@ -285,6 +287,16 @@ STARTS = {
         f"podman run --rm --uidmap 0:100000:65536 --gidmap 0:100000:65536 {FLAGS} box sh -c '{WAIT}'"
     ),
 }
+
+
+def test_the_service_attaches_to_a_users_container_that_ran_before(machine):
+    machine.run(f"docker run --detach --name before --user 65534 {FLAGS} box sleep infinity")
+    try:
+        machine.run("sed --in-place 's/^auto = .*/auto = true/' /etc/lxcfs.toml && systemctl reload lxcfs-py")
+        assert machine.run(f"docker exec before sh -c '{WAIT}'").stdout == LIMITED
+    finally:
+        machine.run("sed --in-place 's/^auto = .*/auto = false/' /etc/lxcfs.toml && systemctl reload lxcfs-py")
+        machine.run("docker rm --force before")
 
 
 @pytest.mark.parametrize("command", STARTS.values(), ids=STARTS)
@@ -319,8 +331,8 @@ def test_the_service_is_still_confined(machine, automatic):
     (attacher,) = machine.run("pgrep -f lxcfs_py.attach.auto_attach").stdout.split()
     for process in (pid, attacher):
         status = machine.run(f"grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/{process}/status").stdout.split()
-        sys_admin, sys_ptrace, sys_chroot = (1 << number for number in (21, 19, 18))
-        assert int(status[1], 16) == sys_admin | sys_ptrace | sys_chroot
+        sys_admin, sys_ptrace, sys_chroot, dac_override = (1 << number for number in (21, 19, 18, 1))
+        assert int(status[1], 16) == sys_admin | sys_ptrace | sys_chroot | dac_override
         assert (status[3], status[5]) == ("1", "2")
 
 
