@@ -233,10 +233,11 @@ CPU_TREE = (
         called="`cpuN/topology/*_list`, `*_siblings`, `*_cpus`; `cpuN/cache/indexN/shared_cpu_list`, `shared_cpu_map`",
     ),
     _row(
-        "cpufreq/policy*/affected_cpus, cpufreq/policy*/related_cpus",
+        "cpufreq/policy*/affected_cpus, cpufreq/policy*/related_cpus, cpufreq/policy*/freqdomain_cpus",
         "its CPUs among those that the host names there",
-        called="`cpufreq/policyN/affected_cpus`, `related_cpus`",
+        called="`cpufreq/policyN/affected_cpus`, `related_cpus`, `freqdomain_cpus`",
     ),
+    _row("cpufreq/policy[0-9]*", "those that are for one of its CPUs", called="`cpufreq/policyN`"),
     _row("cpu[0-9]*, cpu[0-9]*/node[0-9]*", "those of its CPUs and nodes", called="`cpuN`, `cpuN/nodeN`"),
     _row("*", "the host's", called="all else, `kernel_max` too"),
 )

@@ -87,7 +87,8 @@ def wired(made, cgroup, container_in):
             tree[f"{CPU[1:]}/cpu{cpu}/topology/core_id"] = f"{core // 2 % 2}\n"
             tree[f"{CPU[1:]}/cpu{cpu}/cache/index3/shared_cpu_list"] = f"{first}-{first + 3}\n"
             tree[f"{CPU[1:]}/cpu{cpu}/cache/index3/shared_cpu_map"] = f"{15 << first:04x}\n"
-            tree[f"{CPU[1:]}/cpufreq/policy{core}/related_cpus"] = f"{core} {core + 1}\n"
+            for name in ("related", "affected", "freqdomain"):
+                tree[f"{CPU[1:]}/cpufreq/policy{core}/{name}_cpus"] = f"{core} {core + 1}\n"
         root = made(tree)
         controllers.setdefault("cpuset", SimpleNamespace(cpus=lambda: f"{cpus}\n".encode()))
         return Seen(Host(str(root)), container_in(cgroup(**controllers)), config)
@@ -146,8 +147,17 @@ def test_topology_and_caches_are_shared_with_visible_cpus_alone(wired):
     assert seen.read(f"{other}/topology/thread_siblings") == b"00000000,00000040\n"
     assert seen.read(f"{first}/cache/index3/shared_cpu_list") == b"1,3\n"
     assert seen.read(f"{first}/cache/index3/shared_cpu_map") == b"000a\n"
-    assert seen.read(f"{CPU}/cpufreq/policy2/related_cpus") == b"3\n"
     assert seen.read(f"{first}/topology/core_id") == b"0\n"
+
+
+def test_policies_of_the_frequency_name_visible_cpus_alone_and_are_hidden_where_they_have_none(wired):
+    seen = wired("1,3,6")
+    assert sorted(seen.names(f"{CPU}/cpufreq")) == ["policy0", "policy2", "policy6"]
+    for name in ("related", "affected", "freqdomain"):
+        assert seen.read(f"{CPU}/cpufreq/policy2/{name}_cpus") == b"3\n"
+    assert not seen.has(f"{CPU}/cpufreq/policy4/related_cpus")
+    assert seen.has(f"{CPU}/cpufreq/policy4/related_cpus", STRANGER)
+    assert not seen.has(f"{CPU}/cpufreq/policy5")
 
 
 def test_the_host_and_a_container_with_all_cpus_see_the_machines_topology(wired):
