@@ -199,6 +199,7 @@ class Files:
 class Cpu:
     mode: Annotated[str, _one_of("quota", "cpuset", "requests")] = "quota"
     shares_per_cpu: Annotated[int, _whole(2, 262144)] = 1024
+    weights: Annotated[str, _one_of("linear", "quadratic")] = "linear"
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ _CONDITIONS: dict[str, Rule] = {
     ),
 }
 _BY_POLICY = (
-    *("files.enabled", "cpu.mode", "cpu.shares_per_cpu", "memory.swap", "memory.high"),
+    *("files.enabled", "cpu.mode", "cpu.shares_per_cpu", "cpu.weights", "memory.swap", "memory.high"),
     *("loadavg.enabled", "uptime.source"),
 )
 

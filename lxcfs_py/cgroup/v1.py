@@ -112,7 +112,7 @@ class Cpu:
                 smallest = cpus if smallest is None else min(smallest, cpus)
         return smallest
 
-    def shares(self) -> float:
+    def shares(self, weights: str) -> float:
         return float(self._levels[0].get("cpu.shares") or _SHARES)
 
     def path(self) -> str:

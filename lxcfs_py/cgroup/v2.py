@@ -5,6 +5,7 @@ A controller that is not enabled for a cgroup has no files there; its ancestors'
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -120,9 +121,9 @@ class Cpu:
                 smallest = cpus if smallest is None else min(smallest, cpus)
         return smallest
 
-    def shares(self) -> float:
-        # As Kubernetes makes weights, 1 to 10,000, of shares, 2 to 262,144.
-        return 2 + (int(self._levels[0].get("cpu.weight") or 100) - 1) * 262142 / 9999
+    def shares(self, weights: str) -> float:
+        weight = int(self._levels[0].get("cpu.weight") or 100)
+        return _shares_if_quadratic(weight) if weights == "quadratic" else _shares_if_linear(weight)
 
     def path(self) -> str:
         return self._levels[0].below
@@ -227,6 +228,25 @@ class Pressure:
 
     def path(self) -> str:
         return self._levels[0].below
+
+
+def _shares_if_linear(weight: int) -> float:
+    """Return the least shares, of 2 to 262,144, that have a weight, of 1 to 10,000, as Kubernetes made it at first.
+
+    It is 1 + (shares - 2) * 9999 / 262142, rounded down.
+    """
+    return 2 + (weight - 1) * 262142 / 9999
+
+
+def _shares_if_quadratic(weight: int) -> float:
+    """Return the least shares that have a weight as runc 1.3.2 and crun 1.23 make it, for which 1024 shares are 100.
+
+    It is 10 ** ((l * l + 125 * l) / 612 - 7 / 34), rounded up, where l is the logarithm of the shares to the base of 2.
+    """
+    if weight <= 1:
+        return 2
+    product = 612 * (math.log10(weight - 1) + 7 / 34)  # l * (l + 125) of where the weight before this one ends
+    return float(2 ** ((math.sqrt(125 * 125 + 4 * product) - 125) / 2))
 
 
 def _limits(levels: Levels, name: str) -> list[int]:

@@ -170,8 +170,10 @@ def why_cpus(subject: Subject) -> str:
     if cpu.mode == "cpuset":
         return f'{text}; quotas do not count, as cpu.mode is "cpuset"'
     if not quotas and cpu.mode == "requests" and subject.container and subject.container.cgroup.cpu:
-        shares = subject.container.cgroup.cpu.shares()
-        return f"{text}; no CPU quota, and {shares:.0f} shares of CPU time, of which {cpu.shares_per_cpu} are a CPU"
+        shares = subject.container.cgroup.cpu.shares(cpu.weights)
+        return (
+            f"{text}; no CPU quota, and about {shares:.0f} shares of CPU time, of which {cpu.shares_per_cpu} are a CPU"
+        )
     if not quotas:
         return f"{text}; no CPU quota"
     least = min(quotas, key=lambda limit: limit.value)

@@ -24,7 +24,8 @@ class Visible(NamedTuple):
     """True when these are all the CPUs that it may run on, False when a quota shows it fewer."""
 
 
-# Weights of cgroup v2 are whole numbers: what one says of shares is not exact.
+# Weights of cgroup v2 are whole numbers: what one says of shares is not exact. The least that it may be is up to 0.03
+# CPUs below what was asked for, and hardly above.
 _INEXACT = 0.01
 
 
@@ -39,7 +40,7 @@ def visible(cgroup: Cgroup, host: Host, cpu: Cpu) -> Visible:
     cpus = (cpu_list.parse(listed) if listed else ()) or host.online()
     quota = cgroup.cpu.quota() if cgroup.cpu and cpu.mode != "cpuset" else None
     if quota is None and cgroup.cpu and cpu.mode == "requests":
-        count = max(1, math.ceil(cgroup.cpu.shares() / cpu.shares_per_cpu - _INEXACT))
+        count = max(1, math.ceil(cgroup.cpu.shares(cpu.weights) / cpu.shares_per_cpu - _INEXACT))
         return Visible(cpus[:count], None, count >= len(cpus))
     if quota is None or quota >= len(cpus):
         return Visible(cpus, None)

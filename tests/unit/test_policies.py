@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from types import SimpleNamespace
 
@@ -125,19 +126,55 @@ def test_what_is_wrong_is_named_with_its_line(text, error):
     [(2, None, 1), (1024, None, 1), (1100, None, 2), (2048, None, 2), (9000, None, 4), (4096, 1.5, 2)],
 )
 def test_in_mode_requests_shares_are_cpus_where_there_is_no_quota(cgroup, shares, quota, expected):
-    asked = cgroup(cpu=SimpleNamespace(quota=lambda: quota, shares=lambda: shares))
+    asked = cgroup(cpu=SimpleNamespace(quota=lambda: quota, shares=lambda weights: shares))
     host = SimpleNamespace(online=lambda: (0, 1, 2, 3))
     visible = visible_cpus.visible(asked, host, Cpu("requests"))
     assert (visible.cpus, visible.whole) == (tuple(range(expected)), expected == 4)
     assert visible_cpus.visible(asked, host, Cpu("cpuset")).cpus == (0, 1, 2, 3)
 
 
-@pytest.mark.parametrize(("files_of", "shares"), [({"cpu.weight": 39}, 1024), ({"cpu.weight": 79}, 2048), ({}, 2597)])
-def test_weights_are_converted_as_kubernetes_makes_them_of_shares(files, files_of, shares):
-    converted = v2.Cpu((files(files_of),)).shares()
-    assert shares * 0.97 < converted <= shares + 1, "a weight is a whole number"
-    assert v1.Cpu((files({"cpu.shares": shares}),), ()).shares() == shares
-    assert v1.Cpu((files({}),), ()).shares() == 1024
+def linear(shares):
+    """The weight that runc before 1.3.2 makes of shares."""
+    return 1 + (shares - 2) * 9999 // 262142
+
+
+def quadratic(shares):
+    """The weight that runc since 1.3.2 and crun since 1.23 make of shares."""
+    if shares <= 2:
+        return 1
+    logarithm = math.log2(shares)
+    return math.ceil(10 ** ((logarithm * logarithm + 125 * logarithm) / 612 - 7 / 34))
+
+
+MADE_BY = {"linear": linear, "quadratic": quadratic}
+
+
+def test_the_formulas_are_those_of_the_runtimes():
+    assert [linear(shares) for shares in (2, 1024, 262144)] == [1, 39, 10000]
+    assert [quadratic(shares) for shares in (2, 1024, 262144)] == [1, 100, 10000]
+
+
+@pytest.mark.parametrize("weights", MADE_BY)
+@pytest.mark.parametrize("asked", [0, 0.1, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 31, 32, 33, 64, 128, 255, 256])
+def test_as_many_cpus_as_were_asked_for_come_out_of_the_weight_that_a_runtime_makes_of_them(
+    files, cgroup, weights, asked
+):
+    weight = MADE_BY[weights](max(2, int(asked * 1024)))
+    host = SimpleNamespace(online=lambda: tuple(range(512)))
+    container = cgroup(cpu=v2.Cpu((files({"cpu.weight": weight}),)))
+    seen = visible_cpus.visible(container, host, Cpu("requests", weights=weights))
+    assert len(seen.cpus) == max(1, math.ceil(asked))
+
+
+@pytest.mark.parametrize("weights", MADE_BY)
+def test_shares_are_the_least_that_have_the_weight(files, weights):
+    for shares in (2, 3, 10, 102, 512, 1000, 1024, 2048, 5000, 65536, 262144):
+        weight = MADE_BY[weights](shares)
+        converted = v2.Cpu((files({"cpu.weight": weight}),)).shares(weights)
+        assert converted <= shares + 0.001
+        assert MADE_BY[weights](max(2, math.floor(converted) - 1)) <= weight
+    assert v1.Cpu((files({"cpu.shares": 7}),), ()).shares(weights) == 7
+    assert v1.Cpu((files({}),), ()).shares(weights) == 1024
 
 
 @pytest.mark.parametrize("is_enabled", [False, True])
