@@ -209,7 +209,7 @@ class Names:
     def _docker_containers(self, data_roots: Iterable[str]) -> list[Path]:
         found = [self._root / data_root.lstrip("/") for data_root in data_roots]
         # With userns-remap, below a directory that is named for the first user and group.
-        return [path for each in found for path in (each / "containers", *sorted(each.glob("*.*/containers")))]
+        return [path for each in found for path in (each / "containers", *_matches(each, "*.*/containers"))]
 
     def _podman(self, identity: str) -> _Found:
         name, image = self._stored.get(identity, ("", ""))
@@ -225,7 +225,7 @@ class Names:
     def _stored(self) -> dict[str, tuple[str, str]]:
         """Names and images by id: what Podman tells the library that keeps its containers' storage."""
         found: dict[str, tuple[str, str]] = {}
-        for file in self._storage("graphroot").glob("*-containers/*containers.json"):
+        for file in _matches(self._storage("graphroot"), "*-containers/*containers.json"):
             listed = _json(file)
             for each in map(_object, listed if isinstance(listed, list) else []):
                 names = each.get("names")
@@ -248,7 +248,7 @@ class Names:
 
     def _stored_annotations(self, identity: str) -> dict[str, str]:
         for key in _STORAGE:
-            for directory in sorted(self._storage(key).glob("*-containers")):
+            for directory in _matches(self._storage(key), "*-containers"):
                 annotations = _annotations(directory / identity / "userdata/config.json")
                 if annotations:
                     return annotations
@@ -305,12 +305,20 @@ def _parsed(text: bytes) -> Any:
         return None
 
 
+def _matches(directory: Path, pattern: str) -> list[Path]:
+    """Return what matches in a directory, none where there can be no such directory, as engines' files may name it."""
+    try:
+        return sorted(directory.glob(pattern))
+    except (OSError, ValueError):
+        return []
+
+
 def _bytes(file: Path) -> bytes:
-    """Return what a file holds, b"" where there is none."""
+    """Return what a file holds, b"" where there is none or can be none."""
     try:
         with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as opened:
             return opened.read(_MAX_BYTES)
-    except OSError:
+    except (OSError, ValueError):
         return b""
 
 
@@ -343,16 +351,22 @@ def _is_hosts(process: Path, proc: Path) -> bool:
 
 
 def _options(words: Iterable[str]) -> dict[str, str]:
-    """Return the options of a command line that have a value."""
+    """Return the options of a command line that have a value: "--name value", "-n value", "-n=value", "-nvalue"."""
     found: dict[str, str] = {}
     before = ""
     for word in words:
-        name, equals, value = word.partition("=")
-        if equals:
-            found[name] = value
-        elif not word.startswith("-"):
+        if not word.startswith("-"):
             found[before] = word
-        before = word
+            before = ""
+            continue
+        if word.startswith("--"):
+            name, _, value = word.partition("=")
+        else:
+            letters = word[1:].lstrip("D")  # which has no value, and may stand before one that has
+            name, value = f"-{letters[:1]}", letters[1:]
+            value = value[1:] if value.startswith("=") else value
+        found[name] = value
+        before = "" if value else name
     return found
 
 

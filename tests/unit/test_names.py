@@ -44,6 +44,14 @@ def test_a_docker_container_is_called_as_docker_calls_it(tmp_path: Path, cgroup:
     assert "opts out" in found.opt_out()
 
 
+@pytest.mark.parametrize("nowhere", ["/a\0b", "/\ud800", "/" + "a" * 5000, "/" + "a/" * 3000, "", 7])
+def test_a_directory_that_there_cannot_be_costs_no_more_than_the_name(tmp_path: Path, nowhere: Any) -> None:
+    write(tmp_path, "etc/docker/daemon.json", {"data-root": nowhere})
+    write(tmp_path, "etc/containers/storage.conf", f"[storage]\ngraphroot = {json.dumps(nowhere)}\n")
+    assert identity(tmp_path, f"/docker/{ID}").name == ID[:12]
+    assert identity(tmp_path, f"/machine.slice/libpod-{ID}.scope").name == ID[:12]
+
+
 @pytest.mark.parametrize("directory", ["var/lib/docker/100000.100000", "srv/docker"])
 def test_docker_may_keep_its_containers_elsewhere(tmp_path: Path, directory: str) -> None:
     if directory == "srv/docker":
@@ -58,6 +66,10 @@ def test_docker_may_keep_its_containers_elsewhere(tmp_path: Path, directory: str
         (["dockerd", "--data-root=/srv/docker"], 0, True),
         (["/usr/bin/dockerd", "-H", "fd://", "--data-root", "/srv/docker"], 0, True),
         (["dockerd", "-g", "/srv/docker"], 0, True),
+        (["dockerd", "-g/srv/docker", "-H", "fd://"], 0, True),
+        (["dockerd", "-g=/srv/docker"], 0, True),
+        (["dockerd", "-Dg", "/srv/docker"], 0, True),
+        (["dockerd", "-H", "fd://", "-Dg/srv/docker"], 0, True),
         (["dockerd", "--config-file=/srv/daemon.json"], 0, True),
         (["dockerd"], 0, False),
         (["sh", "-c", "dockerd --data-root=/srv/docker"], 0, False),
