@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from lxcfs_py.daemon import node_profile
 from lxcfs_py.engine import node_keeper
 from lxcfs_py.errors import report
 from lxcfs_py.linux import mountpoint
+from lxcfs_py.runtimes import seccomp_profile
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -30,8 +32,8 @@ def add(commands: Commands) -> None:
         _remove,
         "leave nothing of it on this machine: for the end of a DaemonSet",
         "Take the files out of all containers, which see the machine's figures from then on, end the mount and whoever "
-        "keeps it, and delete what is kept for the next server. A daemon that still runs ends its service. Where "
-        "containers cannot be freed, they are named, and the exit code is 1.",
+        "keeps it, and delete what is kept for the next server of this mountpoint. A daemon that still runs ends its "
+        "service. Where containers cannot be freed, they are named, and the exit code is 1.",
         [("lxcfs-py remove", "what kubernetes/remove does on each node")],
     )
     add_config(parser)
@@ -75,12 +77,23 @@ def _free_containers(place: str) -> dict[int, str]:
 
 
 def _delete(place: str) -> None:
-    """Delete what is kept for the next server, the pods' profile, and directories that are empty."""
-    node_profile.remove()
-    for path in Path(mountpoint.RUNTIME_DIRECTORY).glob("*"):
+    """Delete what is kept for the next server of a mountpoint, the pods' profile, and directories that are empty.
+
+    What belongs to no mountpoint goes with the last one.
+    """
+    node_profile.remove(place)
+    kept = set(Path(mountpoint.RUNTIME_DIRECTORY).glob("*"))
+    sockets_of_calls = map(os.path.basename, (seccomp_profile.socket_of(place), seccomp_profile.lxc_socket_of(place)))
+    own = {*mountpoint.runtime_files(place), *(Path(mountpoint.RUNTIME_DIRECTORY, name) for name in sockets_of_calls)}
+    for path in kept & own if any(map(_is_of_a_mountpoint, kept - own)) else kept:
         with contextlib.suppress(OSError):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     sockets = (os.path.dirname(path) for path in (nri.SOCKET, node_keeper.BUS))  # the kubelet makes them for a pod
     for directory in (mountpoint.RUNTIME_DIRECTORY, place, *sockets):
         with contextlib.suppress(OSError):  # not there, not empty, or a pod's own mount
             os.rmdir(directory)
+
+
+def _is_of_a_mountpoint(path: Path) -> bool:
+    """Tell whether a server keeps this for its mountpoint, whose digest begins the name, or for the well-known one."""
+    return re.match("[0-9a-f]{16}|seccomp", path.name) is not None

@@ -34,9 +34,10 @@ def apply(config: Config) -> None:
         degraded.enter("profile", f"pods whose system calls are to be answered do not start here: {path}: {why}")
 
 
-def remove() -> None:
-    """Take it away."""
+def remove(mountpoint: str) -> None:
+    """Take it away, where it is that of the daemon at a mountpoint."""
     path = KUBELET / "seccomp" / seccomp_profile.LOCALHOST
-    with contextlib.suppress(OSError):
-        path.unlink()
-        path.parent.rmdir()
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(path.read_text())["listenerPath"] == seccomp_profile.socket_of(mountpoint):
+            path.unlink()
+            path.parent.rmdir()

@@ -175,6 +175,11 @@ def runtime_file(mountpoint: str, kind: str) -> Optional[str]:
     return f"{_runtime_path(mountpoint)}.{kind}"
 
 
+def runtime_files(mountpoint: str) -> list[Path]:
+    """Return all that a server keeps there by its mountpoint's name."""
+    return sorted(Path(RUNTIME_DIRECTORY).glob(f"{digest(mountpoint).hex()}*"))
+
+
 def _runtime_path(mountpoint: str) -> str:
     """Return what the names of all that a server keeps for the next one begin with; it is that of its socket."""
     return f"{RUNTIME_DIRECTORY}/{digest(mountpoint).hex()}"

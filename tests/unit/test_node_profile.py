@@ -34,7 +34,9 @@ def test_where_pods_are_answered_the_profile_names_the_daemons_socket(kubelet):
     assert json.loads(path.read_text())["listenerPath"] == seccomp_profile.socket_of("/views")
     node_profile.apply(Config())
     assert path.exists(), "pods that name it start anew"
-    node_profile.remove()
+    node_profile.remove("/elsewhere")
+    assert path.exists(), "it is another daemon's"
+    node_profile.remove("/views")
     assert not path.parent.exists()
 
 
