@@ -31,6 +31,7 @@ from lxcfs_py.syscalls.answers import ANSWERS, Figures
 from lxcfs_py.syscalls.callers import Caller, Listener, Monitor, number_of, owner_of
 from lxcfs_py.syscalls.memory import Memory, Slot
 from lxcfs_py.syscalls.relay import Relay, Shift, TakeBack
+from lxcfs_py.syscalls.writers import Writers
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class Agent:
             file = memory.new()
             keep(MEMORY, file)
         self._memory = Memory(file)
+        self._writers = Writers()
         self._relay = Relay(self._memory, self._attend_all, self._leave_out)
         for name, descriptor in kept.items():
             if name.startswith(Listener.PREFIX):
@@ -272,6 +274,8 @@ class Agent:
 
     def _add(self, caller: Caller) -> None:
         self._callers[caller.descriptor] = caller
+        with contextlib.suppress(OSError):  # then it is tried again for a call
+            self._writers.prepare()
         if owner_of(caller.number) not in self._left_out:
             self._poll.register(caller.descriptor, select.EPOLLIN)
 
@@ -337,7 +341,7 @@ class Agent:
         try:
             if not caller.is_valid(call) or not writable.is_writable(call.pid, answer.address, len(answer.memory)):
                 return None
-            written = os.pwrite(file, answer.memory, answer.address)
+            written = self._writers.write(file, answer.memory, answer.address)
         finally:
             os.close(file)
         return answer.value if written == len(answer.memory) else None

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 
+import psutil
 import pytest
 
 from lxcfs_py.runtimes import seccomp_profile
@@ -127,20 +128,29 @@ print("answered", flush=True)
 """
 
 
-def test_memory_that_can_be_waited_for_holds_up_nobody_else(start_daemon, sandbox, tmp_path):
-    daemon, other = start_daemon(), start_daemon()
-    box = sandbox(views=daemon.mountpoint)
-    # Its pages are a file of a server that stands still.
+@contextlib.contextmanager
+def calls_into_a_file_of(other, daemon, box, count):
+    """Programs in a sandbox whose answers are to be written into the file of a server that stands still."""
     file = os.open(other.mountpoint / "proc/uptime", os.O_RDONLY)
     hostile = []
     try:
-        for _ in range(3):
+        for _ in range(count):
             command = filtered(daemon, sys.executable, "-c", BEGIN + HELD_BACK, f"/proc/self/fd/{file}")
             hostile.append(
                 box.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[file], bufsize=0)
             )
             assert hostile[-1].stdout.readline() == b"begun\n"
         other.process.send_signal(signal.SIGSTOP)
+        yield hostile
+    finally:
+        other.process.send_signal(signal.SIGCONT)
+        os.close(file)
+
+
+def test_memory_that_can_be_waited_for_holds_up_nobody_else(start_daemon, sandbox, tmp_path):
+    daemon, other = start_daemon(), start_daemon()
+    box = sandbox(views=daemon.mountpoint)
+    with calls_into_a_file_of(other, daemon, box, 3) as hostile:
         with neighbour(daemon, sandbox, tmp_path):
             for each in hostile:
                 each.stdin.write(b"go\n")
@@ -148,9 +158,21 @@ def test_memory_that_can_be_waited_for_holds_up_nobody_else(start_daemon, sandbo
             os.kill(hostile[0].pid, signal.SIGKILL)
         other.process.send_signal(signal.SIGCONT)
         assert [each.stdout.readline() for each in hostile[1:]] == [b"answered\n"] * 2
-    finally:
-        other.process.send_signal(signal.SIGCONT)
-        os.close(file)
+
+
+def test_memory_that_can_be_waited_for_keeps_no_server_from_ending(start_daemon, sandbox, tmp_path):
+    daemon, other = start_daemon(keep=True), start_daemon()
+    box = sandbox(views=daemon.mountpoint)
+    with calls_into_a_file_of(other, daemon, box, 2) as hostile:
+        with neighbour(daemon, sandbox, tmp_path):
+            for each in hostile:
+                each.stdin.write(b"go\n")
+            time.sleep(0.5)
+            (server,) = psutil.Process(daemon.process.pid).children()
+            server.kill()
+            psutil.wait_procs([server], timeout=20)
+            assert not server.is_running()
+        assert daemon.stop() == 0
 
 
 def test_garbage_and_strangers_on_the_socket_change_nothing(start_daemon, sandbox, tmp_path):
