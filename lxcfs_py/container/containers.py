@@ -241,13 +241,15 @@ class Containers:
     def forget(self, pid: int, error: Optional[BaseException] = None) -> None:
         """Look the container of a process up anew when it asks next: what was known of it no longer holds.
 
-        Where `error` says that there are no more descriptors, other containers are forgotten too.
+        With the error that its figures could not be computed for, it is kept as long as it is there: then it is known
+        by now in which cgroup, and the error was another one's, such as a file's of the host. Where the error says that
+        there are no more descriptors, other containers are forgotten too.
         """
         with self._adding:
             if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
                 self._make_room()
             container = self.of(pid)
-            if container is not None:
+            if container is not None and (error is None or not self._is_there(container)):
                 self._drop(container)
 
     def reap(self) -> None:
@@ -295,7 +297,7 @@ class Containers:
         return container
 
     def _is_there(self, container: Container) -> bool:
-        """Tell whether the process that stands for a cgroup lives and is still in it."""
+        """Tell whether a container's init lives and, where it stands for a cgroup, is still in it."""
         try:
             return not container.has_ended() and container.refresh()
         except OSError:

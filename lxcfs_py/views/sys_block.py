@@ -47,8 +47,13 @@ def _place(host: Host, path: str) -> tuple[str, str]:
 
 
 def _stat(sight: Sight, path: str, text: bytes) -> bytes:
-    """Return what /proc/diskstats says of a disk or a partition, as wide as the kernel writes it here."""
-    device = sight.host.devices.text(f"{_real(path)[: -len('stat')]}dev").strip()
+    """Return what /proc/diskstats says of a disk or a partition, as wide as the kernel writes it here.
+
+    One path of several to a disk (NVMe multipath) is a disk without a number, of which no cgroup counts any I/O.
+    """
+    device = b""
+    with contextlib.suppress(FileNotFoundError):
+        device = sight.host.devices.text(f"{_real(path)[: -len('stat')]}dev").strip()
     io = sight.container.cgroup.io
     counts = diskstats.counts(io.stat().get(device, {}) if io else {}, len(text.split()))
     return b" ".join(b"%8s" % count for count in counts.split()) + b"\n"

@@ -499,6 +499,17 @@ def test_a_container_that_is_looked_up_anew_goes_on_counting_where_it_was(how, s
     assert after.total.idle >= before.total.idle
 
 
+def test_an_error_of_the_host_forgets_no_container_and_one_that_moved_is_found_where_it_is(containers, sandbox):
+    other, box = sandbox(memory=96 * MIB), sandbox(memory=64 * MIB)  # ended in reverse, whatever happens
+    container = containers.of(box.init)
+    containers.forget(box.init, FileNotFoundError(errno.ENOENT, "no dev of this disk"))
+    assert containers.of(box.init) is container
+    (other.cgroup("memory") / "cgroup.procs").write_text(f"{box.init}")
+    containers.forget(box.init, OSError(errno.ENODEV, "this cgroup is gone"))
+    assert containers.of(box.init) is container
+    assert limit(container) == 96 * MIB
+
+
 def test_many_threads_that_ask_at_once_get_one_container(containers, sandbox):
     box = sandbox()
     found, start = [], threading.Barrier(8)

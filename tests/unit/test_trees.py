@@ -394,6 +394,19 @@ def test_a_partition_has_no_figures_as_in_diskstats(disks, way):
     assert disks.read(resolve(disks, "/sys/block/nvme0n1/stat")).split() == [b"0"] * 17
 
 
+def test_one_path_of_several_to_a_disk_has_no_figures_and_nobody_is_forgotten(disks):
+    """NVMe multipath has them in /sys/block, hidden elsewhere: with `stat` and without `dev`."""
+    hidden = "pci0000:00/nvme/nvme0/nvme0c0n1"
+    (disks.root / "sys/devices" / hidden).mkdir(parents=True)
+    (disks.root / "sys/devices" / hidden / "stat").write_text(STAT)
+    (disks.root / "sys/block/nvme0c0n1").symlink_to(f"../devices/{hidden}")
+    path = resolve(disks, "/sys/block/nvme0c0n1/stat")
+    assert path == f"/sys/block/.devices/{hidden}/stat"
+    assert disks.read(path).split() == [b"0"] * 17
+    assert not disks.filesystem.failures
+    assert disks.read(path, STRANGER) == STAT.encode()
+
+
 def test_all_else_of_a_disk_is_a_link_to_the_machines_own(disks):
     path = resolve(disks, "/sys/block/sda")
     assert path == f"/sys/block/.devices/{SDA}"
