@@ -52,7 +52,12 @@ FILES = {
         File("proc/stat", "what the container used of the visible CPUs since it started"),
         File("proc/swaps", "the container's share of the host's swap", in_records=True),
         File("proc/uptime", "the age of the container's first process"),
-        File("proc/vmstat", "pages and events of the cgroup's memory, and its block I/O", runc_mounts=False),
+        File(
+            "proc/vmstat",
+            "pages and events of the cgroup's memory, and its block I/O",
+            in_records=True,
+            runc_mounts=False,
+        ),
         File(
             "sys/block", "the host's disks; their `stat` says what `/proc/diskstats` does", is_directory=True, lasting=1
         ),

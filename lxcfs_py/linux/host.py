@@ -59,9 +59,12 @@ class Host:
                 self._proc.read(name[5:])
         self._cpu.get("online")
         self.meminfo_layout = self._proc.get("meminfo") or b""
-        self.vmstat_layout = tuple(line.split()[0].decode() for line in (self._proc.get("vmstat") or b"").splitlines())
+        self.vmstat_layout: tuple[str, ...] = ()
         """The names of /proc/vmstat's fields."""
 
+        with contextlib.suppress(OSError):
+            vmstat = self._proc.read_records("vmstat").decode()
+            self.vmstat_layout = tuple(line.split()[0] for line in vmstat.splitlines())
         self.huge_page_size = _meminfo_field(self.meminfo_layout, b"Hugepagesize")
         kind = f"hugepages-{self.huge_page_size >> 10}kB"
         self._huge_pages = KernelDirectory(f"{self.sys}/kernel/mm/hugepages/{kind}")

@@ -66,7 +66,7 @@ class KernelDirectory:
     def read_records(self, name: str, enough: int = 1 << 30) -> bytes:
         """Return the text, or `enough` bytes of it, of a file that the kernel renders record by record.
 
-        Such are /proc/cpuinfo and /proc/diskstats: one read gives a page of them at the most, and costs what it gives.
+        Such are /proc/cpuinfo, diskstats and vmstat: one read gives a page of them at most, and costs what it gives.
         """
         fd = self._fds.get(name, -1)
         if fd < 0:

@@ -57,6 +57,17 @@ def test_blocks_of_cpuinfo_are_found_by_number_where_some_cpus_are_offline(made,
     assert host.online() == (0, 1, 5, 40)
 
 
+def test_vmstat_which_the_kernel_gives_by_the_page_is_read_whole(made, monkeypatch):
+    names = [f"numa_kind_of_event_{number}" for number in range(300)]
+    text = "".join(f"{name} 0\n" for name in names)
+    root = made({"proc/cpuinfo": "processor\t: 0\n\n", "proc/vmstat": text, f"{sys_cpu.TREE.name}/online": "0\n"})
+    pread = os.pread
+    monkeypatch.setattr("lxcfs_py.linux.kernel_files.os.pread", lambda fd, size, at: pread(fd, min(size, 4096), at))
+    host = Host(str(root))
+    assert host.vmstat_layout == tuple(names)
+    assert host.text("proc/vmstat") == text.encode()
+
+
 def test_the_clock_counts_from_boot_as_start_times_of_processes_do():
     own = int(Path("/proc/self/stat").read_text().rpartition(") ")[2].split()[19]) * NS_PER_TICK
     assert own <= Host.now() < own + 24 * 3600 * 10**9
