@@ -6,8 +6,9 @@ import platform
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Callable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, TypeVar
+from weakref import WeakKeyDictionary
 
 import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -29,6 +30,11 @@ _BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1
 
 _MAX_CONTAINERS = 500
 """With metrics.containers, those with figures of their own: more would take the scrape too long."""
+
+_Each = TypeVar("_Each")
+
+_NAMED_SECONDS = 60.0
+"""For how long it is known which container is which: it may be renamed."""
 
 _MAX_SHARES = 20
 """Of how many it is told what they had of the server while many waited: of those who had the most."""
@@ -65,6 +71,19 @@ def _file(path: str) -> str:
     return next((name for name in files.DIRECTORIES if path.startswith(f"{name}/")), "other")
 
 
+class _Named(NamedTuple):
+    """Whose cgroup it is."""
+
+    labels: tuple[str, str]
+    """Engine and name."""
+
+    around: int
+    """In how many containers it is. A container can call cgroups of its own as those of others are called; but these
+    are in it, while the others are not."""
+
+    until: float
+
+
 class Collector:
     """Asks for the figures when somebody reads them."""
 
@@ -74,8 +93,8 @@ class Collector:
         self._filesystem = filesystem
         self._latency = Latency(filesystem.render)
         filesystem.render = self._latency  # type: ignore[method-assign]
-        self._identities: dict[int, tuple[str, str]] = {}
-        self._names: dict[str, tuple[str, str]] = {}
+        self._identities: WeakKeyDictionary[Container, _Named] = WeakKeyDictionary()
+        self._names: dict[str, _Named] = {}
 
     def collect(self) -> Iterator[Any]:
         """Yield all of them."""
@@ -139,14 +158,11 @@ class Collector:
     def _shares(self, shares: Mapping[str, Share]) -> Iterator[Any]:
         """Yield what the busiest had. Containers may have many cgroups."""
         busiest = sorted(shares, key=lambda whose: shares[whose].seconds, reverse=True)[:_MAX_SHARES]
-        self._names = {whose: self._names.get(whose) or _named(whose) for whose in busiest}
+        self._names = {whose: _still(self._names.get(whose)) or _named(whose) for whose in busiest}
         families = _families(_SHARES)
-        for family, had in zip(families.values(), zip(*(shares[whose] for whose in busiest))):
-            totals: dict[tuple[str, str], float] = {}
-            for whose, amount in zip(busiest, had):
-                totals[self._names[whose]] = totals.get(self._names[whose], 0) + amount
-            for labels, total in totals.items():
-                family.add_metric(labels, total)
+        for labels, group in _by_labels((self._names[whose], whose) for whose in busiest):
+            for family, had in zip(families.values(), zip(*(shares[whose] for whose in group))):
+                family.add_metric(labels, sum(had))
         yield from families.values()
 
     def _attachments(self) -> Iterator[Any]:
@@ -161,32 +177,34 @@ class Collector:
 
     def _containers(self) -> Iterator[Any]:
         known = self._status.containers.all()
-        self._identities = {each.init: self._identity(each) for each in known}
-        engines = Counter(engine for engine, _ in self._identities.values())
+        identities = [(self._identity(each), each) for each in known]
+        engines = Counter(identity.labels[0] for identity, _ in identities)
         family = GaugeMetricFamily("lxcfs_containers", "Containers known by now, by engine.", labels=["engine"])
         for engine, count in sorted(engines.items()):
             family.add_metric([engine], count)
         yield family
         if self._filesystem.config.metrics.containers:
-            yield from self._figures(known[:_MAX_CONTAINERS])
+            yield from self._figures(identities[:_MAX_CONTAINERS])
 
-    def _identity(self, container: Container) -> tuple[str, str]:
-        """Return engine and name; what is known is not looked up again."""
-        if container.init in self._identities:
-            return self._identities[container.init]
-        try:
-            path = cgroup(container.init)
-        except OSError:  # it has just ended
-            return "none", ""
-        return _named(path)
+    def _identity(self, container: Container) -> _Named:
+        """Return whose it is; what is known is not looked up again for a minute."""
+        identity = _still(self._identities.get(container))
+        if identity is None:
+            try:
+                identity = _named(cgroup(container.init))
+            except OSError:  # it has just ended
+                return _Named(("none", ""), 0, 0)
+            self._identities[container] = identity
+        return identity
 
-    def _figures(self, known: list[Container]) -> Iterator[Any]:
+    def _figures(self, known: Iterable[tuple[_Named, Container]]) -> Iterator[Any]:
+        """Yield what containers see. Of several with one name, such as one in another, it is what the oldest sees."""
         families = _families(_FIGURES)
-        for container in known:
-            labels = self._identities[container.init]
+        for labels, group in _by_labels(known):
             if not labels[1]:  # it has just ended
                 continue
-            for name, value in self._seen_by(container):
+            families["lxcfs_container_reads_total"].add_metric(labels, sum(each.reads for each in group))
+            for name, value in self._seen_by(min(group, key=lambda each: each.start)):
                 families[name].add_metric(labels, value)
         yield from families.values()
 
@@ -194,7 +212,6 @@ class Collector:
         """Yield what a container sees, as far as it can be read by now."""
         host = self._filesystem.host
         config = policies.applied(container, self._filesystem.config)
-        yield "lxcfs_container_reads_total", container.reads
         try:
             visible = visible_cpus.visible(container.cgroup, host, config.cpu)
             yield "lxcfs_container_cpus", visible.quota or len(visible.cpus)
@@ -209,10 +226,27 @@ class Collector:
             return
 
 
-def _named(path: str) -> tuple[str, str]:
-    """Return engine and name of a cgroup's container."""
-    identity = Names().of(path)
-    return (identity.engine, identity.name) if identity else ("none", path)
+def _named(path: str) -> _Named:
+    """Return whose a cgroup is. Names may hold bytes that are no UTF-8."""
+    around = list(Names().around(path))
+    engine, name = (around[0].engine, around[0].name) if around else ("none", path)
+    labels = (engine, name.encode(errors="backslashreplace").decode())
+    return _Named(labels, len(around), time.monotonic() + _NAMED_SECONDS)
+
+
+def _still(known: Optional[_Named]) -> Optional[_Named]:
+    """Return what is known of a container, None where that is to be looked up anew."""
+    return known if known and time.monotonic() < known.until else None
+
+
+def _by_labels(whose: Iterable[tuple[_Named, _Each]]) -> Iterator[tuple[tuple[str, str], list[_Each]]]:
+    """Yield all labels, each once, with those who are called so: of these, those that are in the fewest containers."""
+    groups: dict[tuple[str, str], list[tuple[_Named, _Each]]] = {}
+    for named, each in whose:
+        groups.setdefault(named.labels, []).append((named, each))
+    for labels, group in groups.items():
+        fewest = min(named.around for named, _ in group)
+        yield labels, [each for named, each in group if named.around == fewest]
 
 
 _SHARES = {  # in the order of Share

@@ -128,13 +128,16 @@ class Names:
 
     def of(self, path: str) -> Optional[Identity]:
         """Return which container has a cgroup or the innermost above it, None for one of no known engine."""
+        return next(self.around(path), None)
+
+    def around(self, path: str) -> Iterator[Identity]:
+        """Yield which container has a cgroup, and which others are around it, to the outermost."""
         components = path.strip("/").split("/")
         for depth in range(len(components), 0, -1):
             above = components[depth - 2] if depth > 1 else ""
             identity = self._of_component(above, components[depth - 1])
             if identity:
-                return identity
-        return None
+                yield identity
 
     def _of_component(self, above: str, component: str) -> Optional[Identity]:
         scope = _SCOPE.fullmatch(component)

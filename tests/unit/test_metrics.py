@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import re
 import shutil
 import socket
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -119,6 +121,86 @@ def test_shares_are_told_of_the_busiest_containers_each_with_all_its_cgroups(ser
         ("seconds", "c" * 12, "13.0"),
         ("wait_seconds", "c" * 12, "2.0"),
     }
+
+
+class Inner:
+    """A container by now, as far as metrics ask."""
+
+    def __init__(self, init, start, cpus):
+        self.init, self.start, self.reads, self.configured, self.paths = init, start, 10, None, {}
+        self.cgroup = SimpleNamespace(cpuset=SimpleNamespace(cpus=lambda: cpus), cpu=None, memory=None)
+        self.load = SimpleNamespace(read=lambda _states: (0.5, 0.0, 0.0))
+        self.states = None
+
+
+@pytest.fixture
+def contained(told, filesystem, monkeypatch):
+    """contained({cgroup: [containers]}) lets them be those that are known, with figures of their own."""
+
+    def contain(cgroups):
+        paths = {each.init: path for path, group in cgroups.items() for each in group}
+        told.containers.all = lambda: [each for group in cgroups.values() for each in group]
+        monkeypatch.setattr(exposition, "cgroup", paths.__getitem__)
+
+    filesystem.config = Config().with_settings([("metrics.containers", True)])
+    filesystem.host = SimpleNamespace(online=lambda: (0,))
+    return contain
+
+
+def figures(text, name):
+    return re.findall(rf"^lxcfs_container_{name}{{(.+)}} (.+)$", text, re.MULTILINE)
+
+
+def test_of_containers_of_one_name_there_is_one_sample_of_the_outermost(served, contained):
+    own, other = f"/system.slice/docker-{'a' * 64}.scope", f"/pods.slice/two/docker-{'b' * 64}.scope"
+    forged = f"{own}/docker-{'b' * 64}.scope"
+    contained(
+        {
+            forged: [Inner(5, 1, b"0-3")],  # of a cgroup that a container has called so
+            f"{own}/below": [Inner(2, 20, b"0")],
+            own: [Inner(1, 10, b"0-1"), Inner(3, 30, b"0")],  # the container, and what it has unshared
+            other: [Inner(4, 40, b"0-7")],
+        }
+    )
+    port, stop = served
+    text = fetched(port)
+    stop()
+    one, two = (f'engine="docker",name="{digit * 12}"' for digit in "ab")
+    assert sorted(figures(text, "cpus")) == [(one, "2.0"), (two, "8.0")]
+    assert sorted(figures(text, "reads_total")) == [(one, "30.0"), (two, "10.0")]
+
+
+def test_cgroups_that_a_container_has_called_as_anothers_cost_that_one_nothing(served, told):
+    told.shares = {f"/docker/{'a' * 64}/docker-{'b' * 64}.scope": Share(900, 50.0, 1.0)}
+    told.shares[f"/docker/{'b' * 64}"] = Share(1, 2.0, 3.0)
+    port, stop = served
+    text = fetched(port)
+    stop()
+    assert figures(text, "queue_seconds_total") == [(f'engine="docker",name="{"b" * 12}"', "2.0")]
+
+
+def test_a_cgroup_whose_name_is_no_utf_8_is_told_of(served, told, contained):
+    path = os.fsdecode(b"/machine.slice/\xff")
+    contained({path: [Inner(1, 0, b"0")]})
+    told.shares = {path: Share(1, 2.0, 3.0)}
+    port, stop = served
+    text = fetched(port)
+    stop()
+    assert [number for _, number in figures(text, "cpus") + figures(text, "queue_seconds_total")] == ["1.0", "2.0"]
+
+
+def test_another_container_with_the_same_pid_and_one_that_is_renamed_have_their_names(served, contained, monkeypatch):
+    now = time.monotonic()
+    monkeypatch.setattr(exposition.time, "monotonic", lambda: now)
+    port, stop = served
+    first = Inner(1, 0, b"0")
+    for who, where in ((first, "/one"), (Inner(1, 5, b"0"), "/two")):
+        contained({where: [who]})
+        assert [labels for labels, _ in figures(fetched(port), "cpus")] == [f'engine="none",name="{where}"']
+    contained({"/three": [first]})
+    now += exposition._NAMED_SECONDS
+    assert [labels for labels, _ in figures(fetched(port), "cpus")] == ['engine="none",name="/three"']
+    stop()
 
 
 def test_healthz_says_whether_the_daemon_serves_and_nothing_else(served, told):
