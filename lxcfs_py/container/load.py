@@ -67,9 +67,10 @@ class Sampler:
         threading.Thread(target=self._run, name="load", daemon=True).start()
 
     def add(self, load: Load, states: States) -> None:
-        """Sample this one too."""
+        """Sample this one too, from 0 on: what was found before nobody asked for a while says nothing of now."""
         if load not in self._loads:
             with self._lock:
+                load.averages = (0.0, 0.0, 0.0)
                 load.sampled = time.monotonic()
                 self._loads[load] = states
                 self._any.set()

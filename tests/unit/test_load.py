@@ -102,6 +102,20 @@ def test_the_time_in_which_nobody_asked_does_not_count_as_what_is_found_after_it
     assert load.averages == pytest.approx([1 - math.exp(-5 / window) for window in (60, 300, 900)])
 
 
+def test_who_asks_again_after_a_day_is_told_0_and_not_what_was_a_day_ago(clock):
+    sampler = Sampler(INTERVAL)
+    load = Load(sampler)
+    for _ in range(100):
+        load.read(one_runs)
+        clock[0] += INTERVAL
+        sampler.sample()
+    assert load.read(one_runs)[0] > 0.9
+    clock[0] += 16 * 60
+    sampler.sample()
+    clock[0] += 24 * 3600
+    assert load.read(one_runs) == (0.0, 0.0, 0.0)
+
+
 def test_only_who_has_asked_is_sampled(clock):
     sampler = Sampler(INTERVAL)
     asking, silent = Load(sampler), Load(sampler)
