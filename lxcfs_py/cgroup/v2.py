@@ -154,7 +154,8 @@ class Cpuset:
         return self._nearest("cpuset.mems.effective")
 
     def _nearest(self, name: str) -> Optional[bytes]:
-        return next((text for level in self._levels if (text := level.get(name))), None)
+        # A partition that has given all of its CPUs to those below it names none; its tasks run where those above may.
+        return next((text for level in self._levels if (text := level.get(name)) and text.strip()), None)
 
 
 class Io:

@@ -245,6 +245,12 @@ def test_the_cpuset_of_v2_is_the_nearest_levels_that_has_the_controller(files):
     assert v2.Cpuset((files({}),)).cpus() is None
 
 
+def test_a_partition_that_has_given_all_its_cpus_away_runs_where_the_level_above_may(files):
+    levels = [files({"cpuset.cpus.effective": ""}), files({"cpuset.cpus.effective": "2-3"})]
+    assert v2.Cpuset(tuple(levels)).cpus() == b"2-3\n"
+    assert v2.Cpuset(tuple(levels[:1])).cpus() is None
+
+
 def test_huge_pages_are_limited_by_the_smallest_along_the_parents(files):
     old = [
         files({"hugetlb.2MB.limit_in_bytes": limit, "hugetlb.2MB.usage_in_bytes": 4 << 20})
