@@ -64,3 +64,24 @@ def test_a_c_program_that_nobody_uses_makes_way_at_once(machine):
     machine.run("apt-get install --quiet --yes /root/lxcfs-py.deb")
     assert f"Serving {len(BY_DEFAULT)} files" in machine.run("systemctl status lxcfs-py").stdout
     assert machine.run("pgrep --exact lxcfs", check=False).stdout == ""
+
+
+def test_the_c_program_takes_the_place_and_gives_it_back(machine):
+    machine.run("apt-get install --quiet --yes lxcfs && systemctl start lxcfs")
+    assert machine.run("systemctl show --property FragmentPath --value lxcfs").stdout.endswith("/lxcfs.service\n")
+    assert machine.run("pgrep --exact lxcfs").stdout
+    assert mount(machine)
+
+    machine.run("apt-get install --quiet --yes /root/lxcfs-py.deb")
+    assert machine.run("readlink /etc/systemd/system/lxcfs.service").stdout.endswith("/lxcfs-py.service\n")
+    assert f"Serving {len(BY_DEFAULT)} files" in machine.run("systemctl status lxcfs-py").stdout
+    assert machine.run("pgrep --exact lxcfs", check=False).stdout == ""
+
+
+def test_a_purge_leaves_the_c_program_its_directory_and_its_mount(machine):
+    machine.run("apt-get install --quiet --yes lxcfs && systemctl start lxcfs")
+    machine.run("dpkg --purge lxcfs-py")
+    assert machine.run("cat /var/lib/lxcfs/proc/uptime").stdout
+    machine.run("systemctl stop lxcfs && test -d /var/lib/lxcfs")
+    machine.run("apt-get install --quiet --yes /root/lxcfs-py.deb")
+    assert f"Serving {len(BY_DEFAULT)} files" in machine.run("systemctl status lxcfs-py").stdout
