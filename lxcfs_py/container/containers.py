@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import resource
@@ -42,6 +43,11 @@ _ENDED = (ProcessLookupError, FileNotFoundError)
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 _REFRESH_SECONDS = 1.0
+
+# Of a cgroup's processes and those below it, at most so many are asked which container they are in, while others wait;
+# and so many are looked for in their cgroup namespaces, which takes long.
+_MAX_PROCESSES = 1024
+_MAX_LOOKS = 64
 
 
 class Container:
@@ -322,12 +328,22 @@ class Containers:
     def _oldest(self, paths: Paths, is_in: Callable[[bytes], bool]) -> Optional[int]:
         """Return the process that was started first, of those whose container is the cgroup; `is_in` knows some."""
         tasks = open_cgroup(self.layout, paths).tasks
+        # What is said of a cgroup is the same for all processes in it, and in the same cgroup namespace.
+        looked: dict[tuple[bytes, str], bool] = {}
+
+        def is_member(pid: int) -> bool:
+            text = processes.read(pid, "cgroup")
+            if is_in(text):
+                return True
+            key = text, processes.namespace(pid, "cgroup")
+            if key not in looked and len(looked) < _MAX_LOOKS:
+                looked[key] = self.layout.places(processes.container_paths(pid, text)) == paths
+            return looked.get(key, False)
 
         def members() -> Iterator[int]:
-            for pid in tasks.pids() if tasks else ():
+            for pid in itertools.islice(tasks.pids() if tasks else (), _MAX_PROCESSES):
                 with contextlib.suppress(OSError):
-                    text = processes.read(pid, "cgroup")
-                    if is_in(text) or self.layout.places(processes.container_paths(pid, text)) == paths:
+                    if is_member(pid):
                         yield pid
 
         return processes.oldest(members())

@@ -12,7 +12,9 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -508,6 +510,23 @@ def test_an_error_of_the_host_forgets_no_container_and_one_that_moved_is_found_w
     containers.forget(box.init, OSError(errno.ENODEV, "this cgroup is gone"))
     assert containers.of(box.init) is container
     assert limit(container) == 96 * MIB
+
+
+def test_of_very_many_processes_below_a_cgroup_a_bounded_number_is_looked_at(containers, sandbox, service, monkeypatch):
+    container = containers.of(service(sandbox()))
+    pids = range(10**6, 10**6 + 5000)
+    looks = []
+    monkeypatch.setattr(module, "open_cgroup", lambda *_: SimpleNamespace(tasks=SimpleNamespace(pids=lambda: pids)))
+    monkeypatch.setattr(processes, "read", lambda pid, _name: looks.append("a text") or b"0::/below/%d\n" % pid)
+    monkeypatch.setattr(processes, "namespace", lambda pid, _kind: f"cgroup:[{pid}]")
+    monkeypatch.setattr(processes, "container_paths", lambda *_: looks.append("a namespace") or {"": "/other"})
+    assert containers._oldest(container.home, lambda _text: False) is None
+    assert Counter(looks) == {"a text": module._MAX_PROCESSES, "a namespace": module._MAX_LOOKS}
+    looks.clear()
+    monkeypatch.setattr(processes, "read", lambda *_: looks.append("a text") or b"0::/below\n")
+    monkeypatch.setattr(processes, "namespace", lambda *_: "cgroup:[1]")
+    assert containers._oldest(container.home, lambda _text: False) is None
+    assert looks.count("a namespace") == 1
 
 
 def test_many_threads_that_ask_at_once_get_one_container(containers, sandbox):
