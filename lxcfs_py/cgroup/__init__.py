@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Callable, Optional, Protocol, TypeVar, Union
+from typing import Any, Callable, Optional, Protocol, TypeVar, Union
 
 from lxcfs_py.cgroup import v1, v2
 from lxcfs_py.cgroup.layout import Layout, Paths
@@ -38,6 +38,9 @@ class Memory(Protocol):
 
     def events(self) -> dict[str, int]:
         """Return what is counted of the events of /proc/vmstat, by their names there."""
+
+    def go_on_from(self, before: Any) -> None:
+        """Let the events be counted on from those of the cgroup where the container was before."""
 
     def numa_stat(self) -> Mapping[str, Mapping[int, int]]:
         """Return what is counted by NUMA node: bytes by the names of /proc/meminfo, and by node."""
@@ -85,6 +88,9 @@ class Io(Protocol):
     def stat(self) -> Mapping[bytes, Mapping[bytes, int]]:
         """Return for each device ("8:0") rbytes, wbytes, rios, wios, dbytes and dios, as far as counted."""
 
+    def go_on_from(self, before: Any) -> None:
+        """Let them be counted on from those of the cgroup where the container was before."""
+
 
 class Hugetlb(Protocol):
     """Huge pages."""
@@ -115,6 +121,15 @@ class Cgroup:
     hugetlb: Optional[Hugetlb]
     tasks: Optional[Tasks]
     pressure: Optional[Pressure]
+
+    def go_on_from(self, before: Cgroup) -> None:
+        """Let the counters go on from those of the cgroup where the container was before; CPU time has its own way."""
+        if self.memory and before.memory:
+            self.memory.go_on_from(before.memory)
+        if self.io and before.io:
+            self.io.go_on_from(before.io)
+        if self.tasks and before.tasks:
+            self.tasks.go_on_from(before.tasks)
 
 
 def open_cgroup(layout: Layout, paths: Paths, proc: Optional[str] = None) -> Cgroup:

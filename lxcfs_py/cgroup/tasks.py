@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -20,12 +21,13 @@ class Tasks:
     within a second, or for longer where it took long.
     """
 
-    __slots__ = ("_counts", "_levels", "_next_look")
+    __slots__ = ("_counts", "_forked", "_levels", "_next_look")
 
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
         self._next_look = float("-inf")
         self._counts = (0, 0, 0)
+        self._forked = 0
 
     def states(self) -> tuple[int, int, int]:
         """Return how many tasks run, how many are in uninterruptible sleep, and how many there are.
@@ -44,7 +46,14 @@ class Tasks:
 
     def forked(self) -> int:
         """Return a number of tasks that have certainly been created; it never goes down."""
-        return int(self._levels[0].get("pids.peak") or 0)
+        self._forked = max(self._forked, int(self._levels[0].get("pids.peak") or 0))
+        return self._forked
+
+    def go_on_from(self, before: Tasks) -> None:
+        """Count as created what was in the cgroup where a container was before it came to this one."""
+        self._forked = before._forked
+        with contextlib.suppress(OSError, ValueError):
+            self._forked = before.forked()
 
     def pids(self) -> Iterator[int]:
         """Yield processes in the cgroup, and then in those below it, as the daemon's pid namespace numbers them."""

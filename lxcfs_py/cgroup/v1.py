@@ -8,6 +8,7 @@ from functools import partial
 from typing import Optional
 
 from lxcfs_py.cgroup import tasks, taskstats
+from lxcfs_py.cgroup.counting import Counting, Counts
 from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, read_pids, stat_fields, subtree
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
@@ -16,7 +17,7 @@ _UNLIMITED = 1 << 62
 _SHARES = 1024  # of CPU time, where nobody has set them
 
 
-class Memory:
+class Memory(Counting):
     """The memory controller; its usage counts the cgroups below, as the `total_` fields of memory.stat do."""
 
     __slots__ = ("_levels",)
@@ -43,6 +44,7 @@ class Memory:
     _file_pages = Fields({"active": b"total_active_file", "inactive": b"total_inactive_file"})
 
     def __init__(self, levels: Levels) -> None:
+        super().__init__()
         self._levels = levels
 
     def room(self, reclaimable: int = 0, high: bool = False) -> Room:
@@ -74,9 +76,13 @@ class Memory:
         return room, _swap_usage(self._levels[0])
 
     def events(self) -> dict[str, int]:
+        return dict(self._read()["events"])
+
+    def _read(self) -> Counts:
         # "oom_kill_disable 0\nunder_oom 0\noom_kill 3"
         killed = stat_fields(self._levels[0].get("memory.oom_control") or b"").get(b"oom_kill", 0)
-        return {**self._events.pick(self._levels[0].read("memory.stat")), "oom_kill": int(killed)}
+        counted = self._events.pick(self._levels[0].read("memory.stat"))
+        return self._from_where_it_was({"events": {**counted, "oom_kill": int(killed)}})
 
     def numa_stat(self) -> Mapping[str, Mapping[int, int]]:
         return {}  # memory.numa_stat counts by kinds of pages that no field of /proc/meminfo is
@@ -152,7 +158,7 @@ class Cpuset:
         return own.get("cpuset.effective_mems") or own.read("cpuset.mems")
 
 
-class Io:
+class Io(Counting):
     """The blkio controller's counts, kept by its throttling layer.
 
     Since Linux 6.10 or so it counts the I/O of a disk only once some cgroup has had a limit for that disk.
@@ -161,9 +167,13 @@ class Io:
     __slots__ = ("_levels",)
 
     def __init__(self, levels: Levels) -> None:
+        super().__init__()
         self._levels = levels
 
     def stat(self) -> Mapping[bytes, Mapping[bytes, int]]:
+        return self._read()
+
+    def _read(self) -> Counts:
         devices: dict[bytes, dict[bytes, int]] = {}
         for name, unit in (("io_service_bytes", b"bytes"), ("io_serviced", b"ios")):
             # "8:0 Read 4096", …, and last "Total 4096"
@@ -173,7 +183,7 @@ class Io:
                 words = line.split()
                 if len(words) == 3 and words[1] in (b"Read", b"Write", b"Discard"):
                     devices.setdefault(words[0], {})[words[1][:1].lower() + unit] = int(words[2])
-        return devices
+        return self._from_where_it_was(devices)
 
 
 class Hugetlb:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Optional
 
 from lxcfs_py.cgroup import tasks
+from lxcfs_py.cgroup.counting import Counting, Counts
 from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, read_pids, stat_fields, subtree
 from lxcfs_py.linux import roots
 from lxcfs_py.linux.kernel_files import KernelDirectory
@@ -22,7 +23,7 @@ _MAX = b"max\n"
 _MAX_THREADS = 1024
 
 
-class Memory:
+class Memory(Counting):
     """The memory controller."""
 
     __slots__ = ("_levels",)
@@ -57,6 +58,7 @@ class Memory:
     _reclaimed = Fields({name: name.encode() for name in ("active_file", "inactive_file", "slab_reclaimable")})
 
     def __init__(self, levels: Levels) -> None:
+        super().__init__()
         self._levels = levels
 
     def room(self, reclaimable: int = 0, high: bool = False) -> Room:
@@ -85,10 +87,14 @@ class Memory:
         return room, int(self._levels[0].get("memory.swap.current") or 0)
 
     def events(self) -> dict[str, int]:
+        return dict(self._read()["events"])
+
+    def _read(self) -> Counts:
         # Where memory.stat counts events, it calls them as /proc/vmstat does.
         counted = stat_fields(self._levels[0].get("memory.stat") or b"")
         killed = stat_fields(self._levels[0].get("memory.events") or b"").get(b"oom_kill", 0)
-        return {**{name.decode(): int(count) for name, count in counted.items()}, "oom_kill": int(killed)}
+        events = {**{name.decode(): int(count) for name, count in counted.items()}, "oom_kill": int(killed)}
+        return self._from_where_it_was({"events": events})
 
     def numa_stat(self) -> Mapping[str, Mapping[int, int]]:
         names = {key: name for name, key in self.fields.wanted.items()}
@@ -158,15 +164,19 @@ class Cpuset:
         return next((text for level in self._levels if (text := level.get(name)) and text.strip()), None)
 
 
-class Io:
+class Io(Counting):
     """The io controller."""
 
     __slots__ = ("_levels",)
 
     def __init__(self, levels: Levels) -> None:
+        super().__init__()
         self._levels = levels
 
     def stat(self) -> Mapping[bytes, Mapping[bytes, int]]:
+        return self._read()
+
+    def _read(self) -> Counts:
         devices: dict[bytes, dict[bytes, int]] = {}
         text = self._levels[0].get("io.stat") or b""
         for line in text.splitlines():
@@ -179,7 +189,7 @@ class Io:
                     counts = devices[word] = {}
                 elif value.isdigit():
                     counts[key] = int(value)
-        return devices
+        return self._from_where_it_was(devices)
 
 
 class Hugetlb:

@@ -135,7 +135,10 @@ class Container:
             places = self._layout.places(paths)
             if self.home not in (None, places):
                 return False
-            self.cgroup = open_cgroup(self._layout, paths)
+            cgroup = open_cgroup(self._layout, paths)
+            if self._cgroup_hash:
+                cgroup.go_on_from(self.cgroup)
+            self.cgroup = cgroup
             self.paths = places
             self._cgroup_hash = hash(text)  # the text itself is most of what a container would take
         self.boottime_offset = processes.boottime_offset(self.init)

@@ -279,11 +279,15 @@ def test_an_init_that_is_moved_is_followed_within_a_second(containers, sandbox, 
     other, box = sandbox(memory=96 * MIB), sandbox(memory=64 * MIB)  # ended in reverse, whatever happens
     container = containers.of(box.init)
     assert limit(container) == 64 * MIB
+    box.run(["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do ls > /dev/null; done"], check=True)
+    faults = container.cgroup.memory.events()["pgfault"]
+    assert faults > containers.of(other.init).cgroup.memory.events()["pgfault"] + 100
     assert module._REFRESH_SECONDS <= 1
     monkeypatch.setattr(module, "_REFRESH_SECONDS", 0)
     (other.cgroup("memory") / "cgroup.procs").write_text(f"{box.init}")
     assert containers.of(box.init) is container
     assert limit(container) == 96 * MIB
+    assert container.cgroup.memory.events()["pgfault"] >= faults
     (box.cgroup("memory") / "cgroup.procs").write_text(f"{box.init}")
     assert limit(containers.of(box.init)) == 64 * MIB
 

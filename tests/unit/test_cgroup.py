@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import time
@@ -470,6 +471,51 @@ def test_a_cgroup_below_that_goes_away_in_the_middle_is_left_out(tmp_path):
             path.rmdir()
         seen += 1
     assert 1 <= seen < 4
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_counters_go_on_where_they_were_when_the_container_is_moved(version, files, cgroup):
+    """Into a new cgroup, and into one where others were before; the old one may be gone by then, or another one."""
+
+    class Level(files):
+        def __init__(self, count):
+            super().__init__({})
+            self.count(count)
+
+        def count(self, number):
+            if version == 1:
+                own = {"memory.stat": f"total_pgfault {number}", "memory.oom_control": f"oom_kill {number}"}
+                own["blkio.throttle.io_service_bytes"] = f"8:0 Read {number}"
+            else:
+                own = {"memory.stat": f"pgfault {number}", "memory.events": f"oom_kill {number}"}
+                own["io.stat"] = f"8:0 rbytes={number} wios=0"
+            self.files = files({**own, "pids.peak": number}).files
+
+    def opened(level):
+        modules = {1: v1, 2: v2}[version]
+        tasks = v1.Tasks((level,)) if version == 1 else v2.Tasks((level,), None)
+        return cgroup(memory=modules.Memory((level,)), io=modules.Io((level,)), tasks=tasks)
+
+    def counters(of):
+        events = of.memory.events()
+        return events["pgfault"], events["oom_kill"], of.io.stat()[b"8:0"][b"rbytes"], of.tasks.forked()
+
+    levels = [Level(count) for count in (40, 3, 70, 9)]
+    first, second, third, fourth = map(opened, levels)
+    assert counters(first) == (40, 40, 40, 40)
+    levels[0].count(50)
+    second.go_on_from(first)
+    assert counters(second) == (50, 50, 50, 50)
+    levels[1].count(5)
+    assert counters(second) == (52, 52, 52, 50)
+    levels[1].get = levels[1].read = lambda _name: (_ for _ in ()).throw(OSError(errno.ENODEV, "gone"))
+    third.go_on_from(second)
+    assert counters(third) == (52, 52, 52, 70)
+    levels[2].count(1)  # another one in its place
+    fourth.go_on_from(third)
+    assert counters(fourth) == (52, 52, 52, 70)
+    levels[3].count(80)
+    assert counters(fourth) == (123, 123, 123, 80)
 
 
 def test_who_waits_for_io_is_blocked_whether_or_not_it_may_be_killed(monkeypatch):
