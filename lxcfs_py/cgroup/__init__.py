@@ -95,8 +95,8 @@ class Io(Protocol):
 class Hugetlb(Protocol):
     """Huge pages."""
 
-    def room(self, size: str) -> tuple[Optional[int], int]:
-        """Return the limit on pages of a size ("2MB") and what is in use, in bytes."""
+    def room(self, size: str) -> tuple[Room, int]:
+        """Return what the limits on pages of a size ("2MB") leave, and what is in use, in bytes."""
 
 
 class Pressure(Protocol):

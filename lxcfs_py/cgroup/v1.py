@@ -64,8 +64,11 @@ class Memory(Counting):
 
     def swap(self) -> tuple[Room, int]:
         # memsw counts memory and swap together; without swap accounting (swapaccount=0) its files are not there.
+        counted = self._levels[0].get("memory.memsw.limit_in_bytes") is not None
+        if int(self._levels[0].get("memory.swappiness") or 1) == 0:  # for such a cgroup's limits the kernel never swaps
+            return Room(0, 0, 0), _swap_usage(self._levels[0]) if counted else 0
         room = Room()
-        if self._levels[0].get("memory.memsw.limit_in_bytes") is None:
+        if not counted:
             return room, 0
         for level in self._levels:
             both = int(level.read("memory.memsw.limit_in_bytes"))
@@ -194,10 +197,15 @@ class Hugetlb:
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
 
-    def room(self, size: str) -> tuple[Optional[int], int]:
-        limit = min(int(level.read(f"hugetlb.{size}.limit_in_bytes")) for level in self._levels)
-        used = int(self._levels[0].read(f"hugetlb.{size}.usage_in_bytes"))
-        return (limit if limit < _UNLIMITED else None), used
+    def room(self, size: str) -> tuple[Room, int]:
+        own = self._levels[0].read(f"hugetlb.{size}.usage_in_bytes")
+        room = Room()
+        for level in self._levels:
+            limit = int(level.read(f"hugetlb.{size}.limit_in_bytes"))
+            if limit < _UNLIMITED:
+                used = own if level is self._levels[0] else level.read(f"hugetlb.{size}.usage_in_bytes")
+                room = room.within(limit, max(limit - int(used), 0), int)
+        return room, int(own)
 
 
 class Tasks(tasks.Tasks):

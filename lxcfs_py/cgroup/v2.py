@@ -200,11 +200,16 @@ class Hugetlb:
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
 
-    def room(self, size: str) -> tuple[Optional[int], int]:
+    def room(self, size: str) -> tuple[Room, int]:
         own = self._levels[0].get(f"hugetlb.{size}.current")
         if own is None:
-            return 0, 0
-        return min(_limits(self._levels, f"hugetlb.{size}.max"), default=None), int(own)
+            return Room(0, 0, 0), 0
+        room = Room()
+        for level in self._levels:
+            for limit in _limits((level,), f"hugetlb.{size}.max"):
+                used = own if level is self._levels[0] else level.read(f"hugetlb.{size}.current")
+                room = room.within(limit, max(limit - int(used), 0), int)
+        return room, int(own)
 
 
 class Tasks(tasks.Tasks):

@@ -87,6 +87,8 @@ def _swap(subject: Subject) -> str:
     total = subject.host.memory().swap_total
     if not subject.config.memory.swap:
         return "memory.swap is false: containers are shown none"
+    if total and subject.is_never_swapped():
+        return f"memory.swappiness of its cgroup is 0: no more than it has swapped already; the host has {size(total)}"
     return why_limit(subject.swap_limits(), size(total), size) if total else "the host has none"
 
 

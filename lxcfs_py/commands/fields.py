@@ -74,8 +74,8 @@ MEMINFO = (
     _row("Unevictable", "`total_unevictable`", "`unevictable`"),
     _row(
         "SwapTotal",
-        "the least of `memory.memsw.limit_in_bytes` less the limit of memory, and the host's; 0 with "
-        "`memory.swap = false`",
+        "the least of `memory.memsw.limit_in_bytes` less the limit of memory, and the host's; what is in use where "
+        "`memory.swappiness` is 0; 0 with `memory.swap = false`",
         "the least of `memory.swap.max`, and the host's; 0 with `memory.swap = false`",
     ),
     _row("SwapFree", "the least that one of these levels and the host have left"),
@@ -94,7 +94,11 @@ MEMINFO = (
     ),
     _row("AnonHugePages", "`total_rss_huge`", "`anon_thp`"),
     _row("ShmemHugePages, FileHugePages", "0: v1 does not count it", "`shmem_thp`, `file_thp`"),
-    _row("CommitLimit", "`MemTotal` by the host's `vm.overcommit_ratio` + `SwapTotal`"),
+    _row(
+        "CommitLimit",
+        "`MemTotal` by the host's `vm.overcommit_ratio`, or no more than its `vm.overcommit_kbytes` if that is set, + "
+        "`SwapTotal`",
+    ),
     _row("Committed_AS", _UNCOUNTED),
     _row(
         "HugePages_Total, Hugetlb",
@@ -103,8 +107,8 @@ MEMINFO = (
     ),
     _row(
         "HugePages_Free",
-        "`HugePages_Total` less `hugetlb.SIZE.usage_in_bytes`",
-        "`HugePages_Total` less `hugetlb.SIZE.current`",
+        "the least that is left by the limits, less `hugetlb.SIZE.usage_in_bytes`, and by the host",
+        "the least that is left by the limits, less `hugetlb.SIZE.current`, and by the host",
     ),
     _row("HugePages_Rsvd, HugePages_Surp", _UNCOUNTED),
     _row("Hugepagesize, VmallocTotal", "the kernel's constant"),

@@ -69,6 +69,12 @@ class Subject:
         """Return the limits of swap: on cgroup v1, of memory and swap together."""
         return list(self._limits("memory", ("memory.memsw.limit_in_bytes", "memory.swap.max"), _bytes))
 
+    def is_never_swapped(self) -> bool:
+        """Tell whether its limits make the kernel swap nothing of it out: cgroup v1's memory.swappiness of 0."""
+        levels = ((directory, version) for _, directory, version in self._levels("memory"))
+        directory, version = next(levels, ("", 2))
+        return version == 1 and _read(os.path.join(directory, "memory.swappiness")) == "0"
+
     def quotas(self) -> list[Limit]:
         """Return the CPU quotas along its cgroup and those above, in CPUs."""
         return list(self._limits("cpu", ("cpu.cfs_quota_us", "cpu.max"), _cpus))

@@ -45,6 +45,8 @@ class CallFigures:
         host = self._filesystem.host
         memory = container.cgroup.memory
         sizes = self._memory(memory, config) if memory and "proc/meminfo" in enabled else _of_the_host(host)
+        if "proc/meminfo" in enabled and not config.memory.swap:
+            sizes = (*sizes[:4], 0, 0)
         if "proc/loadavg" in enabled and config.loadavg.enabled:
             loads, _, threads = loadavg.figures(container)
         else:

@@ -21,6 +21,7 @@ NS_PER_TICK = 1_000_000_000 // TICKS
 
 
 _FREQUENCY_SECONDS = 1.0
+_SETTINGS_SECONDS = 1.0
 _ALL_CPUS = 1 << 30
 
 
@@ -68,7 +69,15 @@ class Host:
         self.huge_page_size = _meminfo_field(self.meminfo_layout, b"Hugepagesize")
         kind = f"hugepages-{self.huge_page_size >> 10}kB"
         self._huge_pages = KernelDirectory(f"{self.sys}/kernel/mm/hugepages/{kind}")
-        self.overcommit_ratio = int(self._proc.get("sys/vm/overcommit_ratio") or 50)
+        self.transparent_size = self.huge_page_size
+        """The size in bytes of a huge page that the kernel makes by itself, which is not the default size of others."""
+
+        with contextlib.suppress(OSError):
+            thp = KernelDirectory(f"{self.sys}/kernel/mm/transparent_hugepage")
+            self.transparent_size = int(thp.read("hpage_pmd_size"))
+        # Until when it is known, and what the administrator has set.
+        self._huge_pages_known = (0.0, 0)
+        self._overcommit = (0.0, 0, 0)
         cpuinfo = self._proc.read_records("cpuinfo")
         self._cpuinfo_block = max(map(len, cpuinfo.split(b"\n\n"))) + 32  # they differ by some digits
         # By the CPU's own counters (x86), or by a cpufreq driver.
@@ -141,8 +150,32 @@ class Host:
         return _meminfo_field(self._proc.read("meminfo"), b"MemAvailable")
 
     def huge_pages(self) -> int:
-        """Return how many huge pages of the default size there are; /proc/meminfo would cost more to read."""
-        return int(self._huge_pages.read("nr_hugepages"))
+        """Return how many huge pages of the default size there were within the last second: mostly there are none."""
+        until, pages = self._huge_pages_known
+        now = time.monotonic()
+        if now > until:
+            pages = int(self._huge_pages.read("nr_hugepages"))
+            self._huge_pages_known = now + _SETTINGS_SECONDS, pages
+        return pages
+
+    def free_huge_pages(self) -> int:
+        """Return how many of them nobody uses."""
+        return int(self._huge_pages.read("free_hugepages"))
+
+    def commit_limit(self, total: int) -> int:
+        """Return how much of some memory may be promised where the kernel promises no more than it has, without swap.
+
+        That is by vm.overcommit_kbytes or vm.overcommit_ratio, which are known for a second.
+        """
+        until, kib, percent = self._overcommit
+        now = time.monotonic()
+        if now > until:
+            kib, percent = (
+                int(self._proc.get(f"sys/vm/overcommit_{name}") or default)
+                for name, default in (("kbytes", 0), ("ratio", 50))
+            )
+            self._overcommit = (now + _SETTINGS_SECONDS, kib, percent)
+        return min(kib << 10, total) if kib else total * percent // 100
 
     def online(self) -> tuple[int, ...]:
         """Return the numbers of the CPUs that are online."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,10 @@ _NUMBER_END = 24
 
 
 def render(container: Container, host: Host, config: Config) -> bytes:
-    """Return the text; sizes in KiB."""
+    """Return the text; sizes in KiB. It is the host's where nobody counts the container's memory."""
     if container.cgroup.memory is None:
-        return host.text("proc/meminfo")
+        text = host.text("proc/meminfo")
+        return text if config.memory.swap else _without_swap(text)
     amounts = figures(container.cgroup, container.cgroup.memory, host, config)
     template, fields = _template(host.meminfo_layout, tuple(amounts))
     return template % tuple([amounts[name] >> shift for name, shift in fields])
@@ -52,7 +54,7 @@ def figures(cgroup: Cgroup, memory: Memory, host: Host, config: Config) -> dict[
     amounts["Active"] = amounts["Active(anon)"] + amounts["Active(file)"]
     amounts["Inactive"] = amounts["Inactive(anon)"] + amounts["Inactive(file)"]
     amounts["SwapTotal"], amounts["SwapFree"] = swap_in(memory, machine) if config.memory.swap else (0, 0)
-    amounts["CommitLimit"] = total * host.overcommit_ratio // 100 + amounts["SwapTotal"]
+    amounts["CommitLimit"] = host.commit_limit(total) + amounts["SwapTotal"]
     amounts["KReclaimable"] = reclaimable
     amounts["Slab"] = reclaimable + amounts.get("SUnreclaim", 0)
     if cgroup.hugetlb and host.huge_page_size:
@@ -68,11 +70,6 @@ def room_in(memory: Memory, amounts: Mapping[str, int], machine: Sysinfo, host: 
     reclaimable = amounts["Active(file)"] + amounts["Inactive(file)"] + amounts.get("SReclaimable", 0)
     room = memory.room(reclaimable, config.memory.high)
     return room.within(machine.total, machine.free, lambda: max(host.available() - machine.free, 0))
-
-
-def swap(cgroup: Cgroup, host: Host, config: Config) -> tuple[int, int]:
-    """Return a container's swap and how much of it is free, in bytes."""
-    return swap_in(cgroup.memory, host.memory()) if config.memory.swap and cgroup.memory else (0, 0)
 
 
 def swap_in(memory: Memory, machine: Sysinfo) -> tuple[int, int]:
@@ -91,12 +88,23 @@ def _huge_pages(hugetlb: Hugetlb, host: Host) -> Iterator[tuple[str, int]]:
     pages = host.huge_pages()
     if pages:
         size = host.huge_page_size
-        limit, used = hugetlb.room(_size_name(size))
-        used //= size
-        total = max(pages if limit is None else min(limit // size, pages), used)
+        room, own = hugetlb.room(_size_name(size))
+        used = own // size
+        total = max(min(room.limit // size, pages), used)
         yield "HugePages_Total", total
-        yield "HugePages_Free", total - used
+        # What others use, along the ancestors or on the host, cannot be used once more.
+        yield "HugePages_Free", min(total - used, room.free // size, host.free_huge_pages())
         yield "Hugetlb", total * size
+
+
+_SWAP = re.compile(rb"(?m)^(SwapTotal|SwapFree|CommitLimit):( *\d+)")
+
+
+def _without_swap(text: bytes) -> bytes:
+    """Return a text of the host's, as it would be there without swap."""
+    sizes = {name: int(size) for name, size in _SWAP.findall(text)}
+    left = {b"CommitLimit": sizes.get(b"CommitLimit", 0) - sizes.get(b"SwapTotal", 0)}
+    return _SWAP.sub(lambda match: b"%s:%*d" % (match[1], len(match[2]), max(left.get(match[1], 0), 0)), text)
 
 
 def _size_name(size: int) -> str:

@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING
 
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux.host import Host
-from lxcfs_py.views.meminfo import swap
+from lxcfs_py.views.meminfo import swap_in
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
 
 
 def render(container: Container, host: Host, config: Config) -> bytes:
-    """Return the text; sizes in KiB."""
-    header, _, _ = host.text("proc/swaps").partition(b"\n")
-    total, free = swap(container.cgroup, host, config)
+    """Return the text; sizes in KiB. Where nobody counts the container's memory it is the host's, as meminfo is."""
+    text = host.text("proc/swaps")
+    memory = container.cgroup.memory
+    if memory is None and config.memory.swap:
+        return text
+    header, _, _ = text.partition(b"\n")
+    total, free = swap_in(memory, host.memory()) if memory and config.memory.swap else (0, 0)
     if not total:
         return header + b"\n"
     figures = b"".join(map(_column, (total >> 10, (total >> 10) - (free >> 10))))

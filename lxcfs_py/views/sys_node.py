@@ -11,6 +11,14 @@ from lxcfs_py.views.host_tree import NODES, HostTree, Sight, listed_cpus, masked
 # A node's name for what /proc/meminfo has under another one.
 _OTHER_NAMES = {"FilePages": "Cached"}
 
+# What is counted by node in parts only.
+_SUMS = {
+    "Active": ("Active(anon)", "Active(file)"),
+    "Inactive": ("Inactive(anon)", "Inactive(file)"),
+    "Slab": ("SReclaimable", "SUnreclaim"),
+    "KReclaimable": ("SReclaimable",),
+}
+
 _FIELD = re.compile(rb"(?m)^(Node (\d+) ([^:]+):)( *\d+)")
 _NUMBER = re.compile(rb"(?m)\d+$")
 
@@ -51,8 +59,8 @@ def _zeros(_sight: Sight, _path: str, text: bytes) -> bytes:
 def _meminfo(sight: Sight, _path: str, text: bytes) -> bytes:
     """Return the node's part of what the container's /proc/meminfo says.
 
-    It is what memory.numa_stat counts on this node, as far as it does; of all else, MemTotal and MemFree too, it is a
-    part in proportion to the node's size.
+    It is what memory.numa_stat counts on this node, as far as it does, or counts the parts of. Of all else, MemTotal
+    and MemFree too, it is a part in proportion to the node's size.
     """
     memory = sight.container.cgroup.memory
     if memory is None:
@@ -61,7 +69,10 @@ def _meminfo(sight: Sight, _path: str, text: bytes) -> bytes:
     sizes = {node: _size(directory.text(f"node{node}/meminfo")) for node in sight.nodes}
     amounts = meminfo.figures(sight.container.cgroup, memory, sight.host, sight.config)
     amounts["MemUsed"] = amounts["MemTotal"] - amounts["MemFree"]
-    counted = memory.numa_stat()
+    counted = dict(memory.numa_stat())
+    for name, parts in _SUMS.items():
+        if all(part in counted for part in parts):
+            counted[name] = {node: sum(counted[part].get(node, 0) for part in parts) for node in counted[parts[0]]}
 
     def field(match: re.Match[bytes]) -> bytes:
         node, name = int(match[2]), match[3].decode()

@@ -87,7 +87,7 @@ def kernel_mounts() -> list[str]:
 
 
 def record_huge_pages(out: Path) -> None:
-    for path in Path("/sys/kernel/mm/hugepages").glob("*/nr_hugepages"):
+    for path in Path("/sys/kernel/mm/hugepages").glob("*/*_hugepages"):
         copy(path, out)
 
 

@@ -257,11 +257,13 @@ def test_huge_pages_are_limited_by_the_smallest_along_the_parents(files):
         files({"hugetlb.2MB.limit_in_bytes": limit, "hugetlb.2MB.usage_in_bytes": 4 << 20})
         for limit in (9223372036852678656, 16 << 20, 32 << 20)
     ]
-    assert v1.Hugetlb(tuple(old)).room("2MB") == (16 << 20, 4 << 20)
-    assert v1.Hugetlb(tuple(old[:1])).room("2MB") == (None, 4 << 20)
-    new = [files({"hugetlb.2MB.max": "max", "hugetlb.2MB.current": 4 << 20}), files({"hugetlb.2MB.max": 16 << 20})]
-    assert v2.Hugetlb(tuple(new)).room("2MB") == (16 << 20, 4 << 20)
-    assert v2.Hugetlb((files({}),)).room("2MB") == (0, 0)  # not enabled there
+    new = [files({"hugetlb.2MB.max": limit, "hugetlb.2MB.current": 4 << 20}) for limit in ("max", 16 << 20, 32 << 20)]
+    for hugetlb in (v1.Hugetlb(tuple(old)), v2.Hugetlb(tuple(new))):
+        room, used = hugetlb.room("2MB")
+        assert (room.limit, room.free, used) == (16 << 20, 12 << 20, 4 << 20)
+    for hugetlb in (v1.Hugetlb(tuple(old[:1])), v2.Hugetlb(tuple(new[:1]))):
+        assert hugetlb.room("2MB") == (Room(), 4 << 20)
+    assert v2.Hugetlb((files({}),)).room("2MB") == (Room(0, 0, 0), 0)  # not enabled there
 
 
 # What was used

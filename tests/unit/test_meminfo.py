@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from lxcfs_py.cgroup import v1, v2
 from lxcfs_py.config import Config, Memory
+from lxcfs_py.daemon.call_figures import CallFigures
 from lxcfs_py.linux.host import Host
 from lxcfs_py.views import meminfo, swaps
 
@@ -186,8 +189,11 @@ def test_psutil_reads_the_figures(machine, rendered, monkeypatch):
 LAYOUT = Path(__file__).parent.joinpath("trees", "v2-64cpu", "proc", "meminfo").read_bytes()
 
 
-def make_host(root: Path, pages: int = 0, **figures: int) -> Host:
-    """A machine with the layout of a recorded one and other figures, in bytes, and so many huge pages of 2 MiB."""
+def make_host(root: Path, pages: int = 0, free: int | None = None, **figures: int) -> Host:
+    """A machine with the layout of a recorded one and other figures, in bytes, and so many huge pages of 2 MiB.
+
+    All of these are free, or so many of them.
+    """
     text = LAYOUT.replace(b"HugePages_Total:      16", b"HugePages_Total:%8d" % pages)
     for name, value in {"SwapTotal": 0, "SwapFree": 0, **figures}.items():
         line = b"%-16s%8d kB\n" % (name.encode() + b":", value // KIB)
@@ -202,6 +208,7 @@ def make_host(root: Path, pages: int = 0, **figures: int) -> Host:
     huge = root / "sys/kernel/mm/hugepages/hugepages-2048kB"
     huge.mkdir(parents=True, exist_ok=True)
     (huge / "nr_hugepages").write_text(f"{pages}\n")
+    (huge / "free_hugepages").write_text(f"{pages if free is None else free}\n")
     return Host(str(root))
 
 
@@ -234,6 +241,14 @@ def show(files, cgroup, container_in):
         return fields(meminfo.render(container_in(cgroup(memory=memory)), host, config))
 
     return render
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time by which the machine's settings are known, as a list of one that can be changed."""
+    now = [time.monotonic()]
+    monkeypatch.setattr("lxcfs_py.linux.host.time.monotonic", lambda: now[0])
+    return now
 
 
 def level1(limit=UNLIMITED_V1, usage=0, both=UNLIMITED_V1, both_usage=None, stat=""):
@@ -410,6 +425,62 @@ def test_swap_that_others_use_on_the_machine_is_not_free(version, level, show, t
     assert show(version, host, level)["SwapFree"] == 40 * MIB // KIB
 
 
+def test_huge_pages_that_the_administrator_makes_are_seen_after_a_second(files, cgroup, container_in, tmp_path, clock):
+    hugetlb = v2.Hugetlb((files({"hugetlb.2MB.max": "max", "hugetlb.2MB.current": 0}),))
+    container = container_in(cgroup(memory=v2.Memory((files(level2()),)), hugetlb=hugetlb))
+    host = make_host(tmp_path, **MEMORY)
+    for pages in (0, 7, 3):
+        make_host(tmp_path, pages=pages, **MEMORY)
+        clock[0] += 1.1
+        assert fields(meminfo.render(container, host, Config()))["HugePages_Free"] == pages
+
+
+def test_v1_never_swaps_what_has_no_swappiness_more_than_it_has_swapped(show, host):
+    for swappiness, swap in ((0, (10, 0)), (1, (100, 90)), (60, (100, 90))):
+        own = level1(256 * MIB, 100 * MIB, both=356 * MIB, both_usage=110 * MIB)
+        now = show(1, host, {**own, "memory.swappiness": swappiness})
+        assert (now["SwapTotal"], now["SwapFree"]) == (swap[0] * MIB // KIB, swap[1] * MIB // KIB)
+    assert show(1, host, {**level1(256 * MIB, 100 * MIB), "memory.swappiness": 0})["SwapTotal"] == 0
+
+
+def test_swaps_and_meminfo_agree_where_nobody_counts_the_memory(cgroup, container_in, host):
+    container = container_in(cgroup())
+    assert swaps.render(container, host, Config()) == host.text("proc/swaps")
+    assert fields(meminfo.render(container, host, Config()))["SwapTotal"] == 512 * MIB // KIB
+    assert swaps.render(container, host, NO_SWAP).count(b"\n") == 1
+    own, without = host.text("proc/meminfo"), meminfo.render(container, host, NO_SWAP)
+    assert (fields(without)["SwapTotal"], fields(without)["SwapFree"]) == (0, 0)
+    assert [len(line) for line in without.splitlines()] == [len(line) for line in own.splitlines()]
+    assert {name for name, size in fields(own).items() if fields(without)[name] != size} <= {
+        *("SwapTotal", "SwapFree", "CommitLimit")
+    }
+
+
+def test_sysinfo_agrees_with_meminfo_where_nobody_counts_the_memory(cgroup, container_in, host):
+    filesystem: Any = SimpleNamespace(host=host)
+    load = SimpleNamespace(read=lambda _states: (0.0, 0.0, 0.0))
+    for config, swap in ((Config(), 512 * MIB), (NO_SWAP, 0)):
+        told = CallFigures(filesystem)._sysinfo(container_in(cgroup(), load=load), config)
+        assert (told.total, told.swap_total) == (4096 * MIB, swap)
+
+
+def test_the_commit_limit_is_by_the_settings_of_now(show, made, clock):
+    host = make_host(made({"proc/sys/vm/overcommit_ratio": "50\n"}), **MEMORY)
+    levels = level2(1024 * MIB)
+
+    def limit():
+        return show(2, host, levels)["CommitLimit"] * KIB // MIB
+
+    assert limit() == 512
+    made({"proc/sys/vm/overcommit_ratio": "80\n"})
+    clock[0] += 1.1
+    assert limit() == 819
+    for kib, expected in ((100 * 1024, 100), (9000 * 1024, 1024)):
+        made({"proc/sys/vm/overcommit_ratio": "0\n", "proc/sys/vm/overcommit_kbytes": f"{kib}\n"})
+        clock[0] += 1.1
+        assert limit() == expected
+
+
 @pytest.mark.parametrize(("version", "level"), LEVELS)
 def test_swaps_and_meminfo_agree(version, level, show, files, cgroup, container_in, host):
     limits = (
@@ -506,4 +577,26 @@ def test_huge_pages_are_in_order_whatever_the_kernel_counts(pages, limit, used, 
     assert 0 <= now["HugePages_Free"] <= now["HugePages_Total"]
     assert now["Hugetlb"] == now["HugePages_Total"] * 2048
     if pages:
-        assert now["HugePages_Total"] - now["HugePages_Free"] == used
+        assert now["HugePages_Total"] - now["HugePages_Free"] >= used
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_huge_pages_that_others_use_are_not_free(version, files, cgroup, container_in, tmp_path):
+    def level(limit, used):
+        if version == 1:
+            limit = UNLIMITED_V1 if limit is None else limit * 2 * MIB
+            return files({"hugetlb.2MB.limit_in_bytes": limit, "hugetlb.2MB.usage_in_bytes": used * 2 * MIB})
+        limit = "max" if limit is None else limit * 2 * MIB
+        return files({"hugetlb.2MB.max": limit, "hugetlb.2MB.current": used * 2 * MIB})
+
+    def pages(*levels):
+        hugetlb = (v1 if version == 1 else v2).Hugetlb(levels)
+        memory = v2.Memory((files(level2()),))
+        now = fields(meminfo.render(container_in(cgroup(memory=memory, hugetlb=hugetlb)), host, Config()))
+        return now["HugePages_Total"], now["HugePages_Free"]
+
+    host = make_host(tmp_path, pages=512, free=12, **MEMORY)
+    assert pages(level(None, 0)) == (512, 12)
+    assert pages(level(None, 2), level(100, 95)) == (100, 5)
+    assert pages(level(20, 10), level(100, 50)) == (20, 10)
+    assert pages(level(8, 10)) == (10, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from types import SimpleNamespace
@@ -235,13 +236,17 @@ def test_a_kernel_without_such_a_directory_has_nothing_there(made):
 # sys/devices/system/node and sys/devices/system/memory
 
 NODE, MEMORY = "/sys/devices/system/node", "/sys/devices/system/memory"
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
 NODE_MEMINFO = """Node {node} MemTotal:       {total:8} kB
 Node {node} MemFree:        {total:8} kB
 Node {node} MemUsed:               0 kB
+Node {node} Active:                1 kB
+Node {node} Inactive:              1 kB
 Node {node} Active(anon):          1 kB
 Node {node} AnonPages:             1 kB
 Node {node} FilePages:             1 kB
+Node {node} KReclaimable:          1 kB
+Node {node} Slab:                  1 kB
 Node {node} Bounce:                7 kB
 Node {node} HugePages_Total:     0
 """
@@ -318,6 +323,22 @@ def test_what_is_counted_by_node_is_shown_by_node_and_what_is_not_counted_is_0(l
     assert b"Node 0 Active(anon):          2 kB\n" in first  # a quarter, which is this node's part of the machine
     assert b"Bounce:                0 kB\n" in first
     assert seen.read(f"{NODE}/node0/numastat") == b"numa_hit 0\nnuma_miss 0\n"
+
+
+def test_what_is_counted_by_node_in_parts_is_the_sum_of_these(large):
+    kinds = {"active_anon": 0, "inactive_anon": 800, "active_file": 80, "inactive_file": 20, "slab_reclaimable": 40}
+    amounts = {name: amount * KIB for name, amount in {**kinds, "slab_unreclaimable": 10}.items()}
+    numa = "".join(f"{name} N0={amount} N1=0\n" for name, amount in amounts.items())
+    seen = large("0-3", "0-1", 512 * MIB, numa, **amounts)
+    lines = (line.split() for line in seen.read(f"{NODE}/node0/meminfo").decode().splitlines())
+    first = {words[2][:-1]: int(words[3]) for words in lines}
+    assert {name: first[name] for name in ("Active", "Inactive", "Slab", "KReclaimable")} == {
+        **{"Active": 80, "Inactive": 820},
+        **{"Slab": 50, "KReclaimable": 40},
+    }
+    second = seen.read(f"{NODE}/node1/meminfo")
+    for name in (b"Active", b"Inactive", b"Slab", b"KReclaimable"):
+        assert re.search(rb"(?m)^Node 1 %s: +0 kB$" % name, second)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,16 @@ def test_pages_are_those_of_meminfo(machine):
     assert now["nr_anon_transparent_hugepages"] == memory["AnonHugePages"] >> 21
 
 
+def test_huge_pages_that_the_kernel_makes_by_itself_have_a_size_of_their_own(machine):
+    """Which is not the default size of those that are asked for, where the kernel was booted with another one."""
+    size = machine.root / "sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
+    size.parent.mkdir()
+    size.write_text(f"{1 << 19}\n")
+    machine.host = RecordedHost(machine.root)
+    now = fields(machine.render("proc/vmstat"))
+    assert now["nr_anon_transparent_hugepages"] == meminfo(machine)["AnonHugePages"] >> 19
+
+
 def test_events_are_those_that_the_cgroup_counts(machine):
     now = fields(machine.render("proc/vmstat"))
     counts = dict(line.split() for line in machine.cgroup("memory", "memory.stat").splitlines())
