@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tomli
 import yaml
 
 from lxcfs_py import config
@@ -108,6 +109,15 @@ def test_nothing_but_builtin_modules_is_used():
         assert [name for name in named if not name.startswith("ansible.builtin.")] == [], file
 
 
+def template(run, mapping, directory):
+    """Write the configuration that a mapping names; how that went, and where it is."""
+    written = directory / "lxcfs.toml"
+    arguments = f"src={ROLE / 'templates/lxcfs.toml.j2'} dest={written}"
+    variables = json.dumps({"lxcfs_py_config": mapping, "ansible_python_interpreter": sys.executable})
+    made = run("ansible", "localhost", "-c", "local", "-m", "template", "-a", arguments, "-e", variables)
+    return made, written
+
+
 @pytest.mark.parametrize(
     "mapping",
     [
@@ -118,10 +128,7 @@ def test_nothing_but_builtin_modules_is_used():
     ],
 )
 def test_a_mapping_becomes_the_configuration_that_it_names(run, mapping, tmp_path):
-    written = tmp_path / "lxcfs.toml"
-    template = f"src={ROLE / 'templates/lxcfs.toml.j2'} dest={written}"
-    variables = json.dumps({"lxcfs_py_config": mapping, "ansible_python_interpreter": sys.executable})
-    made = run("ansible", "localhost", "-c", "local", "-m", "template", "-a", template, "-e", variables)
+    made, written = template(run, mapping, tmp_path)
     assert made.returncode == 0, made.stdout + made.stderr
     read = config.load(written)
     for key, value in mapping.items():
@@ -131,6 +138,48 @@ def test_a_mapping_becomes_the_configuration_that_it_names(run, mapping, tmp_pat
                 assert (list(found) if isinstance(found, tuple) else found) == expected
         else:
             assert getattr(read, key) == value
+
+
+POLICY = {"label": "tier=batch", "cpu.mode": "cpuset", "memory": {"swap": False}}
+
+
+def test_a_list_of_mappings_becomes_policies(run, tmp_path):
+    policies = [POLICY, {"cgroup": "/docker/*", "files.enabled": ["proc/meminfo"]}]
+    made, written = template(run, {"memory": {"high": True}, "policy": policies, "mountpoint": "/run/x"}, tmp_path)
+    assert made.returncode == 0, made.stdout + made.stderr
+    first, second = tomli.loads(written.read_text())["policy"]
+    assert first == {"label": "tier=batch", "cpu": {"mode": "cpuset"}, "memory": {"swap": False}}
+    assert second == {"cgroup": "/docker/*", "files": {"enabled": ["proc/meminfo"]}}
+    read = config.load(written)
+    assert (len(read.policy), read.mountpoint, read.memory.high) == (2, "/run/x", True)
+
+
+MOUNTED = """
+import ctypes, os
+for place in (b"/var/lib/lxcfs", b"/proc/fs"):
+    fuse = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0".encode()
+    assert ctypes.CDLL(None).mount(b"lxcfs", place, b"fuse.lxcfs", 0, options) == 0
+    os.set_inheritable(fuse, True)
+os.execvp("sh", ["sh", "{script}", "/nothing", "/nothing"])
+"""
+
+
+def test_the_c_program_is_found_with_who_has_its_files(tmp_path):
+    (tmp_path / "dpkg-query").write_text(
+        "#!/bin/sh\nfor name; do :; done\n[ $name = lxcfs-py ] || echo installed 5.0.3\n"
+    )
+    (tmp_path / "dpkg-query").chmod(0o755)
+    for name in ("sh", "sed", "grep", "tail", "stat", "date", "readlink"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    script = MOUNTED.replace("{script}", str(ROLE / "files/look.sh"))
+    places = 'mount -t tmpfs none /var/lib && mkdir /var/lib/lxcfs && PATH=$0 exec "$@"'
+    alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", places]
+    command = [*alone, str(tmp_path), sys.executable, "-c", script]
+    looked = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    found = looked.stdout.splitlines()
+    assert found[1] == "lxcfs 5.0.3", looked.stderr
+    assert [line for line in found if line.startswith(("lxcfs r", "uses"))] == ["lxcfs running", "uses 1"]
 
 
 def test_a_host_whose_mount_has_no_connection_to_be_seen_is_looked_at_to_the_end(tmp_path):

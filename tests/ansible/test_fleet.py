@@ -161,7 +161,8 @@ def test_the_report_has_a_row_for_each_host_and_says_which_could_not_be_reached(
 @pytest.fixture
 def host(fleet: Fleet) -> str:
     """One that has the old version."""
-    fleet.change(fleet.names[0], version=OLD, config="", files={}, breaks_with="")
+    normal = {"reload_fails": False, "lacks_lists": False, "c_program": "", "c_users": []}
+    fleet.change(fleet.names[0], version=OLD, config="", files={}, breaks_with="", **normal)
     return fleet.names[0]
 
 
@@ -192,3 +193,63 @@ def test_removal_has_a_tag_too(fleet: Fleet, host: str) -> None:
     fleet.change(host, containers=[])
     assert fleet.play("remove", "--limit", host, "--tags", "lxcfs_py_remove").returncode == 0
     assert state(fleet, host) == ("", False)
+
+
+def test_a_reload_that_fails_is_rolled_back_with_the_configuration(fleet: Fleet, host: str) -> None:
+    fleet.change(host, reload_fails=True)
+    done = fleet.play("rollout", "--limit", host, "--tags", "lxcfs_py_configure")
+    assert (done.returncode, state(fleet, host)) == (2, (OLD, False))
+    assert f"The host was rolled back to {OLD}." in done.stdout
+
+
+def test_a_host_that_never_had_lists_of_packages_gets_them(fleet: Fleet, host: str) -> None:
+    fleet.change(host, lacks_lists=True)
+    done = fleet.play("rollout", "--limit", host, "--tags", "lxcfs_py_install")
+    assert (done.returncode, state(fleet, host)) == (0, (NEW, False))
+
+
+DROP_INS = "/etc/systemd/system/lxcfs-py.service.d"
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_removal_takes_the_directory_of_drop_ins_where_it_is_empty(fleet: Fleet, host: str, other: bool) -> None:
+    own = {DROP_INS: "directory", f"{DROP_INS}/metrics.conf": "0"}
+    fleet.change(host, containers=[], files={**own, f"{DROP_INS}/ours.conf": "0"} if other else own)
+    assert fleet.play("remove", "--limit", host).returncode == 0
+    left = {DROP_INS, f"{DROP_INS}/ours.conf"} if other else set()
+    assert set(json.loads((fleet.directory / f"hosts/{host}.json").read_text())["files"]) == left
+
+
+def c_program(fleet: Fleet, host: str) -> tuple[str, str]:
+    """The versions of both."""
+    found = json.loads((fleet.directory / f"hosts/{host}.json").read_text())
+    return found["version"], found["c_program"]
+
+
+@pytest.mark.parametrize(
+    ("users", "variables", "comes"),
+    [
+        ([], {}, ("", "5.0.3")),
+        ([], {"lxcfs_py_replace_lxcfs": True}, (NEW, "")),
+        (["71", "72"], {"lxcfs_py_replace_lxcfs": True}, ("", "5.0.3")),
+        (["71", "72"], {"lxcfs_py_replace_lxcfs": True, "lxcfs_py_break_containers": True}, (NEW, "")),
+    ],
+)
+def test_the_c_program_makes_way_only_where_the_inventory_says_so(
+    fleet: Fleet, host: str, users: list[str], variables: dict[str, bool], comes: tuple[str, str]
+) -> None:
+    fleet.change(host, version="", containers=[], c_program="5.0.3", c_users=users)
+    done = fleet.play("rollout", "--limit", host, **variables)
+    assert c_program(fleet, host) == comes
+    if not comes[0]:
+        assert "has the C program lxcfs (5.0.3)" in done.stdout
+        assert "Set lxcfs_py_replace_lxcfs to let it." in done.stdout
+        assert ("processes 71, 72 have its files" in done.stdout) == bool(users)
+        assert "Nothing was changed." in done.stdout
+
+
+def test_a_rollback_brings_the_c_program_back(fleet: Fleet, host: str) -> None:
+    fleet.change(host, version="", containers=[], c_program="5.0.3", breaks_with=NEW)
+    done = fleet.play("rollout", "--limit", host, lxcfs_py_replace_lxcfs=True)
+    assert (done.returncode, c_program(fleet, host)) == (2, ("", "5.0.3"))
+    assert "The host was rolled back to the C program lxcfs." in done.stdout

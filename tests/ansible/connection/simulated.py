@@ -35,6 +35,8 @@ options:
 ROOT = "/root"
 CONFIG = "/etc/lxcfs.toml"
 FRESH = {"version": "", "files": {}, "config": "", "containers": [], "breaks_with": "", "is_reachable": True}
+# A host may also have: "reload_fails"; "lacks_lists", so that apt finds no dependency; "c_program", the version of its
+# package, and "c_users", the containers that have its files.
 
 
 class Connection(ConnectionBase):
@@ -90,6 +92,10 @@ class Connection(ConnectionBase):
 
     def _command(self, arguments: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
         stdin = arguments.get("stdin") or ""
+        if (arguments.get("argv") or [""])[0] == "rmdir":
+            path = arguments["argv"][1]
+            others = any(name.startswith(f"{path}/") for name in host["files"])
+            return {"rc": int(others or not host["files"].pop(path, "")), "stdout": "", "stderr": "", "changed": True}
         if arguments.get("_raw_params"):  # lxcfs-py check
             said = 'cpu.mode is "quotas"' if "quotas" in stdin else ""
             return {"rc": int(bool(said)), "stdout": "", "stderr": said, "changed": True, "failed": bool(said)}
@@ -98,10 +104,20 @@ class Connection(ConnectionBase):
 
     def _apt(self, arguments: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
         before = host["version"]
+        names = arguments.get("name") or []
+        if arguments.get("update_cache") and not names:
+            host.pop("lacks_lists", None)
+            return {"changed": True}
+        if host.get("lacks_lists"):
+            return {"failed": True, "msg": "Dependency is not satisfiable: python3-psutil"}
         if arguments.get("state") == "absent":
             host.update(version="", config="")
         else:
             deb = arguments.get("deb")
+            if names in ("lxcfs", ["lxcfs"]):
+                host["c_program"] = "5.0.3"
+                return {"changed": True}
+            host["c_program"] = ""
             host["version"] = Path(deb).name.split("_")[1] if deb else str(arguments["name"]).partition("=")[2]
         return {"changed": before != host["version"]}
 
@@ -126,9 +142,14 @@ class Connection(ConnectionBase):
             host["files"].setdefault(path, "directory")
         else:
             host["files"].pop(path, None)
+            host["config"] = "" if path == CONFIG else host["config"]
         return {"changed": changed, "path": path}
 
     def _systemd_service(self, arguments: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
+        if not arguments.get("name"):
+            return {"changed": False}
+        if arguments["state"] == "reloaded" and host.get("reload_fails"):
+            return {"failed": True, "msg": "Unable to reload service lxcfs-py"}
         changed = arguments["state"] in ("restarted", "reloaded") or not host.get("runs")
         host["runs"] = arguments["state"] != "stopped"
         return {"changed": changed, "status": {}}
@@ -151,6 +172,8 @@ def _looked(host: dict[str, Any]) -> list[str]:
     if host["version"]:
         lines += [f"installed {host['version']}", 'mountpoint = "/var/lib/lxcfs"', 'engine = "auto"', '"proc/meminfo"']
         lines += ["mounted 90061"]
+    elif host.get("c_program"):
+        lines += [f"lxcfs {host['c_program']}", "mounted 90061", *(f"uses {pid}" for pid in host.get("c_users", []))]
     return [*lines, *_users(host)]
 
 

@@ -1,15 +1,17 @@
-# What is on the host, a line for each thing: its package manager, the installed version, the configuration in base64, the
-# unit's drop-in, the age of the mount, what of the effective configuration the role asks for, and last the users of the
-# mount. Arguments: the paths of configuration and drop-in.
+# What is on the host, a line for each thing: its package manager, the installed version, the C program's, the configuration
+# in base64, the unit's drop-in, the age of the mount, what of the effective configuration the role asks for, and last the
+# users of the mount. Arguments: the paths of configuration and drop-in.
 . /etc/os-release
 case " $ID ${ID_LIKE-} " in
 *" debian "*)
     echo packages apt
     dpkg-query --show --showformat='${db:Status-Status} ${Version}\n' lxcfs-py 2>/dev/null
+    dpkg-query --show --showformat='${db:Status-Status} ${Version}\n' lxcfs 2>/dev/null | sed -n 's/^installed /lxcfs /p'
     ;;
 *" fedora "*)
     echo packages dnf
     rpm --query --queryformat='installed %{VERSION}-%{RELEASE}\n' lxcfs-py
+    rpm --query --queryformat='lxcfs %{VERSION}-%{RELEASE}\n' lxcfs
     ;;
 *)
     echo "packages what $ID has"
@@ -27,4 +29,15 @@ fi
 if command -v lxcfs-py >/dev/null; then
     lxcfs-py check 2>/dev/null | grep -e '^mountpoint = ' -e '^engine = ' -e '"proc/meminfo"'
     timeout 60 lxcfs-py users || : # where nothing is mounted yet
+else
+    # Another server, of which only the mounts tell.
+    ! grep -q ' /var/lib/lxcfs fuse\.lxcfs ' /proc/self/mounts || echo lxcfs running
+    seen=
+    for process in $(grep -l ' /\(proc\|sys\)/.* - fuse\.lxcfs ' /proc/[0-9]*/mountinfo 2>/dev/null); do
+        namespace=$(readlink "${process%mountinfo}ns/mnt") || continue
+        case $seen in
+        *"$namespace"*) ;;
+        *) seen="$seen $namespace" && process=${process#/proc/} && echo "uses ${process%/mountinfo}" ;;
+        esac
+    done
 fi
