@@ -150,10 +150,10 @@ def test_the_network_reaches_no_more_of_a_pod_than_its_named_port(rendered, poli
     assert [monitor["port"]] == ports
 
 
-def test_a_drain_leaves_a_webhook(rendered):
+def test_a_drain_takes_one_webhook_at_a_time_and_also_the_only_one(rendered):
     budget = rendered["PodDisruptionBudget", "lxcfs-py-webhook"]["spec"]
     assert budget["selector"] == rendered[WEBHOOK]["spec"]["selector"]
-    assert budget["minAvailable"] < rendered[WEBHOOK]["spec"]["replicas"]
+    assert (budget["maxUnavailable"], budget.get("minAvailable")) == (1, None)
 
 
 def test_without_a_component_there_is_a_daemonset_and_no_webhook(default):

@@ -1,0 +1,50 @@
+"""What the packages are made of."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+STATUS = "Package: libc6\nStatus: install ok installed\nVersion: 2.41\nArchitecture: amd64\nSource: glibc\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "distribution"), [('VERSION_ID="13"\n', "debian-13"), ("", "debian-forky")], ids=["13", "before 14"]
+)
+def test_the_bill_of_materials_names_the_distribution(tmp_path, number, distribution):
+    files = {
+        "./usr/lib/os-release": f"ID=debian\nVERSION_CODENAME=forky\n{number}",
+        "./var/lib/dpkg/status": STATUS,
+    }
+    with tarfile.open(tmp_path / "root.tar", "w") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    command = [sys.executable, ROOT / "packaging/image/sbom", tmp_path / "root.tar", "lxcfs-py", "1"]
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "0"}
+    (component,) = json.loads(subprocess.check_output(command, env=environment, timeout=60))["components"]
+    assert f"distro={distribution}&" in component["purl"]
+
+
+def packed() -> set[str]:
+    """The directories that packaging/pypi/build copies."""
+    text = (ROOT / "packaging/pypi/build").read_text().replace("\\\n", " ")
+    return set(re.search(r"^files (.*) \$DOCUMENTS", text, re.MULTILINE)[1].split())
+
+
+def test_the_sdist_has_every_directory_from_which_something_is_made():
+    there = {path.parent.name for path in ROOT.glob("[a-z]*/*") if path.parent.name not in ("build", "dist")}
+    there -= {name for name in there if name.endswith(".egg-info")} | {"docs"}
+    assert there <= packed()
+    assert there - {"lxcfs_py"} <= set(re.findall("^graft (.+)$", (ROOT / "MANIFEST.in").read_text(), re.MULTILINE))
