@@ -40,7 +40,8 @@ def test_the_bill_of_materials_names_the_distribution(tmp_path, number, distribu
 def packed() -> set[str]:
     """The directories that packaging/pypi/build copies."""
     text = (ROOT / "packaging/pypi/build").read_text().replace("\\\n", " ")
-    return set(re.search(r"^files (.*) \$DOCUMENTS", text, re.MULTILINE)[1].split())
+    (line,) = re.findall(r"^files (.*) \$DOCUMENTS", text, re.MULTILINE)
+    return set(line.split())
 
 
 def test_the_sdist_has_every_directory_from_which_something_is_made():
