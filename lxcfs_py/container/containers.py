@@ -45,9 +45,9 @@ _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _REFRESH_SECONDS = 1.0
 
 # Of a cgroup's processes and those below it, at most so many are asked which container they are in, while others wait;
-# and so many are looked for in their cgroup namespaces, which takes long.
+# and so many cgroup namespaces are entered for it, each by a thread of its own.
 _MAX_PROCESSES = 1024
-_MAX_LOOKS = 64
+_MAX_ENTERED = 16
 
 
 class Container:
@@ -333,15 +333,21 @@ class Containers:
         tasks = open_cgroup(self.layout, paths).tasks
         # What is said of a cgroup is the same for all processes in it, and in the same cgroup namespace.
         looked: dict[tuple[bytes, str], bool] = {}
+        own, entered = processes.namespace_or_none("self", "cgroup"), 0
 
         def is_member(pid: int) -> bool:
+            nonlocal entered
             text = processes.read(pid, "cgroup")
             if is_in(text):
                 return True
-            key = text, processes.namespace(pid, "cgroup")
-            if key not in looked and len(looked) < _MAX_LOOKS:
-                looked[key] = self.layout.places(processes.container_paths(pid, text)) == paths
-            return looked.get(key, False)
+            namespace = processes.namespace_or_none(pid, "cgroup")
+            if (text, namespace) not in looked:
+                if namespace != own:
+                    if entered == _MAX_ENTERED:
+                        return False
+                    entered += 1
+                looked[text, namespace] = self.layout.places(processes.container_paths(pid, text)) == paths
+            return looked[text, namespace]
 
         def members() -> Iterator[int]:
             for pid in itertools.islice(tasks.pids() if tasks else (), _MAX_PROCESSES):

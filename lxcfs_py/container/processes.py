@@ -38,6 +38,14 @@ def namespace(pid: Union[int, str], kind: str) -> str:
     return os.readlink(f"{roots.PROC}/{pid}/ns/{kind}")
 
 
+def namespace_or_none(pid: Union[int, str], kind: str) -> str:
+    """Return the same, "" when it cannot be looked at."""
+    try:
+        return namespace(pid, kind)
+    except OSError:
+        return ""
+
+
 def container_paths(pid: int, text: bytes) -> Paths:
     """Return the cgroup paths of a process's container from its own, given as /proc/PID/cgroup.
 
@@ -45,7 +53,7 @@ def container_paths(pid: int, text: bytes) -> Paths:
     `init.scope` in which a systemd puts itself.
     """
     paths = parse_paths(text)
-    own = _namespace_or_none(pid, "cgroup") != _namespace_or_none("self", "cgroup")
+    own = namespace_or_none(pid, "cgroup") != namespace_or_none("self", "cgroup")
     inside = parse_paths(_read_in_cgroup_namespace(pid)) if own else {}
     return {controller: _without(path, inside.get(controller, "/init.scope")) for controller, path in paths.items()}
 
@@ -67,7 +75,7 @@ def find_init_of(pid_namespace: int, pid: int, namespace_name: str) -> int:
         pass  # before Linux 6.11
     candidates = [*ancestors(pid), *roots.pids()]
     for candidate in candidates:
-        if _namespace_or_none(candidate, "pid") == namespace_name and _pids(candidate)[-1:] == [1]:
+        if namespace_or_none(candidate, "pid") == namespace_name and _pids(candidate)[-1:] == [1]:
             return candidate
     raise ProcessLookupError(f"the init of the pid namespace of process {pid} cannot be found")
 
@@ -85,7 +93,7 @@ def boottime_offset(pid: int) -> int:
 
     That is 0 but in a time namespace (Linux 5.6). OSError when the process has ended.
     """
-    if _namespace_or_none(pid, "time") == _namespace_or_none("self", "time"):
+    if namespace_or_none(pid, "time") == namespace_or_none("self", "time"):
         return 0
     for line in read(pid, "timens_offsets").splitlines():
         clock, seconds, nanoseconds = line.split()
@@ -143,13 +151,6 @@ def _without(path: str, suffix: str) -> str:
     if suffix != "/" and path.endswith(suffix):
         return path[: -len(suffix)] or "/"
     return path
-
-
-def _namespace_or_none(pid: Union[int, str], kind: str) -> str:
-    try:
-        return namespace(pid, kind)
-    except OSError:
-        return ""
 
 
 def _pids(pid: int) -> list[int]:

@@ -21,6 +21,7 @@ NS_PER_TICK = 1_000_000_000 // TICKS
 
 
 _FREQUENCY_SECONDS = 1.0
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _SETTINGS_SECONDS = 1.0
 _ALL_CPUS = 1 << 30
 
@@ -69,7 +70,7 @@ class Host:
         self.huge_page_size = _meminfo_field(self.meminfo_layout, b"Hugepagesize")
         kind = f"hugepages-{self.huge_page_size >> 10}kB"
         self._huge_pages = KernelDirectory(f"{self.sys}/kernel/mm/hugepages/{kind}")
-        self.transparent_size = self.huge_page_size
+        self.transparent_size = _PAGE * (_PAGE // 8)  # a page of page tables, on 64-bit machines
         """The size in bytes of a huge page that the kernel makes by itself, which is not the default size of others."""
 
         with contextlib.suppress(OSError):

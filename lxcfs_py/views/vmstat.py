@@ -53,8 +53,7 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     amounts = meminfo.figures(cgroup, cgroup.memory, host, config)
     figures = cgroup.memory.events()
     figures.update({name: amounts.get(field, 0) // _PAGE for name, field in _PAGES.items()})
-    if host.transparent_size:
-        figures.update({name: amounts.get(field, 0) // host.transparent_size for name, field in _HUGE_PAGES.items()})
+    figures.update({name: amounts.get(field, 0) // host.transparent_size for name, field in _HUGE_PAGES.items()})
     figures["nr_kernel_stack"] = amounts.get("KernelStack", 0) >> 10  # the one that the kernel has in KiB
     if cgroup.io:
         figures["pgpgin"], figures["pgpgout"] = _paged(cgroup.io, host)
