@@ -240,6 +240,12 @@ def test_the_dashboard_and_the_alerts_ask_for_metrics_that_there_are(filesystem)
         assert {"summary", "description"} <= set(rule["annotations"])
 
 
+def test_the_manual_names_every_metric_and_no_other(filesystem):
+    page = (Path(__file__).parents[2] / "docs/man/lxcfs.toml.5").read_text()
+    families = {re.sub("_(bucket|sum|count)$", "", name) for name in names_there_are(filesystem)}
+    assert names_asked_for(page) == families
+
+
 def test_promtool_takes_the_alerts_and_they_fire_as_their_tests_say(require):
     require(shutil.which("promtool"), "promtool, of Debian's prometheus")
     for command in (["check", "rules", "alerts.yaml"], ["test", "rules", "alerts.test.yaml"]):

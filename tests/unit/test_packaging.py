@@ -49,3 +49,29 @@ def test_the_sdist_has_every_directory_from_which_something_is_made():
     there -= {name for name in there if name.endswith(".egg-info")} | {"docs"}
     assert there <= packed()
     assert there - {"lxcfs_py"} <= set(re.findall("^graft (.+)$", (ROOT / "MANIFEST.in").read_text(), re.MULTILINE))
+
+
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+def test_what_the_installed_documents_link_to_is_installed_beside_them():
+    text = (ROOT / "packaging/tree").read_text()
+    installed = [ROOT / name for name in re.findall(r'^DOCUMENTS="(.+)"$', text, re.MULTILINE)[0].split()]
+    pages = [page for path in installed for page in (path.rglob("*.md") if path.is_dir() else [path])]
+    assert len(pages) > 10
+    for page in pages:
+        for link in LINK.findall(page.read_text()):
+            target = (page.parent / link).resolve()
+            assert target.exists(), f"{page}: {link}"
+            assert any(target == path or path in target.parents for path in installed), f"{page}: {link}"
+
+
+def test_what_the_manual_names_beside_the_documents_is_installed_there():
+    text = (ROOT / "packaging/tree").read_text()
+    named = {
+        name.rstrip("/")
+        for page in (ROOT / "docs/man").iterdir()
+        for name in re.findall(r"/usr/share/doc/lxcfs-py/([\w/]+)", page.read_text())
+    }
+    assert named == {"packaging/monitoring"}
+    assert named <= set(re.findall(r'^DOCUMENTS="(.+)"$', text, re.MULTILINE)[0].split())
