@@ -58,7 +58,10 @@ def templates() -> Iterator[Template]:
     for name in ("daemonset", "networkpolicy", "resourcequota"):
         yield Template(f"{name}.yaml", partial(_of, f"base/{name}.yaml"))
     yield Template("webhook.yaml", partial(_of, "components/webhook/[!k]*.yaml", ".Values.webhook.enabled"))
-    yield Template("podmonitor.yaml", partial(_of, "components/podmonitor/[!k]*.yaml", ".Values.podMonitor.enabled"))
+    monitored = ".Values.podMonitor.enabled"
+    yield Template("podmonitor.yaml", partial(_of, "components/podmonitor/podmonitor.yaml", monitored))
+    both = f"and {monitored} .Values.webhook.enabled"
+    yield Template("podmonitor-webhook.yaml", partial(_of, "components/podmonitor/webhook.yaml", both))
 
 
 def stale() -> list[Path]:

@@ -187,7 +187,10 @@ def _unit(config: Config) -> Iterator[Finding]:
             "unit", WARNING, "there is no lxcfs-py.service", "install the package, or run lxcfs-py run --keep"
         )
         return
-    if told.get("ActiveState") != "active":
+    if told.get("ActiveState") != "active" and _said(["systemctl", "is-enabled", "lxcfs.service"]).strip() == "masked":
+        advice = "systemctl unmask lxcfs; systemctl enable --now lxcfs-py"
+        yield Finding("unit", PROBLEM, "lxcfs, which is another name of it, is masked: it cannot be enabled", advice)
+    elif told.get("ActiveState") != "active":
         yield Finding("unit", PROBLEM, f"it is {told.get('ActiveState')}", "journalctl -u lxcfs-py says why")
     elif told.get("NeedDaemonReload") == "yes":
         yield Finding("unit", WARNING, "its file has changed on disk", "systemctl daemon-reload")

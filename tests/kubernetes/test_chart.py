@@ -50,9 +50,9 @@ def filled(template, values, namespace="lxcfs-py"):
                 pytest.fail(f"the test knows no {name}")
         return str(result)
 
-    condition = re.fullmatch(r"\{\{- if (\S+) \}\}\n(.*)\{\{- end \}\}\n", template, re.DOTALL)
+    condition = re.fullmatch(r"\{\{- if (?:and )?(\S+(?: \S+)*) \}\}\n(.*)\{\{- end \}\}\n", template, re.DOTALL)
     if condition:
-        template = condition[2] if value(condition[1]) else ""
+        template = condition[2] if all(map(value, condition[1].split())) else ""
     return re.sub(r"\{\{ (.*?) \}\}", fill, template)
 
 
@@ -63,6 +63,13 @@ def objects(values, namespace="lxcfs-py"):
     texts = [filled(path.read_text(), values, namespace) for path in sorted((CHART / "templates").glob("*.yaml"))]
     found = [item for text in texts for item in yaml.safe_load_all(text) if item]
     return {(item["kind"], item["metadata"]["name"]): item for item in found}
+
+
+@pytest.mark.parametrize("webhook", [False, True])
+def test_prometheus_is_told_of_the_webhook_only_where_it_runs(webhook):
+    found = objects({"podMonitor": {"enabled": True}, "webhook": {"enabled": webhook, "replicas": 1}})
+    monitors = {name for kind, name in found if kind == "PodMonitor"}
+    assert monitors == {"lxcfs-py"} | ({"lxcfs-py-webhook"} if webhook else set())
 
 
 def test_its_templates_are_made_from_the_manifests():

@@ -164,6 +164,7 @@ def test_what_runc_refuses_is_attached_as_the_container_starts(runtime):
         ({"annotations": {"lxcfs.py/views": "memfino"}}, {}, set()),
         ({"namespace": "kube-system"}, {}, set()),
         ({"namespace": "kube-system", "annotations": {"lxcfs.py/views": "all"}}, {}, MOUNTED),
+        ({"labels": {"app.kubernetes.io/name": "lxcfs-py"}}, {}, set()),
         ({"handler": "kata-qemu"}, {}, set()),
         ({"handler": "gvisor"}, {}, set()),
         ({"handler": "runc"}, {}, MOUNTED),
@@ -176,7 +177,16 @@ def test_what_runc_refuses_is_attached_as_the_container_starts(runtime):
     ],
     ids=[
         *("opted out", "a label and an annotation", "a list", "a file that is none", "kube-system"),
-        *("kube-system opted in", "kata", "gvisor", "runc", "user namespace", "the node's pids", "its own meminfo"),
+        *(
+            "kube-system opted in",
+            "lxcfs-py's own",
+            "kata",
+            "gvisor",
+            "runc",
+            "user namespace",
+            "the node's pids",
+            "its own meminfo",
+        ),
         *("something above", "the whole mount", "a root"),
     ],
 )

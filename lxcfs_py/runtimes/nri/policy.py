@@ -20,6 +20,7 @@ SYSCALLS = "lxcfs.py/syscalls"
 """The annotation of a pod whose system calls the daemon is to answer too: "true"."""
 
 _SYSTEM_NAMESPACES = ("kube-system", "lxcfs-py")
+_OWN = ("app.kubernetes.io/name", "lxcfs-py")  # the label of the manifests' pods, whatever namespace they are in
 _KERNELS_OWN = ("proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue")  # what every container has mounted
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _MOST_VARIABLES = 16
@@ -128,8 +129,11 @@ class Policy:
 
     def _wished(self, pod: Pod) -> tuple[Sequence[str], str]:
         names, reason = pods.wished(pod.labels, pod.annotations, self.names, opt_in=self.default != "all")
-        if not reason and pod.namespace in _SYSTEM_NAMESPACES and KEY not in {**pod.labels, **pod.annotations}:
-            return (), f"it is in {pod.namespace}, and did not opt in"
+        if not reason and KEY not in {**pod.labels, **pod.annotations}:
+            if pod.namespace in _SYSTEM_NAMESPACES:
+                return (), f"it is in {pod.namespace}, and did not opt in"
+            if _OWN in pod.labels.items():
+                return (), "it is of lxcfs-py itself, and did not opt in"
         return names, reason
 
 
