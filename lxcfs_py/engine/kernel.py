@@ -35,7 +35,7 @@ THREADS = 4
 LASTING = 3600  # seconds for which the kernel may keep a name and its attributes
 TREES = {f"/{name}/": FILES[name].lasting for name in DIRECTORIES}  # below them, names come and go
 WALK_LIMIT = 100_000  # entries looked at to find a node that a predecessor had numbered
-DRAIN = 1.0  # seconds that requests at hand are given when the server stops
+DRAIN = 3.0  # seconds that requests at hand are given when the server stops; a slow machine needs more than one
 LOOK = 32  # requests of a lone reader after which it looks how many wait; more and more where few do
 RARELY = 256
 MANY = 16  # requests that wait: from so many on they are served fairly, not in the kernel's order
@@ -229,7 +229,7 @@ class Server:
         self.stop(End.UNMOUNTED if error.errno == errno.ENODEV else End.FAILED)
 
     def wait(self) -> End:
-        """Block until the server is stopped or unmounted and, for a second at most, has answered what it holds.
+        """Block until the server is stopped or unmounted and, for DRAIN at most, has answered what it holds.
 
         Returns why it stopped. A worker that is waiting in read(2) can't be called back: until the process ends it may
         take one more request, which it answers, or the successor does.
