@@ -200,19 +200,35 @@ until [ -s /run/started ]; do sleep 0.1; done
 # What the package asks of lxcfs-py.
 ASKED = 'case "$1" in users) {users} ;; status) exit {code} ;; esac'
 
+# A process that is called so.
+C_PROGRAM = """
+cp "$(readlink -f /bin/sh)" /run/lxcfs
+/run/lxcfs -c 'while :; do sleep 1; done' >/dev/null &
+until grep -q -x lxcfs /proc/$!/comm; do sleep 0.1; done
+"""
+
 
 @pytest.mark.parametrize("version", ["''", "0.1.0"], ids=["new", "comes back"])
 def test_a_c_program_that_nobody_uses_makes_way_however_the_package_comes(machine, version):
-    machine.stub("lxcfs-py", ASKED.format(users=":", code=3))
-    machine.here("", "postinst", "configure", version, mounted=True)
+    machine.stub("lxcfs-py", ASKED.format(users=":", code=1))
+    machine.here(C_PROGRAM, "postinst", "configure", version, mounted=True)
     assert "umount /var/lib/lxcfs\n" in machine.log.read_text()
 
 
 def test_a_c_program_that_containers_use_stays_and_they_are_named(machine):
-    machine.stub("lxcfs-py", ASKED.format(users="echo 7 sleep served", code=3))
-    said = machine.here("", "postinst", "configure", "0.1.0", mounted=True)
+    machine.stub("lxcfs-py", ASKED.format(users="echo 7 sleep served", code=1))
+    said = machine.here(C_PROGRAM, "postinst", "configure", "0.1.0", mounted=True)
     assert "the C program lxcfs goes on serving" in said
     assert "7 sleep served" in said
+    assert "umount" not in machine.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("before", "code"), [("", 0), ("", 1), ("", 3), (C_PROGRAM, 0)], ids=["well", "degraded", "silent", "another's"]
+)
+def test_a_server_of_lxcfs_py_that_is_no_service_is_no_c_program(machine, before, code):
+    machine.stub("lxcfs-py", ASKED.format(users=":", code=code))
+    assert machine.here(before, "postinst", "configure", "''", mounted=True) == ""
     assert "umount" not in machine.log.read_text()
 
 
@@ -220,12 +236,5 @@ def test_a_c_program_that_containers_use_stays_and_they_are_named(machine):
 def test_the_mount_of_its_own_service_is_no_c_programs(machine, state):
     machine.stub("systemctl", f"echo {state}")
     machine.stub("lxcfs-py", ASKED.format(users=":", code=3))
-    assert machine.here("", "postinst", "configure", "0.1.0", mounted=True) == ""
-    assert "umount" not in machine.log.read_text()
-
-
-@pytest.mark.parametrize("code", [0, 1])
-def test_a_server_of_lxcfs_py_that_is_no_service_is_no_c_program(machine, code):
-    machine.stub("lxcfs-py", ASKED.format(users=":", code=code))
-    assert machine.here("", "postinst", "configure", "''", mounted=True) == ""
+    assert machine.here(C_PROGRAM, "postinst", "configure", "0.1.0", mounted=True) == ""
     assert "umount" not in machine.log.read_text()
