@@ -20,9 +20,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, NoReturn, Optional
 
-from lxcfs_py.attach import attach, mount_users, results, running
+from lxcfs_py.attach import attach, results, running
 from lxcfs_py.attach.errors import EndedError
-from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux import mountpoint, syscalls
 from lxcfs_py.log import to_stderr
 from lxcfs_py.runtimes.nri.connection import Connection, ConnectionLostError
 from lxcfs_py.runtimes.nri.plugin import Attachment, Plugin
@@ -66,6 +66,7 @@ class Process:
         self._plugin: Optional[Plugin] = None
         self._pause = _PAUSE_SECONDS[0]
         self._next_try = 0.0
+        self._device = ""
 
     def run(self) -> None:
         """Serve until the standard input ends."""
@@ -122,7 +123,14 @@ class Process:
         self._connection = self._plugin = None
 
     def _is_mounted(self) -> bool:
-        return mountpoint.is_mounted(self._settings.mountpoint)
+        """Tell whether there are files. The table of mounts is long: it is read when the device is another one."""
+        try:
+            device = syscalls.device(self._settings.mountpoint)
+        except OSError:
+            return False
+        if device != self._device and mountpoint.is_mounted(self._settings.mountpoint):
+            self._device = device
+        return device == self._device
 
     def _may_attach(self) -> bool:
         return bool(self._backlog) and len(self._attaching) < _MAX_ATTACHING
@@ -142,9 +150,10 @@ class Process:
 
     def _has_all(self, wanted: Attachment) -> bool:
         """Tell whether there is nothing to attach: after a daemon's start, that is so of nearly all containers."""
-        device = mount_users.device(self._settings.mountpoint)
+        if not self._is_mounted():
+            return False
         try:
-            seen = {mount.mountpoint for mount in running.mounts(wanted.pid) if mount.device == device}
+            seen = {mount.mountpoint for mount in running.mounts(wanted.pid) if mount.device == self._device}
         except EndedError:
             return True
         return seen >= {f"/{name}" for name in wanted.names}

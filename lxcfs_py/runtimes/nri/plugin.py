@@ -124,7 +124,8 @@ class Plugin:
         mounted = [name for name in names if FILES[name].runc_mounts]
         self._tell(results.GIVEN if mounted else results.LEFT_ALONE if self._is_mounted() else results.FAILED)
         seccomp = b""
-        if names and is_listening(self._listener):  # where nobody listens, such a container does not start
+        # Where nobody listens, such a container does not start.
+        if names and asks_for_syscalls(pod) and is_listening(self._listener):
             seccomp = policy_with_listener(pod, container, self._listener)
         if unknown_wish(pod):
             log.warning("%s: %s", _shown(pod, container), unknown_wish(pod))
