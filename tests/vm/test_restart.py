@@ -59,7 +59,7 @@ def test_no_read_fails_when_a_newer_package_is_installed(machine):
 def test_a_server_that_stands_still_is_replaced_and_its_readers_go_on(machine):
     machine.run(SHORT_WATCHDOG)
     process = main_pid(machine)
-    with under_load(machine, reads=100):
+    with under_load(machine, reads=50):
         machine.run(f"kill -STOP {process}")
         machine.run(
             f"until [ $(systemctl show --property MainPID --value lxcfs-py) != {process} ] && "
