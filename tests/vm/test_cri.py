@@ -81,16 +81,17 @@ def registered(machine):
     return int(machine.run(REGISTERED, check=False).stdout)
 
 
-def pods(machine, *wishes, script=SEES):
+def pods(machine, *wishes, script=SEES, meanwhile=":"):
     """What the script prints in a pod for each wish, all at once."""
-    command = f"cd /root && python3 -m tests.vm.pods {shlex.quote(script)} {shlex.join(wishes)}"
-    return json.loads(machine.run(command, timeout=600).stdout)
+    command = f"cd /root && python3 -m tests.vm.pods {shlex.quote(script)} {shlex.join(wishes)} >/root/pods &"
+    machine.run(f"{command} {meanwhile}; wait $!", timeout=900)
+    return json.loads(machine.run("cat /root/pods").stdout)
 
 
 def test_pods_see_themselves_from_their_first_instruction_unless_they_opt_out(node):
     host = node.run(SEES).stdout
-    wishes = ["all"] * 8 + ["none"] * 2 + ["shared"] * 2
-    assert pods(node, *wishes) == [ITSELF] * 8 + [host] * 2 + [ITSELF] * 2
+    wishes = ["all"] * 40 + ["none"] * 5 + ["shared"] * 5
+    assert pods(node, *wishes) == [ITSELF] * 40 + [host] * 5 + [ITSELF] * 5
 
 
 def test_what_runc_does_not_mount_is_attached_within_the_services_confines(node):
@@ -141,3 +142,30 @@ def test_neither_log_has_an_error(node):
     assert " ERROR: " not in node.run("journalctl --unit lxcfs-py --output cat").stdout
     errors = node.run("journalctl --unit containerd --output cat | grep level=error | grep lxcfs", check=False).stdout
     assert not [line for line in errors.splitlines() if "ttrpc: closed" not in line]
+
+
+# The runtime's own log says of these that the plugin went.
+
+
+@pytest.mark.parametrize("what", ["restart", "kill --signal KILL", "stop"])
+def test_every_pod_starts_whatever_becomes_of_the_service_meanwhile(node, what):
+    host = node.run(SEES).stdout
+    before = registered(node)
+    try:
+        seen = pods(node, *["all"] * 8, meanwhile=f"sleep 3; systemctl {what} lxcfs-py")
+    finally:
+        node.run("systemctl start lxcfs-py")
+    assert set(seen) <= {ITSELF, host}
+    wait_until_registered(node, before + 1)
+    assert pods(node, "all") == [ITSELF]
+
+
+def test_pods_start_where_the_plugin_hangs(node):
+    before = registered(node)
+    node.run("pkill -STOP -f lxcfs_py.attach.nri")
+    try:
+        assert pods(node, "all", "all") == [node.run(SEES).stdout] * 2
+    finally:
+        node.run("pkill -CONT -f lxcfs_py.attach.nri")
+    wait_until_registered(node, before + 1)
+    assert pods(node, "all") == [ITSELF]
