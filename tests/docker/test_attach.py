@@ -126,7 +126,7 @@ def test_a_stopped_container_is_an_error(start, command):
     )
 
 
-def test_ten_containers_at_once_see_each_its_own_limits(start, views, tmp_path, only_ours, capsys):
+def test_ten_containers_at_once_see_each_its_own_limits(docker, start, views, tmp_path, only_ours, capsys):
     (tmp_path / "lxcfs.toml").write_text(f'mountpoint = "{views}"\n')
     arguments = ["--config", str(tmp_path / "lxcfs.toml")]
     containers = [start("-m", f"{64 + i}m", "--cpus", "1", files=[]) for i in range(10)]
@@ -137,7 +137,7 @@ def test_ten_containers_at_once_see_each_its_own_limits(start, views, tmp_path, 
     lines = capsys.readouterr().out.splitlines()
     for container in containers:
         (row,) = [line.split(None, 2) for line in lines if f" {pid_of(container)} " in line]
-        assert container.id.startswith(row[0].rpartition("/")[2])
+        assert docker.attempt("inspect", "--format", "{{.Name}}", container.id).stdout == f"/{row[0]}\n"
         assert row[2] == "all live"
 
 
@@ -282,7 +282,7 @@ def test_a_container_of_a_killed_c_lxcfs_is_healed(docker, start, command, c_pro
     process.wait()
     broken = docker.attempt("exec", container.id, "cat", "/proc/meminfo")
     assert "Transport endpoint is not connected" in broken.stderr
-    (row,) = [line for line in command("status").stdout.splitlines() if container.id in line]
+    (row,) = [line for line in command("status").stdout.splitlines() if f" {pid_of(container)} " in line]
     assert f"dead: {' '.join(name[len('proc/') :] for name in ARTICLE)}" in row
     done = command("attach", "--docker", container.id)
     assert done.returncode == 0, done.stderr
