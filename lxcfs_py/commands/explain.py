@@ -77,9 +77,7 @@ def _explain(options: argparse.Namespace) -> int:
         raise CommandError(f"process {pid} has ended") from None
     for sentence in _subject(subject, pid, name):
         print(_filled(sentence))
-    if subject.container is None:
-        return 0
-    if name not in subject.config.files.enabled:
+    if subject.container is None or name not in subject.config.files.enabled:
         return 0
     told = _entries(subject, name, path, field, options.config)
     for source, alike in itertools.groupby(told, key=lambda entry: entry.source):

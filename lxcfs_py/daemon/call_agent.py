@@ -8,6 +8,7 @@ import socket
 
 from lxcfs_py.daemon import degraded
 from lxcfs_py.engine import store
+from lxcfs_py.linux import limits
 from lxcfs_py.runtimes import seccomp_profile
 from lxcfs_py.syscalls.agent import Agent
 from lxcfs_py.syscalls.answers import Figures
@@ -35,8 +36,8 @@ def start(figures: Figures, mountpoint: str) -> None:
     try:
         agent.start()
     except RuntimeError as error:
-        limit = "the limit on processes is reached (TasksMax=, pids.max)"
-        degraded.enter("seccomp", f"containers that hand system calls on wait for the next server ({error}: {limit})")
+        reason = limits.no_thread(error)
+        degraded.enter("seccomp", f"containers that hand system calls on wait for the next server ({reason})")
     store.inherited().before_handing_over(agent.stop)
 
 

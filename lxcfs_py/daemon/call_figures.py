@@ -63,7 +63,7 @@ class CallFigures:
         amounts = memory.stat()
         machine = host.memory()
         room = meminfo.room_in(memory, amounts, machine, host, config)
-        swap = meminfo.swap_in(memory, machine) if config.memory.swap else (0, 0)
+        swap = meminfo.swap_in(memory, machine)
         return room.limit, min(room.free, room.limit), amounts.get("Shmem", 0), 0, *swap
 
 

@@ -17,7 +17,7 @@ from lxcfs_py.daemon import degraded, held_open, systemd
 from lxcfs_py.daemon.own_mount import OwnMount
 from lxcfs_py.engine import End, Tree, keeper, kernel, session, store, watchdog
 from lxcfs_py.engine.waiting import Crowd
-from lxcfs_py.linux import capabilities, mountpoint
+from lxcfs_py.linux import capabilities, limits, mountpoint
 from lxcfs_py.linux.mountpoint import MountError
 from lxcfs_py.linux.notify import notify
 
@@ -152,7 +152,7 @@ class KernelEngine:
         except session.SessionError as error:
             raise MountError(str(error)) from None
         except RuntimeError as error:
-            raise MountError(f"{error}: the limit on processes is reached (TasksMax=, pids.max)") from None
+            raise MountError(limits.no_thread(error)) from None
         with contextlib.suppress(OSError):
             for name, descriptor in self._session.handed_over():
                 store.inherited().keep(name, descriptor)

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import time
-from typing import Optional, Union
+from typing import Optional
 
 from lxcfs_py.container import processes
 from lxcfs_py.engine import protocol
@@ -34,7 +34,7 @@ class Owners:
         self._namespaces: dict[str, str] = {}
         self._inits: dict[str, int] = {}  # of the outermost namespaces: to find one costs much before Linux 6.11
         self._until = 0.0
-        self._own = _namespace("self")
+        self._own = processes.namespace_or_none("self", "pid")
 
     def of(self, pid: int, uid: int) -> str:
         """Return the cgroup of a process's container, its user where that is the root or the process has ended."""
@@ -49,7 +49,7 @@ class Owners:
         return owner
 
     def _look_up(self, pid: int) -> str:
-        namespace = _namespace(pid)
+        namespace = processes.namespace_or_none(pid, "pid")
         if namespace == self._own:
             return _cgroup(pid)
         owner = self._namespaces.get(namespace)
@@ -74,17 +74,9 @@ class Owners:
     def _init_of(self, namespace: int, pid: int, name: str) -> int:
         """Return the init of a namespace around a process's. OSError if there is none."""
         known = self._inits.get(name)
-        if known is None or _namespace(known) != name:
+        if known is None or processes.namespace_or_none(known, "pid") != name:
             known = self._inits[name] = processes.find_init_of(namespace, pid, name)
         return known
-
-
-def _namespace(pid: Union[int, str]) -> str:
-    """Return the name of a process's pid namespace, "" when it has ended."""
-    try:
-        return processes.namespace(pid, "pid")
-    except OSError:
-        return ""
 
 
 def _cgroup(pid: int) -> str:

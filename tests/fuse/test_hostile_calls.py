@@ -147,14 +147,19 @@ def calls_into_a_file_of(other, daemon, box, count):
         os.close(file)
 
 
+def let_call(hostile):
+    """Let each make its call, and be at it."""
+    for each in hostile:
+        each.stdin.write(b"go\n")
+    time.sleep(0.5)
+
+
 def test_memory_that_can_be_waited_for_holds_up_nobody_else(start_daemon, sandbox, tmp_path):
     daemon, other = start_daemon(), start_daemon()
     box = sandbox(views=daemon.mountpoint)
     with calls_into_a_file_of(other, daemon, box, 3) as hostile:
         with neighbour(daemon, sandbox, tmp_path):
-            for each in hostile:
-                each.stdin.write(b"go\n")
-            time.sleep(0.5)
+            let_call(hostile)
             os.kill(hostile[0].pid, signal.SIGKILL)
         other.process.send_signal(signal.SIGCONT)
         assert [each.stdout.readline() for each in hostile[1:]] == [b"answered\n"] * 2
@@ -165,9 +170,7 @@ def test_memory_that_can_be_waited_for_keeps_no_server_from_ending(start_daemon,
     box = sandbox(views=daemon.mountpoint)
     with calls_into_a_file_of(other, daemon, box, 2) as hostile:
         with neighbour(daemon, sandbox, tmp_path):
-            for each in hostile:
-                each.stdin.write(b"go\n")
-            time.sleep(0.5)
+            let_call(hostile)
             (server,) = psutil.Process(daemon.process.pid).children()
             server.kill()
             psutil.wait_procs([server], timeout=20)
