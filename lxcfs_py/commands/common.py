@@ -30,6 +30,7 @@ class CommandError(LxcfsError):
 
 
 _MOST_COLUMNS = 100  # longer lines are read less well
+_PATIENCE = 5.0  # seconds for a server on a busy machine
 
 
 def text_width() -> int:
@@ -109,6 +110,16 @@ def load_config(path: Optional[str]) -> Config:
     else:
         config = configuration.load(Path(path or CONFIG_PATH))
     return dataclasses.replace(config, mountpoint=mountpoint.resolve(config.mountpoint))
+
+
+def served_mountpoint(options: argparse.Namespace) -> str:
+    """Return where the files are, of add_mountpoint() or the configuration. CommandError where no server answers."""
+    path: str = options.mountpoint or load_config(options.config).mountpoint
+    if not mountpoint.is_mounted(path):
+        raise CommandError(f"nothing is mounted at {path}", f"start the daemon: lxcfs-py run {path}")
+    if not mountpoint.answers(path, _PATIENCE):
+        raise CommandError(f"the server of {path} does not answer", "lxcfs-py status says more")
+    return path
 
 
 def config_path(path: Optional[str]) -> str:

@@ -6,9 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lxcfs_py.attach import mount_users, servers
-from lxcfs_py.commands.common import CommandError, add_config, add_mountpoint, load_config, new_command, require_root
-from lxcfs_py.linux.mountpoint import is_mounted
+from lxcfs_py.commands.common import add_config, add_mountpoint, new_command, require_root, served_mountpoint
 from lxcfs_py.runtimes import selftest
 
 if TYPE_CHECKING:
@@ -36,12 +34,7 @@ def add(commands: Commands) -> None:
 
 def _selftest(options: argparse.Namespace) -> int:
     require_root()
-    mountpoint = options.mountpoint or load_config(options.config).mountpoint
-    if not is_mounted(mountpoint):
-        raise CommandError(f"nothing is mounted at {mountpoint}", f"start the daemon: lxcfs-py run {mountpoint}")
-    if servers.state(mount_users.device(mountpoint) or "", mountpoint) == servers.SILENT:
-        raise CommandError(f"the server of {mountpoint} does not answer", "lxcfs-py status says more")
-    questions = selftest.ask(Path(mountpoint))
+    questions = selftest.ask(Path(served_mountpoint(options)))
     failed = 0
     for question in questions:
         wrong = question.wrong()

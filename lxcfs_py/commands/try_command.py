@@ -8,9 +8,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lxcfs_py.commands.common import CommandError, add_config, add_mountpoint, load_config, new_command
+from lxcfs_py.commands.common import add_config, add_mountpoint, new_command, served_mountpoint
 from lxcfs_py.linux import cpu_list
-from lxcfs_py.linux.mountpoint import is_mounted
 from lxcfs_py.runtimes import sandbox, seccomp_profile
 
 if TYPE_CHECKING:
@@ -75,10 +74,7 @@ def _cpuset(text: str) -> str:
 
 
 def _try(options: argparse.Namespace) -> int:
-    config = load_config(options.config)
-    views = options.mountpoint or config.mountpoint
-    if not is_mounted(views):
-        raise CommandError(f"nothing is mounted at {views}", f"start the daemon: lxcfs-py run {views}")
+    views = served_mountpoint(options)
     limits = {name: getattr(options, name) for name in ("memory", "swap", "cpus", "cpuset")}
     agent = seccomp_profile.socket_of(views)
     if not os.path.exists(agent):  # of an older daemon, or where it is degraded

@@ -87,7 +87,7 @@ def test_a_value_that_means_nothing_is_refused_with_what_is_allowed(arguments, s
 )
 def test_what_follows_the_program_of_try_belongs_to_it(given, run, monkeypatch):
     called = []
-    monkeypatch.setattr("lxcfs_py.commands.try_command.is_mounted", lambda path: True)
+    monkeypatch.setattr("lxcfs_py.commands.try_command.served_mountpoint", lambda options: "/srv/views")
     monkeypatch.setattr("lxcfs_py.runtimes.sandbox.run_command", lambda command, **_: called.append(command) or 0)
     assert cli.main(["try", "--config", "/dev/null", *given]) == 0
     assert called == [run]
