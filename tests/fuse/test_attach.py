@@ -81,8 +81,12 @@ def seen(box: Sandbox) -> str:
 
 
 def mounts(pid: int) -> list[str]:
-    """What is mounted where in the mount namespace of a process, without what may change between two of the same."""
-    return [" ".join(line.split(" ")[2:6]) for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+    """What is mounted where in the mount namespace of a process, without what may change between two of the same.
+
+    Nor with what an engine of the machine's own mounts: where it deletes a mountpoint, that goes from all namespaces.
+    """
+    lines = [line.split(" ") for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+    return [" ".join(words[2:6]) for words in lines if not words[4].startswith(("/var/lib/", "/run/"))]
 
 
 def pids_of(box: Sandbox) -> list[int]:
@@ -224,6 +228,7 @@ def test_a_process_in_the_containers_own_mount_namespaces_sees_it_where_the_cont
 # Mounts of other servers
 
 
+@pytest.mark.usefixtures("filters")
 @pytest.mark.parametrize("engine", ["kernel", "fusepy"])
 def test_a_dead_mount_is_replaced_in_place(
     box: Sandbox, views: str, start_daemon: Callable[..., Daemon], engine: str
@@ -238,6 +243,7 @@ def test_a_dead_mount_is_replaced_in_place(
     assert len(mounts(box.init)) == before + len(names)
 
 
+@pytest.mark.usefixtures("filters")
 def test_a_living_servers_mount_is_told_apart_and_replaced_only_on_request(
     box: Sandbox, views: str, start_daemon: Callable[..., Daemon]
 ) -> None:
@@ -251,6 +257,7 @@ def test_a_living_servers_mount_is_told_apart_and_replaced_only_on_request(
     assert states(box.init, views, ("proc/meminfo",)) == {"proc/meminfo": "live"}
 
 
+@pytest.mark.usefixtures("filters")
 def test_detach_clears_away_a_dead_mount_without_any_server(box: Sandbox, start_daemon: Callable[..., Daemon]) -> None:
     dead_mount(box, start_daemon, "kernel", tuple(MEMINFO))
     assert results(attach.detach(box.init, "/nowhere", MEMINFO)) == {"detached"}
@@ -467,6 +474,7 @@ def ask(shell: subprocess.Popen[str], command: str) -> str:
     return "".join(iter(shell.stdout.readline, "end of it\n"))
 
 
+@pytest.mark.usefixtures("filters")
 @pytest.mark.parametrize("proc", [["--mount-proc"], []], ids=["own proc", "inherited and locked proc"])
 def test_a_container_in_a_user_namespace_sees_its_own_limits(box: Sandbox, views: str, proc: list[str]) -> None:
     shell, init = nested(box, [*NESTED, "--user", "--map-root-user", *proc])
@@ -477,6 +485,7 @@ def test_a_container_in_a_user_namespace_sees_its_own_limits(box: Sandbox, views
     assert ask(shell, SEEN) == HOST
 
 
+@pytest.mark.usefixtures("filters")
 def test_a_dead_mount_that_a_user_namespace_has_locked_is_covered(
     box: Sandbox, views: str, start_daemon: Callable[..., Daemon]
 ) -> None:
@@ -523,6 +532,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.usefixtures("filters")
 @pytest.mark.parametrize(("deed", "reason"), HOSTILE.values(), ids=HOSTILE)
 def test_nothing_is_mounted_over_what_a_container_put_in_the_way(
     box: Sandbox, served: Daemon, nothing_mounted_here: None, deed: str, reason: str
@@ -538,6 +548,7 @@ def test_nothing_is_mounted_over_what_a_container_put_in_the_way(
     assert states(box.init, str(served.mountpoint), ("proc/meminfo",)) == {"proc/meminfo": "none"}
 
 
+@pytest.mark.usefixtures("filters")
 def test_what_a_container_mounted_over_a_directory_between_is_not_entered(box: Sandbox, views: str) -> None:
     assert box.run(["sh", "-c", "mount -t proc none /proc/fs && mount --bind /proc/fs /proc/pressure"]).returncode == 0
     (outcome,) = attach.attach(box.init, views, ["proc/pressure/cpu"])
@@ -545,6 +556,7 @@ def test_what_a_container_mounted_over_a_directory_between_is_not_entered(box: S
     assert "mounted over a directory" in outcome.reason
 
 
+@pytest.mark.usefixtures("filters")
 @pytest.mark.parametrize("target", ["/elsewhere", "elsewhere", "/real"], ids=["absolute", "relative", "to a real proc"])
 def test_a_symbolic_link_in_place_of_proc_is_not_followed(
     box: Sandbox, views: str, tmp_path: Path, nothing_mounted_here: None, target: str
@@ -689,6 +701,7 @@ def test_without_a_mount_there_is_nothing_to_attach(box: Sandbox, tmp_path: Path
         attach.attach(box.init, str(tmp_path), MEMINFO)
 
 
+@pytest.mark.usefixtures("filters")
 def test_a_file_that_is_not_served_is_refused_and_the_others_are_attached(
     box: Sandbox, start_daemon: Callable[..., Daemon]
 ) -> None:

@@ -175,6 +175,7 @@ def test_no_figures_are_told_of_a_file_that_is_not_enabled(
     assert "MemTotal" not in said
 
 
+@pytest.mark.usefixtures("filters")
 def test_a_clock_of_its_own_is_told(explain: Any, sandbox: Callable[..., Sandbox]) -> None:
     box = sandbox(views=explain.views, own_clock=True)
     assert "the clock since boot of its time namespace" in explain("explain", "uptime", "--pid", box.init)
