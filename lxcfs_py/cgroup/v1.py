@@ -93,7 +93,9 @@ class Memory(Counting):
     def slabinfo(self) -> Optional[bytes]:
         # Linux 5.9 took the counting away, and left the file for a while.
         try:
-            return self._levels[0].get("memory.kmem.slabinfo")
+            if self._levels[0].get("memory.kmem.slabinfo") is None:
+                return None
+            return self._levels[0].read_records("memory.kmem.slabinfo")
         except OSError:
             return None
 

@@ -17,6 +17,7 @@ _RETRY_MISSING_MS = 1000
 
 # A sysfs file is a page at the most, but for a few lists.
 _SYSFS_BYTES = 1 << 16
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 _opening = threading.Lock()
 
@@ -145,7 +146,11 @@ class HeldDirectory:
         """Return the text of a file."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._directory())
         try:
-            return os.read(fd, _SYSFS_BYTES)
+            text = part = os.read(fd, _SYSFS_BYTES)
+            while len(part) == _PAGE and len(text) < _SYSFS_BYTES:  # of such a list, one read gives a page at most
+                part = os.read(fd, _SYSFS_BYTES - len(text))
+                text += part
+            return text
         finally:
             os.close(fd)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lxcfs_py.linux.kernel_files import KernelDirectory
+from lxcfs_py.linux.kernel_files import HeldDirectory, KernelDirectory
 
 
 def open_descriptors() -> set[int]:
@@ -72,6 +72,16 @@ def test_records_that_come_page_by_page_are_read_to_the_end(monkeypatch):
     starts = {sum(map(len, pages[:n])): page for n, page in enumerate(pages)}
     monkeypatch.setattr("lxcfs_py.linux.kernel_files.os.pread", lambda _fd, _size, offset: starts[offset])
     assert KernelDirectory("/proc").read_records("diskstats") == text
+
+
+@pytest.mark.parametrize("size", [0, 5, 4095, 4096, 4097, 20_000])
+def test_a_list_of_sysfs_that_comes_page_by_page_is_read_to_the_end(tmp_path, monkeypatch, size):
+    text = os.urandom(size)
+    (tmp_path / "cpulist").write_bytes(text)
+    read = os.read
+    monkeypatch.setattr("lxcfs_py.linux.kernel_files._PAGE", 4096)
+    monkeypatch.setattr("lxcfs_py.linux.kernel_files.os.read", lambda fd, most: read(fd, min(most, 4096)))
+    assert HeldDirectory(str(tmp_path)).text("cpulist") == text
 
 
 def test_a_missing_file_is_looked_for_again_after_a_second(tmp_path, monkeypatch):

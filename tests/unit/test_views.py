@@ -409,6 +409,15 @@ def test_slabinfo_of_a_kernel_that_counts_by_cgroup_is_the_containers(copied, tm
     assert machine.render("proc/slabinfo") == file.read_bytes()
 
 
+def test_slabs_that_the_kernel_gives_page_by_page_are_all_there(copied, tmp_path, monkeypatch):
+    machine = copied("v1-2cpu", tmp_path)
+    (file,) = machine.root.glob("sys/fs/cgroup/memory/lxcfs-rec/box/memory.kmem.slabinfo")
+    file.write_bytes(b"slabinfo - version: 2.1\n# name\n" + b"".join(b"slab-%03d 21 21\n" % n for n in range(900)))
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, most, offset: pread(fd, min(most, 4096), offset))
+    assert machine.render("proc/slabinfo") == file.read_bytes()
+
+
 @pytest.mark.parametrize("resource", ["cpu", "io", "memory"])
 def test_pressure_is_the_cgroups_own_or_zeros(machine, resource):
     zeros = b"".join(kind + b" avg10=0.00 avg60=0.00 avg300=0.00 total=0\n" for kind in (b"some", b"full"))
