@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from lxcfs_py.attach.errors import AttachError
 from lxcfs_py.attach.visits import Visits
@@ -12,10 +12,9 @@ from lxcfs_py.commands.sources import Subject, size
 from lxcfs_py.linux import cpu_list, syscalls
 from lxcfs_py.views import meminfo, uptime
 
-_MAX_BYTES = 1 << 16
+_MAX_BYTES = 1 << 20  # /proc/stat has a line for each CPU
 _AT_ONCE = 30.0  # seconds between two looks, at the most
 _ONLINE = "/sys/devices/system/cpu/online"
-_FILES = ("/proc/meminfo", "/proc/stat", "/proc/uptime", _ONLINE)
 
 
 class Answer(NamedTuple):
@@ -47,25 +46,19 @@ def answers(subject: Subject) -> Iterator[Answer]:
     if container.cgroup.memory:
         total = meminfo.figures(container.cgroup, container.cgroup.memory, host, subject.config)["MemTotal"]
         right = size(total >> 10 << 10)
-        yield Answer("memory", "/proc/meminfo", _memory(read["/proc/meminfo"]), right, attach)
+        told = read["/proc/meminfo"]
+        yield Answer("memory", "/proc/meminfo", "nothing" if told is None else size(told), right, attach)
         yield Answer("memory", "sysinfo(2), without the agent,", size(host.memory().total >> 10 << 10), right, agent)
     cpus = subject.visible().cpus
     right = str(len(cpus))
-    lines = [line.split()[0] for line in read["/proc/stat"].splitlines() if line.startswith("cpu")]
-    yield Answer("CPUs", "/proc/stat", str(max(len(lines) - 1, 0)), right, attach)
-    listed = cpu_list.parse(read[_ONLINE].encode() or b"\n")
-    yield Answer("CPUs", _ONLINE, str(len(listed)), right, attach)
+    for path in ("/proc/stat", _ONLINE):
+        yield Answer("CPUs", path, str(read[path]), right, attach)
     yield Answer("CPUs", "sched_getaffinity(2), without the agent,", str(len(os.sched_getaffinity(init))), right, agent)
-    age, shown = uptime.uptime(container, host, subject.config) / 1e9, read["/proc/uptime"].split()
+    age = uptime.uptime(container, host, subject.config) / 1e9
     clock = "a time namespace with a boottime offset, where the engine makes one"
-    yield _age("/proc/uptime", float(shown[0]) if shown else None, age, attach)
+    yield _age("/proc/uptime", read["/proc/uptime"], age, attach)
     booted = (host.now() + container.boottime_offset) / 1e9
     yield _age("clock_gettime(CLOCK_BOOTTIME)", booted, age, clock)
-
-
-def _memory(text: str) -> str:
-    words = text.split(None, 2)
-    return size(int(words[1]) << 10) if len(words) > 1 and words[1].isdecimal() else "nothing"
 
 
 def _age(way: str, told: Optional[float], right: float, cure: str) -> Answer:
@@ -79,11 +72,11 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min"
 
 
-def _read_inside(pid: int, cgroups: Iterable[str]) -> dict[str, str]:
-    """Return what a process in a container reads, "" of what it cannot. AttachError, OSError."""
+def _read_inside(pid: int, cgroups: Iterable[str]) -> dict[str, Any]:
+    """Return what a process in a container reads, as _FIGURES has it by path. AttachError, OSError."""
     process = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        found: dict[str, str] = Visits().one(lambda ask: _visit(process, cgroups))
+        found: dict[str, Any] = Visits().one(lambda ask: _visit(process, cgroups))
         return found
     finally:
         os.close(process)
@@ -97,7 +90,33 @@ def _visit(process: int, cgroups: Iterable[str]) -> Any:
     namespaces = [os.open(f"ns/{kind}", os.O_RDONLY, dir_fd=process) for kind in ("pid", "mnt")]
     syscalls.setns(namespaces[0], syscalls.CLONE_NEWPID)
     syscalls.setns(namespaces[1], syscalls.CLONE_NEWNS)
-    return {path: _read_by_child(path, joins) for path in _FILES}
+    return {path: figure(_read_by_child(path, joins)) for path, figure in _FIGURES.items()}
+
+
+def _memory(text: str) -> Optional[int]:
+    words = text.split(None, 2)
+    return int(words[1]) << 10 if len(words) > 1 and words[1].isdecimal() else None
+
+
+def _cpu_lines(text: str) -> int:
+    return max(sum(line.startswith("cpu") for line in text.splitlines()) - 1, 0)
+
+
+def _listed(text: str) -> int:
+    return len(cpu_list.parse(text.encode()))
+
+
+def _first(text: str) -> Optional[float]:
+    return float(text.split()[0]) if text else None
+
+
+_FIGURES: dict[str, Callable[[str], Any]] = {
+    "/proc/meminfo": _memory,
+    "/proc/stat": _cpu_lines,
+    "/proc/uptime": _first,
+    _ONLINE: _listed,
+}
+"""What is wanted of each file's text, which is "" where it cannot be read; the text itself may be long."""
 
 
 def _read_by_child(path: str, joins: Iterable[int]) -> str:
@@ -109,16 +128,16 @@ def _read_by_child(path: str, joins: Iterable[int]) -> str:
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
             for cgroup in joins:
                 os.write(cgroup, b"0")  # whoever writes this joins
-            os.write(writer, os.read(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), _MAX_BYTES))
+            file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            left = _MAX_BYTES
+            while left > 0 and (part := os.read(file, left)):
+                left -= os.write(writer, part)
         finally:
             os._exit(0)
     os.close(writer)
     text = b""
-    while True:
-        part = os.read(reader, _MAX_BYTES)
-        if not part:
-            break
+    while part := os.read(reader, _MAX_BYTES):
         text += part
     os.close(reader)
     os.waitpid(child, 0)
-    return text[:4096].decode("utf-8", "replace")
+    return text.decode("utf-8", "replace")
