@@ -56,7 +56,7 @@ class Cpu(Protocol):
         """Return how many CPUs' worth of time the smallest quota allows, e.g. 1.5."""
 
     def shares(self, weights: str) -> float:
-        """Return the cgroup's shares of CPU time, as cgroup v1 has them: 1024 where nobody has set them there.
+        """Return the cgroup's shares of CPU time, as cgroup v1 has them: 1024 where nobody has set them.
 
         Many shares have the same weight of cgroup v2: these are the least that have this one. `weights` says by which
         formula its runtime makes them, "linear" or "quadratic", as cpu.weights of the configuration does.

@@ -177,6 +177,14 @@ def test_shares_are_the_least_that_have_the_weight(files, weights):
     assert v1.Cpu((files({}),), ()).shares(weights) == 1024
 
 
+@pytest.mark.parametrize("weights", MADE_BY)
+@pytest.mark.parametrize("given", [{}, {"cpu.weight": 100}], ids=["not enabled", "not set"])
+def test_a_container_of_cgroup_v2_that_asked_for_nothing_sees_one_cpu_as_on_v1(files, cgroup, weights, given):
+    host = SimpleNamespace(online=lambda: tuple(range(8)))
+    for cpu in (v2.Cpu((files(given),)), v1.Cpu((files({}),), ())):
+        assert visible_cpus.visible(cgroup(cpu=cpu), host, Cpu("requests", weights=weights)).cpus == (0,)
+
+
 @pytest.mark.parametrize("is_enabled", [False, True])
 def test_triggers_and_the_names_in_a_tree_go_by_what_is_enabled_for_the_container(recorded, is_enabled):
     machine, tree, pressure = recorded("v2-64cpu"), sys_cpu.TREE, "proc/pressure/cpu"

@@ -15,7 +15,7 @@ from lxcfs_py.linux import syscalls
 def test_the_cpus_of_large_machines_are_all_counted(cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {
         "/proc/meminfo": "MemTotal:       24684092 kB\nMemFree:        1 kB\n",
-        "/proc/stat": "".join(f"cpu{n} 100000 0 100000 100000000 0 0 0 0 0 0\n" for n in ["", *range(cpus)]) + "intr 0\n",
+        "/proc/stat": "".join(f"cpu{n} 100000 0 100000 9000000 0 0 0 0 0 0\n" for n in ["", *range(cpus)]) + "intr 0\n",
         "/proc/uptime": "100.25 1.00\n",
         "/sys/devices/system/cpu/online": ",".join(map(str, range(cpus))) + "\n",
     }
