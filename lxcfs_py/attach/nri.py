@@ -24,6 +24,7 @@ from lxcfs_py.attach import attach, results, running
 from lxcfs_py.attach.errors import EndedError
 from lxcfs_py.linux import mountpoint, syscalls
 from lxcfs_py.log import to_stderr
+from lxcfs_py.runtimes.bind_snippets import is_here
 from lxcfs_py.runtimes.nri.connection import Connection, ConnectionLostError
 from lxcfs_py.runtimes.nri.plugin import Attachment, Plugin
 from lxcfs_py.runtimes.nri.policy import Policy
@@ -57,7 +58,8 @@ class Process:
 
     def __init__(self, settings: Settings, path: str = SOCKET) -> None:
         self._settings, self._path = settings, path
-        self._policy = Policy(settings.mountpoint, tuple(settings.names), settings.default)
+        # What this kernel has not, no container has: one that is to mount something there does not start.
+        self._policy = Policy(settings.mountpoint, tuple(filter(is_here, settings.names)), settings.default)
         self._backlog: collections.deque[Attachment] = collections.deque(maxlen=_MAX_BACKLOG)
         self._attaching: dict[int, int] = {}  # pidfd -> pid
         self._poll = select.poll()

@@ -43,7 +43,9 @@ def snippet(runtime: str, config: Config, syscalls: bool = False, shorter: str =
             f'mounts cannot be written for the mountpoint "{config.mountpoint}", as it has "{misfit[0]}" in it; '
             "allowed: letters, digits and /._-@+="
         )
-    text = shorter or RUNTIMES[runtime](binds_of(config))
+    # The nodes of a cluster may have other kernels than this machine.
+    binds = [bind for bind in binds_of(config) if runtime == "kubernetes" or is_here(bind[1][1:])]
+    text = shorter or RUNTIMES[runtime](binds)
     return text[:-1] + _profile(runtime, config) if syscalls else text
 
 
@@ -66,13 +68,13 @@ def _profile(runtime: str, config: Config) -> str:
 
 
 def binds_of(config: Config) -> list[_Bind]:
-    """Return a bind for every file that is enabled and that this machine's kernel has."""
-    return [(str(PurePosixPath(config.mountpoint, name)), f"/{name}") for name in config.files.enabled if is_here(name)]
+    """Return a bind for every file that is enabled."""
+    return [(str(PurePosixPath(config.mountpoint, name)), f"/{name}") for name in config.files.enabled]
 
 
 def is_here(name: str) -> bool:
-    """Tell whether this machine has a file of its own to mount over: a runtime can make none in sysfs."""
-    return FILES[name].everywhere or os.path.exists(f"/{name}")
+    """Tell whether this machine has a file of its own to mount over: a runtime can make none in /proc or /sys."""
+    return os.path.exists(f"/{name}")
 
 
 def _is_directory(target: str) -> bool:
