@@ -27,13 +27,13 @@ from lxcfs_py.attach.places import Place, RefusedError, Tree
 from lxcfs_py.attach.visits import Ask, Visits
 from lxcfs_py.linux import syscalls
 from lxcfs_py.linux.mountpoint import FSTYPE, is_dead
+from lxcfs_py.runtimes.names import OPT_OUTS
 
 ENGINE_SECONDS = 30.0
 
 HIDDEN = "hidden"
 """Of a file that a container's engine has masked: it sees none, and is to see none."""
 
-_OPT_OUT = b"lxcfs.py/views=none"
 _MAX_ENVIRONMENT = 1 << 16  # bytes
 
 
@@ -264,8 +264,11 @@ def _attach(
     reason = running.serves(pid)
     if reason:
         raise LeftAloneError(reason)
-    if wanted.opt_outs and _OPT_OUT in places.read("environ", process, _MAX_ENVIRONMENT).split(b"\0"):
-        raise LeftAloneError(f"it opts out by its environment: {_OPT_OUT.decode()}")
+    if wanted.opt_outs:
+        environment = places.read("environ", process, _MAX_ENVIRONMENT).decode(errors="replace").split("\0")
+        opted_out = sorted(OPT_OUTS.intersection(environment))
+        if opted_out:
+            raise LeftAloneError(f"it opts out by its environment: {opted_out[0]}")
     tree = places.tree_of(process, ask)
     namespace = os.open("ns/mnt", os.O_RDONLY, dir_fd=process)
     # A clone of a shared mount would be shared too: what the container mounts over it would come over all containers.

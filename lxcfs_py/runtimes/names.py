@@ -24,6 +24,9 @@ from lxcfs_py.linux import roots
 KEY = "lxcfs.py/views"
 """The label, annotation or environment variable by which a container opts in ("all") or out ("none")."""
 
+OPT_OUTS = frozenset({f"{KEY}=none", "LXCFS_PY_VIEWS=none"})
+"""What opts a container out in its environment. Kubernetes before 1.32 has no variables with a slash in their names."""
+
 CPU_MODE = "lxcfs.py/cpu-mode"
 """The label or annotation by which a container has a cpu.mode of its own."""
 
@@ -91,12 +94,17 @@ class Identity(NamedTuple):
 
     def opt_out(self) -> str:
         """Return why it is to be left alone unless somebody names it, "" if it is not."""
-        if self.annotations.get(KEY) == "none":
+        if is_opt_out(self.annotations.get(KEY, "")):
             return f'it opts out by its label or annotation {KEY} = "none"'
         is_infra = self.engine == "podman" and re.fullmatch("[0-9a-f]{12}-infra", self.name)
         if is_infra or _first(self.annotations, _TYPE) == "sandbox":
             return "it is a pod's pause container"
         return ""
+
+
+def is_opt_out(wish: str) -> bool:
+    """Tell whether that, in a label or annotation, means that there are to be no files."""
+    return wish.strip().lower() == "none"
 
 
 def find(wanted: str, inits: Iterable[int]) -> int:

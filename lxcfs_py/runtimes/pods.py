@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lxcfs_py import files
-from lxcfs_py.runtimes.names import KEY
+from lxcfs_py.runtimes.names import KEY, is_opt_out
 
-_ALL, _NONE = "all", "none"
+_ALL = ("all", "true")  # the latter is what the OCI hook is asked for with
 # A pod in a virtual machine or with a kernel in user space has another /proc than the node's kernel makes.
 _OTHER_KERNEL = re.compile(r"kata|gvisor|runsc|firecracker|wasm|urunc|quark", re.IGNORECASE)
 
@@ -26,15 +26,16 @@ def wished(
 
     With `opt_in`, only a pod that asks for it gets any. A reason that names the key is for whoever wrote it.
     """
-    wishes = [str(place[KEY]).strip() for place in (labels, annotations) if KEY in place]
-    if _NONE in wishes:
+    wishes = [str(place[KEY]) for place in (labels, annotations) if KEY in place]
+    if any(map(is_opt_out, wishes)):
         return (), "it opted out"
     if opt_in and not wishes:
         return (), "it did not opt in"
-    if not wishes or _ALL in wishes:
+    if not wishes or any(wish.strip().lower() in _ALL for wish in wishes):
         return enabled, ""
-    listed = {files.named(name.strip()) for wish in wishes for name in wish.split(",")}
+    listed = {files.named(name.strip()) for wish in wishes for name in wish.split(",") if name.strip()}
     unknown = sorted(listed - set(files.NAMES))
-    if unknown:
-        return (), f"{KEY} names {unknown[0][:40]!r}; allowed: {_ALL}, {_NONE}, or files with commas between them"
+    if unknown or not listed:
+        named = unknown[0][:40] if unknown else ""
+        return (), f"{KEY} names {named!r}; allowed: all, none, or files with commas between them"
     return [name for name in enabled if name in listed], ""

@@ -11,7 +11,7 @@ from typing import Any, Optional
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.runtimes import pods
 from lxcfs_py.runtimes.bind_snippets import HostPath
-from lxcfs_py.runtimes.names import KEY
+from lxcfs_py.runtimes.names import KEY, OPT_OUTS
 from lxcfs_py.runtimes.seccomp_profile import LOCALHOST
 
 _LEFT_OUT = "this pod sees the figures of its node, not its own (lxcfs-py): {}"
@@ -64,7 +64,9 @@ def of_pod(pod: Object, volumes: Sequence[HostPath], opt_in: bool, syscalls: boo
     if syscalls:
         operations += _profile(spec, _optional_object(metadata, "annotations", "pod.metadata"))
     if not operations:
-        return Patch(reason="its containers mount something at each of these files already", warnings=warnings)
+        return Patch(
+            reason="its containers mount something at each of these files already, or opt out", warnings=warnings
+        )
     used = {mount.get("name") for operation in operations for mount in _values(operation)}
     added = [
         {"name": name, "hostPath": {"path": volume.source, "type": volume.type}}
@@ -162,7 +164,10 @@ def _evictable(metadata: Object, names: Sequence[str]) -> Iterator[Object]:
 
 
 def _container(path: str, container: Object, mounts: Sequence[tuple[str, HostPath]]) -> Iterator[Object]:
-    """Yield what mounts the files in a container, but for those where it mounts something itself."""
+    """Yield what mounts the files in a container that does not opt out, but for those where it mounts something."""
+    environment = _objects(container, "env", path)
+    if not OPT_OUTS.isdisjoint(f"{variable.get('name')}={variable.get('value')}" for variable in environment):
+        return
     present = _objects(container, "volumeMounts", path)
     own = [_normal(mount.get("mountPath")) for mount in present]
     added = [

@@ -432,7 +432,7 @@ def test_a_container_is_attached_to_by_its_name(
     assert 'no container that runs is called "db"' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("opted_out_by", ["label", "environment"])
+@pytest.mark.parametrize("opted_out_by", ["label", f"environment: {KEY}=none", "environment: LXCFS_PY_VIEWS=none"])
 def test_all_leaves_a_container_alone_that_opts_out_unless_it_is_named(
     box: Sandbox,
     views: str,
@@ -446,7 +446,7 @@ def test_all_leaves_a_container_alone_that_opts_out_unless_it_is_named(
         init = box.init
         monkeypatch.setattr(Names, "of", lambda self, cgroup: Identity("docker", "0" * 64, "web", {KEY: "none"}))
     else:
-        _, init = nested(box, ["env", f"{KEY}=none", *NESTED, "--mount-proc"])
+        _, init = nested(box, ["env", opted_out_by.split()[1], *NESTED, "--mount-proc"])
     monkeypatch.setattr(attach, "all_targets", lambda: {init: [init]})
     options = ["--file", "meminfo", "--config", str(tmp_path / "lxcfs.toml")]
     assert command_line(["attach", "--all", *options]) == 0

@@ -193,7 +193,7 @@ def test_a_pod_that_names_files_gets_these(place, opt_in):
 @pytest.mark.parametrize(
     ("wish", "said"),
     [
-        ("true", "lxcfs.py/views names 'true'; allowed: all, none, or files with commas between them"),
+        ("yes", "lxcfs.py/views names 'yes'; allowed: all, none, or files with commas between them"),
         (
             "pressure/cpu",
             "this pod sees the figures of its node, not its own (lxcfs-py): runtimes mount over none of the files that "
@@ -207,15 +207,33 @@ def test_a_wish_that_cannot_be_met_is_answered_with_a_warning(wish, said):
     assert patch.warnings == (said,)
 
 
+WISHES = {
+    **dict.fromkeys(("all", " all", "All", "true", "True"), "everything"),
+    **dict.fromkeys(("none ", "None", "memfino", "", " , ", "yes"), "nothing"),
+    **dict.fromkeys(("meminfo", "meminfo,", " , meminfo"), "/proc/meminfo"),
+    "meminfo,/proc/stat": "/proc/meminfo /proc/stat",
+}
+
+
 def test_the_webhook_and_nri_understand_the_same_of_a_pod():
     enabled = tuple(volume.target[1:] for volume in ALL)
-    for wish in ("all", " all", "none ", "meminfo", "meminfo,/proc/stat", "memfino", "", "True", "All"):
+    for wish, means in WISHES.items():
         for default in ("all", "opt-in"):
             told = Pod("a", "shop", {}, {KEY: wish}, "")
             names, _ = Policy("/var/lib/lxcfs", enabled, default).names_for(told, CONTAINER)
             result = patched(a_pod(metadata={"annotations": {KEY: wish}}), ALL, opt_in=default == "opt-in")
             mounts = result["spec"]["containers"][0].get("volumeMounts", [])
-            assert [mount["mountPath"] for mount in mounts] == [f"/{name}" for name in names], wish
+            paths = [mount["mountPath"] for mount in mounts]
+            assert paths == [f"/{name}" for name in names], wish
+            assert (" ".join(paths) if len(paths) < len(ALL) else "everything") == means.replace("nothing", ""), wish
+
+
+@pytest.mark.parametrize("name", ["LXCFS_PY_VIEWS", KEY])
+def test_a_container_may_opt_out_by_its_environment(name):
+    opted_out = {"env": [{"name": name, "value": "none"}]}
+    containers = patched(a_pod(containers=[opted_out, {"env": [{"name": name, "value": "all"}]}]))["spec"]["containers"]
+    assert ["volumeMounts" in container for container in containers] == [False, True]
+    assert not of_pod(a_pod(containers=[opted_out]), TWO, opt_in=False).operations
 
 
 @pytest.mark.parametrize(

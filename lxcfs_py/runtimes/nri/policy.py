@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import posixpath
 import re
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lxcfs_py.runtimes import pods, seccomp_profile
-from lxcfs_py.runtimes.names import CPU_MODE, KEY
+from lxcfs_py.runtimes.names import CPU_MODE, KEY, OPT_OUTS
 from lxcfs_py.runtimes.nri import wire
 
 ENVIRONMENT = "lxcfs.py/environment"
@@ -95,6 +96,11 @@ class Container:
             b"".join(wire.messages(linux, 8)),
         )
 
+    def without_files_of(self, mountpoint: str) -> Container:
+        """Return the same container as if it had mounted none of the files that are there."""
+        kept = (mount for mount in self.mounts if not mount.source.startswith(f"{mountpoint}/"))
+        return dataclasses.replace(self, mounts=tuple(kept))
+
 
 _RUNNING = 3
 
@@ -138,7 +144,9 @@ class Policy:
 
 
 def _misfit(pod: Pod, container: Container, mountpoint: str) -> str:
-    """Return why a container could not have the files, "" if it could."""
+    """Return why a container cannot have the files, or does not want them, "" if it gets them."""
+    if not OPT_OUTS.isdisjoint(container.environment):
+        return "it opts out by its environment"
     if pods.other_kernel(pod.runtime_handler):
         return pods.other_kernel(pod.runtime_handler)
     if "user" in container.namespaces:
