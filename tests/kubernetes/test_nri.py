@@ -273,6 +273,26 @@ def test_a_container_that_ran_before_the_daemon_came_gets_the_files(runtime):
             pod.remove()
 
 
+def test_a_container_that_has_files_of_a_daemon_that_was_stopped_gets_them_of_the_next(runtime: Node) -> None:
+    mark = runtime.directory / "mark"
+    mark.mkdir()
+    runtime.start_daemon()
+    pod = runtime.cri.pod()
+    loses, has = (f"{word} cat /proc/meminfo >&2; do sleep 0.1; done" for word in ("while", "until"))
+    script = f"exec 2>/dev/null; touch /mark/begun; {loses}; touch /mark/lost; {has}; sleep 1; {SEES}"
+    try:
+        with ThreadPoolExecutor() as pool:
+            seen = pool.submit(pod.run, script, mounts={"/mark": str(mark)})
+            wait_for((mark / "begun").exists)
+            runtime.stop_daemon()
+            wait_for((mark / "lost").exists)
+            runtime.start_daemon()
+            assert seen.result(60) == ITSELF
+    finally:
+        pod.remove()
+        runtime.stop_daemon()
+
+
 def test_pods_start_whatever_becomes_of_the_plugin_and_of_the_daemon(machines, node):
     node.plugin().suspend()
     assert node.run(SEES) == machines, "the runtime gives it up"

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lxcfs_py.attach import nri
 from lxcfs_py.config import Config
 from lxcfs_py.files import FILES, NAMES
 from lxcfs_py.linux import address
@@ -147,12 +148,27 @@ def test_a_list_with_a_file_that_is_none_is_told_to_the_operator(runtime, caplog
     assert "lxcfs.py/views names 'memfino'" in caplog.text
 
 
+GIVEN = tuple((target, "bind", f"/var/lib/lxcfs{target}") for target in sorted(MOUNTED))
+
+
 def test_what_runc_refuses_is_attached_as_the_container_starts(runtime):
     assert REFUSED
+    runtime.ask("StartContainer", wire.field(1, pod()) + wire.field(2, container(GIVEN, pid=4711)))
+    runtime.ask("StateChange", wire.field(1, 6) + wire.field(2, pod()) + wire.field(3, container(GIVEN, pid=4712)))
+    runtime.ask("StateChange", wire.field(1, 11) + wire.field(2, pod()) + wire.field(3, container(GIVEN, pid=4713)))
+    assert [(each.pid, list(each.names)) for each in runtime.attachments] == [(4711, REFUSED), (4712, REFUSED)]
+
+
+def test_one_that_was_created_without_the_files_gets_them_as_it_starts(runtime):
     runtime.ask("StartContainer", wire.field(1, pod()) + wire.field(2, container(pid=4711)))
-    runtime.ask("StateChange", wire.field(1, 6) + wire.field(2, pod()) + wire.field(3, container(pid=4712)))
-    runtime.ask("StateChange", wire.field(1, 11) + wire.field(2, pod()) + wire.field(3, container(pid=4713)))
-    assert runtime.attachments == [Attachment(4711, REFUSED), Attachment(4712, REFUSED)]
+    assert runtime.attachments == [Attachment(4711, ENABLED)]
+
+
+def test_no_container_is_to_mount_what_the_kernel_lacks(monkeypatch):
+    lacks = {"proc/swaps", "sys/devices/system/memory"}
+    monkeypatch.setattr(nri, "is_here", lambda name: name not in lacks)
+    process = nri.Process(nri.Settings("/var/lib/lxcfs", ENABLED, "all", "info"))
+    assert set(process._policy.names) == set(ENABLED) - lacks
 
 
 @pytest.mark.parametrize(
@@ -173,6 +189,8 @@ def test_what_runc_refuses_is_attached_as_the_container_starts(runtime):
         ({}, {"mounts": [("/proc/meminfo", "bind", "/srv/meminfo")]}, MOUNTED - {"/proc/meminfo"}),
         ({}, {"mounts": [("/sys/devices", "bind", "/srv")]}, {m for m in MOUNTED if not m.startswith("/sys/devices")}),
         ({}, {"mounts": [("/host/lib", "bind", "/var/lib")]}, set()),
+        ({}, {"environment": ["HOME=/", "LXCFS_PY_VIEWS=none"]}, set()),
+        ({"annotations": {"lxcfs.py/views": "all"}}, {"environment": ["lxcfs.py/views=none"]}, set()),
         ({}, {"mounts": [("/", "bind", "/srv")]}, MOUNTED),
     ],
     ids=[
@@ -187,7 +205,7 @@ def test_what_runc_refuses_is_attached_as_the_container_starts(runtime):
             "the node's pids",
             "its own meminfo",
         ),
-        *("something above", "the whole mount", "a root"),
+        *("something above", "the whole mount", "a variable", "an annotation and a variable", "a root"),
     ],
 )
 def test_who_gets_what(runtime, of, described, gets):
@@ -227,6 +245,14 @@ def test_containers_that_run_when_it_comes_are_attached_to_whatever_part_of_the_
     code, answer = runtime.ask("Synchronize", second)
     assert (code, wire.whole(answer, 2)) == (0, 0)
     assert runtime.attachments == [Attachment(11, ENABLED)]
+
+
+def test_one_that_has_files_of_a_server_that_has_ended_is_offered_them_anew(runtime):
+    own = ("/proc/stat", "bind", "/srv/stat")
+    given = [mount for mount in GIVEN if mount[0] != own[0]]
+    runtime.ask("Synchronize", wire.item(1, pod()) + wire.item(2, container([*given, own], state=3, pid=11)))
+    ((pid, names),) = runtime.attachments
+    assert (pid, set(names)) == (11, set(ENABLED) - {"proc/stat"})
 
 
 def test_calls_may_come_in_pieces_and_answers_go_in_frames_that_the_runtime_reads():

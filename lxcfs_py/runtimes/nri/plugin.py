@@ -108,7 +108,8 @@ class Plugin:
             container = Container.read(wire.read(message))
             pod_of_it = self._pods.get(container.pod_id)
             if container.is_running and container.pid and pod_of_it:
-                names, _ = self._policy.names_for(pod_of_it, container)
+                # What NRI gave it may be a server's that has ended; what still serves is left as it is.
+                names, _ = self._policy.names_for(pod_of_it, container.without_files_of(self._policy.mountpoint))
                 attachments += [Attachment(container.pid, names)] if names else []
         more = wire.whole(fields, 3)
         if not more:
@@ -143,11 +144,10 @@ class Plugin:
         return f"nobody listens at {self._listener}, or it gets no files"
 
     def _start(self, pod: wire.Fields, container: wire.Fields) -> list[Attachment]:
-        """Return what runc refuses to mount, and what it has mounted already is not asked for again."""
+        """Return what was not mounted as it was created: runc refused it, or nobody was there to say so."""
         started = Container.read(container)
         names, _ = self._policy.names_for(Pod.read(pod), started)
-        refused = [name for name in names if not FILES[name].runc_mounts]
-        return [Attachment(started.pid, refused)] if refused and started.pid else []
+        return [Attachment(started.pid, names)] if names and started.pid else []
 
 
 def _shown(pod: Pod, container: Container) -> str:
