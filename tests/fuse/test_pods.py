@@ -103,11 +103,11 @@ def test_a_pod_that_has_taken_over_and_ends_hands_back_to_the_one_before(node, h
             node.kill(second)
         else:
             second.send_signal(signal.SIGTERM)
-            assert second.wait(STOP) == 0
+            assert second.wait(STOP) == 0, second.log.read_text()
         wait_for(lambda: "serving it again" in first.log.read_text())
         wait_for(lambda: node.has_server(first))
     first.send_signal(signal.SIGTERM)
-    assert first.wait(STOP) == 0
+    assert first.wait(STOP) == 0, first.log.read_text()
     assert str(node.views) not in mountpoints(), "the last one unmounts"
 
 
@@ -116,10 +116,10 @@ def test_pods_that_replace_each_other_leave_the_mount_to_the_last_one(node):
     with node.reader():
         second = node.start()
         first.send_signal(signal.SIGTERM)
-        assert first.wait(STOP) == 0
+        assert first.wait(STOP) == 0, first.log.read_text()
         third = node.start()
         second.send_signal(signal.SIGTERM)
-        assert second.wait(STOP) == 0
+        assert second.wait(STOP) == 0, second.log.read_text()
         assert str(node.views) in mountpoints()
     third.send_signal(signal.SIGTERM)
     assert third.wait(STOP) == 0
@@ -132,13 +132,13 @@ def test_a_mount_that_somebody_ended_is_not_served_again(node):
     syscalls.umount(str(node.views), syscalls.MNT_FORCE | syscalls.MNT_DETACH)
     wait_for(lambda: not node.has_server(second))
     second.send_signal(signal.SIGTERM)
-    assert second.wait(STOP) == 0
+    assert second.wait(STOP) == 0, second.log.read_text()
     time.sleep(4)
     assert str(node.views) not in mountpoints()
     assert "serving it again" not in first.log.read_text()
     assert first.poll() is None
     first.send_signal(signal.SIGTERM)
-    assert first.wait(STOP) == 0
+    assert first.wait(STOP) == 0, first.log.read_text()
 
 
 def lxcfs_py(*arguments):
@@ -161,7 +161,7 @@ def test_removal_leaves_neither_mount_nor_file_and_the_pod_waits_for_its_end(nod
     assert pod.poll() is None, "a pod whose container ends is started again"
     assert mountpoint.runtime_files(str(node.views)) == []
     pod.send_signal(signal.SIGTERM)
-    assert pod.wait(STOP) == 0
+    assert pod.wait(STOP) == 0, pod.log.read_text()
     assert lxcfs_py("remove", "--config", str(config)).returncode == 0, "there is nothing to remove"
 
 
