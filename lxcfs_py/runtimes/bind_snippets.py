@@ -13,6 +13,18 @@ from lxcfs_py.runtimes import seccomp_profile
 _Bind = tuple[str, str]  # source on the host, target in the container
 
 
+AFTER_DAEMON = "[Unit]\nAfter=lxcfs-py.service\n\n"
+"""In a unit that systemd may start at boot: before the daemon, there are no files yet.
+
+It does not want the daemon too: one that was stopped is not started by it.
+"""
+
+_NSPAWN_AFTER_DAEMON = (
+    "# A container that starts at boot has to wait for the files: systemctl edit systemd-nspawn@.service, with\n"
+    "#   [Unit]\n#   After=lxcfs-py.service\n"
+)
+
+
 class HostPath(NamedTuple):
     """A file or directory of the mount as a volume of a Kubernetes pod."""
 
@@ -104,7 +116,7 @@ def _ctr(binds: list[_Bind]) -> str:
 
 def _quadlet(binds: list[_Bind]) -> str:
     lines = (f"Volume={source}:{target}:rw\n" for source, target in binds if runc_takes(target))
-    return _why_some_are_left_out(binds) + "[Container]\n" + "".join(lines)
+    return _why_some_are_left_out(binds) + AFTER_DAEMON + "[Container]\n" + "".join(lines)
 
 
 def _compose(binds: list[_Bind]) -> str:
@@ -154,14 +166,16 @@ def _lxc(binds: list[_Bind]) -> str:
 
 def _systemd(binds: list[_Bind]) -> str:
     # With the "-", a service starts on the machine's own files when the views are not there.
-    return "[Service]\n" + "".join(f"BindReadOnlyPaths=-{source}:{target}\n" for source, target in binds)
+    lines = (f"BindReadOnlyPaths=-{source}:{target}\n" for source, target in binds)
+    return AFTER_DAEMON + "[Service]\n" + "".join(lines)
 
 
 def _nspawn(binds: list[_Bind]) -> str:
     # nspawn looks in the container's tree for what it binds below /proc and /sys: there it has to be, at the same path.
     trees = dict.fromkeys(source[: -len(target)] + target[: target.index("/", 1)] for source, target in binds)
     lines = [f"BindReadOnly={tree}\n" for tree in trees]
-    return "[Files]\n" + "".join(lines + [f"BindReadOnly={source}:{target}\n" for source, target in binds])
+    lines += [f"BindReadOnly={source}:{target}\n" for source, target in binds]
+    return _NSPAWN_AFTER_DAEMON + "[Files]\n" + "".join(lines)
 
 
 RUNTIMES: dict[str, Callable[[list[_Bind]], str]] = {

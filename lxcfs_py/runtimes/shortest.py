@@ -16,7 +16,7 @@ from typing import NamedTuple, Optional
 from lxcfs_py.attach import nri
 from lxcfs_py.config import Config
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.runtimes import cdi
+from lxcfs_py.runtimes import bind_snippets, cdi
 
 _SECONDS = 10.0
 
@@ -60,7 +60,9 @@ SHORTER = {
         f'devices:\n  - "{cdi.KIND}=all"\n',
         shows=_DOCKER,
     ),
-    "quadlet": Shorter((4, 4), (("podman", "--version"),), f"[Container]\nAddDevice={cdi.KIND}=all\n"),
+    "quadlet": Shorter(
+        (4, 4), (("podman", "--version"),), f"{bind_snippets.AFTER_DAEMON}[Container]\nAddDevice={cdi.KIND}=all\n"
+    ),
     # containerd 2.0; CRI-O has the numbers of Kubernetes.
     "kubernetes": Shorter(
         (1, 30),

@@ -47,6 +47,9 @@ def test_ctr_gets_flags_on_one_line():
 def test_a_quadlet_gets_a_line_for_each_volume():
     assert snippet("quadlet", THREE) == (
         "# Left out, since runc refuses to mount over it: /proc/pressure/cpu\n"
+        "[Unit]\n"
+        "After=lxcfs-py.service\n"
+        "\n"
         "[Container]\n"
         "Volume=/run/views/proc/meminfo:/proc/meminfo:rw\n"
         "Volume=/run/views/sys/devices/system/cpu:/sys/devices/system/cpu:rw\n"
@@ -55,6 +58,9 @@ def test_a_quadlet_gets_a_line_for_each_volume():
 
 def test_nspawn_gets_a_settings_file_of_read_only_binds():
     assert snippet("nspawn", THREE) == (
+        "# A container that starts at boot has to wait for the files: systemctl edit systemd-nspawn@.service, with\n"
+        "#   [Unit]\n"
+        "#   After=lxcfs-py.service\n"
         "[Files]\n"
         "BindReadOnly=/run/views/proc\n"
         "BindReadOnly=/run/views/sys\n"
@@ -116,6 +122,9 @@ def test_lxc_gets_entries_with_targets_below_its_root():
 
 def test_systemd_gets_a_drop_in_of_read_only_binds():
     assert snippet("systemd", THREE) == (
+        "[Unit]\n"
+        "After=lxcfs-py.service\n"
+        "\n"
         "[Service]\n"
         "BindReadOnlyPaths=-/run/views/proc/meminfo:/proc/meminfo\n"
         "BindReadOnlyPaths=-/run/views/proc/pressure/cpu:/proc/pressure/cpu\n"
