@@ -214,7 +214,7 @@ def _denials(config: Config) -> Iterator[Finding]:
     finally:
         os.close(descriptor)
     if found:
-        advice = "allow it in the profile, or mount with -o context=… for SELinux: docs/runtimes.md"
+        advice = "allow it in AppArmor's profile; for SELinux, a label by fuse.options: docs/runtimes.md"
         yield Finding("AppArmor and SELinux", PROBLEM, f"{len(found)} refusals, the last: {found[-1][:200]}", advice)
     else:
         yield Finding("AppArmor and SELinux", OK, "no refusals in the kernel's log")

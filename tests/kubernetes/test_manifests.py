@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -159,6 +160,13 @@ def test_a_drain_takes_one_webhook_at_a_time_and_also_the_only_one(rendered):
 def test_without_a_component_there_is_a_daemonset_and_no_webhook(default):
     assert DAEMON in default
     assert not [kind for kind, _ in default if "Webhook" in kind or kind == "Deployment"]
+
+
+def test_the_document_deletes_all_of_the_webhooks_objects(rendered, default):
+    document = (ROOT / "docs/kubernetes.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^    kubectl.* delete (?:--\S+ +)*(\S+) lxcfs-py-webhook$", document, re.MULTILINE)
+    deleted = {kind for kinds in commands for kind in kinds.split(",")}
+    assert deleted == {kind.lower() for kind, _ in {*rendered} - {*default} if kind != "PodMonitor"} | {"secret"}
 
 
 def test_probes_ask_the_server_and_no_path_or_port(default):
