@@ -225,8 +225,8 @@ def _take_over(place: str) -> Optional[session.Session]:
 
 
 def _is_served(place: str) -> bool:
-    """Tell whether a server of this program answers there, which does not offer it at this moment."""
-    return session.was_offered(place) and mountpoint.is_mounted(place) and not mountpoint.is_dead(place)
+    """Tell whether a server of this program is there, or about to come, which does not offer it at this moment."""
+    return session.was_offered(place) and mountpoint.is_mounted(place) and mountpoint.may_answer(place)
 
 
 class FusepyEngine:

@@ -25,6 +25,9 @@ FSTYPE = "fuse.lxcfs"
 
 RUNTIME_DIRECTORY = "/run/lxcfs-py"
 
+PATIENCE = 5.0
+"""Seconds for a server on a busy machine to answer."""
+
 _MAX_LINKS = 40  # as many as the kernel follows
 
 
@@ -63,9 +66,13 @@ def places(mountpoint: str) -> list[str]:
 
 
 def prepare(mountpoint: str) -> None:
-    """Make the directory, and clear away what a dead server left. MountError when a living one sits there."""
+    """Make the directory, and clear away what a dead server left. MountError when another one sits there."""
     while is_mounted(mountpoint):
-        if not is_dead(mountpoint):
+        told = _told(mountpoint, PATIENCE)
+        if told is None:
+            servers = _servers(mountpoint)
+            raise MountError(f"{mountpoint} is served by {servers}, which does not answer: stop that first")
+        if told != errno.ENOTCONN:
             raise MountError(f"{mountpoint} is served already, by {_servers(mountpoint)}; stop that first")
         unmount(mountpoint)
         log.info("cleared away the mount that a dead server had left at %s", mountpoint)
@@ -81,7 +88,7 @@ def is_mounted(mountpoint: str) -> bool:
 
 
 def is_dead(path: str) -> bool:
-    """Tell whether a path is on a FUSE mount whose server has ended."""
+    """Tell whether a path is on a FUSE mount whose server has ended. Where that stands still, this waits for it."""
     try:
         os.statvfs(path)  # the attributes that stat gives may be the kernel's own, of before
     except OSError as error:
@@ -144,7 +151,17 @@ def machine_roots(mountpoint: str) -> tuple[str, str]:
 
 
 def answers(path: str, seconds: float = 1.0) -> bool:
-    """Tell whether the server of what is mounted at a path answers within so many seconds.
+    """Tell whether the server of what is mounted at a path answers within so many seconds."""
+    return _told(path, seconds) == 0
+
+
+def may_answer(path: str, seconds: float = 1.0) -> bool:
+    """Tell whether what is mounted at a path has a server, though it be one that is silent for so many seconds."""
+    return _told(path, seconds) != errno.ENOTCONN
+
+
+def _told(path: str, seconds: float) -> Optional[int]:
+    """Return what who asks for a path's filesystem is told: 0, or an error's number; None while its server is silent.
 
     A process of its own asks: who asks a server that does not answer can be ended only by being killed.
     """
@@ -153,17 +170,19 @@ def answers(path: str, seconds: float = 1.0) -> bool:
         try:
             os.statvfs(path)  # the attributes that stat gives may be the kernel's own, of before
             os._exit(0)
+        except OSError as error:
+            os._exit(error.errno or errno.EIO)
         finally:
-            os._exit(1)
+            os._exit(errno.EIO)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
-            return status == 0
+            return os.waitstatus_to_exitcode(status)
         time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
     threading.Thread(target=os.waitpid, args=(child, 0), name="reap", daemon=True).start()  # it may take its time
-    return False
+    return None
 
 
 def runtime_file(mountpoint: str, kind: str) -> Optional[str]:

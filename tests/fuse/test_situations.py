@@ -113,6 +113,38 @@ def test_with_a_mount_that_is_dead_no_command_shows_a_traceback_or_waits(place: 
         unmount_below(views)
 
 
+@pytest.mark.parametrize("engine", ["kernel", "fusepy"])
+def test_a_server_does_not_wait_for_one_that_stands_still_and_cannot_be_taken_over(
+    engine: str, place: Path, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon("fusepy")
+    place.write_text(f'mountpoint = "{daemon.mountpoint}"\nfuse.engine = "{engine}"\n')
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        done = told(sys.executable, "-m", "lxcfs_py", *arguments("run", place))
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+    assert done.returncode == 1
+    named = f"{daemon.mountpoint} is served by process {daemon.process.pid}, which does not answer: stop that first"
+    assert named in done.stderr
+
+
+def test_a_mount_that_somebody_holds_and_nobody_serves_is_not_waited_for(place: Path) -> None:
+    views = place.parent / "views"
+    views.mkdir()
+    held = session.create(str(views))
+    Path(session._socket_path(str(views))).touch()  # as a server leaves it that was killed
+    try:
+        done = told(sys.executable, "-m", "lxcfs_py", *arguments("run", place))
+        assert done.returncode == 1
+        assert f"process {os.getpid()}" in done.stderr
+        assert "which does not answer: stop that first" in done.stderr
+    finally:
+        session.withdraw(str(views))
+        held.close()
+        unmount_below(views)
+
+
 @pytest.mark.slow
 def test_while_the_daemon_stands_still_no_command_waits_for_it(
     place: Path, start_daemon: Callable[..., Daemon], sandbox: Callable[..., Sandbox]
