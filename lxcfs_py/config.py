@@ -311,7 +311,7 @@ class Config:
         config = self
         for key, value in settings:
             table, _, name = key.partition(".")
-            config = replace(config, **{table: replace(getattr(config, table), **{name: value})})
+            config = replace(config, **{table: replace(getattr(config, table), **{name: value}) if name else value})
         return config
 
 

@@ -30,7 +30,6 @@ class CommandError(LxcfsError):
 
 
 _MOST_COLUMNS = 100  # longer lines are read less well
-_PATIENCE = 5.0  # seconds for a server on a busy machine
 
 
 def text_width() -> int:
@@ -105,7 +104,7 @@ def load_config(path: Optional[str]) -> Config:
 
     Its mountpoint is as the kernel lists it.
     """
-    if path is None and not os.path.exists(CONFIG_PATH):
+    if path is None and not os.path.lexists(CONFIG_PATH):
         config = Config()
     else:
         config = configuration.load(Path(path or CONFIG_PATH))
@@ -117,7 +116,7 @@ def served_mountpoint(options: argparse.Namespace) -> str:
     path: str = options.mountpoint or load_config(options.config).mountpoint
     if not mountpoint.is_mounted(path):
         raise CommandError(f"nothing is mounted at {path}", f"start the daemon: lxcfs-py run {path}")
-    if not mountpoint.answers(path, _PATIENCE):
+    if not mountpoint.answers(path, mountpoint.PATIENCE):
         raise CommandError(f"the server of {path} does not answer", "lxcfs-py status says more")
     return path
 

@@ -27,6 +27,7 @@ from lxcfs_py.commands.common import (
 )
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.daemon import control as daemon
+from lxcfs_py.daemon import late_keys
 from lxcfs_py.daemon.engines import FUSEPY_ENDS
 from lxcfs_py.errors import LxcfsError, report
 from lxcfs_py.runtimes.names import Names
@@ -271,7 +272,16 @@ def _configuration(told: dict[str, Any]) -> Iterator[str]:
     yield f"  configuration: {absent or told['file'] or 'given by options'}{_reloaded(told)}"
     yield from (f"    the file has an error: {error}" for error in told["errors"])
     if told["differences"]:
-        yield f"    the file says otherwise by now: {', '.join(told['differences'])} (lxcfs-py reload)"
+        yield f"    the file says otherwise by now: {_with_what_applies(told['differences'])}"
+
+
+def _with_what_applies(keys: Iterable[str]) -> str:
+    """Return keys of the configuration, those together that one thing applies."""
+    by_cure: dict[str, list[str]] = {}
+    for key in keys:
+        when = late_keys.APPLIED_WHEN.get(key)
+        by_cure.setdefault(f"once the service is {when}" if when else "lxcfs-py reload", []).append(key)
+    return "; ".join(f"{', '.join(together)} ({cure})" for cure, together in by_cure.items())
 
 
 def _reloaded(told: dict[str, Any]) -> str:

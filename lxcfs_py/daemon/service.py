@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import faulthandler
 import json
 import logging
@@ -25,7 +24,7 @@ from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.container.containers import Containers
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
-from lxcfs_py.daemon import call_agent, control, degraded, engines, last_config, node_profile, systemd
+from lxcfs_py.daemon import call_agent, control, degraded, engines, last_config, late_keys, node_profile, systemd
 from lxcfs_py.daemon.attaching import Supervisor
 from lxcfs_py.daemon.call_figures import CallFigures
 from lxcfs_py.daemon.engines import Engine
@@ -307,17 +306,9 @@ class _Loop:
 
 def _take(service: Service, new: Config) -> list[str]:
     """Serve with a new configuration from now on; return remarks."""
-    old = service.filesystem.config
-    remarks = []
-    if (new.mountpoint, new.fuse.engine, new.fuse.options) != (old.mountpoint, old.fuse.engine, old.fuse.options):
-        remarks.append(
-            "mountpoint, fuse.engine and fuse.options stay what they are until the service is stopped and started"
-        )
-    if (new.fuse.threads, new.metrics) != (old.fuse.threads, old.metrics):
-        remarks.append("fuse.threads and metrics.* stay what they are until the service is restarted")
+    taken, remarks = late_keys.keep(service.filesystem.config, new)
     for remark in remarks:
         log.warning("%s", remark)
-    taken = dataclasses.replace(new, mountpoint=old.mountpoint, fuse=old.fuse, metrics=old.metrics)
     service.filesystem.config = taken
     service.sampler.interval = new.loadavg.interval
     service.supervisor.apply(taken)

@@ -6,12 +6,11 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from lxcfs_py import __version__
-from lxcfs_py.config import KEYS, Config, ConfigError
-from lxcfs_py.daemon import degraded, systemd
+from lxcfs_py.config import Config, ConfigError
+from lxcfs_py.daemon import degraded, late_keys, systemd
 from lxcfs_py.engine import store
 from lxcfs_py.linux import mountpoint
 
@@ -76,7 +75,7 @@ class Status:
             "keeper": self.keeper(),
             "configuration": {
                 "file": self._file,
-                "exists": bool(self._file) and os.path.exists(self._file or ""),
+                "exists": bool(self._file) and os.path.lexists(self._file or ""),
                 "reloaded": self._reloaded,
                 "reload_errors": self._reload_errors,
                 **self._compare_with_file(),
@@ -162,9 +161,4 @@ class Status:
             there = self._load()
         except ConfigError as error:
             return {"differences": [], "errors": error.errors}
-        served = self._filesystem.config
-        return {"differences": [key for key in KEYS if _differs(key, served, there)], "errors": []}
-
-
-def _differs(key: str, one: Config, other: Config) -> bool:
-    return bool(attrgetter(key)(one) != attrgetter(key)(other))
+        return {"differences": late_keys.differing(self._filesystem.config, there), "errors": []}

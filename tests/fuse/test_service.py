@@ -97,7 +97,7 @@ def test_a_broken_configuration_is_refused_and_the_old_one_stays(
 def test_what_a_reload_cannot_change_is_said(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("kernel")
     log = reload(daemon, '[fuse]\nengine = "fusepy"\n')
-    assert "stay what they are" in log
+    assert "fuse.engine stays what it is until the service is stopped and started" in log
 
 
 def test_after_its_end_a_unit_unmounts_where_it_served_whatever_the_configuration_says_by_now(
