@@ -19,6 +19,8 @@ from typing import IO, Callable, NamedTuple, Optional, Union
 from lxcfs_py import isolated
 from lxcfs_py.attach import auto_attach, nri, results
 from lxcfs_py.config import Config
+from lxcfs_py.daemon import degraded
+from lxcfs_py.linux import limits
 
 log = logging.getLogger(__name__)
 
@@ -58,21 +60,36 @@ class Supervisor:
         self._given_at = float("-inf")  # when a runtime was last told to mount files
 
     def apply(self, config: Config) -> None:
-        """Start, stop or replace them, as a configuration has it."""
+        """Start, stop or replace them, as a configuration has it.
+
+        Where no thread can be had for one, that is a degraded state until it can, which is tried each time.
+        """
         wanted: dict[_Kind, _Settings] = {}
         common = (config.mountpoint, config.files.enabled)
         if config.attach.auto:
             wanted[_ATTACHES] = auto_attach.Settings(*common, config.attach.cgroups, config.log.level)
         if config.nri.enabled == "auto" and os.geteuid() == 0:
             wanted[_SPEAKS_NRI] = nri.Settings(*common, config.nri.default, config.log.level)
-        for kind in {*self._wanted, *wanted}:
+        for kind in (_ATTACHES, _SPEAKS_NRI):
+            if kind not in wanted:
+                degraded.leave(kind.name)
             if wanted.get(kind) == self._wanted.get(kind):
                 continue
             if kind in self._restarters:
                 self._restarters.pop(kind).stop()
-            if kind in wanted:
-                self._restarters[kind] = _Restarter(kind, wanted[kind], partial(self._count, kind))
+            if kind in wanted and not self._start(kind, wanted[kind]):
+                del wanted[kind]
         self._wanted = wanted
+
+    def _start(self, kind: _Kind, settings: _Settings) -> bool:
+        try:
+            self._restarters[kind] = _Restarter(kind, settings, partial(self._count, kind))
+        except RuntimeError as error:
+            why = limits.no_thread(error)
+            degraded.enter(kind.name, f"no process {kind.does}: {why}; lxcfs-py reload tries it again")
+            return False
+        degraded.leave(kind.name)
+        return True
 
     def _count(self, kind: _Kind, result: str) -> None:
         if (kind.name, result) in self.attachments:
@@ -123,6 +140,8 @@ class _Restarter:
                 how = f"has ended ({self._start().wait()})"
             except OSError as error:
                 how = f"cannot be started: {error.strerror}"
+            except RuntimeError as error:
+                how = f"cannot be started: {limits.no_thread(error)}"
             if self._stopping.is_set():
                 return
             pause = least if time.monotonic() - started > _EARLY_SECONDS else pause
@@ -144,7 +163,13 @@ class _Restarter:
             assert process.stdin
             assert process.stdout
             # Not this thread: what the process has forked may hold its standard output for longer than it lives.
-            threading.Thread(target=self._listen, args=(process.stdout,), name="results", daemon=True).start()
+            try:
+                threading.Thread(target=self._listen, args=(process.stdout,), name="results", daemon=True).start()
+            except RuntimeError:
+                process.stdout.close()
+                process.kill()
+                process.wait()
+                raise
             with contextlib.suppress(BrokenPipeError):  # it has ended already
                 process.stdin.write(self._settings)
             if self._stopping.is_set():

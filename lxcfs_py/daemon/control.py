@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import threading
@@ -12,8 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 
+from lxcfs_py.daemon import last_config
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux import limits, mount_table, mountpoint
+
+log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 2.0
 """A daemon that has said nothing by then does not answer."""
@@ -69,7 +73,11 @@ def listen(place: str, answer: Callable[[dict[str, Any]], bytes], look: Callable
                 if stopped.wait(1):
                     return
                 continue
-            threading.Thread(target=_answer, args=(connection, answer), name="control", daemon=True).start()
+            try:
+                threading.Thread(target=_answer, args=(connection, answer), name="control", daemon=True).start()
+            except RuntimeError as error:
+                log.warning("a command gets no answer: %s", limits.no_thread(error))
+                connection.close()
 
     def stop() -> None:
         stopped.set()
@@ -116,22 +124,40 @@ def grown(before: float, now: float) -> float:
 def reload(config_path: str) -> tuple[list[str], list[str]]:
     """Let the daemons that serve with a configuration file read it anew; return their errors and remarks.
 
-    NotRunningError when there is none, NotAnsweringError.
+    One that says nothing is among the errors where another has read it. NotRunningError when there is none, else
+    NotAnsweringError: of one that is known to serve with that file, or that may be the one.
     """
-    found = False
+    read_by_one = False
     errors: list[str] = []
     remarks: list[str] = []
+    silent: dict[str, NotAnsweringError] = {}
+    known = _mountpoints()
+    theirs = {config.mountpoint for config in last_config.served_with(config_path)}
     for path in sorted(map(str, Path(mountpoint.RUNTIME_DIRECTORY).glob(f"*.{_KIND}"))):
-        with contextlib.suppress(NotRunningError):  # left by one that was killed
-            told = _parsed(path, _request(path, path, {}))
+        place = known.get(path, path)
+        try:
+            told = _parsed(place, _request(place, path, {}))
             if told["configuration"]["file"] == config_path:
-                place, found = told["mountpoint"], True
+                place = told["mountpoint"]
+                theirs.add(place)
                 reply = _request(place, path, {"reload": True}, RELOAD_SECONDS)
                 for all_of_them, these in zip((errors, remarks), _parsed(place, reply)):
                     all_of_them += these
-    if not found:
-        raise NotRunningError(f"no daemon serves with {config_path}")
-    return errors, remarks
+                read_by_one = True
+        except NotRunningError:  # left by one that was killed
+            pass
+        except NotAnsweringError as error:
+            silent[place] = error
+    of_the_file = [error for place, error in silent.items() if place in theirs]
+    if not read_by_one:
+        raise next(iter([*of_the_file, *silent.values()]), NotRunningError(f"no daemon serves with {config_path}"))
+    return [*errors, *map(str, of_the_file)], remarks
+
+
+def _mountpoints() -> dict[str, str]:
+    """Return the mountpoint of each daemon here that has one, by the path where it is asked."""
+    there = {mount.mountpoint for mount in mount_table.read() if mount.fstype == mountpoint.FSTYPE}
+    return {_path(place): place for place in there}
 
 
 def _path(place: str) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
+from typing import Any, Callable
 
 import pytest
 
@@ -12,7 +15,7 @@ from lxcfs_py import isolated
 from lxcfs_py.attach import attach, results
 from lxcfs_py.attach.attach import Outcome
 from lxcfs_py.config import Attach, Config, Nri
-from lxcfs_py.daemon import attaching
+from lxcfs_py.daemon import attaching, degraded
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,74 @@ sys.stdin.read()
     supervisor.stop()
     counted = {key: count for key, count in supervisor.attachments.items() if count}
     assert counted == {("auto", "attached"): 10, ("auto", "refused"): 10}
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """The processes that were started, each of which waits for its end; nothing is degraded."""
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(isolated, "command", lambda module: [sys.executable, "-c", "import sys; sys.stdin.read()"])
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(attaching, "_PAUSE_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(degraded, "_states", {})
+    return started
+
+
+def without_a_thread(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no thread of this name be had, once."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == name:
+            monkeypatch.setattr(threading.Thread, "start", start)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_where_no_thread_can_be_had_for_a_process_the_next_reload_starts_it(
+    monkeypatch: pytest.MonkeyPatch, ends: list[subprocess.Popen[bytes]]
+) -> None:
+    wanted = Config(attach=Attach(auto=True), nri=Nri(enabled="off"))
+    supervisor = attaching.Supervisor()
+    without_a_thread("supervisor", monkeypatch)
+    supervisor.apply(wanted)
+    assert "no process attaches to new containers: can't start new thread" in degraded.states()["auto"]
+    supervisor.apply(replace(wanted, attach=Attach()))
+    assert degraded.states() == {}, "nobody wants it any more"
+    without_a_thread("supervisor", monkeypatch)
+    supervisor.apply(wanted)
+    assert degraded.states()
+    supervisor.apply(wanted)
+    wait_for(lambda: ends)
+    assert degraded.states() == {}
+    supervisor.stop()
+
+
+def test_a_process_that_nobody_could_listen_to_is_ended_and_the_next_one_is_started(
+    monkeypatch: pytest.MonkeyPatch, ends: list[subprocess.Popen[bytes]]
+) -> None:
+    supervisor = attaching.Supervisor()
+    without_a_thread("results", monkeypatch)
+    supervisor.apply(Config(attach=Attach(auto=True), nri=Nri(enabled="off")))
+    wait_for(lambda: len(ends) == 2)
+    assert ends[0].poll() is not None
+    supervisor.stop()
+    assert len(ends) == 2
 
 
 def test_whoever_tells_a_daemon_that_has_ended_ends_quietly() -> None:

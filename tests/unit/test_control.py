@@ -11,8 +11,10 @@ import threading
 
 import pytest
 
-from lxcfs_py.daemon import control
+from lxcfs_py.config import Config
+from lxcfs_py.daemon import control, last_config
 from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux.mount_table import Mount
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +51,63 @@ def test_all_daemons_of_one_file_reload_it_and_no_others(daemon):
     daemon("/srv/c", "/etc/other.toml", remarks=["c"])
     _, remarks = control.reload("/etc/lxcfs.toml")
     assert sorted(remarks) == ["a", "b"]
+
+
+@pytest.fixture
+def still(monkeypatch):
+    """still(mountpoint): a daemon that takes no connection's request; its mountpoint is among the mounts."""
+    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(control._request, "__defaults__", (0.1,))
+    there = []
+    monkeypatch.setattr(control.mount_table, "read", lambda: there)
+    with contextlib.ExitStack() as stack:
+
+        def stand(mount):
+            listener = stack.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)))
+            listener.bind(control.path_of(mount))
+            listener.listen()
+            there.append(Mount("0:45", "/", mount, mountpoint.FSTYPE, ""))
+
+        yield stand
+
+
+def test_a_daemon_of_another_file_that_stands_still_keeps_no_file_from_being_read(daemon, still):
+    still("/srv/a")
+    daemon("/srv/b", "/etc/lxcfs.toml", remarks=["b"])
+    assert control.reload("/etc/lxcfs.toml") == ([], ["b"])
+
+
+def test_of_two_daemons_of_one_file_that_which_stands_still_is_told_and_the_other_reloads(daemon, still):
+    still("/srv/a")
+    last_config.remember(Config(mountpoint="/srv/a"), "/etc/lxcfs.toml")
+    daemon("/srv/b", "/etc/lxcfs.toml", remarks=["b"])
+    errors, remarks = control.reload("/etc/lxcfs.toml")
+    assert remarks == ["b"]
+    (said,) = errors
+    assert said.startswith("the daemon of /srv/a does not answer")
+
+
+def test_where_all_daemons_stand_still_that_of_the_file_is_named_by_its_mountpoint(still):
+    still("/srv/a")
+    still("/srv/b")
+    last_config.remember(Config(mountpoint="/srv/b"), "/etc/lxcfs.toml")
+    for file, named in (("/etc/lxcfs.toml", "/srv/b"), ("/etc/other.toml", "/srv/[ab]")):
+        with pytest.raises(control.NotAnsweringError, match=f"the daemon of {named} does not answer"):
+            control.reload(file)
+
+
+def test_a_moment_without_a_free_thread_costs_one_answer_and_no_more(daemon, monkeypatch):
+    daemon("/srv/a", "/etc/lxcfs.toml")
+    start = threading.Thread.start
+
+    def refused(thread):
+        monkeypatch.setattr(threading.Thread, "start", start)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(control.NotAnsweringError):
+        control.ask("/srv/a")
+    assert control.ask("/srv/a")["mountpoint"] == "/srv/a"
 
 
 def test_without_a_daemon_or_with_one_that_died_it_is_said_that_none_runs(daemon):
