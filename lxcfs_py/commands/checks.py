@@ -22,6 +22,7 @@ from lxcfs_py.cgroup import layout
 from lxcfs_py.commands.common import counted, printable
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import control as daemon
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import capabilities, mount_table
 from lxcfs_py.linux.mountpoint import FSTYPE, is_mounted
 from lxcfs_py.runtimes.names import Names
@@ -57,9 +58,9 @@ def all_of(config: Config) -> Iterator[Finding]:
     for name, check in CHECKS.items():
         try:
             yield from check(config)
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, ValueError, LxcfsError, subprocess.SubprocessError) as error:
             advice = "run this as root on the host itself, with all capabilities"
-            yield Finding(name, WARNING, f"cannot be checked: {error}", advice)
+            yield Finding(name, WARNING, f"cannot be checked: {printable(str(error))}", advice)
 
 
 def _daemon(config: Config) -> Iterator[Finding]:
@@ -123,17 +124,21 @@ def _cgroups(config: Config) -> Iterator[Finding]:
 
 
 def _propagation(config: Config) -> Iterator[Finding]:
-    inside = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    above = [words for words in inside if config.mountpoint.startswith(words[4].rstrip("/") + "/")]
-    words = max(above, key=lambda words: len(words[4]))
-    if any(word.startswith("shared:") for word in words[6 : words.index("-")]):
-        yield Finding("mount propagation", OK, f"{words[4]} is shared: a new mount reaches containers that follow it")
+    above = [mount for mount in mount_table.read() if config.mountpoint.startswith(mount.mountpoint.rstrip("/") + "/")]
+    if not above:  # in a directory that was made the root, and is no mount
+        found = f"the mount that has {config.mountpoint} cannot be seen from here"
+        yield Finding("mount propagation", WARNING, found, "run this on the host itself")
+        return
+    around = max(reversed(above), key=lambda mount: len(mount.mountpoint))  # the upper one of two
+    named = printable(around.mountpoint)
+    if any(word.startswith("shared:") for word in around.propagation):
+        yield Finding("mount propagation", OK, f"{named} is shared: a new mount reaches containers that follow it")
     else:
         yield Finding(
             "mount propagation",
             WARNING,
-            f"{words[4]} is private: containers that follow the host's mounts do not get a new one",
-            f"mount --make-shared {words[4]}",
+            f"{named} is private: containers that follow the host's mounts do not get a new one",
+            f"mount --make-shared {named}",
         )
 
 

@@ -25,6 +25,9 @@ class Mount(NamedTuple):
     options: str
     """The filesystem's own options."""
 
+    propagation: tuple[str, ...] = ()
+    """What goes from it to other mounts, and comes from them: "shared:7", "master:3"."""
+
 
 def read(root: str = "") -> Iterator[Mount]:
     """Yield the mounts, the upper ones of a mountpoint last. `root` is put before /proc, for a recorded system."""
@@ -37,11 +40,11 @@ def parse(mountinfo: str) -> Iterator[Mount]:
     for line in filter(None, mountinfo.split("\n")):  # not splitlines: a name may hold any other end of line
         before, _, after = line.partition(" - ")
         try:
-            _, _, device, shown, mountpoint, *_ = before.split(" ")
+            _, _, device, shown, mountpoint, _, *propagation = before.split(" ")
             fstype, _, options = after.split(" ", 2)
         except ValueError:
             continue
-        yield Mount(device, _unescape(shown), _unescape(mountpoint), fstype, options)
+        yield Mount(device, _unescape(shown), _unescape(mountpoint), fstype, options, tuple(propagation))
 
 
 def _unescape(word: str) -> str:

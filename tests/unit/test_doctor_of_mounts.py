@@ -1,0 +1,69 @@
+"""What lxcfs-py doctor says of the mounts of a host, whatever their names are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from lxcfs_py.commands import checks
+from lxcfs_py.config import Config
+from lxcfs_py.errors import LxcfsError
+from lxcfs_py.linux import mount_table
+
+ROOT = b"28 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw"
+SHARED = b"28 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw"
+
+
+def found(monkeypatch: pytest.MonkeyPatch, *lines: bytes, mountpoint: str = "/var/lib/lxcfs") -> checks.Finding:
+    """What is said of propagation where mountinfo has these lines."""
+    text = os.fsdecode(b"\n".join(lines) + b"\n")
+    monkeypatch.setattr(mount_table, "read", lambda: mount_table.parse(text))
+    (finding,) = checks.CHECKS["mount propagation"](Config(mountpoint=mountpoint))
+    finding.found.encode()  # as it is printed
+    finding.advice.encode()
+    return finding
+
+
+def test_the_mount_around_the_mountpoint_is_shared_or_private(monkeypatch: pytest.MonkeyPatch) -> None:
+    var = b"30 28 8:2 / /var rw shared:9 master:3 - xfs /dev/sdb1 rw"
+    assert found(monkeypatch, ROOT, var).found == "/var is shared: a new mount reaches containers that follow it"
+    private = found(monkeypatch, SHARED, b"30 28 8:2 / /var rw master:3 - xfs /dev/sdb1 rw")
+    assert (private.verdict, private.advice) == (checks.WARNING, "mount --make-shared /var")
+
+
+def test_of_two_mounts_at_one_place_the_upper_one_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    upper = b"31 28 8:3 / / rw - tmpfs none rw"
+    assert found(monkeypatch, SHARED, upper).verdict == checks.WARNING
+    assert found(monkeypatch, upper, SHARED).verdict == checks.OK
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", "a\u2028b".encode(), b"a\x0bb"])
+def test_any_name_of_another_mount_is_one(monkeypatch: pytest.MonkeyPatch, name: bytes) -> None:
+    other = b"33 28 0:50 / /mnt/" + name + b" rw - tmpfs none rw"
+    assert found(monkeypatch, SHARED, other).verdict == checks.OK
+    inside = f"/mnt/{os.fsdecode(name)}/views"
+    assert found(monkeypatch, SHARED, other, mountpoint=inside).verdict == checks.WARNING
+
+
+def test_blanks_in_a_name_are_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = rb"33 28 0:50 / /mnt/two\040words rw - tmpfs none rw"
+    assert found(monkeypatch, SHARED, other, mountpoint="/mnt/two words/views").found.startswith("/mnt/two words is")
+
+
+def test_a_root_that_is_no_mount_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "cannot be seen from here" in found(monkeypatch).found
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, "no"), ValueError("\udcff"), LxcfsError("no"), subprocess.TimeoutExpired("systemctl", 1)]
+)
+def test_a_check_that_fails_hides_no_other(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(config: Config) -> None:
+        raise error
+
+    monkeypatch.setattr(checks, "CHECKS", {"first": fail, "second": lambda config: iter(["well"])})
+    first, second = checks.all_of(Config())
+    assert (first.check, first.verdict, second) == ("first", checks.WARNING, "well")
+    first.found.encode()
