@@ -11,6 +11,7 @@ from typing import Any, Optional
 from lxcfs_py.attach import attach
 from lxcfs_py.attach.running import cgroup
 from lxcfs_py.cgroup import layout
+from lxcfs_py.cgroup.layout import Paths
 from lxcfs_py.commands.common import printable
 from lxcfs_py.config import Config
 from lxcfs_py.container import visible_cpus
@@ -73,9 +74,22 @@ class Row:
 @dataclass
 class _Counters:
     clock: float
+    paths: Paths
+    """Of the cgroup that has these."""
+
     cpu: int
     io: int
     reads: int
+
+    def rates_since(self, before: _Counters) -> tuple[float, float, float]:
+        """Return CPUs, bytes and reads a second since a look before, none of which is negative.
+
+        What was used of the CPUs is not known where init has been moved to another cgroup meanwhile.
+        """
+        seconds = max(self.clock - before.clock, 1e-3)
+        cpu = max(self.cpu - before.cpu, 0) / 1e9 if self.paths == before.paths else 0.0
+        io = max(self.io - before.io, 0)  # the counters of a disk go away with it
+        return cpu / seconds, io / seconds, daemon.grown(before.reads, self.reads) / seconds
 
 
 class Glance:
@@ -113,9 +127,7 @@ class Glance:
         config = applied(container, self._config)
         visible = visible_cpus.visible(container.cgroup, self._host, config.cpu)
         cpus = visible.quota or float(len(visible.cpus))
-        before = self._before.get(pid, now)
-        seconds = max(now.clock - before.clock, 1e-3)
-        cpu = (now.cpu - before.cpu) / 1e9 / seconds
+        cpu, io, reads = now.rates_since(self._before.get(pid, now))
         history = [*self._history.get(pid, []), min(cpu / cpus, 1.0)][-HISTORY:]
         self._history[pid] = history
         memory = container.cgroup.memory
@@ -131,10 +143,10 @@ class Glance:
             memory_total=total,
             swap=amounts.get("SwapTotal", 0) - amounts.get("SwapFree", 0),
             load=told["load"] if told else 0.0,
-            io=(now.io - before.io) / seconds,
+            io=io,
             pressure=max(_pressure(container, resource) for resource in ("cpu", "memory", "io")),
             files=self._files[pid],
-            reads=daemon.grown(before.reads, now.reads) / seconds,
+            reads=reads,
             history=history,
         )
 
@@ -142,7 +154,7 @@ class Glance:
         cpu = sum(container.cgroup.cpu.usage()) if container.cgroup.cpu else 0
         devices = container.cgroup.io.stat().values() if container.cgroup.io else ()
         io = sum(device.get(key, 0) for device in devices for key in (b"rbytes", b"wbytes"))
-        return _Counters(time.monotonic(), cpu, io, told["reads"] if told else 0)
+        return _Counters(time.monotonic(), container.paths, cpu, io, told["reads"] if told else 0)
 
     def _told(self) -> dict[int, dict[str, Any]]:
         """Return what the daemon tells of each container, nothing where there is no daemon."""

@@ -7,6 +7,7 @@ import contextlib
 import curses
 import json
 import os
+import select
 import sys
 import time
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ def add(commands: Commands) -> None:
         "all containers at a glance: what each sees, and uses of that",
         "Show every container with what it sees: CPU used against its CPUs, memory against its limit, swap, load, I/O, "
         "pressure, whether its files are live, dead or none, and how often it reads them. In the terminal, the first "
-        "letter of a column sorts by it, / filters by name, and q ends it.",
+        "letter of a column sorts by it, / filters by name, and q ends it. Without a terminal, it prints one look.",
         [
             ("lxcfs-py top", "look on"),
             ("lxcfs-py top --once --sort memory", "one look, the largest first"),
@@ -61,7 +62,7 @@ def add(commands: Commands) -> None:
 def _top(options: argparse.Namespace) -> int:
     require_root()
     glance = Glance(load_config(options.config))
-    if options.once or options.json or not sys.stdout.isatty():
+    if options.once or options.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         glance.rows()
         time.sleep(_ONCE_SECONDS)
         rows = _chosen(glance.rows(), options.filter, options.sort)
@@ -83,7 +84,11 @@ def _look_on(glance: Glance, key: str, wanted: str) -> None:
             f'the terminal is of a kind that is not known here (TERM is "{os.environ.get("TERM", "")}")',
             "lxcfs-py top --once prints one look, on any terminal",
         ) from None
-    curses.wrapper(lambda screen: _Screen(screen, glance, key, wanted).run())
+    try:
+        curses.wrapper(lambda screen: _Screen(screen, glance, key, wanted).run())
+    except curses.error:
+        if not _has_gone():  # else it can be told nothing more
+            raise
 
 
 def _chosen(rows: list[Row], wanted: str, key: str) -> list[Row]:
@@ -129,6 +134,13 @@ def _sparkline(shares: list[float]) -> str:
     return "".join(_BARS[round(share * (len(_BARS) - 1))] for share in shares)
 
 
+def _has_gone() -> bool:
+    """Tell whether nobody is at the terminal any more, which then says at once that nothing was pressed."""
+    poll = select.poll()
+    poll.register(0, 0)
+    return bool(poll.poll(0))  # POLLHUP
+
+
 class _Screen:
     """The terminal."""
 
@@ -147,6 +159,8 @@ class _Screen:
             try:
                 pressed = self._screen.get_wch()
             except curses.error:  # nothing was pressed
+                if _has_gone():
+                    return
                 rows = self._glance.rows()
                 looked = time.monotonic()
                 continue

@@ -6,10 +6,13 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
-from lxcfs_py.commands import top
+from lxcfs_py import cli
+from lxcfs_py.commands import glance, top
 from lxcfs_py.commands.glance import Row
 
 
@@ -53,6 +56,7 @@ def test_sizes_have_no_exponents(number, shown):
 
 
 WITHOUT_CONTAINERS = """
+import signal
 from lxcfs_py import errors
 from lxcfs_py.commands import top
 
@@ -60,6 +64,7 @@ class Glance:
     def rows(self):
         return []
 
+signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
 try:
     top._look_on(Glance(), "cpu", "")
 except errors.LxcfsError as error:
@@ -67,8 +72,9 @@ except errors.LxcfsError as error:
 """
 
 
-def shown(term: str) -> str:
-    """What a terminal of this kind gets, on which somebody presses q."""
+@contextlib.contextmanager
+def started(term: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The program in a terminal of this kind, and the other end of that, which is to be closed."""
     ours, theirs = os.openpty()
     with subprocess.Popen(
         [sys.executable, "-c", WITHOUT_CONTAINERS],
@@ -78,6 +84,15 @@ def shown(term: str) -> str:
         env={**os.environ, "TERM": term, "LINES": "24", "COLUMNS": "80"},
     ) as program:
         os.close(theirs)
+        try:
+            yield program, ours
+        finally:
+            program.kill()
+
+
+def shown(term: str) -> str:
+    """What a terminal of this kind gets, on which somebody presses q."""
+    with started(term) as (program, ours):
         os.write(ours, b"q")
         text = b""
         with contextlib.suppress(OSError):  # it has ended
@@ -86,6 +101,35 @@ def shown(term: str) -> str:
         os.close(ours)
         assert program.wait(timeout=30) == 0
     return text.decode(errors="replace")
+
+
+def test_it_ends_where_its_terminal_has_gone():
+    with started("xterm") as (program, ours):
+        assert os.read(ours, 4096)
+        os.close(ours)
+        assert program.wait(timeout=30) == 0
+
+
+def test_without_a_terminal_to_press_keys_on_it_prints_one_look(monkeypatch, capsys):
+    monkeypatch.setattr(top, "require_root", lambda: None)
+    monkeypatch.setattr(top, "_ONCE_SECONDS", 0)
+    monkeypatch.setattr(top, "Glance", lambda config: SimpleNamespace(rows=lambda: [row("web")]))
+    monkeypatch.setattr(top, "_look_on", pytest.fail)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert cli.main(["top", "--config", "/dev/null"]) == 0
+    assert "web " in capsys.readouterr().out
+
+
+def test_a_container_whose_init_moves_has_used_nothing_less_than_nothing():
+    def counted(clock, cgroup, cpu, io, reads):
+        return glance._Counters(clock, {"cpu": cgroup}, cpu, io, reads)
+
+    before = counted(1.0, "/a", 5_000_000_000, 5000, 50)
+    assert counted(3.0, "/a", 6_000_000_000, 7000, 60).rates_since(before) == (0.5, 1000, 5)
+    for now in (counted(3.0, "/b", 1_000, 0, 50), counted(3.0, "/b", 9_000_000_000_000, 5000, 50)):
+        assert now.rates_since(before) == (0, 0, 0)
+    assert counted(3.0, "/a", 4_000_000_000, 0, 50).rates_since(before) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("term", ["dumb", "vt100", "xterm"])
