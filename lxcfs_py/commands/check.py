@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lxcfs_py import config as configuration
-from lxcfs_py.commands.common import CONFIG_PATH, load_config, new_command
+from lxcfs_py.commands.common import CONFIG_PATH, config_given, load_config, new_command
 from lxcfs_py.daemon import engines
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def add(commands: Commands) -> None:
             ("lxcfs-py check ./lxcfs.toml && cp lxcfs.toml /etc", "look at a file before it is put in place"),
         ],
     )
-    parser.add_argument("file", metavar="FILE", nargs="?", help=f"default: {CONFIG_PATH} if it is there")
+    default = f"default: {CONFIG_PATH} if it is there"
+    parser.add_argument("file", type=config_given, metavar="FILE", nargs="?", help=default)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -47,7 +47,8 @@ class _HelpFormatter(argparse.HelpFormatter):
             indent = " " * (len(line) - len(line.lstrip(" ")) + 1)
             text = line.replace(",", ", ") if "{" in line and len(line) > self._width else line
             text = re.sub(r"(--\S+) ([A-Z]+)", "\\1\N{NO-BREAK SPACE}\\2", text)
-            lines += textwrap.wrap(text, self._width, subsequent_indent=indent, break_on_hyphens=False) or [""]
+            width = max(self._width, 1)  # argparse takes two columns off
+            lines += textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False) or [""]
         return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
@@ -81,9 +82,17 @@ def new_command(
     return parser
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
+def add_config(parser: argparse.ArgumentParser, what: str = "") -> None:
     """Add --config."""
-    parser.add_argument("--config", metavar="FILE", help=f"the configuration (default: {CONFIG_PATH} if it is there)")
+    what = what or f"the configuration (default: {CONFIG_PATH} if it is there)"
+    parser.add_argument("--config", type=config_given, metavar="FILE", help=what)
+
+
+def config_given(text: str) -> str:
+    """Return the name of a configuration. argparse.ArgumentTypeError for none."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path is no configuration: name a file")
+    return text
 
 
 def add_mountpoint(parser: argparse.ArgumentParser, what: str, name: str = "--mountpoint", **options: Any) -> None:

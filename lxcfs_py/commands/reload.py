@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from lxcfs_py.commands.common import CONFIG_PATH, CommandError, config_path, new_command
+from lxcfs_py.commands.common import CONFIG_PATH, CommandError, add_config, config_path, new_command
 from lxcfs_py.daemon import control
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
         "is said.",
         [("lxcfs-py reload", "after a change of the configuration")],
     )
-    parser.add_argument("--config", metavar="FILE", help=f"the daemon's (default: {CONFIG_PATH})")
+    add_config(parser, f"the daemon's (default: {CONFIG_PATH})")
 
 
 def _reload(options: argparse.Namespace) -> int:

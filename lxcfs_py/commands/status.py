@@ -236,7 +236,7 @@ def _lines(found: Daemon, containers: list[dict[str, Any]]) -> Iterator[str]:
         yield f"{found.state}: serving {told['mountpoint']} since {since}"
         for sentence in told["degraded"]:
             yield textwrap.fill(
-                sentence,
+                printable(sentence),
                 text_width(),
                 initial_indent="  problem: ",
                 subsequent_indent="    ",
@@ -268,9 +268,10 @@ _KEEPERS = {
 
 
 def _configuration(told: dict[str, Any]) -> Iterator[str]:
-    absent = f"the defaults, as there is no {told['file']}" if told["file"] and not told["exists"] else ""
-    yield f"  configuration: {absent or told['file'] or 'given by options'}{_reloaded(told)}"
-    yield from (f"    the file has an error: {error}" for error in told["errors"])
+    file = printable(told["file"] or "given by options")
+    absent = f"the defaults, as there is no {file}" if told["file"] and not told["exists"] else ""
+    yield f"  configuration: {absent or file}{_reloaded(told)}"
+    yield from (f"    the file has an error: {printable(error)}" for error in told["errors"])
     if told["differences"]:
         yield f"    the file says otherwise by now: {_with_what_applies(told['differences'])}"
 

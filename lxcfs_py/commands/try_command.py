@@ -15,6 +15,8 @@ from lxcfs_py.runtimes import sandbox, seccomp_profile
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
 
+_MOST_CPUS = 8192  # as many as Linux can be built for
+
 
 def add(commands: Commands) -> None:
     """Add the command's parser."""
@@ -58,8 +60,9 @@ def _cpus(text: str) -> float:
         cpus = float(text)
     except ValueError:
         cpus = math.nan
-    if not 0 < cpus < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of CPUs: give one above 0, such as 0.5 or 2")
+    if not 0 < cpus <= _MOST_CPUS:
+        allowed = f"one above 0 and up to {_MOST_CPUS}, such as 0.5 or 2"
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of CPUs: give {allowed}")
     return cpus
 
 

@@ -26,7 +26,7 @@ def remember(config: Config, file: str) -> None:
         if kept is None:
             raise OSError(0, f"{mountpoint.RUNTIME_DIRECTORY} cannot be written")
         new = Path(f"{kept}.new")
-        new.write_text(f"# {file}\n{configuration.dump(config)}")
+        new.write_bytes(_header(file) + configuration.dump(config).encode())
         os.replace(new, kept)
     except OSError as error:
         degraded.enter(
@@ -46,11 +46,17 @@ def served_with(file: str) -> list[Config]:
     """Return what served last with a configuration file that named the mountpoint, or does so still."""
     found = []
     for kept in sorted(Path(mountpoint.RUNTIME_DIRECTORY).glob(f"*.{_KIND}")):
-        with contextlib.suppress(OSError, UnicodeDecodeError), kept.open() as text:
-            config = _load(kept) if text.readline() == f"# {file}\n" else None
+        with contextlib.suppress(OSError), kept.open("rb") as text:
+            config = _load(kept) if text.readline() == _header(file) else None
             if config:
                 found.append(config)
     return found
+
+
+def _header(file: str) -> bytes:
+    """Return the first line, a comment with a file's name: in UTF-8 whatever the locale, and on one line."""
+    name = os.fsencode(file).decode(errors="backslashreplace")
+    return b"# %s\n" % name.encode("utf-8" if name.isprintable() else "unicode_escape")
 
 
 def _load(kept: Path) -> Optional[Config]:

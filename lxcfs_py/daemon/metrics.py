@@ -8,7 +8,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterable
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Callable
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -87,6 +87,12 @@ class _HttpServer(ThreadingMixIn, WSGIServer):
         self._open: dict[socket.socket, None] = {}  # the oldest first
         self._lock = threading.Lock()
         super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Bind, and ask no name server for this machine's name, as HTTPServer does: it may take its time."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread. Where there are too many, the oldest gives way: it has had its time."""

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import enum
 import itertools
+import math
 import os
 import re
 import shutil
@@ -388,9 +389,10 @@ class Sandbox:
 def parse_size(text: str) -> int:
     """Return a size in bytes: "262144", "256M", "1.5G", in powers of 1024. ValueError says what it takes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if match is None:
+    size = float(match[1]) * 1024.0 ** " KMGT".index(match[2].upper() or " ") if match else math.inf
+    if size == math.inf:
         raise ValueError(f"{text!r} is no size: write bytes, or a number with K, M, G or T, such as 256M or 1.5G")
-    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+    return int(size)
 
 
 def run_command(

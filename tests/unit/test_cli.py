@@ -48,6 +48,17 @@ def test_the_help_of_a_command_says_what_it_does_and_has_an_example_and_fits_a_t
     assert max(map(len, text.partition("\n\n")[2].splitlines())) <= 80
 
 
+@pytest.mark.parametrize("columns", ["1", "2", "3", "20"])
+def test_help_is_had_in_the_narrowest_terminal(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    for command in cli.COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([command, "--help"])
+        assert ended.value.code == 0
+    assert cli.main([]) == 0
+    assert "examples:" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -56,7 +67,13 @@ def test_the_help_of_a_command_says_what_it_does_and_has_an_example_and_fits_a_t
         (["run", "/tmp/../"], "/tmp/../ is the root directory"),
         (["try", "--cpus", "-1", "true"], "'-1' is no number of CPUs: give one above 0"),
         (["try", "--cpus", "nan", "true"], "'nan' is no number of CPUs"),
+        (["try", "--cpus", "1e305", "true"], "'1e305' is no number of CPUs: give one above 0 and up to 8192"),
         (["try", "--memory", "lots", "true"], "'lots' is no size"),
+        (["try", "--memory", "9" * 310, "true"], "9' is no size"),
+        (["try", "--memory", "9" * 305 + "T", "true"], "9T' is no size"),
+        (["check", ""], "an empty path is no configuration: name a file"),
+        (["status", "--config", ""], "an empty path is no configuration"),
+        (["reload", "--config", ""], "an empty path is no configuration"),
         (["try", "--cpuset", "", "true"], "'' is no list of CPUs: give one such as 0 or 0-3,8"),
         (["try", "--cpuset", "-1", "true"], "--cpuset: "),
         (["try", "--cpuset", "a-b", "true"], "'a-b' is no list of CPUs"),

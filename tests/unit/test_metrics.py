@@ -73,6 +73,11 @@ def served(told, filesystem):
     return port, metrics.listen(f"127.0.0.1:{port}", told, filesystem)
 
 
+def test_no_name_server_is_asked(monkeypatch):
+    monkeypatch.setattr(socket, "getfqdn", lambda *_: pytest.fail("it would wait for one that does not answer"))
+    metrics._HttpServer(("127.0.0.1", 0), metrics._QuietHandler).server_close()
+
+
 def fetched(port, path="/metrics"):
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=3) as answer:
         return answer.read().decode()

@@ -178,6 +178,15 @@ def test_the_configuration_that_served_last_is_remembered_by_its_mountpoint_and_
     assert not list(runtime.iterdir())
 
 
+@pytest.mark.parametrize("name", [b"/etc/\xff.toml", "/etc/\u00e4.toml".encode(), b"/etc/a\nb.toml"])
+def test_a_configuration_is_remembered_by_whatever_name_its_file_has(runtime, name):
+    file = os.fsdecode(name)
+    last_config.remember(Config(mountpoint="/srv/a"), file)
+    assert degraded.states() == {}
+    assert last_config.served_with(file) == [last_config.recall("/srv/a")] == [Config(mountpoint="/srv/a")]
+    assert last_config.served_with(f"{file}x") == []
+
+
 def test_a_configuration_that_cannot_be_kept_is_a_degraded_state(tmp_path, runtime, monkeypatch):
     (tmp_path / "run").touch()  # no directory
     last_config.remember(Config(), "/etc/lxcfs.toml")
