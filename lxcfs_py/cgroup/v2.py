@@ -203,9 +203,7 @@ class Hugetlb:
         self._levels = levels
 
     def room(self, size: str) -> tuple[Room, int]:
-        own = self._levels[0].get(f"hugetlb.{size}.current")
-        if own is None:
-            return Room(0, 0, 0), 0
+        own = self._levels[0].get(f"hugetlb.{size}.current") or 0  # where it is not enabled, nobody counts it
         room = Room()
         for level in self._levels:
             for limit in _limits((level,), f"hugetlb.{size}.max"):

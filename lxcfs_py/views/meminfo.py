@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from lxcfs_py.cgroup import Cgroup, Hugetlb, Memory
 from lxcfs_py.cgroup.tree import Room
@@ -57,7 +57,7 @@ def figures(cgroup: Cgroup, memory: Memory, host: Host, config: Config) -> dict[
     amounts["CommitLimit"] = host.commit_limit(total) + amounts["SwapTotal"]
     amounts["KReclaimable"] = reclaimable
     amounts["Slab"] = reclaimable + amounts.get("SUnreclaim", 0)
-    if cgroup.hugetlb and host.huge_page_size:
+    if host.huge_page_size:
         amounts.update(_huge_pages(cgroup.hugetlb, host))
     return amounts
 
@@ -83,12 +83,12 @@ def swap_in(memory: Memory, machine: Sysinfo) -> tuple[int, int]:
     return total, min(room.free, machine.swap_free, max(total - used, 0))
 
 
-def _huge_pages(hugetlb: Hugetlb, host: Host) -> Iterator[tuple[str, int]]:
-    """Yield the fields of the default size's pages, where the host has any."""
+def _huge_pages(hugetlb: Optional[Hugetlb], host: Host) -> Iterator[tuple[str, int]]:
+    """Yield the fields of the default size's pages, where the host has any; without limits it may have all of them."""
     pages = host.huge_pages()
     if pages:
         size = host.huge_page_size
-        room, own = hugetlb.room(_size_name(size))
+        room, own = hugetlb.room(_size_name(size)) if hugetlb else (Room(), 0)
         used = own // size
         total = max(min(room.limit // size, pages), used)
         yield "HugePages_Total", total

@@ -263,7 +263,12 @@ def test_huge_pages_are_limited_by_the_smallest_along_the_parents(files):
         assert (room.limit, room.free, used) == (16 << 20, 12 << 20, 4 << 20)
     for hugetlb in (v1.Hugetlb(tuple(old[:1])), v2.Hugetlb(tuple(new[:1]))):
         assert hugetlb.room("2MB") == (Room(), 4 << 20)
-    assert v2.Hugetlb((files({}),)).room("2MB") == (Room(0, 0, 0), 0)  # not enabled there
+
+
+def test_huge_pages_where_the_controller_is_not_enabled_are_limited_by_those_above_alone(files):
+    above = files({"hugetlb.2MB.max": 16 << 20, "hugetlb.2MB.current": 4 << 20})
+    assert v2.Hugetlb((files({}), files({}))).room("2MB") == (Room(), 0)
+    assert v2.Hugetlb((files({}), above)).room("2MB") == (Room(16 << 20, 12 << 20, 12 << 20), 0)
 
 
 # What was used

@@ -580,6 +580,14 @@ def test_huge_pages_are_in_order_whatever_the_kernel_counts(pages, limit, used, 
         assert now["HugePages_Total"] - now["HugePages_Free"] >= used
 
 
+def test_huge_pages_that_no_controller_limits_are_the_machines(files, cgroup, container_in, tmp_path):
+    host = make_host(tmp_path, pages=512, free=12, **MEMORY)
+    for hugetlb in (None, v2.Hugetlb((files({}),))):
+        container = container_in(cgroup(memory=v2.Memory((files(level2()),)), hugetlb=hugetlb))
+        now = fields(meminfo.render(container, host, Config()))
+        assert (now["HugePages_Total"], now["HugePages_Free"], now["Hugetlb"]) == (512, 12, 512 * 2048)
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_huge_pages_that_others_use_are_not_free(version, files, cgroup, container_in, tmp_path):
     def level(limit, used):
