@@ -151,7 +151,7 @@ def open_cgroup(layout: Layout, paths: Paths, proc: Optional[str] = None) -> Cgr
     return Cgroup(
         memory=pick(v1.Memory, "memory", v2.Memory, "memory"),
         cpu=pick(lambda cpu: v1.Cpu(cpu, levels("cpuacct", 1)), "cpu", v2.Cpu, ""),
-        cpuset=pick(v1.Cpuset, "cpuset", v2.Cpuset, "cpuset"),
+        cpuset=pick(v1.Cpuset, "cpuset", lambda own: v2.Cpuset((*own, layout.top("cpuset"))), "cpuset"),
         io=pick(v1.Io, "blkio", v2.Io, "io"),
         hugetlb=pick(v1.Hugetlb, "hugetlb", v2.Hugetlb, "hugetlb"),
         tasks=pick(v1.Tasks, "pids", lambda unified: v2.Tasks(unified, proc), "") or _tasks_without_pids(levels),

@@ -101,6 +101,10 @@ class Layout:
             own[first] = KernelDirectory(hierarchy.mountpoint, hierarchy.below(path))
         return (own[first], *map(self._shared, rest[-_MAX_LEVELS:]))
 
+    def top(self, controller: str) -> KernelDirectory:
+        """Return the root of a controller's hierarchy, or what is mounted of it."""
+        return self._shared(self.hierarchies[controller].mountpoint)
+
     def _shared(self, path: str) -> KernelDirectory:
         directory = self._directories.get(path)
         if directory is None:

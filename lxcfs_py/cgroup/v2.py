@@ -148,7 +148,10 @@ class Cpu:
 
 
 class Cpuset:
-    """The cpuset controller."""
+    """The cpuset controller. Its levels end with the root, which has what partitions have left, also for those below.
+
+    So the root says which CPUs there are where the controller is enabled for no level.
+    """
 
     __slots__ = ("_levels",)
 

@@ -252,6 +252,15 @@ def test_a_partition_that_has_given_all_its_cpus_away_runs_where_the_level_above
     assert v2.Cpuset(tuple(levels[:1])).cpus() is None
 
 
+def test_where_no_level_has_the_cpuset_controller_the_root_says_what_partitions_have_left(made):
+    effective = {"sys/fs/cgroup/cpuset.cpus.effective": "0-3\n", "sys/fs/cgroup/cpuset.mems.effective": "0\n"}
+    root = made({**all_v2(), **effective, "sys/fs/cgroup/parent/box/cgroup.procs": ""})
+    cgroup = open_cgroup(find(str(root)), PATHS_V2)
+    assert (cgroup.cpuset.cpus(), cgroup.cpuset.mems()) == (b"0-3\n", b"0\n")
+    made({"sys/fs/cgroup/parent/cpuset.cpus.effective": "2-3\n"})
+    assert open_cgroup(find(str(root)), PATHS_V2).cpuset.cpus() == b"2-3\n"
+
+
 def test_huge_pages_are_limited_by_the_smallest_along_the_parents(files):
     old = [
         files({"hugetlb.2MB.limit_in_bytes": limit, "hugetlb.2MB.usage_in_bytes": 4 << 20})
