@@ -211,7 +211,12 @@ def _partitions(subject: Subject, text: str) -> Iterator[Entry]:
 
 def _pressure(subject: Subject, text: str) -> Iterator[Entry]:
     pressure = subject.container.cgroup.pressure if subject.container else None
-    source = "the kernel's own figures of its cgroup" if pressure else "zeros: cgroup v1 has no pressure"
+    source = "zeros: cgroup v1 has no pressure"
+    if pressure:
+        with contextlib.suppress(OSError):
+            source = "zeros: pressure is switched off, for all (psi=0) or for its cgroup (cgroup.pressure)"
+            if pressure.read("memory"):
+                source = "the kernel's own figures of its cgroup"
     for kind, _, figures in (line.partition(" ") for line in text.splitlines()):
         yield Entry(kind, figures.partition(" total")[0], source)
 

@@ -141,8 +141,8 @@ VMSTAT = (
     _row("pgfault, pgmajfault", "`total_pgfault`, `total_pgmajfault`", "`pgfault`, `pgmajfault`"),
     _row("oom_kill", "`oom_kill` of `memory.oom_control`", "`oom_kill` of `memory.events`"),
     _row(
-        "pgscan_*, pgsteal_*, pgrefill, pgactivate, pgdeactivate, pglazyfree, pglazyfreed, pswpin, pswpout, zswp*, "
-        "workingset_*, thp_*, numa_*",
+        "pgscan_*, pgsteal_*, pgrefill, pgactivate, pgdeactivate, pglazyfree, pglazyfreed, pswpin, pswpout, "
+        "swpin_zero, swpout_zero, zswp*, workingset_*, thp_*, numa_*, pgdemote_*, pgpromote_success",
         "0: v1 does not count it",
         "the field of that name in `memory.stat`, where this kernel has it there; else 0",
     ),
@@ -284,7 +284,10 @@ MEMORY_TREE = (
     _row("*", "the host's", called="all else"),
 )
 
-_BLOCK_TREE = (_row("*/stat", "what diskstats says of the disk"), _row("*", "the host's"))
+_BLOCK_TREE = (
+    _row("*/stat, */*/stat", "what diskstats says of the disk; of a partition 0: cgroups count by disk"),
+    _row("*", "the host's"),
+)
 
 _TABLES = {
     "proc/cpuinfo": CPUS + CPUINFO,

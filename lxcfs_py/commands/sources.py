@@ -63,7 +63,10 @@ class Subject:
 
     def memory_limits(self) -> list[Limit]:
         """Return the limits of memory along its cgroup and those above, its own first."""
-        return list(self._limits("memory", ("memory.limit_in_bytes", "memory.max"), _bytes))
+        limits = list(self._limits("memory", ("memory.limit_in_bytes", "memory.max"), _bytes))
+        if self.config.memory.high and self.version("memory") == 2:
+            limits += self._limits("memory", ("", "memory.high"), _bytes)
+        return limits
 
     def swap_limits(self) -> list[Limit]:
         """Return the limits of swap: on cgroup v1, of memory and swap together."""
@@ -87,6 +90,11 @@ class Subject:
                 text = _read(os.path.join(directory, name))
                 if text:
                     return [(self.called(path), text)]
+        hierarchy = self._layout.hierarchies.get("cpuset")
+        if hierarchy and hierarchy.version == 2:  # the root has those that no partition has taken
+            text = _read(hierarchy.directory("/") + "/cpuset.cpus.effective")
+            if text and cpu_list.parse(text.encode()) != self.host.online():
+                return [("/", text)]
         return []
 
     def directories(self) -> set[str]:
@@ -155,7 +163,13 @@ def why_limit(limits: list[Limit], host: str, show: Callable[[float], str]) -> s
     if not limits:
         return f"neither its cgroup nor one above it has a limit; the host has {host}"
     tightest = min(limits, key=lambda limit: limit.value)
-    others = [f"{limit.cgroup} has {show(limit.value)}" for limit in limits if limit is not tightest]
+    others = [
+        f"{limit.cgroup} has {show(limit.value)}"
+        if limit.file == tightest.file
+        else f"{limit.file} of {limit.cgroup} is {show(limit.value)}"
+        for limit in limits
+        if limit is not tightest
+    ]
     rest = "; ".join(others) if others else "no other cgroup around it has a limit"
     return f"{tightest.file} of {tightest.cgroup} is {show(tightest.value)}; {rest}; the host has {host}"
 
