@@ -41,6 +41,18 @@ def test_no_lease_can_be_had_for_whose_end_others_would_wait(start_daemon: Calla
     assert lease(mountpoint / "proc/meminfo", fcntl.F_RDLCK) == "done", "which keeps nobody from reading"
 
 
+def test_what_is_held_counts_for_nobody_so_that_root_in_containers_can_send_descriptors(
+    start_daemon: Callable[..., Daemon],
+) -> None:
+    mountpoint = start_daemon("kernel").mountpoint
+    wait_for(lambda: is_held(mountpoint))
+    program = "import socket; a, b = socket.socketpair(); socket.send_fds(a, [b'x'], [0])"
+    user = ["setpriv", f"--reuid={held_open._NOBODY}", "--clear-groups", "--inh-caps=-all"]
+    command = [*user, "prlimit", "--nofile=64", "/usr/bin/python3", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Too many references" in done.stderr, "it is that user who is charged"
+
+
 def test_files_are_held_while_no_server_runs_and_not_opened_again(start_daemon: Callable[..., Daemon]) -> None:
     """A keeper has the socket in which they are, as systemd has."""
     daemon = start_daemon("kernel", keep=True)
@@ -92,7 +104,7 @@ def test_a_file_that_cannot_be_opened_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "sys/devices/system/cpu/cpu0/online").write_text("")
     (tmp_path / "sys/devices/system/cpu/link").symlink_to("cpu0")
     directory = os.open(tmp_path, os.O_PATH)
-    opened = list(held_open._open_all(directory))
+    opened = list(held_open._open_all(directory, 9))
     names = sorted(os.readlink(f"/proc/self/fd/{fd}")[len(str(tmp_path)) + 1 :] for fd in opened)
     for fd in (directory, *opened):
         os.close(fd)
