@@ -43,9 +43,11 @@ BURST = 0.0003  # seconds between two looks at what has come, while only one con
 AS_MACHINE = 5  # servers that may die of one request before it is answered as if the machine itself had asked
 MAX_ATTEMPTS = 100  # servers that may die of one request before it is refused
 
-OPENED = protocol.FOPEN_DIRECT_IO | protocol.FOPEN_KEEP_CACHE
+OPENED = protocol.FOPEN_DIRECT_IO | protocol.FOPEN_KEEP_CACHE | protocol.FOPEN_NOFLUSH
 """How files are open. There is never anything in the page cache: without the second flag, each open would throw it away
-all the same, and wait for whoever tries to read by way of it, in whatever container."""
+all the same, and wait for whoever tries to read by way of it, in whatever container. Nor is there anything to flush:
+without the third, each close would take the inode's lock to see that (before Linux 6.18 at least), and wait for whoever
+changes attributes, until that is refused."""
 
 _HEADER = protocol.IN_HEADER.size
 _REFUSED = {

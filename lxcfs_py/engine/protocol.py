@@ -7,7 +7,7 @@ Structures are in the machine's byte order without padding of their own, as the 
 from struct import Struct
 
 KERNEL_VERSION = 7
-KERNEL_MINOR_VERSION = 31  # Linux 5.4; nothing that came later is used
+KERNEL_MINOR_VERSION = 31  # Linux 5.4; nothing that came later is used, but for what older kernels pass over
 ROOT_ID = 1
 MIN_READ_BUFFER = 8192  # bytes; the kernel hands out no request to a smaller read
 MAX_WRITE = 4096  # bytes; the least that the kernel takes, and keeps MIN_READ_BUFFER enough for any request
@@ -58,6 +58,7 @@ WANTED = ASYNC_READ | POSIX_LOCKS | FLOCK_LOCKS | DO_READDIRPLUS | READDIRPLUS_A
 # OPEN flags
 FOPEN_DIRECT_IO = 1 << 0
 FOPEN_KEEP_CACHE = 1 << 1
+FOPEN_NOFLUSH = 1 << 5  # Linux 5.16
 
 # GETATTR flags
 GETATTR_FH = 1 << 0  # it is asked of an open file

@@ -355,6 +355,36 @@ def test_a_slow_read_does_not_hold_up_the_others(served: Mount) -> None:
     slow.join(5)
 
 
+def test_a_close_waits_for_nobody_who_changes_the_same_files_attributes(served: Mount) -> None:
+    """Until chmod(2) is answered, the kernel holds the inode's lock, which that of Debian 13 takes at a close too."""
+    asked, answer = threading.Event(), threading.Event()
+
+    def refuse_late(*_: object) -> bytes:
+        asked.set()
+        answer.wait(20)
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def change() -> None:
+        with pytest.raises(OSError, match="Read-only"):
+            os.chmod(f"{served.path}/proc/short", 0o600)
+
+    served.server._handlers[protocol.SETATTR] = refuse_late, 0
+    changer = threading.Thread(target=change)
+    reader = threading.Thread(target=read, args=(f"{served.path}/proc/short",))
+    read(f"{served.path}/proc/short")
+    try:
+        changer.start()
+        assert asked.wait(10)
+        reader.start()
+        reader.join(10)
+        assert not reader.is_alive()
+        assert changer.is_alive()
+    finally:
+        answer.set()
+    for thread in (changer, reader):
+        thread.join(10)
+
+
 def test_what_a_caller_must_not_see_is_neither_found_nor_kept_by_the_kernel(served: Mount) -> None:
     cpu1 = f"{served.path}/sys/devices/system/cpu/cpu1"
     os.stat(cpu1)

@@ -320,8 +320,11 @@ def test_node_ids_follow_from_the_path_and_a_collision_is_noticed(monkeypatch: p
     assert nodes.path(nodes.number("/proc/meminfo")) == "/proc/meminfo"
 
 
-def test_an_open_waits_for_nobody_who_reads_by_way_of_the_page_cache(peer: Kernel) -> None:
-    """The kernel would throw the cached pages away at each open, and wait for those that somebody is reading."""
+def test_an_open_waits_for_nobody_who_reads_by_way_of_the_page_cache_and_a_close_for_no_lock(peer: Kernel) -> None:
+    """The kernel would throw the cached pages away at each open, and wait for those that somebody is reading.
+
+    At each close it would take the inode's lock, which it holds for whoever changes attributes.
+    """
     error, body = peer.ask(protocol.OPEN, node("/proc/meminfo"), struct.pack("=II", os.O_RDONLY, 0))
     _, flags, _ = protocol.OPEN_OUT.unpack(body)
-    assert (error, flags) == (0, protocol.FOPEN_DIRECT_IO | protocol.FOPEN_KEEP_CACHE)
+    assert (error, flags) == (0, protocol.FOPEN_DIRECT_IO | protocol.FOPEN_KEEP_CACHE | protocol.FOPEN_NOFLUSH)
