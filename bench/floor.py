@@ -32,10 +32,6 @@ class Constant:
                 parent = parent.rstrip("/") + "/" + part
                 self.children.setdefault(parent, set())
 
-    def visible(self, caller: int, path: str) -> bool:
-        """Tell whether there is such a path."""
-        return path in self.children
-
     def attributes(self, path: str) -> dict[str, Any]:
         """Return the attributes of what was listed."""
         return self.getattr(0, path)

@@ -64,10 +64,10 @@ class Filesystem:
 
     def open(self, caller: int, path: str, flags: int) -> None:
         """Allow to open a file for reading, and for writing one that takes triggers. EACCES."""
-        if flags & os.O_ACCMODE and not _takes_triggers(path):
-            raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
         if _tree_of(path) and not int(self.getattr(caller, path)["st_mode"]) & stat.S_IROTH:
             # The kernel keeps it for root.
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+        if flags & os.O_ACCMODE and not _takes_triggers(path):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     def render(self, caller: int, path: str) -> bytes:
@@ -163,10 +163,9 @@ class Filesystem:
                 *sorted({_child(name, path) for name in self._served() if _is_below(f"/{name}", path)}),
             ]
         tree, directory = inside
-        names = tree.names(self.host, directory)
         sight = self._sight(caller, tree)
         self._check(tree, directory, sight)
-        shown = (name for name in names if not name.startswith("."))
+        shown = (name for name in tree.names(self.host, directory) if not name.startswith("."))
         return [".", "..", *(name for name in shown if self._sees(tree, os.path.join(directory, name), sight))]
 
     def readlink(self, caller: int, path: str) -> str:
@@ -174,12 +173,15 @@ class Filesystem:
         inside = _tree_of(path)
         if not inside:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
-        return inside[0].link(self.host, inside[1])
+        tree, below = inside
+        self._check(tree, below, self._sight(caller, tree))
+        return tree.link(self.host, below)
 
     def getattr(self, caller: int, path: str) -> dict[str, float]:
         """Return a file's attributes; times in seconds since the epoch. ENOENT when there is no such file.
 
-        A known file that is not enabled has them too: those who have it mounted go on using it.
+        A known file that is not enabled has them too: those who have it mounted go on using it, and a container that is
+        defined with it could not start otherwise.
         """
         inside = _tree_of(path)
         if inside and inside[1]:
@@ -209,7 +211,7 @@ class Filesystem:
         return at
 
     def attributes(self, path: str) -> dict[str, float]:
-        """Return the attributes of what a caller has been shown already, as `getattr` does."""
+        """Return a file's attributes as `getattr` does, for whomever it is there."""
         inside = _tree_of(path)
         if inside and inside[1]:
             mode = inside[0].mode(self.host, inside[1])
@@ -226,24 +228,14 @@ class Filesystem:
         times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), self._started)
         return {"st_mode": mode, "st_nlink": links, "st_uid": owner, "st_gid": 0, **times}
 
-    def visible(self, caller: int, path: str) -> bool:
-        """Tell whether the caller may find a path: every known file, enabled or not, but nothing hidden from it.
-
-        A container whose definition has a file that is not enabled any more could not start otherwise.
-        """
-        inside = _tree_of(path)
-        if not inside or not inside[1]:
-            return True
-        tree, below = inside
-        return self._sees(tree, below, self._sight(caller, tree))
-
     def statfs(self) -> dict[str, int]:
         """Return the figures of an empty filesystem."""
         return {"f_bsize": 4096, "f_frsize": 4096, "f_namemax": 255}
 
     def access(self, caller: int, path: str, mode: int) -> None:
-        """Allow reading and searching, and writing what takes triggers. EACCES."""
-        if mode & os.W_OK and not _takes_triggers(path):
+        """Allow reading, searching directories, and writing what takes triggers. EACCES."""
+        can_be_run = int(self.getattr(caller, path)["st_mode"]) & 0o111
+        if (mode & os.W_OK and not _takes_triggers(path)) or (mode & os.X_OK and not can_be_run):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     def paths(self) -> Iterator[str]:

@@ -74,10 +74,6 @@ class Machine(Tree):
         """Return the same."""
         return self.getattr(0, path)
 
-    def visible(self, caller: int, path: str) -> bool:
-        """Hide nothing."""
-        return True
-
     def readlink(self, caller: int, path: str) -> str:
         """Return where a link of the machine's points to."""
         return os.readlink(_real(path))

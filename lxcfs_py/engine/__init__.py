@@ -23,17 +23,15 @@ class End(enum.Enum):
 class Tree(Protocol):
     """What an engine serves. What is there, and what it says, may depend on the caller: a pid, 0 if it is not known.
 
-    Paths are absolute within the mount, without "." and "..". Errors are OSError with an errno.
+    Paths are absolute within the mount, without "." and "..". Errors are OSError with an errno: ENOENT for what is not
+    there for the caller, but who has a file open goes on with it.
     """
 
     def getattr(self, caller: int, path: str, /) -> Mapping[str, Any]:
         """Return a file's attributes by the names of os.stat_result; times in seconds since the epoch, no size."""
 
     def attributes(self, path: str, /) -> Mapping[str, Any]:
-        """Return what `getattr` does, of a name that `readdir` has just given."""
-
-    def visible(self, caller: int, path: str, /) -> bool:
-        """Tell whether the caller may find this path. Who has it open or mounted uses it even so."""
+        """Return what `getattr` does, for whomever it is there."""
 
     def readlink(self, caller: int, path: str, /) -> str:
         """Return where a link points to."""

@@ -434,14 +434,17 @@ class Server:
         version = (protocol.KERNEL_VERSION, protocol.KERNEL_MINOR_VERSION)
         return protocol.INIT_OUT.pack(*version, max_readahead, flags, 0, 0, protocol.MAX_WRITE, 1)
 
-    def _lookup(self, request: memoryview, node: int, caller: int) -> bytes:
+    def _lookup(self, request: memoryview, node: int, _caller: int) -> bytes:
+        """Find whatever is there for anybody: all share the kernel's entry for a name.
+
+        Where it is said not to be there, the kernel unmounts what is mounted below it, in every mount namespace. What
+        the caller must not see is refused to it by all else.
+        """
         name = os.fsdecode(bytes(request[_HEADER:]).partition(b"\0")[0])
         if name in ("", ".", "..") or "/" in name:
             raise OSError(errno.EINVAL, f"{name!r} is no file name")
         path = child(self._nodes.path(node), name)
-        if not self._tree.visible(caller, path):
-            raise OSError(errno.ENOENT, path)
-        return self._entry(path, self._tree.getattr(caller, path))
+        return self._entry(path, self._tree.attributes(path))
 
     def _entry(self, path: str, st: Mapping[str, Any]) -> bytes:
         node = self._nodes.number(path)
@@ -527,7 +530,8 @@ class Server:
             self._triggers.drop(handle)
         return b""
 
-    def _opendir(self, _request: memoryview, _node: int, _caller: int) -> bytes:
+    def _opendir(self, _request: memoryview, node: int, caller: int) -> bytes:
+        self._tree.getattr(caller, self._nodes.path(node))  # READDIR is too late: readdir(3) takes ENOENT for the end
         return protocol.OPEN_OUT.pack(0, 0, 0)
 
     def _readdir(self, request: memoryview, node: int, caller: int) -> bytes:

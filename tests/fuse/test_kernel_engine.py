@@ -71,10 +71,12 @@ class Tree:
             "/sys/devices/system/cpu/cpu1": [],
         }
 
-    def attributes(self, path: str) -> dict[str, Any]:
-        return self.getattr(0, path)
-
     def getattr(self, caller: int, path: str) -> dict[str, Any]:
+        if path in self.hidden:
+            raise OSError(errno.ENOENT, path)
+        return self.attributes(path)
+
+    def attributes(self, path: str) -> dict[str, Any]:
         directory, _, name = path.rpartition("/")
         if path in self.directories:
             return {"st_mode": stat.S_IFDIR | 0o555, "st_nlink": 2, "st_mtime": 1.5}
@@ -82,9 +84,6 @@ class Tree:
             raise OSError(errno.ENOENT, path)
         kind = stat.S_IFLNK if name == "self" else stat.S_IFREG
         return {"st_mode": kind | 0o444, "st_nlink": 1, "st_mtime": 1.5}
-
-    def visible(self, caller: int, path: str) -> bool:
-        return path not in self.hidden
 
     def readdir(self, caller: int, path: str) -> list[str]:
         return [".", "..", *(name for name in self.directories[path] if f"{path}/{name}" not in self.hidden)]
@@ -385,11 +384,13 @@ def test_a_close_waits_for_nobody_who_changes_the_same_files_attributes(served: 
         thread.join(10)
 
 
-def test_what_a_caller_must_not_see_is_neither_found_nor_kept_by_the_kernel(served: Mount) -> None:
+def test_what_a_caller_must_not_see_has_no_attributes_and_the_kernel_keeps_none_of_it(served: Mount) -> None:
     cpu1 = f"{served.path}/sys/devices/system/cpu/cpu1"
     os.stat(cpu1)
     served.tree.hidden.add("/sys/devices/system/cpu/cpu1")
     assert not os.path.exists(cpu1)
+    with pytest.raises(FileNotFoundError):
+        os.listdir(cpu1)
     served.tree.hidden.clear()
     os.stat(cpu1)
 

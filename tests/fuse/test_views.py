@@ -248,6 +248,39 @@ def test_the_cpu_directory_is_the_hosts_with_the_visible_cpus(daemon: Daemon, sa
     assert box.run(["getconf", "_NPROCESSORS_ONLN"]).stdout == "1\n"
 
 
+LOOKS = """
+import errno, os, sys
+directory, file = sys.argv[1:]
+for path, *looks in (directory, os.listdir, os.chdir), (file,):
+    for look in (os.stat, os.lstat, lambda path: os.open(path, os.O_RDONLY), *looks):
+        try:
+            look(path)
+        except OSError as error:
+            assert error.errno == errno.ENOENT, (look, path, error)
+        else:
+            raise AssertionError((look, path))
+    assert not os.access(path, os.F_OK)
+"""
+
+
+def test_what_a_container_has_mounted_below_a_cpu_stays_when_another_looks_for_that_cpu_in_vain(
+    start_daemon: Callable[..., Daemon], sandbox: MakeSandbox, tmp_path: Path
+) -> None:
+    """For a name that is not there any more, the kernel unmounts what is below it, in every mount namespace."""
+    if not Path("/sys/devices/system/cpu/cpu1").exists():
+        pytest.skip("this test needs two CPUs")
+    views = start_daemon("kernel").mountpoint
+    first, second = (sandbox(cpuset=cpu, views=views) for cpu in "01")
+    (tmp_path / "masked").write_text("masked")
+    core = "/sys/devices/system/cpu/cpu0/topology/core_id"
+    first.run(["mount", "--bind", str(tmp_path / "masked"), core], check=True)
+    assert read(first, core) == "masked"
+    looks = second.run([sys.executable, "-c", LOOKS, "/sys/devices/system/cpu/cpu0", core])
+    assert not looks.returncode, looks.stderr
+    assert "cpu0" not in second.run(["ls", "/sys/devices/system/cpu"]).stdout.split()
+    assert read(first, core) == "masked"
+
+
 @pytest.mark.slow
 def test_10000_short_lived_containers_leave_nothing_behind(daemon: Daemon, sandbox: MakeSandbox) -> None:
     server = psutil.Process(daemon.process.pid)

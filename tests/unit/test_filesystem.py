@@ -60,6 +60,14 @@ def read(filesystem: Filesystem, path: str, caller: int = READER) -> bytes:
     return filesystem.render(caller, path)
 
 
+def sees(filesystem: Filesystem, path: str, caller: int = READER) -> bool:
+    try:
+        filesystem.getattr(caller, path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 # Reading
 
 
@@ -123,6 +131,9 @@ def test_opening_for_writing_is_denied(mounted, path, flags):
     with pytest.raises(PermissionError):
         filesystem.access(READER, path, os.W_OK)
     filesystem.access(READER, path, os.R_OK)
+    with pytest.raises(PermissionError):
+        filesystem.access(READER, path, os.R_OK | os.X_OK)
+    filesystem.access(READER, os.path.dirname(path), os.R_OK | os.X_OK)
 
 
 def test_many_threads_read_whole_files(mounted):
@@ -159,9 +170,9 @@ def test_a_file_that_is_not_enabled_shows_the_machines_text_and_is_not_listed(mo
     assert filesystem.readdir(READER, "/") == [".", "..", "proc"]
     assert filesystem.readdir(READER, "/proc") == [".", "..", "pressure", "stat"]
     assert filesystem.readdir(READER, "/proc/pressure") == [".", "..", "io"]
-    assert filesystem.visible(READER, "/proc/meminfo"), "a container that has it in its definition could not start"
-    assert filesystem.visible(READER, "/proc/stat")
-    assert filesystem.visible(READER, "/proc")
+    assert sees(filesystem, "/proc/meminfo"), "a container that has it in its definition could not start"
+    assert sees(filesystem, "/proc/stat")
+    assert sees(filesystem, "/proc")
     # Those who have it mounted go on using it.
     assert stat.S_ISREG(filesystem.getattr(READER, "/proc/meminfo")["st_mode"])
     filesystem.config = Config()
@@ -171,9 +182,9 @@ def test_a_file_that_is_not_enabled_shows_the_machines_text_and_is_not_listed(mo
 def test_sys_devices_system_cpu_that_is_not_enabled_is_the_machines(mounted):
     filesystem = mounted("v2-64cpu", Config(files=Files(enabled=("proc/stat",))))
     assert read(filesystem, f"{SYS_CPU}/online") == b"0-63\n"
-    assert filesystem.visible(READER, SYS_CPU)
-    assert filesystem.visible(READER, f"{SYS_CPU}/online"), "who has the directory mounted goes on"
-    assert filesystem.visible(READER, f"{SYS_CPU}/cpu63")
+    assert sees(filesystem, SYS_CPU)
+    assert sees(filesystem, f"{SYS_CPU}/online"), "who has the directory mounted goes on"
+    assert sees(filesystem, f"{SYS_CPU}/cpu63")
 
 
 # The tree
@@ -194,7 +205,7 @@ def test_all_that_is_listed_is_there_and_can_be_read_but_not_written(mounted, na
     recorded = {name for name in NAMES if name not in DIRECTORIES or filesystem.machine.has(name)}
     assert {f"/{name}" for name in recorded} <= set(paths)
     for path in paths:
-        assert filesystem.visible(READER, path)
+        assert sees(filesystem, path)
         mode = filesystem.getattr(READER, path)["st_mode"]
         assert mode & 0o222 == (0o222 if path.startswith("/proc/pressure/") else 0)
         if stat.S_ISREG(mode):
@@ -215,12 +226,21 @@ def test_cpus_that_the_container_does_not_see_are_not_there_for_it(mounted):
     filesystem = mounted("v2-64cpu")
     listed = [name for name in filesystem.readdir(READER, SYS_CPU) if name[3:].isdigit()]
     assert listed == ["cpu2", "cpu3", "cpu4"]
-    assert filesystem.visible(READER, f"{SYS_CPU}/cpu2/topology/core_id")
+    assert sees(filesystem, f"{SYS_CPU}/cpu2/topology/core_id")
     for hidden in ("cpu0", "cpu5", "cpu63/online"):
-        assert not filesystem.visible(READER, f"{SYS_CPU}/{hidden}")
-        with pytest.raises(FileNotFoundError):
-            filesystem.getattr(READER, f"{SYS_CPU}/{hidden}")
-    assert filesystem.visible(STRANGER, f"{SYS_CPU}/cpu63/online")
+        path = f"{SYS_CPU}/{hidden}"
+        for refused in (
+            lambda path=path: filesystem.getattr(READER, path),
+            lambda path=path: filesystem.access(READER, path, os.F_OK),
+            lambda path=path: filesystem.open(READER, path, os.O_RDONLY),
+            lambda path=path: filesystem.open(READER, path, os.O_WRONLY),
+            lambda path=path: filesystem.readdir(READER, path),
+            lambda path=path: filesystem.readlink(READER, path),
+        ):
+            with pytest.raises(FileNotFoundError):
+                refused()
+        assert filesystem.attributes(path), "what the kernel is told of the name is the same for all"
+    assert sees(filesystem, f"{SYS_CPU}/cpu63/online", STRANGER)
     assert len(filesystem.readdir(STRANGER, SYS_CPU)) > 64
     assert read(filesystem, f"{SYS_CPU}/cpu63/online", STRANGER) == b"1\n"
 
@@ -326,7 +346,7 @@ def test_whatever_a_cgroup_file_holds_a_reader_gets_figures_or_the_machines_text
             assert read(filesystem, f"{SYS_CPU}/online")
             assert filesystem.readdir(READER, SYS_CPU)
             assert filesystem.getattr(READER, f"{SYS_CPU}/online")
-            filesystem.visible(READER, f"{SYS_CPU}/cpu1/online")
+            sees(filesystem, f"{SYS_CPU}/cpu1/online")
     finally:
         logging.disable(logging.NOTSET)
         path.write_bytes(before)

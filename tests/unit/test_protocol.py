@@ -43,9 +43,6 @@ class Tree:
             raise OSError(errno.ENOENT, path)
         return {"st_mode": 0o444 | (stat.S_IFDIR if path in PATHS[:2] else stat.S_IFREG)}
 
-    def visible(self, caller: int, path: str) -> bool:
-        return True
-
     def readdir(self, caller: int, path: str) -> list[str]:
         return [
             ".",
