@@ -349,7 +349,7 @@ class Server:
                 session.waiting.put(slot)
                 self.stop(End.UNMOUNTED)
                 break
-            queue.add(self._owners.of(*owner_in(slot)), slot, received)
+            queue.add(self._owners.of(*owner_in(slot)), slot, received, slot[OPCODE] in protocol.LOCKING)
             if relay.reader != number:
                 break
         return len(queue)

@@ -4,6 +4,9 @@ The kernel hands requests out in its own order: with 500 threads of one containe
 the last of 501. So the reader takes all that wait into small slots of the session's memory, and whoever has been served
 for the shortest time is next: as the kernel shares out CPU time, level by level of the tree of cgroups. However many
 cgroups a container has below its own, they have its share together.
+
+Requests for which the kernel holds a lock meanwhile have a line of their own beside the rest of their cgroup's: where
+others wait for a directory that somebody changes or lists, who floods the server too, they wait for his turn only.
 """
 
 from __future__ import annotations
@@ -116,6 +119,8 @@ class Waiting(NamedTuple):
     slot: memoryview
     length: int
     since: float
+    holds: bool = False
+    """Whether the kernel holds a lock for it."""
 
 
 class _Branch:
@@ -135,7 +140,7 @@ class _Branch:
         """A heap of who is next right below, of those of whom requests wait."""
 
         self.line: deque[Waiting] = deque()
-        """Requests of the cgroup's own processes, which are a branch that goes no further."""
+        """Requests of the cgroup's own processes, which are two branches that go no further."""
 
     def waits(self) -> bool:
         return bool(self.line or self.order)
@@ -171,16 +176,16 @@ class Queue:
         """Of how many cgroups requests wait."""
         return len(self._lines)
 
-    def add(self, whose: str, slot: memoryview, length: int) -> None:
-        """Have a request of so many bytes wait."""
+    def add(self, whose: str, slot: memoryview, length: int, holds: bool = False) -> None:
+        """Have a request of so many bytes wait, for which the kernel holds a lock or does not."""
         with self._lock:
             branch = self._root
-            for name in _names(whose):
+            for name in _names(whose, holds):
                 parent, branch = branch, branch.branches.get(name) or self._grow(branch, name)
                 if not branch.waits():
                     branch.served = max(branch.served, parent.now)
                     heappush(parent.order, (branch.served, name))
-            branch.line.append(Waiting(whose, slot, length, time.perf_counter()))
+            branch.line.append(Waiting(whose, slot, length, time.perf_counter(), holds))
             self._lines[whose] += 1
             self._length += 1
 
@@ -227,7 +232,7 @@ class Queue:
         whose = request.whose
         with self._lock:
             branch = self._root
-            for name in _names(whose):
+            for name in _names(whose, request.holds):
                 branch = branch.branches.get(name) or self._grow(branch, name)
                 branch.served += ended - began - _ESTIMATE
             if self._known > self._most:
@@ -246,9 +251,12 @@ class Queue:
 
 
 @functools.lru_cache(maxsize=1024)
-def _names(whose: str) -> tuple[str, ...]:
-    """Return the way to whose line it is: the names along a cgroup's path, and at its end what no name can be."""
-    return (*whose.split("/", _DEPTH), "/")
+def _names(whose: str, holds: bool) -> tuple[str, ...]:
+    """Return the way to whose line it is: the names along a cgroup's path, and at its end what no name can be.
+
+    Of two that have been served for as long, the one whose name is less is next.
+    """
+    return (*whose.split("/", _DEPTH), "/0" if holds else "/1")
 
 
 def _prune(branch: _Branch) -> int:

@@ -282,6 +282,18 @@ def test_many_requests_that_wait_are_all_answered_and_counted_as_their_container
         assert time.monotonic() < deadline
 
 
+@pytest.mark.parametrize("opcode", [protocol.SETATTR, protocol.LOOKUP, protocol.READDIR, 35])  # CREATE
+def test_what_holds_the_lock_of_a_directory_is_answered_before_what_its_container_has_waiting(
+    crowded: Kernel, opcode: int
+) -> None:
+    crowded.tree.gate.clear()
+    begun = crowded.send(protocol.READ, node("/proc/meminfo"), reading(0, 4096))
+    reads = [crowded.send(protocol.READ, node("/proc/meminfo"), reading(0, 4096)) for _ in range(5)]
+    holds = crowded.send(opcode, node("/proc"), b"new\0" + bytes(84))
+    crowded.tree.gate.set()
+    assert [crowded.reply()[1] for _ in range(7)] == [begun, holds, *reads]
+
+
 def test_requests_of_any_kind_that_wait_are_all_answered(crowded: Kernel) -> None:
     kinds = [(opcode, bytes(200)) for opcode in range(1, 60) if opcode not in kernel._SILENT]
     kinds += [(protocol.LOOKUP, b"n" * 255 + b"\0"), (6, b"n" * 4000)]  # SYMLINK

@@ -83,6 +83,25 @@ def test_who_has_been_served_for_the_shortest_time_is_next() -> None:
     assert "neighbour" in [serve(queue, 0.001) for _ in range(2)]
 
 
+@pytest.mark.parametrize("holding", ["flood", "rest"])
+def test_what_holds_a_lock_and_the_rest_of_a_container_share_its_turns(holding: str) -> None:
+    queue = Queue()
+    for _ in range(100):
+        queue.add("/docker/one", NONE, 1, holds=holding == "flood")
+        queue.add("/docker/other", NONE, 2)
+    for _ in range(20):
+        serve(queue, 0.001)
+    queue.add("/docker/one", NONE, 3, holds=holding == "rest")
+    lengths = []
+    for _ in range(20):
+        request = queue.next()
+        assert request is not None
+        queue.charge(request, 0.0, 0.001)
+        lengths.append(request.length)
+    assert 3 in lengths[:4], "it does not wait for the others of its container"
+    assert 9 <= lengths.count(2) <= 11, "and its container has no larger share"
+
+
 def test_long_requests_cost_who_makes_them_alone() -> None:
     queue = Queue()
     for _ in range(100):
