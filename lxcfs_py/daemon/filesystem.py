@@ -10,6 +10,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Callable, Optional, TypeVar
 
 from lxcfs_py.config import Config
@@ -37,6 +38,9 @@ _MAX_LINKS = 40
 """On the way to one file, as in the kernel."""
 
 _SILENT_SECONDS = 60
+
+_MAX_PATHS = 100_000
+"""Of one tree of the host's, that are listed: large machines have as many in some."""
 
 _Result = TypeVar("_Result")
 
@@ -245,7 +249,7 @@ class Filesystem:
         """
         yield from _with_parents(NAMES)
         for tree in filter(lambda tree: self.host.directory(tree.name).exists, TREES.values()):
-            yield from (f"/{tree.name}/{path}" for path in tree.walk(self.host))
+            yield from (f"/{tree.name}/{path}" for path in islice(tree.walk(self.host), _MAX_PATHS))
 
     def _served(self) -> Iterator[str]:
         """Yield what is enabled, but for trees that the machine's kernel was built without."""

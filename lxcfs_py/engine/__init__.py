@@ -58,7 +58,7 @@ class Tree(Protocol):
         """Return the filesystem's figures by the names of os.statvfs_result."""
 
     def paths(self) -> Iterator[str]:
-        """Yield every path that anybody may have open or mounted, whether it can be found or not.
+        """Yield every path that anybody may have open or mounted, whether it is there for others or not.
 
         Those that are there for all callers come first.
         """

@@ -16,7 +16,6 @@ import stat
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from queue import SimpleQueue
 from typing import Any, Callable
 
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 THREADS = 4
 LASTING = 3600  # seconds for which the kernel may keep a name and its attributes
 TREES = {f"/{name}/": FILES[name].lasting for name in DIRECTORIES}  # below them, names come and go
-WALK_LIMIT = 100_000  # entries looked at to find a node that a predecessor had numbered
+WALK_AGAIN = 1.0  # seconds from a walk of the whole tree, for a node that a predecessor had numbered, to the next
 DRAIN = 3.0  # seconds that requests at hand are given when the server stops; a slow machine needs more than one
 LOOK = 32  # requests of a lone reader after which it looks how many wait; more and more where few do
 RARELY = 256
@@ -74,6 +73,7 @@ class Nodes:
         self._tree = tree
         self._paths = {protocol.ROOT_ID: "/"}
         self._walking = threading.Lock()
+        self._walk_again = 0.0
 
     def number(self, path: str) -> int:
         """The node id of `path`. OSError EIO should another path have the same, once in 2**63."""
@@ -94,12 +94,14 @@ class Nodes:
         return self._paths.get(node, f"node {node}")
 
     def _find(self, node: int) -> str:
-        """Number the whole tree until `node` turns up."""
+        """Number the whole tree until `node` turns up. Where it did not, it is not looked for at once again."""
         with self._walking:
-            for path in islice(self._tree.paths(), WALK_LIMIT):
-                if node in self._paths:
-                    break
-                self.number(path)
+            if node not in self._paths and time.monotonic() >= self._walk_again:
+                for path in self._tree.paths():
+                    if self.number(path) == node:
+                        break
+                else:
+                    self._walk_again = time.monotonic() + WALK_AGAIN
         if node not in self._paths:
             raise OSError(errno.ESTALE, f"no file has the node id {node}")
         return self._paths[node]

@@ -31,7 +31,7 @@ TREES = {
     tree.name: tree
     for tree in (
         *(sys_block.TREE, sys_block.BY_NAME, sys_block.BY_NUMBER),
-        *(sys_cpu.TREE, sys_memory.TREE, sys_node.TREE),
+        *(sys_cpu.TREE, sys_node.TREE, sys_memory.TREE),
     )
 }
 """The directories of the host's by their names."""

@@ -253,6 +253,18 @@ def test_paths_are_all_that_anybody_may_have(mounted):
     assert set(walk(filesystem)) <= paths
 
 
+def test_a_large_directory_hides_no_other_one_from_who_looks_for_a_path(copied, tmp_path, monkeypatch):
+    machine = copied("v2-64cpu", tmp_path)
+    names = {"memory": [f"memory{n}" for n in range(9)], "node": ["node0", "node1"]}
+    for tree, below in names.items():
+        for name in below:
+            (machine.root / "sys/devices/system" / tree / name).mkdir(parents=True)
+    monkeypatch.setattr("lxcfs_py.daemon.filesystem._MAX_PATHS", 3)
+    paths = list(Filesystem(type(machine.host)(machine.root), Containers(machine.container), Config()).paths())
+    shown = [path for path in paths if path.startswith(tuple(f"/{name}/" for name in DIRECTORIES))]
+    assert [path.split("/")[4] for path in shown] == ["cpu"] * 3 + ["node"] * 2 + ["memory"] * 3
+
+
 def test_links_of_the_machines_directory_are_read(copied, tmp_path):
     machine = copied("v1-2cpu", tmp_path)
     (machine.root / sys_cpu.TREE.name / "cpu1/driver").symlink_to("../../../bus/cpu/drivers/processor")

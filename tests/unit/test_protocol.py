@@ -329,6 +329,22 @@ def test_node_ids_follow_from_the_path_and_a_collision_is_noticed(monkeypatch: p
     assert nodes.path(nodes.number("/proc/meminfo")) == "/proc/meminfo"
 
 
+def test_nodes_that_nobody_knows_cost_one_walk_of_the_tree_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, walks = Tree(), []
+    monkeypatch.setattr(tree, "paths", lambda: walks.append(1) or iter(PATHS))
+    nodes = kernel.Nodes(tree)
+    assert nodes.path(node(PATHS[1])) == PATHS[1]
+    for unknown in (12345, 12345, 54321):
+        with pytest.raises(OSError, match="no file has the node id") as error:
+            nodes.path(unknown)
+        assert error.value.errno == errno.ESTALE
+    assert len(walks) == 2
+    assert nodes.path(node(PATHS[-1])) == PATHS[-1]
+    monkeypatch.setattr(nodes, "_walk_again", time.monotonic())
+    monkeypatch.setattr(tree, "paths", lambda: iter([*PATHS, "/proc/new"]))
+    assert nodes.path(node("/proc/new")) == "/proc/new"
+
+
 def test_an_open_waits_for_nobody_who_reads_by_way_of_the_page_cache_and_a_close_for_no_lock(peer: Kernel) -> None:
     """The kernel would throw the cached pages away at each open, and wait for those that somebody is reading.
 
