@@ -12,7 +12,7 @@ import pytest
 
 from lxcfs_py.engine import protocol
 from lxcfs_py.engine.session import OPCODE
-from lxcfs_py.engine.turns import CROWD, Relay
+from lxcfs_py.engine.turns import CROWD, PATIENCE, Relay
 
 MANY = 5
 
@@ -95,13 +95,15 @@ def test_who_was_followed_takes_its_turn_again(workers: Workers) -> None:
 
 def test_a_reader_that_answers_one_request_after_the_other_stays_it(workers: Workers) -> None:
     reader = workers.turn(1)
-    until, request = time.monotonic() + 0.3, 1
+    until, request, longest = time.monotonic() + 0.3, 1, 0.0
     while time.monotonic() < until:
+        began = time.monotonic()
         workers.take(reader, request)
         time.sleep(0.001)
         workers.answer(reader)
+        longest = max(longest, time.monotonic() - began)
         request += 1
-    assert workers.relay.reader == reader
+    assert workers.relay.reader == reader or longest > PATIENCE, "unless the machine itself was that slow"
 
 
 def test_while_requests_come_one_at_a_time_two_read(workers: Workers) -> None:
