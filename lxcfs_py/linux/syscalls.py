@@ -4,6 +4,7 @@ All raise OSError with the kernel's errno. Flags carry the kernel's own names an
 """
 
 import ctypes
+import errno
 import os
 import struct
 import time
@@ -50,6 +51,7 @@ IN_DONT_FOLLOW = 0x0200_0000
 
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
+SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 32
 
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _SCHED_GETAFFINITY = {"x86_64": 204, "aarch64": 123}  # the C library's own returns no length
@@ -136,8 +138,13 @@ def sched_getaffinity(thread: int, size: int) -> bytes:
 def seccomp_listener(program: bytes) -> int:
     """Filter this thread's calls, and those of what it starts, by a BPF program; the descriptor by which they come.
 
-    EACCES without CAP_SYS_ADMIN.
+    Since Linux 5.19, no signal but one that kills interrupts a call that was taken. EACCES without CAP_SYS_ADMIN.
     """
+    try:
+        return _seccomp(SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, program)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
     return _seccomp(SECCOMP_FILTER_FLAG_NEW_LISTENER, program)
 
 

@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 from tests.fuse.test_syscalls import filtered
 
 BEGIN = """
-import ctypes, mmap, os, random, signal, sys, threading, time
+import ctypes, errno, mmap, os, random, signal, sys, threading, time
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
@@ -121,10 +121,11 @@ HELD_BACK = """
 with open(sys.argv[1], "rb") as file:
     where = libc.mmap(None, 4096, 3, 2, file.fileno(), 0)
 assert where not in (None, 2**64 - 1)
+signal.signal(signal.SIGUSR1, lambda *_: print("heard"))  # without SA_RESTART
 print("begun", flush=True)
 sys.stdin.readline()
-libc.sysinfo(ctypes.c_void_p(where))
-print("answered", flush=True)
+libc.sysinfo(ctypes.c_void_p(where))  # EFAULT, as the file has no whole page
+print("interrupted" if ctypes.get_errno() == errno.EINTR else "answered", flush=True)
 """
 
 
@@ -163,6 +164,17 @@ def test_memory_that_can_be_waited_for_holds_up_nobody_else(start_daemon, sandbo
             os.kill(hostile[0].pid, signal.SIGKILL)
         other.process.send_signal(signal.SIGCONT)
         assert [each.stdout.readline() for each in hostile[1:]] == [b"answered\n"] * 2
+
+
+def test_a_signal_interrupts_no_call_that_was_taken(start_daemon, sandbox):
+    daemon, other = start_daemon(), start_daemon()
+    with calls_into_a_file_of(other, daemon, sandbox(views=daemon.mountpoint), 1) as (program,):
+        let_call([program])
+        for _ in range(3):
+            os.kill(program.pid, signal.SIGUSR1)
+            time.sleep(0.05)
+        other.process.send_signal(signal.SIGCONT)
+        assert program.communicate(timeout=20)[0] == b"heard\nanswered\n"
 
 
 def test_memory_that_can_be_waited_for_keeps_no_server_from_ending(start_daemon, sandbox, tmp_path):

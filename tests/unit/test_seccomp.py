@@ -64,3 +64,19 @@ def test_on_a_machine_that_is_not_known_nothing_is_forbidden(monkeypatch: pytest
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="riscv64"))
     monkeypatch.setattr(syscalls, "seccomp_filter", pytest.fail)
     seccomp.forbid()
+
+
+def test_a_kernel_that_does_not_know_the_flag_against_signals_makes_a_listener_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def before_5_19(flags: int, _: bytes) -> int:
+        asked.append(flags)
+        if flags & ~8:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return 7
+
+    monkeypatch.setattr(syscalls, "_seccomp", before_5_19)
+    assert syscalls.seccomp_listener(b"") == 7
+    assert asked == [8 | 32, 8]

@@ -335,6 +335,14 @@ def test_a_base_that_has_another_agent_is_refused_as_that_one_would_not_be_asked
     assert str(caught.value).startswith(f"{path} {said}: a container has one listener for all its calls")
 
 
+@pytest.mark.parametrize("oci", [False, True])
+def test_the_flags_of_a_base_are_kept(tmp_path, oci):
+    flags = ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]
+    path = tmp_path / "seccomp.json"
+    path.write_text(json.dumps({**json.loads(BASE.read_text()), "flags": flags}))
+    assert json.loads(seccomp_profile.profile(path, oci=oci))["flags"] == flags
+
+
 def test_a_profile_of_its_own_may_be_the_base_again(tmp_path):
     path = tmp_path / "base.json"
     path.write_text(seccomp_profile.profile(BASE, seccomp_profile.socket_of("/srv/views")))
