@@ -8,7 +8,7 @@ import socket
 
 from lxcfs_py.daemon import degraded
 from lxcfs_py.engine import store
-from lxcfs_py.linux import limits
+from lxcfs_py.linux import limits, seccomp
 from lxcfs_py.runtimes import seccomp_profile
 from lxcfs_py.syscalls.agent import Agent
 from lxcfs_py.syscalls.answers import Figures
@@ -25,6 +25,22 @@ def start(figures: Figures, mountpoint: str) -> None:
     """Answer calls by these figures."""
     kept = store.inherited().others
     agent = Agent(figures, _keep, _forget, dict(kept))
+    _offer(agent, mountpoint)
+    try:
+        agent.start()
+    except RuntimeError as error:
+        reason = limits.no_thread(error)
+        degraded.enter("seccomp", f"containers that hand system calls on wait for the next server ({reason})")
+    store.inherited().before_handing_over(agent.stop)
+
+
+def _offer(agent: Agent, mountpoint: str) -> None:
+    """Let containers hand their calls on, where the kernel takes back what cannot be answered."""
+    if not seccomp.can_let_through():
+        why = f"this kernel ({os.uname().release}) takes back no call that cannot be answered: Linux 5.5 or later does"
+        degraded.enter("seccomp", f"containers cannot hand system calls on: {why}")
+        withdraw(mountpoint)
+        return
     for name, kind, path in (
         (_SOCKET, socket.SOCK_STREAM, seccomp_profile.socket_of(mountpoint)),
         (_LXC_SOCKET, socket.SOCK_SEQPACKET, seccomp_profile.lxc_socket_of(mountpoint)),
@@ -33,12 +49,6 @@ def start(figures: Figures, mountpoint: str) -> None:
             agent.listen(_server(name, kind, path))
         except OSError as error:
             degraded.enter("seccomp", f"containers cannot hand system calls on ({path}: {error.strerror})")
-    try:
-        agent.start()
-    except RuntimeError as error:
-        reason = limits.no_thread(error)
-        degraded.enter("seccomp", f"containers that hand system calls on wait for the next server ({reason})")
-    store.inherited().before_handing_over(agent.stop)
 
 
 def withdraw(mountpoint: str) -> None:

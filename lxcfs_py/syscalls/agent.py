@@ -48,13 +48,14 @@ MEMORY = "seccomp.memory"
 _RUNTIME = "seccomp.runtime-"
 """Of the names under which runtimes' connections are kept."""
 
+_SILENT_SECONDS = 60.0  # after an error in this program: a container must not fill the log
 _PAUSE_SECONDS = 1.0  # without new connections, where there are no descriptors for them
 _ANSWERED = (errno.ENOENT, errno.EINPROGRESS)  # nobody waits for it any longer, or a predecessor did it
 _MOST_STATE = 1 << 16  # bytes of a container's state that are read at a time
 _MOST_SENT = 4  # descriptors
 
 UNANSWERABLE = (OSError, ValueError, ArithmeticError, LookupError, struct.error)
-"""What is raised of a call that the kernel is to answer itself."""
+"""What is raised of a call that the kernel is to answer itself, but for errors in this program."""
 
 Keep = Callable[[str, int], None]
 Forget = Callable[[str], None]
@@ -85,6 +86,7 @@ class Agent:
         self._left_out: set[int] = set()  # owners that keep a thread waiting
         self._last: dict[int, int] = {}  # by descriptor of a caller, when it was served last
         self._served = 0
+        self._silent_until = 0.0
         file = kept.get(MEMORY)
         if file is None:
             file = memory.new()
@@ -135,8 +137,7 @@ class Agent:
             try:
                 self._attend(shift.slot, descriptor, event)
             except Exception as error:  # whatever one container does, the others are answered
-                log.error("an agent's descriptor cannot be attended to: %r", error)
-                self._drop(descriptor)
+                self._give_up(descriptor, error)
             if not self._relay.end(shift):
                 return
         for descriptor, until in list(self._paused.items()) if self._paused else ():
@@ -279,6 +280,11 @@ class Agent:
         if owner_of(caller.number) not in self._left_out:
             self._poll.register(caller.descriptor, select.EPOLLIN)
 
+    def _give_up(self, descriptor: int, error: Exception) -> None:
+        """Let go of what is not what it should be."""
+        log.error("an agent's descriptor cannot be attended to: %r", error)
+        self._drop(descriptor)
+
     def _drop(self, descriptor: int) -> None:
         """Let go of a caller or a runtime."""
         if descriptor in self._servers:
@@ -310,8 +316,12 @@ class Agent:
 
     def _take_up(self, caller: Caller, slot: Slot) -> None:
         """Answer the call that a predecessor had received, if it had not answered it."""
-        with contextlib.suppress(LookupError):
+        try:
             self._answer(caller, caller.taken_up(slot.call))
+        except LookupError:
+            pass
+        except Exception as error:
+            self._give_up(caller.descriptor, error)
 
     def _answer(self, caller: Caller, call: Notification) -> None:
         value = None
@@ -319,6 +329,10 @@ class Agent:
             value = self._write_answer(caller, call)
         except UNANSWERABLE as error:
             log.debug("a call of process %d is left to the kernel: %r", call.pid, error)
+        except Exception as error:  # whatever it is, its listener goes on
+            if time.monotonic() >= self._silent_until:
+                self._silent_until = time.monotonic() + _SILENT_SECONDS
+                log.error("a call of process %d is left to the kernel: %r", call.pid, error)
         try:
             if value is None:
                 caller.let_through(call)

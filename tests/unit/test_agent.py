@@ -17,10 +17,13 @@ from typing import Callable
 
 import pytest
 
+from lxcfs_py.linux import seccomp
+from lxcfs_py.linux.seccomp import Notification
 from lxcfs_py.syscalls import agent
 from lxcfs_py.syscalls.agent import Agent
 from lxcfs_py.syscalls.callers import Listener
 from lxcfs_py.syscalls.relay import Shift
+from lxcfs_py.syscalls.writers import Writers
 
 
 class Nothing:
@@ -203,3 +206,47 @@ def test_a_container_that_kept_a_thread_waiting_is_heard_when_it_starts_again(
     assert again not in dict(agent_of._poll.poll(0))
     take_back()
     assert again in dict(agent_of._poll.poll(0))
+
+
+class Caller(Listener):
+    """A listener by which the same call comes again and again."""
+
+    def __init__(self, call: Notification) -> None:
+        descriptor, self.calls = os.pipe()
+        super().__init__(descriptor, 5)
+        os.write(self.calls, b"a call")
+        self.call = call
+        self.said: list[str] = []
+
+    def receive(self, slot: memoryview) -> Notification:
+        return self.call
+
+    taken_up = receive
+
+    def let_through(self, call: Notification) -> None:
+        self.said.append("let through")
+
+    def close(self) -> None:
+        self.said.append("closed")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError(), KeyError(), OSError(5, "")])
+def test_whatever_keeps_a_call_from_being_answered_its_listener_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    class Failing(Nothing):
+        def sysinfo(self, pid: int) -> None:
+            raise error
+
+    monkeypatch.setattr(Writers, "prepare", lambda self: None)
+    made = Agent(Failing(), lambda *_: None, lambda *_: None, {})
+    caller = Caller(Notification(1, os.getpid(), 99, seccomp.X86_64, [0] * 6))
+    made._add(caller)
+    for _ in range(3):
+        attend(made)
+        assert "closed" not in caller.said
+    made._take_up(caller, made._memory.take())
+    assert caller.said == ["let through"] * 4
+    assert len(caplog.messages) == (not isinstance(error, agent.UNANSWERABLE)), "a container cannot fill the log"
+    os.close(caller.descriptor)
+    os.close(caller.calls)

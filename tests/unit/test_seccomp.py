@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import threading
 from types import SimpleNamespace
 from typing import Callable
 
@@ -80,3 +81,23 @@ def test_a_kernel_that_does_not_know_the_flag_against_signals_makes_a_listener_w
     monkeypatch.setattr(syscalls, "_seccomp", before_5_19)
     assert syscalls.seccomp_listener(b"") == 7
     assert asked == [8 | 32, 8]
+
+
+@pytest.mark.parametrize(("error", "can"), [(errno.EINVAL, False), (errno.ENOENT, True)])  # before Linux 5.5, and since
+def test_whether_calls_can_be_let_through_is_asked_of_a_listener(
+    monkeypatch: pytest.MonkeyPatch, error: int, can: bool
+) -> None:
+    def refused(listener: int, notification: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(syscalls, "seccomp_listener", lambda _: os.open(os.devnull, os.O_RDONLY))
+    monkeypatch.setattr(seccomp, "let_through", refused)
+    assert seccomp.can_let_through() == can
+
+
+def test_where_no_thread_can_ask_calls_are_taken_to_be_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert seccomp.can_let_through()
