@@ -6,6 +6,7 @@ All of it comes from the host's /proc and the kernel's namespaces, nothing throu
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Optional, Union
 
 from lxcfs_py.cgroup.layout import Paths, parse_paths
-from lxcfs_py.linux import roots, syscalls
+from lxcfs_py.linux import limits, roots, syscalls
 from lxcfs_py.linux.host import NS_PER_TICK
 
 # <linux/nsfs.h>: _IOR(0xb7, 0x6, int) and _IOR(0xb7, 0x8, int), Linux 6.11
@@ -132,7 +133,10 @@ def oldest(pids: Iterable[int]) -> Optional[int]:
 
 
 def _read_in_cgroup_namespace(pid: int) -> bytes:
-    """Read /proc/PID/cgroup as a process in its cgroup namespace does. OSError when it has ended."""
+    """Read /proc/PID/cgroup as a process in its cgroup namespace does.
+
+    OSError when it has ended; EAGAIN when no thread can be started.
+    """
 
     def inside() -> bytes:
         fd = os.open(f"{roots.PROC}/{pid}/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC)
@@ -144,7 +148,10 @@ def _read_in_cgroup_namespace(pid: int) -> bytes:
 
     # A namespace is entered by one thread alone, which ends with the pool.
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(inside).result()
+        try:
+            return pool.submit(inside).result()
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, limits.no_thread(error)) from None
 
 
 def _without(path: str, suffix: str) -> str:

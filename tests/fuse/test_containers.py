@@ -406,6 +406,20 @@ def test_services_started_in_the_same_instant_keep_their_own_counters(sandbox, s
     assert [ledger.get(name).visible for name in names] == [ONE, TWO]
 
 
+def test_where_no_thread_can_be_started_a_reader_sees_the_hosts_files_and_is_counted(sandbox, containers, monkeypatch):
+    """A cgroup namespace is entered by a thread of its own."""
+
+    def refused(thread):
+        raise RuntimeError("can't start new thread")
+
+    box = sandbox()
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", refused)
+        assert containers.of(box.init) is None
+    assert containers.unplaced == 1
+    assert containers.of(box.init) is not None
+
+
 # What is kept, and for how long
 
 
