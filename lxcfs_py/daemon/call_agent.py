@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from typing import Callable
 
 from lxcfs_py.daemon import degraded
 from lxcfs_py.engine import store
@@ -21,8 +22,8 @@ _WAITING = 4096
 """Containers that may wait to be heard; net.core.somaxconn may allow less."""
 
 
-def start(figures: Figures, mountpoint: str) -> None:
-    """Answer calls by these figures."""
+def start(figures: Figures, mountpoint: str) -> Callable[[], None]:
+    """Answer calls by these figures; return what ends it, so that what comes from then on waits for the next server."""
     kept = store.inherited().others
     agent = Agent(figures, _keep, _forget, dict(kept))
     _offer(agent, mountpoint)
@@ -32,6 +33,7 @@ def start(figures: Figures, mountpoint: str) -> None:
         reason = limits.no_thread(error)
         degraded.enter("seccomp", f"containers that hand system calls on wait for the next server ({reason})")
     store.inherited().before_handing_over(agent.stop)
+    return agent.stop
 
 
 def _offer(agent: Agent, mountpoint: str) -> None:

@@ -116,7 +116,7 @@ def serve(
         degraded.enter("roots", covered)
     with _Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2) as signals:
         service, engine = _start(config)
-        call_agent.start(CallFigures(service.filesystem), engine.config.mountpoint)
+        stop_calls = call_agent.start(CallFigures(service.filesystem), engine.config.mountpoint)
         config = engine.config
         file, load = (source.file, source.load) if source else (None, None)
         status = Status(service.filesystem, service.containers, engine, service.supervisor, file, load)
@@ -145,6 +145,7 @@ def serve(
             if engine.stop():
                 call_agent.withdraw(config.mountpoint)
             stop_metrics()
+        stop_calls()
     end = ended[0] if ended else End.STOPPED
     log.log(logging.ERROR if end is End.FAILED else logging.INFO, "%s: %s", config.mountpoint, end.value)
     return 1 if end is End.FAILED else 0

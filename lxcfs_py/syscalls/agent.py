@@ -28,7 +28,7 @@ from lxcfs_py.linux.digest import digest
 from lxcfs_py.linux.seccomp import Notification
 from lxcfs_py.syscalls import memory, writable
 from lxcfs_py.syscalls.answers import ANSWERS, Figures
-from lxcfs_py.syscalls.callers import Caller, Listener, Monitor, number_of, owner_of
+from lxcfs_py.syscalls.callers import Caller, Listener, Monitor, descriptors_in, number_of, owner_of
 from lxcfs_py.syscalls.memory import Memory, Slot
 from lxcfs_py.syscalls.relay import Relay, Shift, TakeBack
 from lxcfs_py.syscalls.writers import Writers
@@ -52,7 +52,7 @@ _SILENT_SECONDS = 60.0  # after an error in this program: a container must not f
 _PAUSE_SECONDS = 1.0  # without new connections, where there are no descriptors for them
 _ANSWERED = (errno.ENOENT, errno.EINPROGRESS)  # nobody waits for it any longer, or a predecessor did it
 _MOST_STATE = 1 << 16  # bytes of a container's state that are read at a time
-_MOST_SENT = 4  # descriptors
+_MOST_ANCILLARY = socket.CMSG_LEN(4 * struct.calcsize("i"))  # bytes: so many descriptors
 
 UNANSWERABLE = (OSError, ValueError, ArithmeticError, LookupError, struct.error)
 """What is raised of a call that the kernel is to answer itself, but for errors in this program."""
@@ -239,18 +239,22 @@ class Agent:
         self._poll.register(connection, select.EPOLLIN)
 
     def _receive_listener(self, descriptor: int) -> None:
-        """Take the listeners that a runtime sends; what else it sends is read and thrown away."""
+        """Take the listeners that a runtime sends; what else it sends is read and thrown away.
+
+        The message stays in the socket until its listeners are kept: whoever dies before leaves it to a successor, to
+        whom a listener that comes twice does no harm.
+        """
         connection, _, pid = self._runtimes[descriptor]
         try:
-            message, descriptors, flags, _ = socket.recv_fds(
-                connection, _MOST_STATE, _MOST_SENT, socket.MSG_CMSG_CLOEXEC
+            message, ancillary, flags, _ = connection.recvmsg(
+                _MOST_STATE, _MOST_ANCILLARY, socket.MSG_PEEK | socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return
         except OSError:
-            message, descriptors, flags = b"", [], 0
+            message, ancillary, flags = b"", [], 0
         owner = 0
-        for listener in descriptors:
+        for listener in descriptors_in(ancillary):
             refusal = "it is none" if not _is_listener(listener) else ""
             if not refusal:
                 owner = owner or _owner_in(message, pid)
@@ -264,7 +268,9 @@ class Agent:
             self._add(caller)
         if flags & socket.MSG_CTRUNC:
             log.error("a listener was lost, as there was no descriptor for it: its container's calls fail")
-        if not message:
+        if message:
+            connection.recv(len(message))
+        else:
             self._drop(descriptor)
 
     def _refusal(self, owner: int) -> str:

@@ -136,7 +136,7 @@ class Monitor:
             )
         except BlockingIOError:
             raise LookupError("nothing was sent") from None
-        descriptors = _descriptors(ancillary)
+        descriptors = descriptors_in(ancillary)
         call = self._parse(slot, length)
         if call is None or len(descriptors) < 2:
             for descriptor in descriptors:
@@ -220,7 +220,8 @@ def _waits(call: Notification) -> bool:
         return False
 
 
-def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+def descriptors_in(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    """Return what came beside a message; socket.recv_fds heeds no flags."""
     found: list[int] = []
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

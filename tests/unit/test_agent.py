@@ -145,6 +145,36 @@ def test_one_container_has_no_more_than_its_share_of_the_listeners(
     assert len(successor) == 4, "a successor knows whose those are that it has been handed"
 
 
+def test_a_server_that_dies_before_it_keeps_a_listener_leaves_it_to_its_successor(
+    agent_of: Agent, server: Full, kept: dict[str, int]
+) -> None:
+    class Death(BaseException):
+        """Comes between any two system calls."""
+
+    def keep(name: str, descriptor: int) -> None:
+        if name.startswith(Listener.PREFIX):
+            raise Death
+        kept[name] = os.dup(descriptor)
+
+    agent_of._keep = keep
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as runtime:
+        runtime.connect(server.getsockname())
+        attend(agent_of)
+        read, write = os.pipe()
+        socket.send_fds(runtime, [b'{"state": {"id": "web"}}'], [read])
+        os.close(read)
+        with pytest.raises(Death):
+            attend(agent_of)
+        assert not listeners(kept)
+        successor = Agent(Nothing(), kept.__setitem__, kept.__delitem__, dict(kept))
+        assert successor._poll.poll(0), "the runtime's message is still there"
+        attend(successor)
+        assert listeners(kept) == 1
+        os.write(write, b"a call")
+        assert list(successor._callers) == [descriptor for descriptor, _ in successor._poll.poll(0)], "nothing is left"
+    os.close(write)
+
+
 @pytest.mark.parametrize("state", [b"", b"{", b"[]", b'{"state": 3}', b"[" * 100000])
 def test_a_state_that_cannot_be_read_is_that_of_who_sent_it(state: bytes) -> None:
     assert agent._owner_in(state, 7) == agent._owner_in(b"", 7) != agent._owner_in(b"", 8)

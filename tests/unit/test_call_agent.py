@@ -24,6 +24,6 @@ def test_where_no_call_can_be_let_through_none_is_taken(monkeypatch: pytest.Monk
     monkeypatch.setattr(store, "inherited", lambda: SimpleNamespace(others={}, before_handing_over=lambda _: None))
     agent = SimpleNamespace(start=lambda: None, stop=lambda: None)
     monkeypatch.setattr(call_agent, "Agent", lambda *_: agent)
-    call_agent.start(SimpleNamespace(), "/var/lib/lxcfs")
+    assert call_agent.start(SimpleNamespace(), "/var/lib/lxcfs") is agent.stop
     assert not any(socket.exists() for socket in sockets)
     assert "Linux 5.5 or later does" in degraded.states()["seccomp"]

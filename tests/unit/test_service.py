@@ -42,12 +42,12 @@ def test_after_a_takeover_nothing_is_waited_for(monkeypatch):
         containers=[],
     )
     monkeypatch.setattr(service, "_start", lambda config: (served, engine))
-    monkeypatch.setattr(service.call_agent, "start", lambda *_: None)
+    monkeypatch.setattr(service.call_agent, "start", lambda *_: lambda: done.append("calls"))
     monkeypatch.setattr(service, "_listen_for_metrics", lambda *_: lambda: done.append("metrics"))
     monkeypatch.setattr(service._Loop, "run", lambda self, ready: (ready(), select.select([self._signals], [], [])))
     monkeypatch.setattr(service.roots, "take", lambda: None)
     assert service.serve(Config(), ready.set) == 0
-    assert done == []
+    assert done == ["calls"], "which ended when all was handed over"
 
 
 @pytest.fixture
