@@ -208,6 +208,16 @@ def test_a_host_that_never_had_lists_of_packages_gets_them(fleet: Fleet, host: s
     assert (done.returncode, state(fleet, host)) == (0, (NEW, False))
 
 
+@pytest.mark.parametrize("lacks_lists", [False, True])
+def test_the_library_of_the_engine_fusepy_is_there_before_the_service_is_stopped(
+    fleet: Fleet, host: str, lacks_lists: bool
+) -> None:
+    fleet.change(host, version=NEW, containers=[], runs=True, lacks_lists=lacks_lists)
+    done = fleet.play("rollout", "--limit", host, lxcfs_py_config={"fuse": {"engine": "fusepy"}})
+    assert done.returncode == 0
+    assert json.loads((fleet.directory / f"hosts/{host}.json").read_text())["fusepy_came_while_it_ran"] is True
+
+
 DROP_INS = "/etc/systemd/system/lxcfs-py.service.d"
 
 

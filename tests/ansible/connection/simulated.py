@@ -110,6 +110,9 @@ class Connection(ConnectionBase):
             return {"changed": True}
         if host.get("lacks_lists"):
             return {"failed": True, "msg": "Dependency is not satisfiable: python3-psutil"}
+        if names in ("python3-fusepy", ["python3-fusepy"]):
+            host["fusepy_came_while_it_ran"] = host.get("runs", False)
+            return {"changed": True}
         if arguments.get("state") == "absent":
             host.update(version="", config="")
         else:
