@@ -4,9 +4,11 @@
 # which has no number before its release, has only libfuse 3.
 DEBIAN := $(shell . /etc/os-release && echo $$VERSION_CODENAME)
 DOCKER := docker.io docker-cli
+EMULATION := qemu-user qemu-user-binfmt
 ifeq ($(DEBIAN),bookworm)
 LIBFUSE := libfuse2
 DOCKER := docker.io
+EMULATION := qemu-user-static binfmt-support
 else ifeq ($(DEBIAN),trixie)
 LIBFUSE := libfuse2t64
 else
@@ -19,7 +21,8 @@ TEST_FAST := $(RUN) procps sysstat tmux busybox-static
 DEB := git build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools
 RPM := git rpm rpmlint
 REPO := $(DEB) $(RPM) apt-utils createrepo-c gpg gpg-agent
-IMAGE := $(DEB) mmdebstrap
+# The maintainer scripts of another architecture's packages are run, too.
+IMAGE := $(DEB) mmdebstrap $(if $(ARCH),$(if $(filter-out $(shell dpkg --print-architecture),$(ARCH)),arch-test $(EMULATION)))
 TEST := $(TEST_FAST) $(DOCKER) lxc lxcfs musl-tools mmdebstrap qemu-system-x86 qemu-utils e2fsprogs openssh-client $(DEB) lintian man-db $(REPO) \
 	kubernetes-client/kubectl zsh fish prometheus
 BENCH := $(RUN) lxcfs
@@ -106,8 +109,8 @@ bench: .venv/.installed apt-bench ## side by side with the C program lxcfs
 deb: apt-deb ## the Debian package, in dist/
 	packaging/deb/build dist
 
-image: apt-image ## the container image for Kubernetes and its bill of materials, in dist/
-	packaging/image/build dist
+image: apt-image ## the container image for Kubernetes and its bill of materials, in dist/, of ARCH=amd64 or arm64
+	packaging/image/build dist $(ARCH)
 
 rpm: .venv/.installed apt-rpm ## the rpm for RHEL 9 and its kin and for Fedora, in dist/
 	PYTHON=$(abspath $(PYTHON)) packaging/rpm/build dist

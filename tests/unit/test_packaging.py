@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -35,6 +36,27 @@ def test_the_bill_of_materials_names_the_distribution(tmp_path, number, distribu
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "0"}
     (component,) = json.loads(subprocess.check_output(command, env=environment, timeout=60))["components"]
     assert f"distro={distribution}&" in component["purl"]
+
+
+@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
+def test_an_image_says_of_which_architecture_it_is(tmp_path, architecture):
+    with tarfile.open(tmp_path / "root.tar", "w"):
+        pass
+    command = [sys.executable, ROOT / "packaging/image/archive", tmp_path / "root.tar", "lxcfs-py:1", architecture]
+    written = subprocess.check_output(command, env={**os.environ, "SOURCE_DATE_EPOCH": "0"}, timeout=60)
+    with tarfile.open(fileobj=io.BytesIO(written)) as archive:
+        (manifest,) = json.load(archive.extractfile("manifest.json"))
+        assert json.load(archive.extractfile(manifest["Config"]))["architecture"] == architecture
+
+
+@pytest.mark.skipif(not shutil.which("make") or not shutil.which("dpkg"), reason="needs make and dpkg")
+def test_an_emulator_is_installed_for_another_architectures_image_alone():
+    native = subprocess.check_output(["dpkg", "--print-architecture"], text=True).strip()
+    for architecture in ("", "amd64", "arm64"):
+        command = ["make", "--dry-run", "image", *([f"ARCH={architecture}"] if architecture else [])]
+        said = subprocess.check_output(command, cwd=ROOT, text=True, timeout=60)
+        assert f"packaging/image/build dist {architecture}\n" in said
+        assert ("qemu-user" in said) == (architecture not in ("", native)), architecture
 
 
 def packed() -> set[str]:
