@@ -21,6 +21,9 @@ class File(NamedTuple):
     is_directory: bool = False
     """True for a tree of the host's."""
 
+    masked: str = ""
+    """A pattern for the directories in it that are empty for every container: engines mask them."""
+
     in_records: bool = False
     """True when the kernel renders it record by record, at most a page for each read(2)."""
 
@@ -63,7 +66,12 @@ FILES = {
         ),
         File("sys/class/block", "links to the disks and partitions in `/sys/block`", is_directory=True, lasting=1),
         File("sys/dev/block", "the same by the devices' numbers", is_directory=True, lasting=1),
-        File("sys/devices/system/cpu", "the host's directory with the visible CPUs only", is_directory=True),
+        File(
+            "sys/devices/system/cpu",
+            "the host's directory with the visible CPUs only",
+            is_directory=True,
+            masked=r"cpu(\d+)/thermal_throttle",
+        ),
         File(
             "sys/devices/system/memory",
             "as many blocks of memory as the container's limit is large",

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
 from lxcfs_py.attach.visits import Ask
 from lxcfs_py.errors import LxcfsError
+from lxcfs_py.files import FILES
 from lxcfs_py.linux import mount_table
 from lxcfs_py.linux.mount_table import Mount
 from lxcfs_py.linux.mountpoint import FSTYPE
@@ -33,6 +35,9 @@ class Mounted(NamedTuple):
     """A mount with what else the kernel says of it."""
 
     id: int
+    parent: int
+    """The id of the mount that it is on."""
+
     peers: str
     """The peer group that it is in, "shared:7", "" when mounts below it stay in its mount namespace."""
 
@@ -103,6 +108,25 @@ class Tree:
             raise RefusedError(f"the container has {what} mounted over it")
         return Place(directory, file, base, top)
 
+    def check_below(self, name: str, place: Place) -> None:
+        """Raise RefusedError where something is mounted below a bare directory: a mount over that would uncover it.
+
+        HiddenError where that is an engine's mask. Files of this kind are let pass, and masks of what is empty in the
+        daemon's directory, too.
+        """
+        path = f"{place.base.mount.mountpoint}/{name.partition('/')[2]}/"
+        for each in mounts(self._process).values():
+            mount = each.mount
+            if each.parent != place.base.id or not mount.mountpoint.startswith(path) or mount.fstype == FSTYPE:
+                continue
+            below = mount.mountpoint[len(path) :]
+            if not _is_mask(mount):
+                raise RefusedError(
+                    f"the container has {ascii(mount.fstype)[1:-1]} mounted at {ascii(below)[1:-1]} in it"
+                )
+            if not re.fullmatch(FILES[name].masked, below):
+                raise HiddenError(f"{ascii(below)[1:-1]} in it is masked")
+
     def open(self, path: str) -> tuple[int, str]:
         """Return a descriptor of what stands at a path, without following links, and the device that it is on.
 
@@ -132,9 +156,9 @@ def mounts(process: int) -> dict[int, Mounted]:
     found = {}
     for line in filter(None, read("mountinfo", process).decode("utf-8", "surrogateescape").split("\n")):
         (mount,) = mount_table.parse(line)
-        number, _, _, _, _, _, *optional = line.partition(" - ")[0].split(" ")
+        number, parent, _, _, _, _, *optional = line.partition(" - ")[0].split(" ")
         peers = next((field for field in optional if field.startswith("shared:")), "")
-        found[int(number)] = Mounted(int(number), peers, mount)
+        found[int(number)] = Mounted(int(number), int(parent), peers, mount)
     return found
 
 

@@ -242,6 +242,7 @@ CPU_TREE = (
         called="`cpufreq/policyN/affected_cpus`, `related_cpus`, `freqdomain_cpus`",
     ),
     _row("cpufreq/policy[0-9]*", "those that are for one of its CPUs", called="`cpufreq/policyN`"),
+    _row("cpu[0-9]*/thermal_throttle*", "empty: engines mask it", called="`cpuN/thermal_throttle`"),
     _row("cpu[0-9]*, cpu[0-9]*/node[0-9]*", "those of its CPUs and nodes", called="`cpuN`, `cpuN/nodeN`"),
     _row("*", "the host's", called="all else, `kernel_max` too"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lxcfs_py.files import FILES
 from lxcfs_py.views.host_tree import HostTree, Sight, listed_cpus, masked_cpus
 
 _NAME = "sys/devices/system/cpu"
@@ -9,6 +10,11 @@ _NAME = "sys/devices/system/cpu"
 
 def _is_hidden(sight: Sight, cpu: int) -> bool:
     return cpu not in sight.cpus
+
+
+def _is_masked(_sight: Sight, _cpu: int) -> bool:
+    """How hot a CPU gets tells a container what others compute on it: newer engines mask that."""
+    return True
 
 
 def _node_is_hidden(sight: Sight, node: int) -> bool:
@@ -32,7 +38,10 @@ def _numbers(sight: Sight, _path: str, text: bytes) -> bytes:
 TREE = HostTree(
     _NAME,
     hidden={
-        r"cpu(\d+)": _is_hidden,
+        # An engine masks that directory of all of the machine's CPUs: one that it finds and cannot look at is an error
+        # to it, and the container does not start.
+        r"cpu(\d+)(?!/thermal_throttle$)": _is_hidden,
+        rf"{FILES[_NAME].masked}/[^/]+": _is_masked,
         r"cpu\d+/node(\d+)": _node_is_hidden,
         r"cpufreq/policy(\d+)": _policy_is_hidden,
     },

@@ -23,6 +23,7 @@ import pytest
 from lxcfs_py.attach import attach, servers
 from lxcfs_py.cli import main as command_line
 from lxcfs_py.config import Config
+from lxcfs_py.files import FILES
 from lxcfs_py.linux import syscalls
 from lxcfs_py.runtimes.names import KEY, Identity, Names
 from lxcfs_py.runtimes.sandbox import Sandbox
@@ -554,6 +555,45 @@ def test_what_a_container_mounted_over_a_directory_between_is_not_entered(box: S
     (outcome,) = attach.attach(box.init, views, ["proc/pressure/cpu"])
     assert outcome.result == "refused"
     assert "mounted over a directory" in outcome.reason
+
+
+CPUS = "sys/devices/system/cpu"
+MASK = "mount -t tmpfs -o ro none /sys/devices/system/cpu/cpu0"
+BELOW = {
+    "a mask": (f"{MASK}/cache", "hidden", "hidden", ""),
+    "a mask of what is empty for all": (f"{MASK}/topology", "attached", "none", ""),
+    "a mount": (f"mount -t proc none /{CPUS}/cpu0/cache", "refused", "none", "has proc mounted at cpu0/cache in it"),
+    "a mount that is covered": (
+        f"mount -t tmpfs none /{CPUS}/cpu0/cache; mount --bind /sys /sys",
+        *("attached", "none", ""),
+    ),
+}
+
+
+@pytest.mark.usefixtures("filters")
+@pytest.mark.parametrize(("deed", "result", "state", "reason"), BELOW.values(), ids=BELOW)
+def test_a_directory_is_not_mounted_over_where_that_uncovers_what_is_mounted_below_it(
+    box: Sandbox, views: str, monkeypatch: pytest.MonkeyPatch, deed: str, result: str, state: str, reason: str
+) -> None:
+    """Docker masks cpuN/thermal_throttle, of which a virtual machine has none."""
+    monkeypatch.setitem(FILES, CPUS, FILES[CPUS]._replace(masked=r"cpu(\d+)/topology"))
+    assert box.run(["sh", "-c", deed]).returncode == 0
+    assert states(box.init, views, (CPUS,)) == {CPUS: state}
+    (outcome,) = attach.attach(box.init, views, [CPUS], attach.Wanted(dry_run=True))
+    assert outcome.result == result
+    (outcome,) = attach.attach(box.init, views, [CPUS])
+    assert outcome.result == result
+    assert reason in outcome.reason
+    (outcome,) = attach.detach(box.init, views, [CPUS])
+    assert outcome.result == ("detached" if result == "attached" else "absent")
+
+
+def test_a_directory_is_mounted_over_a_file_of_another_such_mount_in_it(box: Sandbox, views: str) -> None:
+    """The C program's containers may have cpu/online alone."""
+    assert attach.attach(box.init, views, ["proc/meminfo"])
+    assert box.run(["mount", "--bind", "/proc/meminfo", f"/{CPUS}/online"]).returncode == 0
+    assert results(attach.attach(box.init, views, [CPUS])) == {"attached"}
+    assert box.run(["cat", f"/{CPUS}/online"]).stdout == "0\n"
 
 
 @pytest.mark.usefixtures("filters")

@@ -273,6 +273,22 @@ def test_links_of_the_machines_directory_are_read(copied, tmp_path):
     assert filesystem.readlink(READER, f"{SYS_CPU}/cpu1/driver") == "../../../bus/cpu/drivers/processor"
 
 
+def test_how_hot_a_cpu_gets_no_container_sees(copied, tmp_path):
+    """The directories are there, for engines that mask them: also those of CPUs that the container does not see."""
+    machine = copied("v2-64cpu", tmp_path)
+    filesystem = Filesystem(machine.host, Containers(machine.container), Config())
+    for cpu in ("cpu2", "cpu0", "cpu12"):
+        throttle = machine.root / sys_cpu.TREE.name / cpu / "thermal_throttle"
+        throttle.mkdir()
+        (throttle / "core_throttle_count").write_text("7\n")
+        path = f"{SYS_CPU}/{cpu}/thermal_throttle"
+        assert stat.S_ISDIR(filesystem.getattr(READER, path)["st_mode"])
+        assert filesystem.readdir(READER, path) == [".", ".."]
+        with pytest.raises(FileNotFoundError):
+            read(filesystem, f"{path}/core_throttle_count")
+        assert read(filesystem, f"{path}/core_throttle_count", STRANGER) == b"7\n"
+
+
 def test_no_link_leads_a_reader_out_of_the_machines_directory(copied, tmp_path):
     machine = copied("v1-2cpu", tmp_path)
     (machine.root / sys_cpu.TREE.name / "secret").symlink_to("/etc/shadow")
