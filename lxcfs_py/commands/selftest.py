@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
+from lxcfs_py import config as configuration
 from lxcfs_py.commands.common import add_config, add_mountpoint, new_command, require_root, served_mountpoint
+from lxcfs_py.commands.sources import Subject
+from lxcfs_py.daemon import control
+from lxcfs_py.errors import LxcfsError
 from lxcfs_py.runtimes import selftest
 
 if TYPE_CHECKING:
@@ -21,8 +25,8 @@ def add(commands: Commands) -> None:
         _selftest,
         "ask a container everything in every way, and say what does not agree",
         "Make a small container with limits, keep it busy for some seconds, ask it each question in every way that the "
-        "files answer, and hold the answers against each other and against its cgroup. The exit code is 1 where one is "
-        "wrong.",
+        "files answer, and hold the answers against each other, its cgroup and the daemon's configuration. What is not "
+        "enabled is not asked. The exit code is 1 where one is wrong.",
         [
             ("lxcfs-py selftest", "of the running daemon"),
             ("lxcfs-py selftest --mountpoint /var/lib/lxcfs-c", "of another lxcfs that is mounted there"),
@@ -34,7 +38,8 @@ def add(commands: Commands) -> None:
 
 def _selftest(options: argparse.Namespace) -> int:
     require_root()
-    questions = selftest.ask(Path(served_mountpoint(options)))
+    place = served_mountpoint(options)
+    questions = selftest.ask(Path(place), _configured(place))
     failed = 0
     for question in questions:
         wrong = question.wrong()
@@ -44,6 +49,16 @@ def _selftest(options: argparse.Namespace) -> int:
             print(f"{'':<9}{way}: {_short(question.answers[way])}")
     print(f"{len(questions) - failed} of {len(questions)} agree")
     return 1 if failed else 0
+
+
+def _configured(place: str) -> Optional[selftest.Configured]:
+    """Return what tells how a mountpoint's daemon serves a container, None for another lxcfs, which tells nothing."""
+    try:
+        settings = control.ask(place)["configuration"].get("settings", "")
+    except LxcfsError:
+        return None
+    config = configuration.parse(settings.encode(), "the daemon's configuration")
+    return lambda init: Subject(init, config).config
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from lxcfs_py import __version__
+from lxcfs_py import config as configuration
 from lxcfs_py.config import Config, ConfigError
 from lxcfs_py.daemon import degraded, late_keys, systemd
 from lxcfs_py.engine import store
@@ -78,6 +79,7 @@ class Status:
                 "exists": bool(self._file) and os.path.lexists(self._file or ""),
                 "reloaded": self._reloaded,
                 "reload_errors": self._reload_errors,
+                "settings": configuration.dump(config),
                 **self._compare_with_file(),
             },
             "degraded": states,

@@ -13,10 +13,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
+from lxcfs_py import files
 from lxcfs_py.cgroup import Cgroup, open_cgroup
 from lxcfs_py.cgroup.layout import find
+from lxcfs_py.config import Config, Files
 from lxcfs_py.container import processes
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import TICKS
@@ -26,7 +28,8 @@ MEMORY = 256 << 20
 QUOTA = 0.5
 _LOAD_SECONDS = 3
 
-# Runs in the container while it is busy, by the interpreter alone: prints the texts of all files that are there.
+# Runs in the container while it is busy, by the interpreter alone: prints the texts of all files that are there, by
+# their paths, and by paths below them what else was asked of them.
 _PROBE = """
 import glob, json, os, time
 texts = {}
@@ -42,8 +45,8 @@ for path in sorted(path for pattern in patterns for path in glob.glob(pattern)):
         if path == "/proc/uptime":
             texts["clock since boot"] = str(time.clock_gettime(time.CLOCK_BOOTTIME))
 with open("/proc/meminfo", "rb", buffering=0) as file:
-    texts["one byte at a time"] = b"".join(iter(lambda: file.read(1), b"")).decode()
-texts["names of CPUs"] = " ".join(os.listdir("/sys/devices/system/cpu"))
+    texts["/proc/meminfo/by bytes"] = b"".join(iter(lambda: file.read(1), b"")).decode()
+texts["/sys/devices/system/cpu"] = " ".join(os.listdir("/sys/devices/system/cpu"))
 texts["own pid"] = str(os.getpid())
 texts["own start"] = open("/proc/self/stat").read().rpartition(") ")[2].split()[19]
 print(json.dumps(texts))
@@ -75,34 +78,49 @@ class Question:
         return bool(answer == self.right)
 
 
-def ask(mountpoint: Path) -> list[Question]:
-    """Return all questions with the answers of a mount's files. SandboxError where no container can be made."""
+Configured = Callable[[int], Config]
+"""Returns the configuration that holds for the container with this init."""
+
+
+def ask(mountpoint: Path, configured: Optional[Configured] = None) -> list[Question]:
+    """Return the questions that a mount's files answer, with the answers. SandboxError where no container can be made.
+
+    Without `configured`, as of another lxcfs, all are asked, and what is right by default is right.
+    """
     cpu = max(os.sched_getaffinity(0))
     with Sandbox(memory=MEMORY, swap=None, cpus=QUOTA, cpuset=str(cpu), views=mountpoint) as box:
         box.popen([sys.executable, "-I", "-c", _BUSY])
         cgroup = open_cgroup(find(), processes.container_paths(box.init, processes.read(box.init, "cgroup")))
         init = processes.start_time(processes.read(box.init, "stat")) / 1e9
-        first = _probe(box)
+        config = configured(box.init) if configured else Config(files=Files(files.NAMES))
+        first = _probe(box, config)
         time.sleep(_LOAD_SECONDS)
         started, least = time.time(), _seconds(cgroup)
-        texts = _probe(box)
-        return [
+        texts = _probe(box, config)
+        questions = [
             *_memory(texts, cgroup),
             *_cpus(texts, cpu),
-            *_time(texts, init, started),
-            *_cpu_time(first, texts, least, _seconds(cgroup)),
+            *_time(texts, init, started, config),
+            *_cpu_time(first, texts, least, _seconds(cgroup), config),
             *_tasks(texts, cgroup),
             *_io(texts, cgroup),
         ]
+        return [question for question in questions if any(answer is not None for answer in question.answers.values())]
 
 
-def _probe(box: Sandbox) -> dict[str, str]:
+def _probe(box: Sandbox, config: Config) -> dict[str, str]:
+    """Return the texts of the files that are the container's by its configuration, and those that are the kernel's."""
     texts: dict[str, str] = json.loads(box.run([sys.executable, "-I", "-c", _PROBE], check=True).stdout)
-    return texts
+    hosts = set(files.NAMES).difference(config.files.enabled)
+    if not config.loadavg.enabled:
+        hosts.add("proc/loadavg")
+    return {path: text for path, text in texts.items() if not any(f"{path}/".startswith(f"/{name}/") for name in hosts)}
 
 
 def _memory(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
-    meminfo, slowly = (_fields(texts[name]) for name in ("/proc/meminfo", "one byte at a time"))
+    if "/proc/meminfo" not in texts:
+        return
+    meminfo, slowly = (_fields(texts[name]) for name in ("/proc/meminfo", "/proc/meminfo/by bytes"))
     yield Question(
         "How much memory is there, in KiB?",
         MEMORY >> 10,
@@ -128,7 +146,9 @@ def _memory(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
             },
             tolerance=16 << 10,
         )
-    areas = [line.split() for line in texts.get("/proc/swaps", "").splitlines()[1:]]
+    if "/proc/swaps" not in texts:
+        return
+    areas = [line.split() for line in texts["/proc/swaps"].splitlines()[1:]]
     yield Question("How much swap is there, in KiB?", meminfo["SwapTotal"], {"swaps": sum(int(a[2]) for a in areas)})
     swapped = meminfo["SwapTotal"] - meminfo["SwapFree"]
     yield Question("How much of it is used, in KiB?", swapped, {"swaps": sum(int(a[3]) for a in areas)}, 1 << 10)
@@ -139,17 +159,16 @@ def _cpus(texts: Mapping[str, str], cpu: int) -> Iterator[Question]:
         f"sys/devices/system/cpu/{name}": _list(texts.get(f"/sys/devices/system/cpu/{name}"))
         for name in ("online", "present", "possible")
     }
+    names = texts.get("/sys/devices/system/cpu")
     nodes = [_list(text) or [] for path, text in texts.items() if path.startswith("/sys/devices/system/node/")]
     yield Question(
         "Which CPUs are there?",
         [cpu],
         {
-            "cpuinfo": [int(number) for number in re.findall(r"^processor\s*: (\d+)", texts["/proc/cpuinfo"], re.M)],
-            "stat": [int(number) for number in re.findall(r"^cpu(\d+) ", texts["/proc/stat"], re.M)],
+            "cpuinfo": _numbers(r"^processor\s*: (\d+)", texts.get("/proc/cpuinfo")),
+            "stat": _numbers(r"^cpu(\d+) ", texts.get("/proc/stat")),
             **listed,
-            "sys/devices/system/cpu, its names": sorted(
-                int(name[3:]) for name in texts["names of CPUs"].split() if re.fullmatch(r"cpu\d+", name)
-            ),
+            "sys/devices/system/cpu, its names": _numbers(r"(?<!\S)cpu(\d+)(?!\S)", names),
             "sys/devices/system/node": sorted(cpu for node in nodes for cpu in node) if nodes else None,
         },
     )
@@ -162,22 +181,28 @@ def _cpus(texts: Mapping[str, str], cpu: int) -> Iterator[Question]:
             for name in ("package_cpus_list", "core_cpus_list", "core_siblings_list", "thread_siblings_list")
         },
     )
-    siblings = re.search(r"^siblings\s*: (\d+)", texts["/proc/cpuinfo"], re.M)
+    siblings = re.search(r"^siblings\s*: (\d+)", texts.get("/proc/cpuinfo", ""), re.M)
     yield Question("How many CPUs has its package?", 1, {"cpuinfo": int(siblings[1]) if siblings else None})
 
 
-def _time(texts: Mapping[str, str], init: float, started: float) -> Iterator[Question]:
+def _time(texts: Mapping[str, str], init: float, started: float, config: Config) -> Iterator[Question]:
     boottime = float(texts["clock since boot"])
-    btime = int(_line(texts["/proc/stat"], "btime")[0])
-    up, idle = map(float, texts["/proc/uptime"].split())
-    yield Question("How old is the container, in seconds?", boottime - init, {"uptime": up}, tolerance=2)
+    stat = texts.get("/proc/stat")
+    up, idle = map(float, texts["/proc/uptime"].split()) if "/proc/uptime" in texts else (None, None)
+    if config.uptime.source == "host":
+        yield Question("How old is the host, in seconds?", boottime, {"uptime": up}, tolerance=2)
+    else:
+        yield Question("How old is the container, in seconds?", boottime - init, {"uptime": up}, tolerance=2)
+    if stat is None:
+        return
+    btime = int(_line(stat, "btime")[0])
     yield Question(
         "When did a program start, in seconds since 1970?",
         started,
         {"btime and its start time": btime + int(texts["own start"]) / TICKS},
         tolerance=3,
     )
-    idle_ticks = int(_line(texts["/proc/stat"], "cpu")[3])
+    idle_ticks = int(_line(stat, "cpu")[3])
     yield Question("How long was it idle, in seconds?", idle_ticks / TICKS, {"uptime": idle}, tolerance=1)
 
 
@@ -188,9 +213,15 @@ def _seconds(cgroup: Cgroup) -> tuple[float, float]:
 
 
 def _cpu_time(
-    first: Mapping[str, str], texts: Mapping[str, str], least: tuple[float, float], most: tuple[float, float]
+    first: Mapping[str, str],
+    texts: Mapping[str, str],
+    least: tuple[float, float],
+    most: tuple[float, float],
+    config: Config,
 ) -> Iterator[Question]:
     """Ask for what was used, which the cgroup told before and after the container was asked."""
+    if "/proc/stat" not in texts:
+        return
     total = [int(word) for word in _line(texts["/proc/stat"], "cpu")]
     before = [int(word) for word in _line(first["/proc/stat"], "cpu")]
     cpus = [list(map(int, line.split()[1:])) for line in re.findall(r"^cpu\d.*", texts["/proc/stat"], re.M)]
@@ -201,24 +232,25 @@ def _cpu_time(
     busy = sum(total[:3]) - sum(before[:3])
     share = busy / max(busy + total[3] - before[3], 1)
     passed = float(texts["clock since boot"]) - float(first["clock since boot"])
-    right = min(busy / TICKS / (passed * QUOTA), 1.0)
+    may_use = passed if config.cpu.mode == "cpuset" else passed * QUOTA
+    right = min(busy / TICKS / may_use, 1.0)
     yield Question("What part of the time that it may use is used?", right, {"stat": share}, right / 5)
 
 
 def _tasks(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
-    running, tasks = map(int, texts["/proc/loadavg"].split()[3].split("/"))
-    yield Question(
-        "How many tasks run?", 2, {"loadavg": running, "stat": int(_line(texts["/proc/stat"], "procs_running")[0])}, 1
-    )
+    stat, loadavg = texts.get("/proc/stat"), texts.get("/proc/loadavg")
+    running, tasks = map(int, loadavg.split()[3].split("/")) if loadavg else (None, None)
+    in_stat = int(_line(stat, "procs_running")[0]) if stat else None
+    yield Question("How many tasks run?", 2, {"loadavg": running, "stat": in_stat}, 1)
     if cgroup.tasks:
         # The one that asked has ended.
         yield Question("How many tasks are there?", cgroup.tasks.states()[2] + 1, {"loadavg": tasks}, tolerance=1)
-    last = int(texts["/proc/loadavg"].split()[4])
+    last = int(loadavg.split()[4]) if loadavg else None
     yield Question("Which is the latest pid?", int(texts["own pid"]), {"loadavg": last})
 
 
 def _io(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
-    disks = {line.split()[2]: line.split()[3:14] for line in texts["/proc/diskstats"].splitlines()}
+    disks = {line.split()[2]: line.split()[3:14] for line in texts.get("/proc/diskstats", "").splitlines()}
     for path in sorted(path for path in texts if path.startswith("/sys/block/")):
         device = path.split("/")[3].replace("!", "/")
         if device in disks:
@@ -240,6 +272,10 @@ def _fields(meminfo: str) -> dict[str, int]:
 
 def _line(text: str, name: str) -> list[str]:
     return next(line.split()[1:] for line in text.splitlines() if line.split()[0] == name)
+
+
+def _numbers(pattern: str, text: Optional[str]) -> Optional[list[int]]:
+    return None if text is None else [int(number) for number in re.findall(pattern, text, re.M)]
 
 
 def _list(text: Optional[str]) -> Optional[list[int]]:

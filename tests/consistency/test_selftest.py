@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
+import time
+from typing import Any, Callable
 
 import pytest
 
-from lxcfs_py.commands.selftest import _short
+from lxcfs_py.commands.selftest import _configured, _short
+from lxcfs_py.files import NAMES
 from lxcfs_py.runtimes import selftest
+from tests.conftest import Daemon
 
 
 def test_a_container_gets_the_same_answer_by_every_way(daemon: Any) -> None:
@@ -30,6 +33,32 @@ def test_the_command_prints_a_table_and_says_how_many_agree(daemon: Any) -> None
     *rows, last = done.stdout.splitlines()
     assert all(row.startswith("agrees ") for row in rows)
     assert last == f"{len(rows)} of {len(rows)} agree"
+
+
+OTHERWISE = 'cpu.mode = "cpuset"\nuptime.source = "host"\nloadavg.enabled = false\n'
+
+
+@pytest.mark.parametrize(
+    ("config", "least"),
+    [
+        pytest.param(OTHERWISE, 18, id="settings"),
+        pytest.param(f'[[policy]]\ncgroup = "/*"\n{OTHERWISE}', 18, id="policy"),
+        *(
+            pytest.param(f"files.enabled = {list(names)}", least, id=" ".join(names))
+            for names, least in ((NAMES[::2], 6), (NAMES[1::2], 12), (["proc/uptime"], 1), (["proc/stat"], 7))
+        ),
+    ],
+)
+def test_what_the_configuration_makes_otherwise_is_right_and_what_is_not_enabled_is_not_asked(
+    config: str, least: int, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon("kernel", config)
+    while (configured := _configured(str(daemon.mountpoint))) is None:  # it can be asked soon after it is mounted
+        time.sleep(0.1)
+    questions = selftest.ask(daemon.mountpoint, configured)
+    daemon.stop()
+    assert {question.text: question.wrong() for question in questions if question.wrong()} == {}
+    assert len(questions) >= least
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def ways_to_write(views: Path) -> dict[str, str]:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The mounts that `selftest` would have looked at."""
     places: list[str] = []
-    monkeypatch.setattr(selftest, "ask", lambda place: places.append(str(place)) or [])
+    monkeypatch.setattr(selftest, "ask", lambda place, configured: places.append(str(place)) or [])
     return places
 
 
