@@ -56,6 +56,7 @@ class Container:
     __slots__ = (
         "__weakref__",
         "_cgroup_hash",
+        "_last_noted",
         "_layout",
         "_proc",
         "account",
@@ -94,7 +95,7 @@ class Container:
         self.account = Account(ledger, name or f"{os.fstat(self.namespace).st_ino}:{pid}:{start}", start)
         self.start = self.account.start
         self.load = Load(sampler)
-        self.last_pid = 0
+        self.last_pid = self._last_noted = 0  # the pid, and when the reader that has it was seen, since boot
         self.reads = 0
         self.configured: Optional[tuple[Config, Paths, Config]] = None
         """A configuration and where it was then, and what that comes to for it."""
@@ -165,8 +166,11 @@ class Container:
         return bool(poll.poll(0))
 
     def note_reader(self, pid: int) -> None:
-        """Remember the latest pid that a reader has in its pid namespace."""
-        self.last_pid = max(self.last_pid, processes.pid_inside(pid, self.namespace))
+        """Remember what pid the reader that was started last has in its pid namespace; they begin anew at some time."""
+        inside = processes.pid_inside(pid, self.namespace)
+        if inside >= self.last_pid or processes.start_time(processes.read(pid, "stat")) > self._last_noted:
+            self.last_pid = inside
+            self._last_noted = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def states(self) -> tuple[int, int, int]:
         """Return how many of the container's tasks run, are blocked, and exist."""
@@ -236,7 +240,7 @@ class Containers:
                     raise
                 self._make_room()
                 container = self._place(pid)
-            if container is not None:
+            if container is not None and not (reader and reader.inode == inode and reader.container() is container):
                 container.note_reader(pid)
         except OSError as error:
             self._count_unplaced(pid, error)

@@ -793,6 +793,24 @@ def test_the_last_pid_is_the_latest_that_a_reader_has_in_its_own_namespace(conta
     assert containers.of(box.init).last_pid == 3
 
 
+def test_the_last_pid_begins_anew_with_the_pids_and_older_readers_change_nothing(containers, sandbox):
+    box = sandbox()
+
+    def started_with_pid(inside: int) -> int:
+        box.run(["sh", "-c", f"echo {inside - 1} >/proc/sys/kernel/ns_last_pid"], check=True)
+        pid = box.popen(["sleep", "1000"]).pid
+        with open(f"/proc/{pid}/ns/pid") as pids:
+            assert processes.pid_inside(pid, pids.fileno()) == inside
+        return pid
+
+    older, latest = started_with_pid(300), started_with_pid(500)
+    assert containers.of(latest).last_pid == 500
+    assert containers.of(older).last_pid == containers.of(box.init).last_pid == 500
+    time.sleep(0.02)  # starts are told in ticks
+    assert containers.of(started_with_pid(100)).last_pid == 100
+    assert containers.of(older).last_pid == 100, "it is known"
+
+
 def test_before_linux_6_11_a_pid_inside_is_found_too(sandbox, no_ioctl):
     box = sandbox()
     with open(f"/proc/{box.init}/ns/pid") as pids:
