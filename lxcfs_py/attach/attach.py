@@ -140,11 +140,24 @@ def status(mountpoint: str, names: Sequence[str]) -> Iterator[Status]:
     After each come the mount namespaces within it that have a /proc or /sys of their own and miss some file.
     """
     found = running.processes()
-    seen = [
-        (process.pid, container.pid if process is not container else 0)
-        for container in running.containers(found)
-        for process in (container, *running.within(container, found, deep=False))
-    ]
+    return _statuses(
+        mountpoint,
+        names,
+        [
+            (process.pid, container.pid if process is not container else 0)
+            for container in running.containers(found)
+            for process in (container, *running.within(container, found, deep=False))
+        ],
+    )
+
+
+def status_of(pid: int, mountpoint: str, names: Sequence[str]) -> Optional[Status]:
+    """Return which of the files a process sees, whether or not it is a container's first; None where it has ended."""
+    return next(_statuses(mountpoint, names, [(pid, 0)]), None)
+
+
+def _statuses(mountpoint: str, names: Sequence[str], seen: Sequence[tuple[int, int]]) -> Iterator[Status]:
+    """Yield the status of processes, each given with the init of the container that it is within, or 0."""
     pids = [pid for pid, _ in seen]
     visits = Visits()
     own = mount_users.device(mountpoint)

@@ -162,11 +162,9 @@ def _subject(subject: Subject, pid: int, name: str) -> Iterator[str]:
 def _mounted(subject: Subject, name: str) -> str:
     if name not in subject.config.files.enabled:
         return "not enabled (files.enabled): whoever has it mounted sees the host's"
-    states = {
-        container.pid: container.files.get(name, container.error)
-        for container in attach.status(subject.config.mountpoint, [name])
-    }
-    state = states.get(subject.init, "none")
+    # Not every container's first process is the first of a pid namespace.
+    found = attach.status_of(subject.init, subject.config.mountpoint, [name])
+    state = found.files.get(name, found.error) if found else "none"
     return {
         "live": "mounted and served",
         "other": "mounted, of another server than this",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any, Callable
@@ -64,6 +65,25 @@ def test_whether_the_container_has_the_file_is_said(explain: Any, sandbox: Calla
     without = sandbox(memory=64 * MIB)
     assert "not mounted: it sees the host's" in explain("explain", "meminfo", "--pid", without.init)
     assert "is in no container" in explain("explain", "meminfo", "--pid", os.getpid())
+
+
+def test_whether_a_container_with_the_hosts_pids_has_the_file_is_said_too(
+    explain: Any, sandbox: Callable[..., Sandbox]
+) -> None:
+    directory = sandbox(memory=64 * MIB).cgroup("memory") / "service"
+    directory.mkdir()
+    script = "echo $$ >$1/cgroup.procs; mount --bind $2 /proc/meminfo; echo; exec sleep 1000"
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(directory), f"{explain.views}/proc/meminfo"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            process.stdout.readline()
+            assert "mounted and served" in explain("explain", "meminfo", "--pid", process.pid)
+            assert "not mounted: it sees the host's" in explain("explain", "stat", "--pid", process.pid)
+        finally:
+            process.kill()
+            process.wait()
+            directory.rmdir()
 
 
 @pytest.mark.parametrize("name", files.NAMES)
