@@ -329,7 +329,8 @@ def test_node_ids_follow_from_the_path_and_a_collision_is_noticed(monkeypatch: p
     assert nodes.path(nodes.number("/proc/meminfo")) == "/proc/meminfo"
 
 
-def test_nodes_that_nobody_knows_cost_one_walk_of_the_tree_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_that_nobody_knows_cost_one_walk_of_the_tree_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "WALK_AGAIN", 1000)
     tree, walks = Tree(), []
     monkeypatch.setattr(tree, "paths", lambda: walks.append(1) or iter(PATHS))
     nodes = kernel.Nodes(tree)
