@@ -223,6 +223,17 @@ MEMSUP = (
 WATERMARK = "vm_memory_monitor:get_total_memory()"
 
 
+GO = """
+package main
+import ("fmt"; "os")
+func main() { text, err := os.ReadFile("/proc/meminfo"); fmt.Print(string(text), err) }
+"""
+JAVA = """
+import java.nio.file.*;
+class M { public static void main(String[] a) throws Exception {
+    System.out.print(Files.readString(Path.of("/proc/meminfo")));
+} }
+"""
 HEAP = r" MaxHeapSize += (\d+) "
 
 
@@ -463,6 +474,24 @@ ROWS = (
         "timeout 3 etcd --data-dir /tmp/etcd",
         r'(?:CPUs to |max-cpu-set":)(\d+)',
         cure="`GOMAXPROCS=N`",
+    ),
+    memory(
+        "Go's os.ReadFile",
+        "golang-go",
+        By.FILE,
+        f"echo '{GO}' >/tmp/m.go && HOME=/tmp GOGC=50 go run /tmp/m.go",
+        r"^MemTotal: +(\d+)",
+        KIB,
+        only="bookworm",  # later ones compile their library first, for minutes
+    ),
+    memory(
+        "Java's Files.readString",
+        "openjdk-17-jdk-headless",
+        By.FILE,
+        f"echo '{JAVA}' >/tmp/M.java && java /tmp/M.java",
+        r"^MemTotal: +(\d+)",
+        KIB,
+        forky_package="openjdk-25-jdk-headless",
     ),
     cpus("Ruby", "ruby", By.AFFINITY, "ruby -retc -e 'p Etc.nprocessors'"),
     load(
