@@ -165,8 +165,7 @@ def _evictable(metadata: Object, names: Sequence[str]) -> Iterator[Object]:
 
 def _container(path: str, container: Object, mounts: Sequence[tuple[str, HostPath]]) -> Iterator[Object]:
     """Yield what mounts the files in a container that does not opt out, but for those where it mounts something."""
-    environment = _objects(container, "env", path)
-    if not OPT_OUTS.isdisjoint(f"{variable.get('name')}={variable.get('value')}" for variable in environment):
+    if _opts_out(path, container):
         return
     present = _objects(container, "volumeMounts", path)
     own = [_normal(mount.get("mountPath")) for mount in present]
@@ -178,10 +177,16 @@ def _container(path: str, container: Object, mounts: Sequence[tuple[str, HostPat
     yield from _append(f"{path}/volumeMounts", present, added)
 
 
+def _opts_out(path: str, container: Object) -> bool:
+    """Tell whether a container declines by its environment."""
+    environment = _objects(container, "env", path)
+    return not OPT_OUTS.isdisjoint(f"{variable.get('name')}={variable.get('value')}" for variable in environment)
+
+
 def _profile(spec: Object, annotations: Object) -> Iterator[Object]:
     """Yield what hands the system calls of a pod to the daemon: the profile for containers that add no rights.
 
-    One that has a profile of its own keeps it.
+    One that has a profile of its own keeps it. The profile is the whole pod's: no container may decline.
     """
     context = _optional_object(spec, "securityContext", "pod.spec")
     if context.get("seccompProfile") is not None or any(key.startswith(_OLD_PROFILES) for key in annotations):
@@ -190,7 +195,7 @@ def _profile(spec: Object, annotations: Object) -> Iterator[Object]:
         for container in _objects(spec, kind, "pod.spec"):
             rights = _optional_object(container, "securityContext", "pod.spec.containers")
             added = _optional_object(rights, "capabilities", "pod.spec.containers.securityContext").get("add")
-            if rights.get("privileged") or added:
+            if rights.get("privileged") or added or _opts_out("pod.spec.containers", container):
                 return
     profile = {"type": "Localhost", "localhostProfile": LOCALHOST}
     if context:

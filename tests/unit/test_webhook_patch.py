@@ -236,6 +236,16 @@ def test_a_container_may_opt_out_by_its_environment(name):
     assert not of_pod(a_pod(containers=[opted_out]), TWO, opt_in=False).operations
 
 
+@pytest.mark.parametrize("name", ["LXCFS_PY_VIEWS", KEY])
+@pytest.mark.parametrize("kind", ["initContainers", "containers"])
+def test_a_pod_with_a_container_that_opts_out_gets_no_profile(name, kind):
+    opted_out = {"env": [{"name": name, "value": "none"}]}
+    operations = of_pod(a_pod(**{kind: [opted_out, {}]}), TWO, False, syscalls=True).operations
+    assert operations
+    assert "localhostProfile" not in json.dumps(operations)
+    assert not of_pod(a_pod(containers=[opted_out]), TWO, False, syscalls=True).operations
+
+
 @pytest.mark.parametrize(
     ("pod", "reason"),
     [
