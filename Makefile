@@ -21,6 +21,10 @@ TEST_FAST := $(RUN) procps sysstat tmux busybox-static
 DEB := git build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools
 RPM := git rpm rpmlint
 REPO := $(DEB) $(RPM) apt-utils createrepo-c gpg gpg-agent
+# A cross compiler's ARCH in the environment is not meant for the image.
+ifneq ($(origin ARCH),command line)
+override ARCH :=
+endif
 # The maintainer scripts of another architecture's packages are run, too.
 IMAGE := $(DEB) mmdebstrap $(if $(ARCH),$(if $(filter-out $(shell dpkg --print-architecture),$(ARCH)),arch-test $(EMULATION)))
 TEST := $(TEST_FAST) $(DOCKER) lxc lxcfs musl-tools mmdebstrap qemu-system-x86 qemu-utils e2fsprogs openssh-client $(DEB) lintian man-db $(REPO) \

@@ -59,6 +59,15 @@ def test_an_emulator_is_installed_for_another_architectures_image_alone():
         assert ("qemu-user" in said) == (architecture not in ("", native)), architecture
 
 
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+@pytest.mark.parametrize("options", [(), ("--environment-overrides",)])
+def test_an_architecture_in_the_environment_is_not_the_images(options: tuple[str, ...]):
+    environment = {**os.environ, "ARCH": "mips"}
+    command = ["make", *options, "--dry-run", "image"]
+    said = subprocess.check_output(command, cwd=ROOT, env=environment, text=True, timeout=60)
+    assert "packaging/image/build dist \n" in said
+
+
 def packed() -> set[str]:
     """The directories that packaging/pypi/build copies."""
     text = (ROOT / "packaging/pypi/build").read_text().replace("\\\n", " ")
