@@ -23,7 +23,8 @@ def add(commands: Commands) -> None:
         "Print flags, or a piece of a container's definition, that mount the enabled files over the container's own, "
         "in the terms of an engine. Files that the engine's runtime refuses are left out.\n\nWhere the engine on this "
         "machine knows the Container Device Interface, and lxcfs-py cdi was run, it is one device; where its pods get "
-        "the files by NRI, it is nothing. For another machine, say which version its engine has.",
+        "the files by NRI, it is nothing. For another machine, say which version its engine has: files that this "
+        "machine's kernel does not have are left out otherwise.",
         [
             ("docker run -m 256m $(lxcfs-py mounts docker) debian free -m", "a container of Docker's with the files"),
             ("lxcfs-py mounts podman --syscalls", "the same, and what programs ask the kernel"),
@@ -50,7 +51,9 @@ def _mounts(options: argparse.Namespace) -> int:
     if options.syscalls:
         shortest.check_listener(options.runtime, options.for_version)
     shorter = shortest.shortest(options.runtime, config, options.for_version)
-    print(bind_snippets.snippet(options.runtime, config, options.syscalls, shorter.text if shorter else ""), end="")
+    text = shorter.text if shorter else ""
+    elsewhere = options.for_version is not None
+    print(bind_snippets.snippet(options.runtime, config, options.syscalls, text, elsewhere), end="")
     if shorter and options.for_version:
         print(f"lxcfs-py: on that machine, once: {shorter.needs}", file=sys.stderr)
     return 0

@@ -38,12 +38,12 @@ class MountsError(LxcfsError):
     """A snippet that cannot be written; its text is one sentence."""
 
 
-def snippet(runtime: str, config: Config, syscalls: bool = False, shorter: str = "") -> str:
+def snippet(runtime: str, config: Config, syscalls: bool = False, shorter: str = "", elsewhere: bool = False) -> str:
     """Flags or a piece of configuration for a runtime of RUNTIMES, with every file that is enabled and that it lets in.
 
     Flags are one line for the shell to split: `docker run $(lxcfs-py mounts docker) IMAGE`. `shorter` stands in the
     place of the mounts where it is given. With `syscalls`, also with the seccomp profile that hands system calls to the
-    daemon.
+    daemon. Files that this machine's kernel does not have are left out, unless it is for one `elsewhere`.
     MountsError for an unknown runtime or one that takes no such profile, and for a mountpoint that would need quoting,
     as no shell splits quoted text.
     """
@@ -56,7 +56,8 @@ def snippet(runtime: str, config: Config, syscalls: bool = False, shorter: str =
             "allowed: letters, digits and /._-@+="
         )
     # The nodes of a cluster may have other kernels than this machine.
-    binds = [bind for bind in binds_of(config) if runtime == "kubernetes" or is_here(bind[1][1:])]
+    elsewhere = elsewhere or runtime == "kubernetes"
+    binds = [bind for bind in binds_of(config) if elsewhere or is_here(bind[1][1:])]
     text = shorter or RUNTIMES[runtime](binds)
     return text[:-1] + _profile(runtime, config) if syscalls else text
 

@@ -60,7 +60,7 @@ def test_a_version_that_knows_a_shorter_way_is_told_it(
 ) -> None:
     assert cli.main(["mounts", runtime, "--for-version", version, "--config", "/dev/null"]) == 0
     said = capsys.readouterr()
-    assert (said.out != bind_snippets.snippet(runtime, Config())) == shorter
+    assert (said.out != bind_snippets.snippet(runtime, Config(), elsewhere=True)) == shorter
     assert ("on that machine, once: " in said.err) == shorter
     if shorter:
         assert said.out == shortest.SHORTER[runtime].text
@@ -106,6 +106,17 @@ def test_a_node_with_nri_has_nothing_in_its_pods(tmp_path: Path) -> None:
 def test_system_calls_go_with_the_shorter_way_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["mounts", "docker", "--for-version", "28.5", "--syscalls", "--config", "/dev/null"]) == 0
     assert capsys.readouterr().out.startswith(f"{DEVICE.strip()} --security-opt seccomp=")
+
+
+@pytest.mark.parametrize("runtime", ["docker", "lxc"])
+def test_what_this_machines_kernel_lacks_is_left_out_for_this_machine_alone(
+    runtime: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bind_snippets, "is_here", lambda name: name != "proc/swaps")
+    for options, there in (([], False), (["--for-version", "20.10"], True)):
+        assert cli.main(["mounts", runtime, *options, "--config", "/dev/null"]) == 0
+        said = capsys.readouterr().out
+        assert ("proc/swaps" in said, "proc/meminfo" in said) == (there, True)
 
 
 @pytest.mark.parametrize("runtime", ["docker", "lxc", "systemd"])
