@@ -162,6 +162,7 @@ def test_the_report_has_a_row_for_each_host_and_says_which_could_not_be_reached(
 def host(fleet: Fleet) -> str:
     """One that has the old version."""
     normal = {"reload_fails": False, "lacks_lists": False, "c_program": "", "c_users": []}
+    normal.update(has_library=False, is_debian_14=False, stops=0)
     fleet.change(fleet.names[0], version=OLD, config="", files={}, breaks_with="", **normal)
     return fleet.names[0]
 
@@ -216,6 +217,21 @@ def test_the_library_of_the_engine_fusepy_is_there_before_the_service_is_stopped
     done = fleet.play("rollout", "--limit", host, lxcfs_py_config={"fuse": {"engine": "fusepy"}})
     assert done.returncode == 0
     assert json.loads((fleet.directory / f"hosts/{host}.json").read_text())["fusepy_came_while_it_ran"] is True
+
+
+def test_where_the_library_of_the_engine_fusepy_is_there_apt_is_not_asked(fleet: Fleet, host: str) -> None:
+    fleet.change(host, version=NEW, containers=[], runs=True, is_debian_14=True, has_library=True)
+    done = fleet.play("rollout", "--limit", host, lxcfs_py_config={"fuse": {"engine": "fusepy"}})
+    assert (done.returncode, "Bring apt's lists up to date" in done.stdout) == (0, False)
+    assert json.loads((fleet.directory / f"hosts/{host}.json").read_text())["stops"] == 1
+
+
+def test_without_the_library_of_the_engine_fusepy_the_service_is_not_stopped(fleet: Fleet, host: str) -> None:
+    fleet.change(host, version=NEW, containers=[], runs=True, is_debian_14=True)
+    done = fleet.play("rollout", "--limit", host, lxcfs_py_config={"fuse": {"engine": "fusepy"}})
+    assert (done.returncode, state(fleet, host)[0]) == (2, NEW)
+    assert "library that is missing (ModuleNotFoundError: No module named 'mfusepy')" in " ".join(done.stdout.split())
+    assert json.loads((fleet.directory / f"hosts/{host}.json").read_text())["stops"] == 0
 
 
 DROP_INS = "/etc/systemd/system/lxcfs-py.service.d"

@@ -36,7 +36,8 @@ ROOT = "/root"
 CONFIG = "/etc/lxcfs.toml"
 FRESH = {"version": "", "files": {}, "config": "", "containers": [], "breaks_with": "", "is_reachable": True}
 # A host may also have: "reload_fails"; "lacks_lists", so that apt finds no dependency; "c_program", the version of its
-# package, and "c_users", the containers that have its files.
+# package, and "c_users", the containers that have its files; "has_library", of the engine fusepy; "is_debian_14", which
+# has no package of that; "stops", how often the service was stopped.
 
 
 class Connection(ConnectionBase):
@@ -96,7 +97,10 @@ class Connection(ConnectionBase):
             path = arguments["argv"][1]
             others = any(name.startswith(f"{path}/") for name in host["files"])
             return {"rc": int(others or not host["files"].pop(path, "")), "stdout": "", "stderr": "", "changed": True}
-        if arguments.get("_raw_params"):  # lxcfs-py check
+        if (arguments.get("argv") or [""])[0] == "/usr/bin/python3":
+            said = "" if host.get("has_library") else "Traceback\nModuleNotFoundError: No module named 'mfusepy'"
+            return {"rc": int(bool(said)), "stdout": "", "stderr": said, "changed": True}
+        if arguments.get("cmd"):  # lxcfs-py check
             said = 'cpu.mode is "quotas"' if "quotas" in stdin else ""
             return {"rc": int(bool(said)), "stdout": "", "stderr": said, "changed": True, "failed": bool(said)}
         lines = _looked(host) if "packages apt" in stdin else _verified(host, arguments["argv"][2:])
@@ -111,7 +115,10 @@ class Connection(ConnectionBase):
         if host.get("lacks_lists"):
             return {"failed": True, "msg": "Dependency is not satisfiable: python3-psutil"}
         if names in ("python3-fusepy", ["python3-fusepy"]):
+            if host.get("is_debian_14"):
+                return {"failed": True, "msg": "No package matching 'python3-fusepy' is available"}
             host["fusepy_came_while_it_ran"] = host.get("runs", False)
+            host["has_library"] = True
             return {"changed": True}
         if arguments.get("state") == "absent":
             host.update(version="", config="")
@@ -155,6 +162,7 @@ class Connection(ConnectionBase):
             return {"failed": True, "msg": "Unable to reload service lxcfs-py"}
         changed = arguments["state"] in ("restarted", "reloaded") or not host.get("runs")
         host["runs"] = arguments["state"] != "stopped"
+        host["stops"] = host.get("stops", 0) + (not host["runs"])
         return {"changed": changed, "status": {}}
 
 
