@@ -111,8 +111,7 @@ class Tree:
     def check_below(self, name: str, place: Place) -> None:
         """Raise RefusedError where something is mounted below a bare directory: a mount over that would uncover it.
 
-        HiddenError where that is an engine's mask. Files of this kind are let pass, and masks of what is empty in the
-        daemon's directory, too.
+        Files of this kind are let pass, and engines' masks of what is empty in the daemon's directory.
         """
         path = f"{place.base.mount.mountpoint}/{name.partition('/')[2]}/"
         for each in mounts(self._process).values():
@@ -125,7 +124,7 @@ class Tree:
                     f"the container has {ascii(mount.fstype)[1:-1]} mounted at {ascii(below)[1:-1]} in it"
                 )
             if not re.fullmatch(FILES[name].masked, below):
-                raise HiddenError(f"{ascii(below)[1:-1]} in it is masked")
+                raise RefusedError(f"the container's engine has masked {ascii(below)[1:-1]} in it")
 
     def open(self, path: str) -> tuple[int, str]:
         """Return a descriptor of what stands at a path, without following links, and the device that it is on.

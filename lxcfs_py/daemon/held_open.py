@@ -44,8 +44,8 @@ _AT_ONCE = 128
 """Descriptors in one message; the kernel takes 253."""
 
 _PREFIX = "held-"
-_NAME = _PREFIX + digest(" ".join(FILES)).hex()
-"""The name under which the socket is kept; a version with other files holds these."""
+_NAME = _PREFIX + digest(" ".join((str(_NOBODY), *FILES))).hex()
+"""The name under which the socket is kept; a version with other files, or another user that sends, holds these."""
 
 _UNHELD = "containers with CAP_LEASE may take leases of files, and hold up others by them: %s"
 
@@ -95,11 +95,9 @@ def _hold(mount: int) -> None:
 
 def _is_sent_by_nobody() -> bool:
     """Let what this process sends from here on count for no user; return whether that can be."""
-    try:
+    with contextlib.suppress(OSError):
         os.setresuid(_NOBODY, 0, 0)  # the first is what counts; the others are what may open
-    except OSError:
-        return False
-    return True
+    return os.getresuid()[0] == _NOBODY
 
 
 def _paths(mount: int, most: int) -> Iterator[str]:

@@ -156,7 +156,7 @@ def seccomp_filter(program: bytes) -> None:
 def _seccomp(flags: int, program: bytes) -> int:
     code = ctypes.create_string_buffer(program, len(program))
     description = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
-    number = _SECCOMP[os.uname().machine]
+    number = _SECCOMP.get(os.uname().machine, -1)  # ENOSYS
     return _check(_libc.syscall(ctypes.c_long(number), SECCOMP_SET_MODE_FILTER, flags, description))
 
 

@@ -560,7 +560,7 @@ def test_what_a_container_mounted_over_a_directory_between_is_not_entered(box: S
 CPUS = "sys/devices/system/cpu"
 MASK = "mount -t tmpfs -o ro none /sys/devices/system/cpu/cpu0"
 BELOW = {
-    "a mask": (f"{MASK}/cache", "hidden", "hidden", ""),
+    "a mask": (f"{MASK}/cache", "refused", "none", "engine has masked cpu0/cache in it"),
     "a mask of what is empty for all": (f"{MASK}/topology", "attached", "none", ""),
     "a mount": (f"mount -t proc none /{CPUS}/cpu0/cache", "refused", "none", "has proc mounted at cpu0/cache in it"),
     "a mount that is covered": (

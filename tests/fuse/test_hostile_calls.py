@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from lxcfs_py.runtimes import seccomp_profile
 from tests.calls import MEMORY, calling
 from tests.conftest import ROOT
 from tests.fuse.test_syscalls import filtered
+from tests.kept import wait_for
 
 BEGIN = """
 import ctypes, errno, mmap, os, random, signal, sys, threading, time
@@ -148,6 +150,11 @@ def calls_into_a_file_of(other, daemon, box, count):
         os.close(file)
 
 
+def writes(process):
+    """Tell whether a process waits in pwrite(2), by its number on x86-64 or arm64."""
+    return Path(f"/proc/{process.pid}/syscall").read_text().split()[0] in ("18", "68")
+
+
 def let_call(hostile):
     """Let each make its call, and be at it."""
     for each in hostile:
@@ -170,6 +177,7 @@ def test_a_signal_interrupts_no_call_that_was_taken(start_daemon, sandbox):
     daemon, other = start_daemon(), start_daemon()
     with calls_into_a_file_of(other, daemon, sandbox(views=daemon.mountpoint), 1) as (program,):
         let_call([program])
+        wait_for(lambda: any(writes(each) for each in psutil.Process(daemon.process.pid).children(True)))
         for _ in range(3):
             os.kill(program.pid, signal.SIGUSR1)
             time.sleep(0.05)

@@ -164,6 +164,12 @@ def test_one_that_was_created_without_the_files_gets_them_as_it_starts(runtime):
     assert runtime.attachments == [Attachment(4711, ENABLED)]
 
 
+@pytest.mark.parametrize("source", ["/var/lib/lxcfs", "/var/lib/lxcfs/", "/var/lib/lxcfs/.", "/var//lib"])
+def test_who_has_all_of_the_mount_gets_nothing_however_its_source_is_written(runtime, source):
+    runtime.ask("StartContainer", wire.field(1, pod()) + wire.field(2, container([("/views", "bind", source)], pid=1)))
+    assert runtime.attachments == []
+
+
 def test_no_container_is_to_mount_what_the_kernel_lacks(monkeypatch):
     lacks = {"proc/swaps", "sys/devices/system/memory"}
     monkeypatch.setattr(nri, "is_here", lambda name: name not in lacks)

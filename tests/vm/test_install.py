@@ -71,6 +71,10 @@ def test_the_service_is_confined_as_far_as_a_mount_for_all_allows(machine):
     assert float(re.search(r"Overall exposure level for lxcfs-py.service: ([0-9.]+)", said)[1]) <= 4.4
     pid = machine.run("systemctl show --property MainPID --value lxcfs-py").stdout.strip()
     assert machine.run(f"readlink /proc/{pid}/ns/mnt").stdout == machine.run("readlink /proc/1/ns/mnt").stdout
+    machine.run("lxcfs-py try --memory 64M getconf _PHYS_PAGES")  # which has a process write the answer
+    filters = "awk '/^Seccomp_filters/ {{ print $2 }}' /proc/{}/status"
+    (writer, *_) = machine.run("pgrep -f lxcfs_py.syscalls.writers").stdout.split()
+    assert int(machine.run(filters.format(writer)).stdout) == int(machine.run(filters.format(pid)).stdout) + 1
 
 
 def test_the_other_engine_serves_within_the_services_confines_or_says_what_to_install(machine, suite):

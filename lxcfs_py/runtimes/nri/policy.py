@@ -89,7 +89,7 @@ class Container:
             wire.text(message, 3),
             wire.whole(message, 4) == _RUNNING,
             tuple(wire.texts(message, 8)),
-            tuple(Mount(wire.text(mount, 1), wire.text(mount, 2), wire.text(mount, 3)) for mount in mounts),
+            tuple(Mount(wire.text(mount, 1), wire.text(mount, 2), _path(wire.text(mount, 3))) for mount in mounts),
             tuple(wire.text(wire.read(namespace), 1) for namespace in wire.messages(linux, 1)),
             _cpus(wire.message(wire.message(linux, 3), 2)),
             wire.whole(message, 12),
@@ -103,6 +103,11 @@ class Container:
 
 
 _RUNNING = 3
+
+
+def _path(source: str) -> str:
+    """Return a mount's source as the mountpoint is written: who has "/var/lib/lxcfs/" mounted has all of it."""
+    return posixpath.normpath(source) if source.startswith("/") else source
 
 
 def _cpus(cpu: wire.Fields) -> float:
