@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.kubernetes import cri
 from tests.kubernetes.cri import Runtime
 
-cri.SECONDS = 1700.0  # an emulated machine starts fifty pods at once
+cri.SECONDS = 500.0  # an emulated machine starts a dozen of pods at once
 
 SOCKET, LOGS = Path("/run/containerd/containerd.sock"), Path("/var/log/pods")
 
