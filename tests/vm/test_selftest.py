@@ -14,8 +14,12 @@ def test_all_ways_to_ask_agree(machine):
 
 def test_the_c_program_is_asked_the_same(machine):
     """What it answers is docs/views.md's to say; here, only that each question is asked of it and judged."""
-    machine.run("dpkg -x /var/cache/apt/archives/lxcfs_*.deb /root/c && mkdir -p /var/lib/lxcfs-c")
-    library = machine.run("dirname $(find /root/c -name liblxcfs.so)").stdout.strip()
+    archives = "/var/cache/apt/archives/lxcfs_*.deb /var/cache/apt/archives/libfuse3*.deb"
+    machine.run(f"mkdir -p /root/c /var/lib/lxcfs-c; for deb in $(ls {archives}); do dpkg -x $deb /root/c; done")
+    libraries = (
+        r"find /root/c \( -name 'liblxcfs.so' -o -name 'libfuse3.so.*' \) -printf '%h\n' | sort -u | paste -sd :"
+    )
+    library = machine.run(libraries).stdout.strip()
     options = "--enable-loadavg --enable-cfs --enable-pidfd"
     machine.run(
         f"LD_LIBRARY_PATH={library} setsid /root/c/usr/bin/lxcfs {options} /var/lib/lxcfs-c >/root/c.log 2>&1 &"
