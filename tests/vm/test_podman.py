@@ -331,8 +331,8 @@ def test_the_service_is_still_confined(machine, automatic):
     (attacher,) = machine.run("pgrep -f lxcfs_py.attach.auto_attach").stdout.split()
     for process in (pid, attacher):
         status = machine.run(f"grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/{process}/status").stdout.split()
-        sys_admin, sys_ptrace, sys_chroot, dac_override = (1 << number for number in (21, 19, 18, 1))
-        assert int(status[1], 16) == sys_admin | sys_ptrace | sys_chroot | dac_override
+        sys_admin, sys_ptrace, sys_chroot, setuid, dac_override = (1 << number for number in (21, 19, 18, 7, 1))
+        assert int(status[1], 16) == sys_admin | sys_ptrace | sys_chroot | setuid | dac_override
         assert (status[3], status[5]) == ("1", "2")
 
 
