@@ -36,8 +36,9 @@ BENCH := $(RUN) lxcfs
 # comes is in the middle of all texts of disks.
 ALONE := tests/kubernetes/test_nri.py tests/fuse/test_pods.py tests/fuse/test_held_pods.py tests/fuse/test_disks.py tests/consistency
 FAST := tests/unit tests/fuzz tests/fuse tests/kubernetes $(ALONE:%=--ignore %)
-# Two workers, neither of which sees the daemons and the containers of the other.
-APART := --dist loadgroup --tx "2*popen//python=tests/apart .venv/bin/python"
+# Workers, none of which sees the daemons and the containers of another.
+APART = --dist loadgroup --tx "$(WORKERS)*popen//python=tests/apart .venv/bin/python"
+WORKERS := 2
 
 # $(call tests,WAY,SELECTION,UNDER): what fails beside others is tried once more, since a machine may be busy just then.
 # Both are shown, and what fails again fails.
@@ -65,6 +66,7 @@ test: lint apt-test ## lint and the tests, with Docker and one virtual machine, 
 test-vm: .venv/.installed apt-test ## all tests in virtual machines: the service and the packages on Debian 12, 13 and 14
 	$(PYTHON) -m pytest -n 2 --dist loadgroup tests/vm
 
+test-fast: WORKERS := 3 # much of it waits
 test-fast: lint apt-test-fast ## lint and the tests that need neither
 	$(PYTHON) -m pytest $(APART) -m "not slow" $(FAST)
 
