@@ -25,7 +25,6 @@ from lxcfs_py.attach.errors import LeftAloneError as LeftAloneError
 from lxcfs_py.attach.errors import SilentError as SilentError
 from lxcfs_py.attach.places import Place, RefusedError, Tree
 from lxcfs_py.attach.visits import Ask, Visits
-from lxcfs_py.files import FILES
 from lxcfs_py.linux import syscalls
 from lxcfs_py.linux.mountpoint import FSTYPE, is_dead
 from lxcfs_py.runtimes.names import OPT_OUTS
@@ -323,8 +322,7 @@ def _attach_file(
             return "other"
         if clone is None:
             raise RefusedError("the daemon does not serve it: is it enabled in the configuration, and that reloaded?")
-        if place.is_bare and FILES[name].is_directory:
-            tree.check_below(name, place)
+        tree.check_below(name, place)
         if wanted.dry_run:
             return "attached" if place.is_bare else "replaced"
         if place.is_bare:
@@ -414,7 +412,7 @@ def _look(names: Sequence[str], own: Optional[str], states: Mapping[str, str], p
     for name in names:
         try:
             place = tree.find(name)
-            if place is not None and place.is_bare and FILES[name].is_directory:
+            if place is not None:
                 tree.check_below(name, place)
         except places.HiddenError:
             found.append((name, HIDDEN))

@@ -113,6 +113,8 @@ class Tree:
 
         Files of this kind are let pass, and engines' masks of what is empty in the daemon's directory.
         """
+        if not (place.is_bare and FILES[name].is_directory):
+            return
         path = f"{place.base.mount.mountpoint}/{name.partition('/')[2]}/"
         for each in mounts(self._process).values():
             mount = each.mount
@@ -155,8 +157,8 @@ def mounts(process: int) -> dict[int, Mounted]:
     found = {}
     for line in filter(None, read("mountinfo", process).decode("utf-8", "surrogateescape").split("\n")):
         (mount,) = mount_table.parse(line)
-        number, parent, _, _, _, _, *optional = line.partition(" - ")[0].split(" ")
-        peers = next((field for field in optional if field.startswith("shared:")), "")
+        number, parent, _ = line.split(" ", 2)
+        peers = next((field for field in mount.propagation if field.startswith("shared:")), "")
         found[int(number)] = Mounted(int(number), int(parent), peers, mount)
     return found
 
