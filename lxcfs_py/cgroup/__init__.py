@@ -68,8 +68,8 @@ class Cpu(Protocol):
     def usage(self) -> Used:
         """Return the CPU time used."""
 
-    def usage_per_cpu(self) -> Optional[Mapping[int, Used]]:
-        """Return the same by CPU number, None where the kernel does not count by CPU."""
+    def usage_per_cpu(self, cpus: tuple[int, ...]) -> Optional[list[Used]]:
+        """Return the same for each of these CPUs, None where the kernel does not count by CPU."""
 
 
 class Cpuset(Protocol):

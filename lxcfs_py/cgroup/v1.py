@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from functools import partial
-from typing import Optional
+from typing import Optional, Union
 
 from lxcfs_py.cgroup import tasks, taskstats
 from lxcfs_py.cgroup.counting import Counting, Counts
-from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, read_pids, stat_fields, subtree
+from lxcfs_py.cgroup.tree import NOTHING_USED, Fields, Levels, Room, Used, read_pids, stat_fields, subtree
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 # "No limit" is the largest number of whole pages in a signed long, which depends on the page size.
@@ -130,20 +130,27 @@ class Cpu:
         return (self._accounts or self._levels)[0].below
 
     def usage(self) -> Used:
-        _, users, systems = self._usage_all()
-        return (sum(users), 0, sum(systems))
+        numbers = self._usage_all()
+        return (sum(map(int, numbers[1::3])), 0, sum(map(int, numbers[2::3])))
 
-    def usage_per_cpu(self) -> Optional[Mapping[int, Used]]:
-        cpus, users, systems = self._usage_all()
-        return {cpu: (user, 0, system) for cpu, user, system in zip(cpus, users, systems)} if cpus else None
+    def usage_per_cpu(self, cpus: tuple[int, ...]) -> Optional[list[Used]]:
+        numbers = self._usage_all()
+        if not numbers:
+            return None
+        possible: Union[range, dict[int, int]] = range(len(numbers) // 3)
+        if int(numbers[-3]) != possible[-1]:  # most machines leave no number out
+            possible = {int(cpu): place for place, cpu in enumerate(numbers[::3])}
+        return [
+            (int(numbers[3 * possible[cpu] + 1]), 0, int(numbers[3 * possible[cpu] + 2]))
+            if cpu in possible
+            else NOTHING_USED
+            for cpu in cpus
+        ]
 
-    def _usage_all(self) -> tuple[list[int], list[int], list[int]]:
-        """Return the possible CPUs and, in nanoseconds, the user and system time of each; nice time is not told."""
-        if not self._accounts:
-            return [], [], []
+    def _usage_all(self) -> list[bytes]:
+        """Return for each possible CPU its number and, in nanoseconds, its user and system time; nice is not told."""
         # "cpu user system", then a line for each CPU
-        numbers = [int(word) for word in self._accounts[0].read("cpuacct.usage_all").split()[3:]]
-        return numbers[::3], numbers[1::3], numbers[2::3]
+        return self._accounts[0].read("cpuacct.usage_all").split()[3:] if self._accounts else []
 
 
 class Cpuset:

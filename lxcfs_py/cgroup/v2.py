@@ -143,7 +143,7 @@ class Cpu:
         nice = min(int(stat.get(b"nice_usec", 0)) * 1000, user)
         return (user - nice, nice, int(stat.get(b"system_usec", 0)) * 1000)
 
-    def usage_per_cpu(self) -> Optional[Mapping[int, Used]]:
+    def usage_per_cpu(self, cpus: tuple[int, ...]) -> Optional[list[Used]]:
         return None
 
 

@@ -296,9 +296,9 @@ def _count(cgroup: Cgroup, visible: Visible) -> list[Used]:
 
     It is an even share of all where the kernel does not count by CPU, and where a quota hides some of the CPUs.
     """
-    per_cpu = cgroup.cpu.usage_per_cpu() if cgroup.cpu and visible.whole else None
+    per_cpu = cgroup.cpu.usage_per_cpu(visible.cpus) if cgroup.cpu and visible.whole else None
     if per_cpu is not None:
-        return [per_cpu.get(cpu, NOTHING_USED) for cpu in visible.cpus]
+        return per_cpu
     count = len(visible.cpus)
     user, nice, system = cgroup.cpu.usage() if cgroup.cpu else NOTHING_USED
     return [(user // count, nice // count, system // count)] * count

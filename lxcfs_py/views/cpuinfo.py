@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,15 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     """Return the text; `siblings` and `cpu cores` count what is visible of a package."""
     visible = visible_cpus.visible(container.cgroup, host, config.cpu)
     found = host.cpuinfo(visible.cpus[-1] + 1)
-    blocks = [found[cpu] for cpu in visible.cpus if cpu in found]
+    blocks = tuple([found[cpu] for cpu in visible.cpus if cpu in found])
     if not blocks:
         raise ValueError(f"the host has none of the CPUs {visible.cpus} that the cgroup may run on")
+    return _join(blocks)
+
+
+@functools.lru_cache(maxsize=8)
+def _join(blocks: tuple[bytes, ...]) -> bytes:
+    """Return a text of blocks, in which each package has as many CPUs and cores as there are blocks of it."""
     cores: dict[bytes, list[bytes]] = {}
     for block in blocks:
         topology = _TOPOLOGY.search(block)

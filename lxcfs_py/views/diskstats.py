@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,17 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     devices = container.cgroup.io.stat() if container.cgroup.io else {}
     lines = []
     for line in host.text("proc/diskstats").splitlines():
-        major, minor, _, rest = line.split(None, 3)
-        columns = rest.count(b" ") + 1
-        io = devices.get(major + b":" + minor)
-        figures = counts(io, columns) if io else b" 0" * columns
-        lines.append(line[: -len(rest) - 1] + figures)
+        device, start, columns, unused = _parse(line)
+        lines.append(start + counts(devices[device], columns) if devices.get(device) else unused)
     return b"\n".join([*lines, b""])
+
+
+@functools.lru_cache(maxsize=512)  # a machine may have hundreds of disks, most of which are idle
+def _parse(line: bytes) -> tuple[bytes, bytes, int, bytes]:
+    """Return a line's device ("8:0"), what stands before its figures, how many these are, and the line with zeros."""
+    major, minor, _, rest = line.split(None, 3)
+    start, columns = line[: -len(rest) - 1], rest.count(b" ") + 1
+    return major + b":" + minor, start, columns, start + b" 0" * columns
 
 
 def counts(io: Mapping[bytes, int], columns: int) -> bytes:

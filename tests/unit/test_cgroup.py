@@ -286,17 +286,22 @@ def test_huge_pages_where_the_controller_is_not_enabled_are_limited_by_those_abo
 def test_cpu_time_of_v1_comes_from_cpuacct_wherever_that_is_mounted(files):
     usage = "cpu user system\n0 1500000000 16000000\n1 68000000 1039847752\n7 1 2"
     cpu = v1.Cpu((files({}),), (files({"cpuacct.usage_all": usage}),))
-    assert cpu.usage_per_cpu() == {0: (1500000000, 0, 16000000), 1: (68000000, 0, 1039847752), 7: (1, 0, 2)}
+    assert cpu.usage_per_cpu((0, 2, 7)) == [(1500000000, 0, 16000000), (0, 0, 0), (1, 0, 2)]
     assert cpu.usage() == (1568000001, 0, 1055847754)
     without = v1.Cpu((files({}),), ())
-    assert without.usage_per_cpu() is None
+    assert without.usage_per_cpu((0,)) is None
     assert without.usage() == (0, 0, 0)
+
+
+def test_cpu_time_of_v1_is_that_of_the_cpus_that_are_asked_for(files):
+    cpu = v1.Cpu((files({}),), (files({"cpuacct.usage_all": "cpu user system\n0 10 11\n1 20 21\n2 30 31\n"}),))
+    assert cpu.usage_per_cpu((0, 2, 3)) == [(10, 0, 11), (30, 0, 31), (0, 0, 0)]
 
 
 def test_cpu_time_of_v2_is_a_total_in_microseconds(files):
     cpu = v2.Cpu((files({"cpu.stat": "usage_usec 5\nuser_usec 2\nsystem_usec 3\nnr_periods 9"}),))
     assert cpu.usage() == (2000, 0, 3000)
-    assert cpu.usage_per_cpu() is None
+    assert cpu.usage_per_cpu((0,)) is None
 
 
 def test_nice_time_which_linux_counts_by_cgroup_since_6_12_is_a_part_of_the_user_time(files):

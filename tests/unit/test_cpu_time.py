@@ -86,11 +86,12 @@ class Controller:
         nice = int(user * self.world.nice) if self.world.version == 2 else 0
         return (user - nice, nice, system)
 
-    def usage_per_cpu(self) -> dict[int, Used] | None:
+    def usage_per_cpu(self, cpus: tuple[int, ...]) -> list[Used] | None:
         self.usage()
         if self.world.version == 2:
             return None
-        return {cpu: (user, 0, system) for cpu, (user, system) in self.world.used.items()}
+        times = (self.world.used.get(cpu, (0, 0)) for cpu in cpus)
+        return [(user, 0, system) for user, system in times]
 
 
 class Cpuset:
