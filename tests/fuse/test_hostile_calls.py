@@ -37,7 +37,9 @@ def loop():
     while True: call()
 def threads(count, target):
     threading.stack_size(65536)
-    for _ in range(count): threading.Thread(target=target, daemon=True).start()
+    go = threading.Event()  # a thread that starts beside many that call has to wait for them
+    for _ in range(count): threading.Thread(target=lambda: go.wait() and target(), daemon=True).start()
+    go.set()
 map_it()
 """
 
