@@ -52,9 +52,12 @@ _HEADER = protocol.IN_HEADER.size
 _REFUSED = {
     protocol.IOCTL: errno.ENOTTY,  # Python's open() asks every file whether it is a terminal
     **dict.fromkeys(protocol.WRITING, errno.EROFS),
-}  # all else is ENOSYS; of FLUSH, INTERRUPT and the extended attributes, the kernel remembers that
+}  # all else is ENOSYS; of FLUSH and the extended attributes, the kernel remembers that
 
-_SILENT = (protocol.FORGET, protocol.BATCH_FORGET)  # no reply, and nothing to do: nodes follow from the tree
+_SILENT = (protocol.FORGET, protocol.BATCH_FORGET, protocol.INTERRUPT)
+"""Messages without a reply, for which there is nothing to do: nodes follow from the tree, and whoever was interrupted
+gets the answer all the same. ENOSYS would have the kernel interrupt no reader of this mount any more: whoever waits for
+an answer would then be in state D, which counts as blocked."""
 
 Handler = Callable[[memoryview, int, int], bytes]  # (request, node id, caller's pid or thread id) -> the reply's body
 
@@ -351,7 +354,10 @@ class Server:
                 session.waiting.put(slot)
                 self.stop(End.UNMOUNTED)
                 break
-            queue.add(self._owners.of(*owner_in(slot)), slot, received, slot[OPCODE] in protocol.LOCKING)
+            if slot[OPCODE] in _SILENT:
+                session.waiting.put(slot)
+            else:
+                queue.add(self._owners.of(*owner_in(slot)), slot, received, slot[OPCODE] in protocol.LOCKING)
             if relay.reader != number:
                 break
         return len(queue)
@@ -372,7 +378,7 @@ class Server:
         """Answer what a predecessor left in `slot`. Where it did answer and no more, the kernel refuses our reply."""
         length, opcode, unique, _, _ = protocol.IN_HEADER.unpack_from(slot)
         slot[ATTEMPTS] = min(slot[ATTEMPTS] + 1, 255)
-        if slot[ATTEMPTS] > MAX_ATTEMPTS:
+        if slot[ATTEMPTS] > MAX_ATTEMPTS and opcode not in _SILENT:
             log.error("request %d (opcode %d) ended %d servers and is refused", unique, opcode, MAX_ATTEMPTS)
             self._send(refusal(unique, errno.EIO))
             slot[OPCODE] = 0

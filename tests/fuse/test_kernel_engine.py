@@ -354,6 +354,28 @@ def test_a_slow_read_does_not_hold_up_the_others(served: Mount) -> None:
     slow.join(5)
 
 
+def test_a_signal_to_one_reader_leaves_others_in_interruptible_sleep(mount: Mount) -> None:
+    """A kernel that was told that nobody can be interrupted has everybody wait in state D, which counts as blocked."""
+    mount.start()
+    slow = f"{mount.path}/proc/slow"
+
+    def read_in_spite_of_a_signal() -> None:
+        mount.forget()
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, SLOW / 3)
+        assert is_whole(read(slow))
+
+    interrupted = FORK.Process(target=read_in_spite_of_a_signal)
+    interrupted.start()
+    interrupted.join(10)
+    assert interrupted.exitcode == 0
+    reader = FORK.Process(target=lambda: (mount.forget(), read(slow)))
+    reader.start()
+    time.sleep(SLOW / 2)
+    assert Path(f"/proc/{reader.pid}/stat").read_text().rpartition(") ")[2][0] == "S"
+    reader.join(10)
+
+
 def test_a_close_waits_for_nobody_who_changes_the_same_files_attributes(served: Mount) -> None:
     """Until chmod(2) is answered, the kernel holds the inode's lock, which that of Debian 13 takes at a close too."""
     asked, answer = threading.Event(), threading.Event()

@@ -82,11 +82,15 @@ class Tree:
 class Kernel:
     """The other end of a server's descriptor."""
 
-    def __init__(self) -> None:
+    def __init__(self, left: bytes = b"", attempts: int = 0) -> None:
+        """Let a server begin with a request that so many before it have left."""
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(5)
         self.tree = Tree()
         self.session = session.Session(theirs.detach(), session.new_memory("/nowhere"))
+        slot = self.session.slots[7]
+        slot[: len(left)] = left
+        slot[session.ATTEMPTS] = attempts
         self.server = kernel.Server(self.tree, self.session, threads=1)
         self.server.start()
         self.unique = 0
@@ -191,7 +195,6 @@ def test_a_request_whose_length_is_not_what_it_says_gets_silence(
         (protocol.LOOKUP, b"proc/meminfo\0", errno.EINVAL),
         (protocol.LOOKUP, b"n\xff\xfe\0", errno.ENOENT),
         (25, b"", errno.ENOSYS),  # FLUSH
-        (36, bytes(8), errno.ENOSYS),  # INTERRUPT
         (protocol.SETATTR, bytes(88), errno.EROFS),
         (protocol.WRITE, bytes(40), errno.EINVAL),  # what is written is no trigger
         (4096, b"", errno.ENOSYS),
@@ -209,11 +212,19 @@ def test_poll_says_that_any_file_is_ready(peer: Kernel) -> None:
     assert peer.ask(protocol.POLL, node("/proc/meminfo"), bytes(24)) == (0, b"\x45\1\0\0\0\0\0\0")
 
 
-def test_a_forget_is_not_answered(peer: Kernel) -> None:
-    for opcode in (protocol.FORGET, protocol.BATCH_FORGET):
-        peer.send(opcode, node("/proc"), bytes(8))
-        peer.send(protocol.STATFS)
-        assert peer.reply()[1] == peer.unique
+@pytest.mark.parametrize("opcode", kernel._SILENT)
+def test_a_message_without_a_reply_is_not_answered(peer: Kernel, opcode: int) -> None:
+    peer.send(opcode, node("/proc"), bytes(8))
+    peer.send(protocol.STATFS)
+    assert peer.reply()[1] == peer.unique
+
+
+@pytest.mark.parametrize("opcode", kernel._SILENT)
+def test_a_message_without_a_reply_is_not_refused_either_that_many_servers_have_left(opcode: int) -> None:
+    peer = Kernel(request(opcode, 3, 0, bytes(8)), kernel.MAX_ATTEMPTS)
+    peer.send(protocol.STATFS)
+    assert peer.reply()[1] == peer.unique
+    peer.close()
 
 
 def test_init_agrees_on_what_both_can_and_notes_it(peer: Kernel) -> None:
@@ -280,6 +291,17 @@ def test_many_requests_that_wait_are_all_answered_and_counted_as_their_container
     deadline = time.monotonic() + 10  # a slot is cleared after its answer
     while any(slot[session.OPCODE] for slot in crowded.server.at_hand):
         assert time.monotonic() < deadline
+
+
+def test_messages_without_a_reply_do_not_wait_for_their_turn(crowded: Kernel) -> None:
+    crowded.tree.gate.clear()
+    reads = {crowded.send(protocol.READ, node("/proc/meminfo"), reading(0, 4096)) for _ in range(5)}
+    for opcode in kernel._SILENT:
+        crowded.socket.send(request(opcode, 3, 0, bytes(8)))
+    crowded.tree.gate.set()
+    assert {crowded.reply()[1] for _ in reads} == reads
+    assert crowded.is_served()
+    assert sum(share.requests for share in crowded.server.crowd().shares.values()) < len(reads) + len(kernel._SILENT)
 
 
 @pytest.mark.parametrize("opcode", [protocol.SETATTR, protocol.LOOKUP, protocol.READDIR, 35])  # CREATE
