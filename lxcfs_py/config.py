@@ -6,7 +6,9 @@ has to keep, and its default. Reading, the errors and dump() follow. (And one in
 
 import codecs
 import difflib
+import os
 import re
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +19,7 @@ from typing import Annotated, Any, Callable, Union, get_type_hints
 
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.files import BY_DEFAULT, NAMES
-from lxcfs_py.linux import address, mountpoint
+from lxcfs_py.linux import address, mountpoint, regular_file
 
 try:
     if sys.version_info >= (3, 11):
@@ -161,6 +163,7 @@ def _are_options(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(rf"(?:{option}(?:,{option})*)?", value) is not None
 
 
+_MAX_BYTES = 1 << 20
 _MAX_PATTERNS = 64
 _MAX_LEVELS = 16
 _CGROUP_PATTERN = re.compile(rf"(?:/[^/]{{1,255}}){{1,{_MAX_LEVELS}}}")
@@ -335,10 +338,23 @@ KEYS = tuple(_keys(Config))
 def load(path: Union[str, Path]) -> Config:
     """The configuration in the file at path. ConfigError when it cannot be read or used."""
     try:
-        source = Path(path).read_bytes()
+        source = b"" if _is_null(path) else _read(path)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    if len(source) > _MAX_BYTES:
+        raise ConfigError([f"{path}: has more than {_MAX_BYTES >> 20} MiB; allowed: up to that"])
     return parse(source, str(path))
+
+
+def _is_null(path: Union[str, Path]) -> bool:
+    """Tell whether it is /dev/null, which stands for an empty file."""
+    status = os.stat(path)
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)
+
+
+def _read(path: Union[str, Path]) -> bytes:
+    with open(path, "rb", opener=regular_file.opener) as file:
+        return file.read(_MAX_BYTES + 1)
 
 
 def parse(source: bytes, name: str) -> Config:

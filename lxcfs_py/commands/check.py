@@ -8,7 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from lxcfs_py import config as configuration
-from lxcfs_py.commands.common import CONFIG_PATH, config_given, load_config, new_command
+from lxcfs_py.commands.common import CONFIG_PATH, config_given, load_config, new_command, resolved
+from lxcfs_py.config import Config
 from lxcfs_py.daemon import engines
 
 if TYPE_CHECKING:
@@ -34,8 +35,16 @@ def add(commands: Commands) -> None:
     parser.add_argument("file", type=config_given, metavar="FILE", nargs="?", help=default)
 
 
+_INPUT = "/dev/stdin"
+
+
+def _of_input() -> Config:
+    """Return the configuration on the standard input, which may be a pipe: a daemon could not read that anew."""
+    return resolved(configuration.parse(sys.stdin.buffer.read(), _INPUT))
+
+
 def _check(options: argparse.Namespace) -> int:
-    config = load_config(options.file)
+    config = load_config(options.file) if options.file != _INPUT else _of_input()
     print(configuration.dump(config), end="")
     # What "auto" means to the daemon is known to who may mount.
     if config.fuse.engine == "fusepy" or (os.geteuid() == 0 and engines.chosen(config.fuse.engine)[0] == "fusepy"):

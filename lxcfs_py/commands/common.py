@@ -117,6 +117,11 @@ def load_config(path: Optional[str]) -> Config:
         config = Config()
     else:
         config = configuration.load(Path(path or CONFIG_PATH))
+    return resolved(config)
+
+
+def resolved(config: Config) -> Config:
+    """Return a configuration with its mountpoint as the kernel lists it."""
     return dataclasses.replace(config, mountpoint=mountpoint.resolve(config.mountpoint))
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Optional
 from lxcfs_py.cgroup import Cgroup
 from lxcfs_py.cgroup.tree import NOTHING_USED, Used
 from lxcfs_py.container.visible_cpus import Visible
+from lxcfs_py.linux import regular_file
 from lxcfs_py.linux.host import NS_PER_TICK
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Ledger:
         self._lines = 0
         if path:
             try:
-                with open(path, "rb") as file:
+                with open(path, "rb", opener=regular_file.opener) as file:
                     for line in file:
                         container, kept = json.loads(line)
                         self._note(container, kept)
@@ -146,7 +147,7 @@ class Ledger:
             self._write_all()
             return
         try:
-            with open(self._path, "a") as file:
+            with open(self._path, "a", opener=regular_file.opener) as file:
                 file.write(_line(container, kept))
         except OSError as error:
             log.warning("%s cannot be written: %s", self._path, error.strerror)
@@ -155,7 +156,7 @@ class Ledger:
         """Write the file anew, without the lines that are out of date."""
         self._lines = len(self._kept)
         try:
-            with open(f"{self._path}.new", "w") as file:
+            with open(f"{self._path}.new", "w", opener=regular_file.opener) as file:
                 file.writelines(map(_line, self._kept.keys(), self._kept.values()))
             os.replace(f"{self._path}.new", str(self._path))
         except OSError as error:

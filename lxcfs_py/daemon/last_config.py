@@ -13,7 +13,7 @@ from typing import Optional
 from lxcfs_py import config as configuration
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import degraded
-from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux import mountpoint, regular_file
 from lxcfs_py.linux.mountpoint import runtime_file
 
 _KIND = "toml"
@@ -25,9 +25,9 @@ def remember(config: Config, file: str) -> None:
     try:
         if kept is None:
             raise OSError(0, f"{mountpoint.RUNTIME_DIRECTORY} cannot be written")
-        new = Path(f"{kept}.new")
-        new.write_bytes(_header(file) + configuration.dump(config).encode())
-        os.replace(new, kept)
+        with open(f"{kept}.new", "wb", opener=regular_file.opener) as new:
+            new.write(_header(file) + configuration.dump(config).encode())
+        os.replace(f"{kept}.new", kept)
     except OSError as error:
         degraded.enter(
             "runtime files", f"a restart with a broken configuration would serve with the defaults ({error.strerror})"
@@ -46,7 +46,7 @@ def served_with(file: str) -> list[Config]:
     """Return what served last with a configuration file that named the mountpoint, or does so still."""
     found = []
     for kept in sorted(Path(mountpoint.RUNTIME_DIRECTORY).glob(f"*.{_KIND}")):
-        with contextlib.suppress(OSError), kept.open("rb") as text:
+        with contextlib.suppress(OSError), open(kept, "rb", opener=regular_file.opener) as text:
             config = _load(kept) if text.readline() == _header(file) else None
             if config:
                 found.append(config)

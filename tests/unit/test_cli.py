@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -129,6 +130,20 @@ def test_no_rate_is_negative_where_the_daemon_has_started_anew_between_two_looks
     found = status.look("/var/lib/lxcfs")
     assert found.rates == {7: 3.0, 0: 3.0}
     assert found.shares == {"/a": (0.002, 0.01)}
+
+
+def test_check_takes_a_configuration_from_a_pipe_at_its_standard_input_alone(tmp_path, monkeypatch, capsys):
+    def check(text):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        return cli.main(["check", "/dev/stdin"]), capsys.readouterr()
+
+    code, told = check('[cpu]\nmode = "cpuset"\n')
+    assert (code, 'mode = "cpuset"' in told.out) == (0, True)
+    code, told = check('[cpu]\nmode = "x"\n')
+    assert (code, told.err.startswith('/dev/stdin:2: cpu.mode is "x"')) == (1, True)
+    os.mkfifo(tmp_path / "fifo")
+    done = lxcfs_py("check", str(tmp_path / "fifo"))
+    assert (done.returncode, done.stderr) == (1, f"{tmp_path}/fifo: cannot be read: it is no regular file\n")
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import os
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -265,6 +266,29 @@ def test_a_missing_file_is_an_error_with_the_kernels_words(tmp_path):
 def test_a_directory_is_an_error_with_the_kernels_words(tmp_path):
     with pytest.raises(ConfigError, match=f"^{tmp_path}: cannot be read: Is a directory$"):
         config.load(tmp_path)
+
+
+def test_a_fifo_is_an_error_and_nobody_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "lxcfs.toml")
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/lxcfs.toml: cannot be read: it is no regular file$"):
+        config.load(tmp_path / "lxcfs.toml")
+
+
+def test_a_device_without_an_end_is_an_error_and_the_null_device_an_empty_file(tmp_path):
+    path = tmp_path / "lxcfs.toml"
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=f"^{path}: cannot be read: it is no regular file$"):
+        config.load(path)
+    assert config.load("/dev/null") == Config()
+
+
+def test_a_file_of_more_than_a_mebibyte_is_an_error(tmp_path):
+    path = tmp_path / "lxcfs.toml"
+    path.write_text("#" * (1 << 20))
+    assert config.load(path) == Config()
+    path.write_text("#" * ((1 << 20) + 1))
+    with pytest.raises(ConfigError, match=f"^{path}: has more than 1 MiB; allowed: up to that$"):
+        config.load(path)
 
 
 def test_errors_of_a_loaded_file_carry_its_path(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -486,6 +487,16 @@ def test_a_ledger_with_any_content_gives_counters_or_starts_anew(content, cgroup
     reader.container.account.read(reader.container.cgroup, TWO, 0)
     world.run(SECOND, (0, 0, 0, 0))
     assert len(reader.container.account.read(reader.container.cgroup, TWO, SECOND).cpus) == 2
+
+
+@pytest.mark.parametrize("name", ["counters", "counters.new"])
+def test_a_fifo_in_the_place_of_the_ledger_is_a_warning_and_nobody_waits_for_it(name, tmp_path, caplog):
+    os.mkfifo(tmp_path / name)
+    path = str(tmp_path / "counters")
+    ledger = Ledger(path)
+    ledger.put("container", MARK)
+    assert ledger.get("container") == MARK
+    assert f"{path} cannot be" in caplog.text
 
 
 @pytest.mark.parametrize(

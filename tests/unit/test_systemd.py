@@ -187,6 +187,16 @@ def test_a_configuration_is_remembered_by_whatever_name_its_file_has(runtime, na
     assert last_config.served_with(f"{file}x") == []
 
 
+def test_fifos_in_the_place_of_what_is_remembered_let_nobody_wait(runtime):
+    runtime.mkdir()
+    kept = mountpoint.runtime_file("/srv/a", "toml")
+    os.mkfifo(kept)
+    assert (last_config.recall("/srv/a"), last_config.served_with("/etc/lxcfs.toml")) == (None, [])
+    os.mkfifo(f"{kept}.new")
+    last_config.remember(Config(mountpoint="/srv/a"), "/etc/lxcfs.toml")
+    assert "with the defaults" in degraded.states()["runtime files"]
+
+
 def test_a_configuration_that_cannot_be_kept_is_a_degraded_state(tmp_path, runtime, monkeypatch):
     (tmp_path / "run").touch()  # no directory
     last_config.remember(Config(), "/etc/lxcfs.toml")
