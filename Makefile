@@ -17,7 +17,7 @@ endif
 
 # fuse3/fuse: either will do, and where neither is there the first is installed.
 RUN := python3 python3-venv kmod fuse3/fuse $(LIBFUSE)
-TEST_FAST := $(RUN) procps sysstat tmux busybox-static
+TEST_FAST := $(RUN) procps util-linux-extra sysstat tmux busybox-static
 DEB := git build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools
 RPM := git rpm rpmlint
 REPO := $(DEB) $(RPM) apt-utils createrepo-c gpg gpg-agent

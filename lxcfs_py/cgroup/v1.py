@@ -150,7 +150,10 @@ class Cpu:
     def _usage_all(self) -> list[bytes]:
         """Return for each possible CPU its number and, in nanoseconds, its user and system time; nice is not told."""
         # "cpu user system", then a line for each CPU
-        return self._accounts[0].read("cpuacct.usage_all").split()[3:] if self._accounts else []
+        numbers = self._accounts[0].read("cpuacct.usage_all").split()[3:] if self._accounts else []
+        if len(numbers) % 3:
+            raise ValueError("cpuacct.usage_all has no three numbers for each CPU")
+        return numbers
 
 
 class Cpuset:

@@ -221,7 +221,8 @@ def test_garbage_and_strangers_on_the_socket_change_nothing(start_daemon, sandbo
             connection.connect(path)
         late = sandbox(memory=MEMORY, views=daemon.mountpoint)
         assert late.run(filtered(daemon, "getconf", "_PHYS_PAGES")).stdout == f"{MEMORY // 4096}\n"
-        stranger = [sys.executable, "-c", f"import socket; socket.socket(socket.AF_UNIX).connect({path!r})"]
+        python = os.path.realpath(sys.executable)  # which anybody may run, wherever this tree stands
+        stranger = [python, "-c", f"import socket; socket.socket(socket.AF_UNIX).connect({path!r})"]
         refused = subprocess.run(stranger, user=12345, capture_output=True, text=True, cwd="/")
         assert "PermissionError" in refused.stderr
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

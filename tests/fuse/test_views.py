@@ -13,6 +13,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable
@@ -148,10 +149,18 @@ def test_a_container_that_is_pinned_to_a_cpu_sees_that_cpu_and_no_other(daemon: 
     assert box.run(["sh", "-c", "taskset -c $(cat /sys/devices/system/cpu/online) nproc"]).stdout == "1\n"
 
 
-def test_a_container_sees_its_own_disk_io(daemon: Daemon, sandbox: MakeSandbox, tmp_path: Path) -> None:
+@pytest.fixture
+def on_disk(require: Callable[[object, str], None]) -> Iterator[Path]:
+    """A directory on a disk; /tmp is in memory since Debian 13."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="lxcfs-py-") as name:
+        require(os.major(os.stat(name).st_dev), "/var/tmp on a disk")
+        yield Path(name)
+
+
+def test_a_container_sees_its_own_disk_io(daemon: Daemon, sandbox: MakeSandbox, on_disk: Path) -> None:
     box = sandbox(views=daemon.mountpoint)
-    have_io_counted(box, tmp_path)
-    target = tmp_path / "file"
+    have_io_counted(box, on_disk)
+    target = on_disk / "file"
     box.run(["dd", "if=/dev/zero", f"of={target}", "bs=1M", "count=8", "oflag=direct"], check=True)
     lines = [line.split() for line in read(box, "/proc/diskstats").splitlines()]
     host = [line.split()[:3] for line in Path("/proc/diskstats").read_text().splitlines()]
@@ -378,11 +387,11 @@ def test_lsmem_counts_blocks_of_memory_that_hold_the_limit(daemon: Daemon, sandb
 
 
 def test_disks_say_the_same_by_every_way_and_all_else_is_the_machines(
-    daemon: Daemon, sandbox: MakeSandbox, tmp_path: Path
+    daemon: Daemon, sandbox: MakeSandbox, on_disk: Path
 ) -> None:
     box, idle = (sandbox(views=daemon.mountpoint) for _ in range(2))
-    have_io_counted(box, tmp_path)
-    box.run(["dd", "if=/dev/zero", f"of={tmp_path / 'file'}", "bs=1M", "count=8", "oflag=direct"], check=True)
+    have_io_counted(box, on_disk)
+    box.run(["dd", "if=/dev/zero", f"of={on_disk / 'file'}", "bs=1M", "count=8", "oflag=direct"], check=True)
 
     def rows() -> list[list[str]]:
         return [line.split() for line in read(box, "/proc/diskstats").splitlines()]
@@ -419,11 +428,11 @@ def test_modes_of_the_trees_are_the_machines_without_leave_to_write(daemon: Daem
 
 
 def test_iostat_shows_what_a_container_writes_and_nothing_in_an_idle_one(
-    daemon: Daemon, sandbox: MakeSandbox, tmp_path: Path, require: Callable[[object, str], None]
+    daemon: Daemon, sandbox: MakeSandbox, on_disk: Path, require: Callable[[object, str], None]
 ) -> None:
     require(shutil.which("iostat"), "iostat, of the package sysstat")
     boxes = busy, also_busy, idle = [sandbox(views=daemon.mountpoint) for _ in range(3)]
-    have_io_counted(busy, tmp_path)
+    have_io_counted(busy, on_disk)
     sizes = {busy: 24, also_busy: 8, idle: 0}
     before = _written(Path("/proc/diskstats").read_text())
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "env": {**os.environ, "LC_ALL": "C"}}
@@ -431,7 +440,7 @@ def test_iostat_shows_what_a_container_writes_and_nothing_in_an_idle_one(
     time.sleep(1)
     for box, size in sizes.items():
         if size:
-            file = tmp_path / str(size)
+            file = on_disk / str(size)
             box.run(["dd", "if=/dev/zero", f"of={file}", "bs=1M", f"count={size}", "oflag=direct"], check=True)
     shown = {}
     for box, report in reports.items():
@@ -450,16 +459,16 @@ def _written(diskstats: str) -> int:
     return sum(int(row[9]) * 512 for row in rows if Path("/sys/block", row[2]).exists())
 
 
-def test_vmstat_counts_what_a_container_reads_and_writes(daemon: Daemon, sandbox: MakeSandbox, tmp_path: Path) -> None:
+def test_vmstat_counts_what_a_container_reads_and_writes(daemon: Daemon, sandbox: MakeSandbox, on_disk: Path) -> None:
     box, idle = (sandbox(memory=256 * MIB, views=daemon.mountpoint) for _ in range(2))
-    have_io_counted(box, tmp_path)
+    have_io_counted(box, on_disk)
 
     def paged(box: Sandbox) -> tuple[int, int]:
         figures = dict(line.split() for line in read(box, "/proc/vmstat").splitlines())
         return int(figures["pgpgin"]), int(figures["pgpgout"])
 
     before = paged(box)
-    file = str(tmp_path / "file")
+    file = str(on_disk / "file")
     box.run(["dd", "if=/dev/zero", f"of={file}", "bs=1M", "count=16", "oflag=direct"], check=True)
     box.run(["dd", f"if={file}", "of=/dev/null", "bs=1M", "count=8", "iflag=direct"], check=True)
     assert paged(box)[0] - before[0] == pytest.approx(8 * 1024, rel=0.01)
