@@ -2,11 +2,15 @@
 
 Python's -I leaves out the working directory, HOME and every PYTHON* variable. What is not installed where this Python
 looks anyway is found beside this file, wherever a package has put it.
+
+What is meant for the daemon may be sent to all processes of its service. What is started so ignores all signals but
+SIGTERM and SIGINT, until it says otherwise.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 _NOT_PASSED_ON = ("PYTHON", "LD_")
@@ -34,6 +38,10 @@ def _run(module: str) -> None:
     elif modules not in sys.path:
         sys.path.append(modules)
     del sys.argv[0]
+
+    from lxcfs_py.linux import signals
+
+    signals.ignore_all_but(signal.SIGTERM, signal.SIGINT)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

@@ -78,6 +78,7 @@ def _hold(mount: int) -> None:
                 pass_fds=(mount, end.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                start_new_session=True,  # a terminal's Ctrl-C is meant for the server
                 check=True,
                 timeout=_SECONDS,
             )

@@ -64,8 +64,14 @@ class Writers:
 def _start() -> socket.socket:
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
-        command = isolated.command(__name__, str(its.fileno()))
-        subprocess.Popen(command, cwd="/", pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        subprocess.Popen(
+            isolated.command(__name__, str(its.fileno())),
+            cwd="/",
+            pass_fds=[its.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # a terminal's Ctrl-C is meant for the server
+        )
     return mine
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 import socket
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 
 import pytest
 
+from lxcfs_py import isolated
 from lxcfs_py.syscalls import writers
 from lxcfs_py.syscalls.writers import Writers
 
@@ -41,6 +44,21 @@ def test_one_that_has_ended_is_followed_by_another(memory: int) -> None:
     with pytest.raises((OSError, struct.error)):
         written.write(memory, b"answer", ctypes.addressof(room))
     assert written.write(memory, b"answer", ctypes.addressof(room)) == 6
+
+
+def test_what_is_meant_for_the_daemon_does_not_end_it(memory: int) -> None:
+    """Nor any other process of the service: `systemctl kill` signals them all."""
+    mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with its:
+        process = subprocess.Popen(isolated.command(writers.__name__, str(its.fileno())), pass_fds=[its.fileno()])
+    with process, mine:
+        room = ctypes.create_string_buffer(8)
+        for text in (b"before", b"after"):
+            socket.send_fds(mine, [writers._WANTED.pack(ctypes.addressof(room)), text], [memory])
+            assert writers._DONE.unpack(mine.recv(64)) == (len(text), 0)
+            for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
+                process.send_signal(number)
+    assert process.returncode == 0
 
 
 def test_it_writes_what_it_is_sent_and_ends_with_who_sends(memory: int) -> None:
