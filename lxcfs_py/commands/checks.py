@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-import psutil
-
 from lxcfs_py.attach import attach, mount_users, servers
 from lxcfs_py.attach.running import cgroup
 from lxcfs_py.cgroup import layout
@@ -23,7 +21,7 @@ from lxcfs_py.commands.common import counted, printable
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import control as daemon
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import capabilities, mount_table
+from lxcfs_py.linux import capabilities, mount_table, roots
 from lxcfs_py.linux.mountpoint import FSTYPE, is_mounted
 from lxcfs_py.runtimes.names import Names
 
@@ -165,11 +163,7 @@ def _called(user: mount_users.User, names: Names) -> str:
 
 
 def _c_program(config: Config) -> Iterator[Finding]:
-    running = [
-        process.pid
-        for process in psutil.process_iter(["name", "exe"])
-        if process.info["name"] == "lxcfs" and "python" not in (process.info["exe"] or "")
-    ]
+    running = list(filter(_is_the_c_program, roots.pids()))
     if running:
         yield Finding(
             "the C program lxcfs",
@@ -179,6 +173,17 @@ def _c_program(config: Config) -> Iterator[Finding]:
         )
     else:
         yield Finding("the C program lxcfs", OK, "it does not run")
+
+
+def _is_the_c_program(pid: int) -> bool:
+    """Tell it by what no process can keep waiting who asks: its arguments, in its memory, are not such."""
+    try:
+        process = Path(roots.PROC, str(pid))
+        return (process / "comm").read_bytes() == b"lxcfs\n" and "python" not in os.readlink(process / "exe")
+    except PermissionError:  # of another user, and it is called so
+        return True
+    except OSError:  # it has ended
+        return False
 
 
 def _unit(config: Config) -> Iterator[Finding]:

@@ -208,7 +208,7 @@ def _servers(mountpoint: str) -> str:
     """Say which processes serve a mount: those with /dev/fuse open that name the mountpoint, else all such."""
     # The others' arguments are not asked for: who waits for the mount may keep whoever asks waiting, too.
     holders = list(filter(_holds_fuse, roots.pids()))
-    named = [pid for pid in holders if mountpoint in _arguments(pid)] or holders
+    named = [pid for pid in holders if roots.is_hosts(pid) and mountpoint in _arguments(pid)] or holders
     return " or ".join(f"process {pid}" for pid in named) or "a process that cannot be seen from here"
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Optional
+from pathlib import Path
+from typing import Optional, Union
 
 from lxcfs_py.linux import syscalls
 
@@ -50,6 +51,21 @@ def host_mounts(proc: str = "") -> set[str]:
         with contextlib.suppress(OSError):
             names.add(os.readlink(f"{proc or PROC}/{process}/ns/mnt"))
     return names
+
+
+def is_hosts(pid: Union[int, str], proc: str = "") -> bool:
+    """Tell whether a process is root's, in this one's pid namespace and in the host's mount namespace, or this one's.
+
+    None but such a one may be asked for its arguments. They are in its memory, and where that is a container's, whoever
+    asks may have to wait for what the container waits for. `proc` is as for `host_mounts`.
+    """
+    process = Path(proc or PROC, str(pid))
+    try:
+        same = os.readlink(process / "ns/pid") == os.readlink(f"{proc or PROC}/self/ns/pid")
+        same = same and os.readlink(process / "ns/mnt") in host_mounts(proc)
+        return same and process.stat().st_uid == 0
+    except OSError:
+        return False
 
 
 def uncovered(mountpoint: str) -> str:

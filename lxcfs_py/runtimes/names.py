@@ -337,28 +337,14 @@ def _bytes(file: Path) -> bytes:
 def _dockerds(proc: Path, _moment: int) -> list[list[str]]:
     """Return the options of all dockerd that run on the host: for some seconds, since all processes are looked at.
 
-    The arguments of a process are in its memory. Where that is a container's, whoever asks may have to wait for what
-    the container waits for, which may be the server itself: so none but the host's own are asked.
+    A container could call a process so, and see the host's processes.
     """
     found = []
     for process in sorted(proc.glob("[0-9]*")):
-        if _bytes(process / "comm") == b"dockerd\n" and _is_hosts(process, proc):
+        if _bytes(process / "comm") == b"dockerd\n" and roots.is_hosts(process.name, str(proc)):
             words = _bytes(process / "cmdline").decode(errors="surrogateescape").split("\0")
             found.append(words[1:])
     return found
-
-
-def _is_hosts(process: Path, proc: Path) -> bool:
-    """Tell whether a process is root's, in this one's pid namespace and in the host's mount namespace, or this one's.
-
-    A container could call one so, and see the host's processes.
-    """
-    try:
-        same = os.readlink(process / "ns/pid") == os.readlink(proc / "self/ns/pid")
-        same = same and os.readlink(process / "ns/mnt") in roots.host_mounts(str(proc))
-        return same and process.stat().st_uid == 0
-    except OSError:
-        return False
 
 
 def _options(words: Iterable[str]) -> dict[str, str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from lxcfs_py.commands import checks
 from lxcfs_py.config import Config
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import mount_table
+from lxcfs_py.linux import mount_table, roots
 
 ROOT = b"28 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw"
 SHARED = b"28 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw"
@@ -54,6 +55,20 @@ def test_blanks_in_a_name_are_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_root_that_is_no_mount_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot be seen from here" in found(monkeypatch).found
+
+
+def test_the_c_program_is_told_by_what_no_process_can_keep_waiting_who_asks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    programs = {"7": ("lxcfs", "/usr/bin/lxcfs"), "8": ("lxcfs", "/usr/bin/python3"), "9": ("fifteen-letters", "/x")}
+    for pid, (name, program) in programs.items():
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "comm").write_text(f"{name}\n")
+        (tmp_path / pid / "exe").symlink_to(program)
+        os.mkfifo(tmp_path / pid / "cmdline")  # who opens it waits
+    monkeypatch.setattr(roots, "PROC", str(tmp_path))
+    (finding,) = checks.CHECKS["the C program lxcfs"](Config())
+    assert finding.found == "it runs, as process 7"
 
 
 @pytest.mark.parametrize(
