@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Callable, NamedTuple
 
@@ -10,6 +11,8 @@ from lxcfs_py import files
 from lxcfs_py.commands import fields
 from lxcfs_py.commands.sources import Subject, size, why_cpus, why_limit
 from lxcfs_py.linux import cpu_list
+from lxcfs_py.views import meminfo
+from lxcfs_py.views.host_tree import Sight
 
 _CPU_COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest", "guest_nice")
 _BLOCK = ("sys/block", "sys/class/block", "sys/dev/block")
@@ -67,14 +70,23 @@ def _sized(figure: str) -> str:
 
 def _meminfo(subject: Subject, text: str) -> Iterator[Entry]:
     host = _labelled(subject.host.text("proc/meminfo").decode())
-    total = size(subject.host.memory().total)
-    told = {"MemTotal": why_limit(subject.memory_limits(), total, size), "SwapTotal": _swap(subject)}
+    told = {"MemTotal": why_limit(subject.memory_limits(), _machine_memory(subject), size), "SwapTotal": _swap(subject)}
     version = subject.version("memory")
     for field, figure in _labelled(text).items():
         source = told.get(field) or _source("proc/meminfo", field, version)
         seen = field in told or (not figure.startswith("0") and source != "the kernel's constant")
         beside = "" if field in told else _sized(host.get(field, ""))
         yield Entry(field, _sized(figure), source, beside, seen)
+
+
+def _machine_memory(subject: Subject) -> str:
+    """Return how much memory the host has, and how much of it is on nodes that the container may use."""
+    total = size(subject.host.memory().total)
+    nodes = meminfo.allowed_nodes(subject.container.cgroup, subject.host) if subject.container else None
+    if nodes is None:
+        return total
+    listed, allowed = cpu_list.render(nodes).decode().strip(), size(subject.host.memory_on(nodes)[0])
+    return f"{total}, of which {allowed} on NUMA nodes that its cpuset allows: {listed}"
 
 
 def _labelled(text: str) -> dict[str, str]:
@@ -239,12 +251,14 @@ def _node_tree(subject: Subject, text: str) -> Iterator[Entry]:
 
 def _memory_tree(subject: Subject, text: str) -> Iterator[Entry]:
     directory = subject.host.directory("sys/devices/system/memory")
-    total = subject.host.memory().total
     with contextlib.suppress(OSError):
         block = int(directory.text("block_size_bytes"), 16)
-        count = sum(name[6:].isdecimal() for name in directory.names("") if name.startswith("memory"))
-        least = min((limit.value for limit in subject.memory_limits()), default=total)
-        shown = count if least >= total else min(-(-int(least) // block), count)
+        blocks = [int(name[6:]) for name in directory.names("") if re.fullmatch(r"memory\d+", name)]
+        count = len(blocks)
+        shown = count
+        if subject.container:
+            sight = Sight(subject.container, subject.host, subject.config)
+            shown = sum(map(sight.has_memory_block, blocks))
         source = _source("sys/devices/system/memory", "memory0", 2)
         yield Entry("blocks", f"{shown} of {size(block)}", source, str(count))
         return

@@ -24,7 +24,7 @@ class Row(NamedTuple):
     def source(self, version: int) -> str:
         """Return the source on a version of cgroups, without Markdown, and without a document's words."""
         text = (self.v2 if version == 2 and self.v2 else self.v1).replace("`", "")
-        return text.replace("the tightest", "the tightest of its cgroup, those above it and the host", 1)
+        return text.replace("the tightest", "the tightest of its cgroup, those above it, its nodes and the host", 1)
 
     def has(self, field: str) -> bool:
         """Tell whether a field, or a path in a directory, is one of these."""
@@ -43,19 +43,22 @@ _UNCOUNTED = "0: nobody counts it"
 MEMINFO = (
     _row(
         "MemTotal",
-        "the least of `memory.limit_in_bytes` along the ancestors, and the host's",
-        "the least of `memory.max` along the ancestors, and the host's; with `memory.high = true` of `memory.high` too",
+        "the least of `memory.limit_in_bytes` along the ancestors, what the nodes of `cpuset.effective_mems` have, and "
+        "the host's",
+        "the least of `memory.max` along the ancestors, what the nodes of `cpuset.mems.effective` have, and the "
+        "host's; with `memory.high = true` of `memory.high` too",
     ),
     _row(
         "MemFree",
-        "the limit less `memory.usage_in_bytes` of the tightest; the host's where that is it",
-        "the limit less `memory.current` of the tightest; the host's where that is it",
+        "the limit less `memory.usage_in_bytes` of the tightest; that of the nodes or the host where these are it",
+        "the limit less `memory.current` of the tightest; that of the nodes or the host where these are it",
     ),
     _row(
         "MemAvailable",
-        "`MemFree`, and `total_active_file` and `total_inactive_file` of the tightest; the host's where that is it",
-        "`MemFree`, and `active_file`, `inactive_file` and `slab_reclaimable` of the tightest; the host's where that "
-        "is it",
+        "`MemFree`, and `total_active_file` and `total_inactive_file` of the tightest; the same of the nodes, or the "
+        "host's, where these are it",
+        "`MemFree`, and `active_file`, `inactive_file` and `slab_reclaimable` of the tightest; the same of the nodes, "
+        "or the host's, where these are it",
     ),
     _row("Buffers", "0: part of `Cached`"),
     _row(
@@ -249,9 +252,14 @@ CPU_TREE = (
 
 NODE_TREE = (
     _row(
-        "online, possible, has_memory, has_normal_memory, has_generic_initiator, node*/distance",
+        "online, possible, has_generic_initiator, node*/distance",
         "its nodes among those that the host names there",
-        called="`online`, `possible`, `has_memory`, `has_normal_memory`, `has_generic_initiator`, `nodeN/distance`",
+        called="`online`, `possible`, `has_generic_initiator`, `nodeN/distance`",
+    ),
+    _row(
+        "has_memory, has_*_memory",
+        "those of `cpuset.effective_mems` among those that the host names there",
+        "those of `cpuset.mems.effective` among those that the host names there",
     ),
     _row(
         "has_cpu, node*/cpu[0-9]*, node*/cpulist, node*/cpumap",
@@ -260,9 +268,9 @@ NODE_TREE = (
     ),
     _row(
         "node*/meminfo",
-        "the node's part of the container's meminfo, in proportion to the nodes' sizes",
+        "the node's part of the container's meminfo, in proportion to the sizes of the nodes in `has_memory`",
         "`memory.numa_stat` for what it counts; else the node's part of the container's meminfo, in proportion to the "
-        "nodes' sizes",
+        "sizes of the nodes in `has_memory`",
         called="`nodeN/meminfo`",
     ),
     _row("node*/memory[0-9]*", "its blocks of memory", called="`nodeN/memoryN`"),
@@ -279,7 +287,8 @@ NODE_TREE = (
 MEMORY_TREE = (
     _row(
         "memory[0-9]*",
-        "the first blocks of the host's, as many as `MemTotal` needs; all of them where that is the host's",
+        "the first blocks of the nodes in `has_memory`, as many as `MemTotal` needs; all of them where that is the "
+        "nodes' or the host's",
         called="`memoryN`",
     ),
     _row("*", "the host's", called="all else"),

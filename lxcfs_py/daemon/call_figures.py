@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
-from lxcfs_py.cgroup import Memory
+from lxcfs_py.cgroup import Cgroup, Memory
 from lxcfs_py.config import Config
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.container.containers import Container
@@ -43,8 +43,8 @@ class CallFigures:
         """Return the container's figures; the machine's for a file that is not enabled."""
         enabled = config.files.enabled
         host = self._filesystem.host
-        memory = container.cgroup.memory
-        sizes = self._memory(memory, config) if memory and "proc/meminfo" in enabled else _of_the_host(host)
+        cgroup, memory = container.cgroup, container.cgroup.memory
+        sizes = self._memory(cgroup, memory, config) if memory and "proc/meminfo" in enabled else _of_the_host(host)
         if "proc/meminfo" in enabled and not config.memory.swap:
             sizes = (*sizes[:4], 0, 0)
         if "proc/loadavg" in enabled and config.loadavg.enabled:
@@ -58,11 +58,11 @@ class CallFigures:
             age = host.now() + container.boottime_offset
         return Sysinfo(age / 1e9, loads, *sizes, threads)
 
-    def _memory(self, memory: Memory, config: Config) -> _Sizes:
+    def _memory(self, cgroup: Cgroup, memory: Memory, config: Config) -> _Sizes:
         host = self._filesystem.host
         amounts = memory.stat()
         machine = host.memory()
-        room = meminfo.room_in(memory, amounts, machine, host, config)
+        room = meminfo.room_in(cgroup, memory, amounts, machine, host, config)
         swap = meminfo.swap_in(memory, machine)
         return room.limit, min(room.free, room.limit), amounts.get("Shmem", 0), 0, *swap
 

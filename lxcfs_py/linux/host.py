@@ -8,6 +8,7 @@ import functools
 import math
 import os
 import time
+from collections.abc import Iterable
 from typing import Callable, NamedTuple, Optional
 
 from lxcfs_py.files import DIRECTORIES, FILES, NAMES
@@ -19,6 +20,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 NS_PER_TICK = 1_000_000_000 // TICKS
 
+NODES = "sys/devices/system/node"
+"""The directory of the NUMA nodes."""
 
 _FREQUENCY_SECONDS = 1.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -60,6 +63,11 @@ class Host:
             with contextlib.suppress(OSError):  # no PSI, no slabinfo: such a kernel just has none
                 self._proc.read(name[5:])
         self._cpu.get("online")
+        # Until when it is known which nodes have memory: for good where the kernel knows of one node alone.
+        self._nodes_known: tuple[float, tuple[int, ...]] = (math.inf, ())
+        with contextlib.suppress(OSError):
+            if len(cpu_list.parse(self.directory(NODES).text("possible"))) > 1:
+                self._nodes_known = (0.0, ())
         self.meminfo_layout = self._proc.get("meminfo") or b""
         self.vmstat_layout: tuple[str, ...] = ()
         """The names of /proc/vmstat's fields."""
@@ -150,6 +158,24 @@ class Host:
         """Return MemAvailable in bytes: what is free, and what the kernel can reclaim without swapping."""
         return _meminfo_field(self._proc.read("meminfo"), b"MemAvailable")
 
+    def nodes(self) -> tuple[int, ...]:
+        """Return the numbers of the NUMA nodes that had memory within the last second; none where there is only one."""
+        until, nodes = self._nodes_known
+        now = time.monotonic()
+        if now > until:
+            nodes = cpu_list.parse(self.directory(NODES).text("has_memory"))
+            self._nodes_known = now + _SETTINGS_SECONDS, nodes
+        return nodes
+
+    def memory_on(self, nodes: Iterable[int]) -> tuple[int, int, int]:
+        """Return the memory of some NUMA nodes, what is free of it, and what can be reclaimed beside, in bytes."""
+        texts = [self.directory(NODES).text(f"node{node}/meminfo") for node in nodes]
+        total, free, *reclaimable = (
+            sum(_meminfo_field(text, name, b" ") for text in texts)
+            for name in (b"MemTotal", b"MemFree", b"Active(file)", b"Inactive(file)", b"SReclaimable")
+        )
+        return total, free, sum(reclaimable)
+
     def huge_pages(self) -> int:
         """Return how many huge pages of the default size there were within the last second: mostly there are none."""
         until, pages = self._huge_pages_known
@@ -209,9 +235,9 @@ def _is_in_proc(name: str) -> bool:
     return name.startswith("proc/")
 
 
-def _meminfo_field(text: bytes, name: bytes) -> int:
-    """Return a size of /proc/meminfo in bytes, 0 where there is none of that name."""
-    rest = (b"\n" + text).partition(b"\n" + name + b":")[2]
+def _meminfo_field(text: bytes, name: bytes, before: bytes = b"\n") -> int:
+    """Return a size of /proc/meminfo in bytes, 0 where there is none of that name. A node's has "Node 0 " before it."""
+    rest = (b"\n" + text).partition(before + name + b":")[2]
     return int(rest.split(None, 1)[0]) << 10 if rest else 0
 
 

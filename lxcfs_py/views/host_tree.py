@@ -5,7 +5,6 @@ Everything that a tree's rules do not name is passed through as the host has it.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -16,14 +15,13 @@ from typing import TYPE_CHECKING, Callable, Optional
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux import cpu_list
-from lxcfs_py.linux.host import Host
+from lxcfs_py.linux.host import NODES, Host
 from lxcfs_py.views import meminfo
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
 
 
-NODES = "sys/devices/system/node"
 MEMORY = "sys/devices/system/memory"
 
 _BLOCK = re.compile(r"memory(\d+)")
@@ -55,20 +53,34 @@ class Sight:
             if node in allowed or not self.cpus.isdisjoint(cpu_list.parse(directory.text(f"node{node}/cpulist")))
         )
 
+    @cached_property
+    def memory_nodes(self) -> frozenset[int]:
+        """The numbers of those of these nodes whose memory the container may use."""
+        allowed = meminfo.allowed_nodes(self.container.cgroup, self.host)
+        return self.nodes if allowed is None else frozenset(allowed)
+
     def has_memory_block(self, block: int) -> bool:
-        """Tell whether a block of memory is one of the first, that together are as large as the container's."""
-        return block <= self._last_memory_block
+        """Tell whether a block of memory is one of the first that the container may use, as many as it needs."""
+        return self._memory_blocks is None or block in self._memory_blocks
 
     @cached_property
-    def _last_memory_block(self) -> float:
-        memory = self.container.cgroup.memory
-        total = meminfo.figures(self.container.cgroup, memory, self.host, self.config)["MemTotal"] if memory else None
-        if total is None or total >= self.host.memory().total:
-            return math.inf
-        directory = self.host.directory(MEMORY)
-        blocks = sorted(int(block[1]) for block in map(_BLOCK.fullmatch, directory.names("")) if block)
-        count = -(-total // int(directory.text("block_size_bytes"), 16))
-        return blocks[min(max(count, 1), len(blocks)) - 1]
+    def _memory_blocks(self) -> Optional[frozenset[int]]:
+        """The numbers of these blocks, None where they are all."""
+        cgroup, memory = self.container.cgroup, self.container.cgroup.memory
+        if memory is None:
+            return None
+        directory, nodes = self.host.directory(MEMORY), meminfo.allowed_nodes(cgroup, self.host)
+        if nodes is None:
+            whole, names = self.host.memory().total, directory.names("")
+        else:
+            whole, _, _ = self.host.memory_on(nodes)
+            names = [name for node in nodes for name in self.host.directory(NODES).names(f"node{node}")]
+        blocks = sorted(int(block[1]) for block in map(_BLOCK.fullmatch, names) if block)
+        total = meminfo.figures(cgroup, memory, self.host, self.config)["MemTotal"]
+        if total < whole:  # which the kernel's own memory is not part of, as it is of the blocks
+            count = -(-total // int(directory.text("block_size_bytes"), 16))
+            blocks = blocks[: max(count, 1)]
+        return frozenset(blocks)
 
 
 Hidden = Callable[[Sight, int], bool]

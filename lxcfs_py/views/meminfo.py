@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Optional
 from lxcfs_py.cgroup import Cgroup, Hugetlb, Memory
 from lxcfs_py.cgroup.tree import Room
 from lxcfs_py.container.containers import Container
+from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.syscalls import Sysinfo
 
@@ -36,14 +37,14 @@ def render(container: Container, host: Host, config: Config) -> bytes:
 def figures(cgroup: Cgroup, memory: Memory, host: Host, config: Config) -> dict[str, int]:
     """Return the fields that are known, in bytes, but for the counts of huge pages.
 
-    MemTotal is the smallest limit along the cgroup, its ancestors and the host, MemFree what is free in the tightest of
-    them, MemAvailable that and what can be reclaimed there: file pages and, on v2, slab. The usage figures are those of
-    memory.stat.
+    MemTotal is the smallest limit along the cgroup, its ancestors, the NUMA nodes that it may use and the host, MemFree
+    what is free in the tightest of them, MemAvailable that and what can be reclaimed there: file pages and, on v2,
+    slab. The usage figures are those of memory.stat.
     """
     amounts = memory.stat()
     reclaimable = amounts.get("SReclaimable", 0)
     machine = host.memory()
-    room = room_in(memory, amounts, machine, host, config)
+    room = room_in(cgroup, memory, amounts, machine, host, config)
     total = amounts["MemTotal"] = room.limit
     free = amounts["MemFree"] = min(room.free, total)
     available = amounts["MemAvailable"] = min(room.available, total)
@@ -62,14 +63,31 @@ def figures(cgroup: Cgroup, memory: Memory, host: Host, config: Config) -> dict[
     return amounts
 
 
-def room_in(memory: Memory, amounts: Mapping[str, int], machine: Sysinfo, host: Host, config: Config) -> Room:
+def room_in(
+    cgroup: Cgroup, memory: Memory, amounts: Mapping[str, int], machine: Sysinfo, host: Host, config: Config
+) -> Room:
     """Return the limit of a container's memory and what is free, of which no more than the limit is its own.
 
     `amounts` are those of memory.stat, `machine` what the host says of its memory.
     """
     reclaimable = amounts["Active(file)"] + amounts["Inactive(file)"] + amounts.get("SReclaimable", 0)
     room = memory.room(reclaimable, config.memory.high)
-    return room.within(machine.total, machine.free, lambda: max(host.available() - machine.free, 0))
+    room = room.within(machine.total, machine.free, lambda: max(host.available() - machine.free, 0))
+    nodes = allowed_nodes(cgroup, host)
+    if nodes is not None:
+        total, free, reclaimable = host.memory_on(nodes)
+        room = room.within(total, free, lambda: reclaimable)
+    return room
+
+
+def allowed_nodes(cgroup: Cgroup, host: Host) -> Optional[tuple[int, ...]]:
+    """Return the NUMA nodes whose memory alone a container may use, None where it may use the memory of all."""
+    nodes = host.nodes()
+    if len(nodes) < 2 or cgroup.cpuset is None:  # as on most machines
+        return None
+    listed = cpu_list.parse(cgroup.cpuset.mems() or b"")
+    allowed = tuple(node for node in nodes if node in listed)
+    return allowed if allowed and allowed != nodes else None
 
 
 def swap_in(memory: Memory, machine: Sysinfo) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lxcfs_py.views import sys_node
 from lxcfs_py.views.host_tree import MEMORY, HostTree, Sight
 
 
@@ -9,4 +10,4 @@ def _is_hidden(sight: Sight, block: int) -> bool:
     return not sight.has_memory_block(block)
 
 
-TREE = HostTree(MEMORY, hidden={r"memory(\d+)": _is_hidden})
+TREE = HostTree(MEMORY, hidden={r"memory(\d+)": _is_hidden, r"memory\d+/node(\d+)": sys_node.is_hidden})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from lxcfs_py.linux import cpu_list
+from lxcfs_py.linux.host import NODES
 from lxcfs_py.views import meminfo
-from lxcfs_py.views.host_tree import NODES, HostTree, Sight, listed_cpus, masked_cpus
+from lxcfs_py.views.host_tree import HostTree, Sight, listed_cpus, masked_cpus
 
 # A node's name for what /proc/meminfo has under another one.
 _OTHER_NAMES = {"FilePages": "Cached"}
@@ -23,7 +24,8 @@ _FIELD = re.compile(rb"(?m)^(Node (\d+) ([^:]+):)( *\d+)")
 _NUMBER = re.compile(rb"(?m)\d+$")
 
 
-def _is_hidden(sight: Sight, node: int) -> bool:
+def is_hidden(sight: Sight, node: int) -> bool:
+    """Tell whether a container sees nothing of a node."""
     return node not in sight.nodes
 
 
@@ -37,6 +39,10 @@ def _memory_is_hidden(sight: Sight, block: int) -> bool:
 
 def _nodes(sight: Sight, _path: str, text: bytes) -> bytes:
     return cpu_list.only(text, sight.nodes)
+
+
+def _nodes_with_memory(sight: Sight, _path: str, text: bytes) -> bytes:
+    return cpu_list.only(text, sight.memory_nodes)
 
 
 def _nodes_with_cpus(sight: Sight, _path: str, text: bytes) -> bytes:
@@ -57,7 +63,7 @@ def _zeros(_sight: Sight, _path: str, text: bytes) -> bytes:
 
 
 def _meminfo(sight: Sight, _path: str, text: bytes) -> bytes:
-    """Return the node's part of what the container's /proc/meminfo says.
+    """Return the node's part of what the container's /proc/meminfo says: nothing where it may not use its memory.
 
     It is what memory.numa_stat counts on this node, as far as it does, or counts the parts of. Of all else, MemTotal
     and MemFree too, it is a part in proportion to the node's size.
@@ -65,8 +71,7 @@ def _meminfo(sight: Sight, _path: str, text: bytes) -> bytes:
     memory = sight.container.cgroup.memory
     if memory is None:
         return text
-    directory = sight.host.directory(NODES)
-    sizes = {node: _size(directory.text(f"node{node}/meminfo")) for node in sight.nodes}
+    sizes = {node: sight.host.memory_on([node])[0] for node in sight.memory_nodes}
     amounts = meminfo.figures(sight.container.cgroup, memory, sight.host, sight.config)
     amounts["MemUsed"] = amounts["MemTotal"] - amounts["MemFree"]
     counted = dict(memory.numa_stat())
@@ -86,15 +91,12 @@ def _meminfo(sight: Sight, _path: str, text: bytes) -> bytes:
     return _FIELD.sub(field, text)
 
 
-def _size(text: bytes) -> int:
-    return int(text.partition(b"MemTotal:")[2].split(None, 1)[0])
-
-
 TREE = HostTree(
     NODES,
-    hidden={r"node(\d+)": _is_hidden, r"node\d+/cpu(\d+)": _cpu_is_hidden, r"node\d+/memory(\d+)": _memory_is_hidden},
+    hidden={r"node(\d+)": is_hidden, r"node\d+/cpu(\d+)": _cpu_is_hidden, r"node\d+/memory(\d+)": _memory_is_hidden},
     computed={
-        r"online|possible|has_memory|has_normal_memory|has_generic_initiator": _nodes,
+        r"online|possible|has_generic_initiator": _nodes,
+        r"has_(\w+_)?memory": _nodes_with_memory,
         r"has_cpu": _nodes_with_cpus,
         r"node\d+/cpulist": listed_cpus,
         r"node\d+/cpumap": masked_cpus,

@@ -273,7 +273,10 @@ def large(made, files, cgroup, container_in):
             }
             tree |= {f"{NODE[1:]}/node{node}/cpu{2 * node + cpu}/online": "1\n" for cpu in range(2)}
         # The hole below 4 GiB that machines have.
-        tree |= {f"{MEMORY[1:]}/memory{block}/state": "online\n" for block in (*range(24), *range(32, 40))}
+        for block in (*range(24), *range(32, 40)):
+            node = 0 if block < 8 else 1
+            tree |= {f"{MEMORY[1:]}/memory{block}/{name}": "" for name in ("state", f"node{node}/online")}
+            tree[f"{NODE[1:]}/node{node}/memory{block}/state"] = ""
         root = made(tree)
         own = {
             "memory.max": limit,
@@ -343,11 +346,69 @@ def test_what_is_counted_by_node_in_parts_is_the_sum_of_these(large):
     ("limit", "blocks"), [(1, 1), (128 * MIB, 1), (300 * MIB, 3), (3328 * MIB, 26), (4096 * MIB, 32), ("max", 32)]
 )
 def test_the_blocks_of_memory_are_together_the_limit_rounded_up(large, limit, blocks):
-    seen = large("0", "0", limit)
+    seen = large("0", "0-1", limit)
     numbers = sorted(int(name[6:]) for name in seen.names(MEMORY) if name.startswith("memory"))
     assert numbers == [*range(24), *range(32, 40)][:blocks]
     assert seen.has(f"{MEMORY}/memory39") == (blocks == 32)
     assert len([name for name in seen.names(MEMORY, STRANGER) if name.startswith("memory")]) == 32
+
+
+def memory_of(seen: Seen, path: str) -> dict[str, int]:
+    """The sizes in MiB of a meminfo, by their names."""
+    lines = (line.partition(":") for line in seen.read(path).decode().splitlines())
+    return {name.split()[-1]: int(rest.split()[0]) * KIB // MIB for name, _, rest in lines}
+
+
+def blocks_in(seen: Seen, path: str) -> list[int]:
+    return sorted(int(name[6:]) for name in seen.names(path) if name.startswith("memory"))
+
+
+def test_a_container_sees_no_more_memory_than_the_nodes_have_that_it_may_use(large):
+    for limit in ("max", 2048 * MIB):
+        seen = large("0", "0", limit)
+        now = memory_of(seen, "/proc/meminfo")
+        assert (now["MemTotal"], now["MemFree"], now["MemAvailable"]) == (1024, 1024, 1024)
+        assert memory_of(seen, f"{NODE}/node0/meminfo")["MemTotal"] == 1024
+        assert blocks_in(seen, MEMORY) == blocks_in(seen, f"{NODE}/node0") == [*range(8)]
+    assert memory_of(large("0", "0", 512 * MIB), "/proc/meminfo")["MemTotal"] == 512
+
+
+def test_what_is_reclaimable_on_a_node_is_available_there(large):
+    seen = large("0", "0", "max")
+    kinds = {"MemTotal": 1024, "MemFree": 100, "Active(file)": 300, "Inactive(file)": 200, "SReclaimable": 50}
+    text = "".join(f"Node 0 {name}: {size * 1024} kB\n" for name, size in kinds.items())
+    Path(seen.filesystem.host.root, NODE[1:], "node0/meminfo").write_text(text)
+    now = memory_of(seen, "/proc/meminfo")
+    assert (now["MemTotal"], now["MemFree"], now["MemAvailable"]) == (1024, 100, 650)
+
+
+def test_a_node_that_a_container_only_runs_on_has_no_memory_for_it(large):
+    seen = large("0", "1", 512 * MIB)
+    assert (seen.read(f"{NODE}/online"), seen.read(f"{NODE}/has_memory")) == (b"0-1\n", b"1\n")
+    sizes = [memory_of(seen, f"{NODE}/node{node}/meminfo") for node in range(2)]
+    assert [(size["MemTotal"], size["MemUsed"]) for size in sizes] == [(0, 0), (512, 100)]
+    assert blocks_in(seen, MEMORY) == blocks_in(seen, f"{NODE}/node1") == [8, 9, 10, 11]
+    assert blocks_in(seen, f"{NODE}/node0") == []
+
+
+def test_a_block_of_memory_links_to_no_hidden_node(large):
+    seen = large("2", "1", 512 * MIB)
+    Path(seen.filesystem.host.root, MEMORY[1:], "memory8/node0").mkdir()  # a block may be on two nodes
+    assert seen.names(f"{MEMORY}/memory8") == ["node1", "state"]
+    assert seen.names(f"{MEMORY}/memory8", STRANGER) == ["node0", "node1", "state"]
+
+
+def test_where_there_is_one_node_nobody_asks_whose_memory_may_be_used(large, monkeypatch):
+    seen = large("0", "0", 512 * MIB)
+    root = Path(seen.filesystem.host.root)
+    for name in ("possible", "online", "has_memory"):
+        (root / NODE[1:] / name).write_text("0\n")
+    seen = Seen(Host(str(root)), seen.filesystem._containers.of(READER), CPUSET)
+    asked = []
+    monkeypatch.setattr(HeldDirectory, "text", lambda _self, path: asked.append(path) or b"0\n")
+    monkeypatch.setattr(seen.filesystem._containers.of(READER).cgroup.cpuset, "mems", lambda: asked.append("mems"))
+    seen.read("/proc/meminfo")
+    assert asked == []
 
 
 # sys/block, sys/class/block and sys/dev/block
