@@ -104,12 +104,15 @@ _whole = partial(_number, (int,), "a whole number")
 _switch = _rule("true, false", lambda value: isinstance(value, bool))
 
 
+_MOUNTPOINT = f"an absolute path other than / that is not in {', '.join(mountpoint.MACHINES_OWN)}"
+
+
 def _is_mountpoint(value: Any) -> bool:
     if not isinstance(value, str) or not value.isprintable() or not value.startswith("/"):
         return False
     try:
         mountpoint.resolve(value)
-    except mountpoint.MountError:  # it is / itself, by whatever way
+    except mountpoint.MountError:  # it is / itself or within what is the machine's, by whatever way
         return False
     return True
 
@@ -295,7 +298,7 @@ def _are_policies(value: Any) -> Iterator[str]:
 class Config:
     """The daemon's configuration; attributes are etc/lxcfs.toml's keys, which says what each does."""
 
-    mountpoint: Annotated[str, _rule("an absolute path other than /", _is_mountpoint)] = "/var/lib/lxcfs"
+    mountpoint: Annotated[str, _rule(_MOUNTPOINT, _is_mountpoint)] = "/var/lib/lxcfs"
     files: Files = Files()
     cpu: Cpu = Cpu()
     memory: Memory = Memory()

@@ -28,6 +28,9 @@ RUNTIME_DIRECTORY = "/run/lxcfs-py"
 PATIENCE = 5.0
 """Seconds for a server on a busy machine to answer."""
 
+MACHINES_OWN = ("/proc", "/sys", "/dev", RUNTIME_DIRECTORY)
+"""Directories in which nothing is mounted: this program and others need what is there."""
+
 _MAX_LINKS = 40  # as many as the kernel follows
 
 
@@ -47,6 +50,10 @@ def resolve(path: str) -> str:
     found = _follow(os.path.abspath(path), lambda path: is_mounted(path) or os.path.exists(_runtime_path(path)))
     if not found.strip("/"):
         raise MountError(f"{path} is the root directory: name a directory other than that")
+    for directory in MACHINES_OWN:
+        # What a version mounted there that did not know this goes on, and can be unmounted.
+        if f"{found}/".startswith(f"{directory}/") and not is_mounted(found):
+            raise MountError(f"{path} is in {directory}, where nothing may be covered: name a directory elsewhere")
     return found
 
 
@@ -66,7 +73,10 @@ def places(mountpoint: str) -> list[str]:
 
 
 def prepare(mountpoint: str) -> None:
-    """Make the directory, and clear away what a dead server left. MountError when another one sits there."""
+    """Make the directory, and clear away what a dead server left.
+
+    MountError when another one sits there, or anything that a mount would hide.
+    """
     while is_mounted(mountpoint):
         told = _told(mountpoint, PATIENCE)
         if told is None:
@@ -80,6 +90,27 @@ def prepare(mountpoint: str) -> None:
         Path(mountpoint).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MountError(f"the mountpoint {mountpoint} cannot be made: {error.strerror}") from None
+    try:
+        hidden = _file_below(mountpoint)
+    except OSError as error:
+        raise MountError(f"the mountpoint {mountpoint} cannot be read: {error.filename}: {error.strerror}") from None
+    if hidden:
+        raise MountError(f"a mount at {mountpoint} would hide what is there, such as {hidden}: name an empty directory")
+
+
+def _file_below(directory: str) -> Optional[str]:
+    """Return something below a directory that is no directory, None where there is nothing. OSError.
+
+    Empty directories are nothing: container engines make them for files that were missing when a container started.
+    """
+    directories = [directory]
+    for each in directories:  # it grows on the way
+        with os.scandir(each) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    return entry.path
+                directories.append(entry.path)
+    return None
 
 
 def is_mounted(mountpoint: str) -> bool:

@@ -66,6 +66,8 @@ def test_help_is_had_in_the_narrowest_terminal(columns, capsys, monkeypatch):
         (["run", ""], "an empty path is no mountpoint"),
         (["run", "/"], "/ is the root directory: name a directory other than that"),
         (["run", "/tmp/../"], "/tmp/../ is the root directory"),
+        (["run", "/proc"], "/proc is in /proc, where nothing may be covered: name a directory elsewhere"),
+        (["try", "--mountpoint", "/run/lxcfs-py", "true"], "/run/lxcfs-py is in /run/lxcfs-py, where nothing may"),
         (["try", "--cpus", "-1", "true"], "'-1' is no number of CPUs: give one above 0"),
         (["try", "--cpus", "nan", "true"], "'nan' is no number of CPUs"),
         (["try", "--cpus", "1e305", "true"], "'1e305' is no number of CPUs: give one above 0 and up to 8192"),

@@ -11,6 +11,7 @@ from lxcfs_py import config
 from lxcfs_py.config import Attach, Config, ConfigError, Cpu, Files, Fuse, Loadavg, Log, Memory, Metrics
 from lxcfs_py.files import NAMES
 
+MOUNTPOINT = "an absolute path other than / that is not in /proc, /sys, /dev, /run/lxcfs-py"
 PATTERNS = 'allowed: a list of up to 64 patterns of cgroup paths such as "/docker/*"'
 PATTERN = "allowed: a cgroup's path, up to 16 names with a / before each, where * stands for any part of a name"
 
@@ -91,22 +92,24 @@ def test_every_key_is_read():
 
 def test_a_link_to_the_root_directory_is_no_mountpoint(tmp_path):
     (tmp_path / "link").symlink_to("/")
-    with pytest.raises(ConfigError, match="allowed: an absolute path other than /"):
+    with pytest.raises(ConfigError, match=f"allowed: {MOUNTPOINT}"):
         config.parse(f'mountpoint = "{tmp_path}/link"'.encode(), "lxcfs.toml")
 
 
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ('mountpoint = "var/lib"', 'lxcfs.toml:1: mountpoint is "var/lib"; allowed: an absolute path other than /'),
-        ('mountpoint = "//"', 'lxcfs.toml:1: mountpoint is "//"; allowed: an absolute path other than /'),
-        ('mountpoint = "/tmp/.."', 'lxcfs.toml:1: mountpoint is "/tmp/.."; allowed: an absolute path other than /'),
+        ('mountpoint = "var/lib"', f'lxcfs.toml:1: mountpoint is "var/lib"; allowed: {MOUNTPOINT}'),
+        ('mountpoint = "//"', f'lxcfs.toml:1: mountpoint is "//"; allowed: {MOUNTPOINT}'),
+        ('mountpoint = "/tmp/.."', f'lxcfs.toml:1: mountpoint is "/tmp/.."; allowed: {MOUNTPOINT}'),
         (
             'mountpoint = "/a\\u0000b"',
-            'lxcfs.toml:1: mountpoint is "/a\\U00000000b"; allowed: an absolute path other than /',
+            f'lxcfs.toml:1: mountpoint is "/a\\U00000000b"; allowed: {MOUNTPOINT}',
         ),
-        ("mountpoint = 1", "lxcfs.toml:1: mountpoint is 1; allowed: an absolute path other than /"),
-        ("[mountpoint]", "lxcfs.toml:1: mountpoint is a table; allowed: an absolute path other than /"),
+        ('mountpoint = "/proc"', f'lxcfs.toml:1: mountpoint is "/proc"; allowed: {MOUNTPOINT}'),
+        ('mountpoint = "/dev/null/x"', f'lxcfs.toml:1: mountpoint is "/dev/null/x"; allowed: {MOUNTPOINT}'),
+        ("mountpoint = 1", f"lxcfs.toml:1: mountpoint is 1; allowed: {MOUNTPOINT}"),
+        ("[mountpoint]", f"lxcfs.toml:1: mountpoint is a table; allowed: {MOUNTPOINT}"),
         ('[cpu]\nmode = "quotas"', 'lxcfs.toml:2: cpu.mode is "quotas"; allowed: "quota", "cpuset", "requests"'),
         ("[cpu]\nmode = ['quota']", 'lxcfs.toml:2: cpu.mode is a list; allowed: "quota", "cpuset", "requests"'),
         ("[cpu.mode]", 'lxcfs.toml:1: cpu.mode is a table; allowed: "quota", "cpuset", "requests"'),

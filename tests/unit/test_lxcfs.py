@@ -110,6 +110,7 @@ def test_an_unknown_mount_option_is_a_warning(served, caplog):
         ("", "an empty path is no mountpoint: name a directory"),
         ("/", "/ is the root directory: name a directory other than that"),
         ("/tmp/..", "/tmp/.. is the root directory: name a directory other than that"),
+        ("/sys/x", "/sys/x is in /sys, where nothing may be covered: name a directory elsewhere"),
     ],
 )
 def test_what_can_be_no_mountpoint_is_refused(capsys, mountpoint, said):

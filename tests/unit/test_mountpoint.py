@@ -1,0 +1,47 @@
+"""The directory that is mounted on, before anything is."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux.mountpoint import MountError
+
+
+def test_a_directory_with_files_is_not_mounted_on(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/file").touch()
+    said = f"^a mount at {tmp_path} would hide what is there, such as {tmp_path}/a/b/file: name an empty directory$"
+    with pytest.raises(MountError, match=said):
+        mountpoint.prepare(str(tmp_path))
+
+
+def test_a_link_in_a_directory_counts_as_a_file(tmp_path):
+    (tmp_path / "link").symlink_to("/tmp")
+    with pytest.raises(MountError, match="would hide what is there"):
+        mountpoint.prepare(str(tmp_path))
+
+
+def test_directories_that_an_engine_made_in_place_of_missing_files_may_be_mounted_over(tmp_path):
+    (tmp_path / "proc/meminfo").mkdir(parents=True)
+    (tmp_path / "proc/cpuinfo").mkdir()
+    mountpoint.prepare(str(tmp_path))
+
+
+def test_a_missing_directory_is_made(tmp_path):
+    mountpoint.prepare(str(tmp_path / "a/b"))
+    assert os.listdir(tmp_path / "a/b") == []
+
+
+def test_a_link_into_what_is_the_machines_is_no_mountpoint_and_the_name_of_another_directory_is(tmp_path):
+    (tmp_path / "link").symlink_to("/proc/self")
+    with pytest.raises(MountError, match=f"^{tmp_path}/link is in /proc, where nothing may be covered"):
+        mountpoint.resolve(str(tmp_path / "link"))
+    assert mountpoint.resolve("/process") == "/process"
+
+
+def test_where_a_version_before_has_mounted_it_goes_on(monkeypatch):
+    monkeypatch.setattr(mountpoint, "is_mounted", lambda path: path == "/dev/views")
+    assert mountpoint.resolve("/dev/views") == "/dev/views"
