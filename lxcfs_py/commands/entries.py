@@ -165,7 +165,7 @@ def _uptime(subject: Subject, text: str) -> Iterator[Entry]:
     own, host = text.split(), subject.host.text("proc/uptime").decode().split()
     if subject.config.uptime.source == "host":
         source = 'the host\'s: uptime.source is "host"'
-    elif subject.container and subject.container.boottime_offset:
+    elif subject.host.boottime_offset:
         source = "the clock since boot of its time namespace"
     else:
         source = f"since its init, process {subject.init}, was started"

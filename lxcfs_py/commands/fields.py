@@ -207,7 +207,7 @@ STAT = (
         called="`cpu`: iowait, irq, softirq, steal, guest, guest_nice",
     ),
     _row("intr, ctxt", _UNCOUNTED, called="`intr`, `ctxt`, `softirq`"),
-    _row("btime", "the kernel's, in init's time namespace: start times in `/proc/PID/stat` count from it"),
+    _row("btime", "the kernel's, in the reader's time namespace: start times in `/proc/PID/stat` count from it"),
     _row("processes", "`pids.peak`: the most tasks that it had at once"),
     _row("procs_running, procs_blocked", "CGROUPSTATS, and the reader", "the states of its threads, and the reader"),
 )

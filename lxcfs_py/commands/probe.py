@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any, Callable, NamedTuple, Optional
@@ -57,7 +58,7 @@ def answers(subject: Subject) -> Iterator[Answer]:
     age = uptime.uptime(container, host, subject.config) / 1e9
     clock = "a time namespace with a boottime offset, where the engine makes one"
     yield _age("/proc/uptime", read["/proc/uptime"], age, attach)
-    booted = (host.now() + container.boottime_offset) / 1e9
+    booted = (host.now() + host.boottime_offset) / 1e9
     yield _age("clock_gettime(CLOCK_BOOTTIME)", booted, age, clock)
 
 
@@ -87,6 +88,8 @@ def _read_inside(pid: int, cgroups: Iterable[str]) -> dict[str, Any]:
 
 def _visit(process: int, cgroups: Iterable[str]) -> Any:
     joins = [os.open(f"{directory}/cgroup.procs", os.O_WRONLY) for directory in cgroups]
+    with contextlib.suppress(FileNotFoundError):  # before Linux 5.6
+        syscalls.setns(os.open("ns/time", os.O_RDONLY, dir_fd=process), syscalls.CLONE_NEWTIME)
     namespaces = [os.open(f"ns/{kind}", os.O_RDONLY, dir_fd=process) for kind in ("pid", "mnt")]
     syscalls.setns(namespaces[0], syscalls.CLONE_NEWPID)
     syscalls.setns(namespaces[1], syscalls.CLONE_NEWNS)

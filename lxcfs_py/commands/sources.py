@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple, Optional
 
 from lxcfs_py.cgroup import layout
 from lxcfs_py.config import Config
-from lxcfs_py.container import visible_cpus
+from lxcfs_py.container import processes, visible_cpus
 from lxcfs_py.container.containers import Container, Containers
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
@@ -39,7 +39,7 @@ class Subject:
         """Place a process. OSError when it has ended."""
         self._layout = layout.find()
         self.config = config
-        self.host = Host()
+        self.host = Host().with_clock(processes.boottime_offset(pid))
         sampler = Sampler(config.loadavg.interval)
         self.container: Optional[Container] = Containers(self._layout, Ledger(), sampler).of(pid)
         self.init = self.container.init if self.container else pid

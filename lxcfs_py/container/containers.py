@@ -60,7 +60,6 @@ class Container:
         "_layout",
         "_proc",
         "account",
-        "boottime_offset",
         "cgroup",
         "checked",
         "configured",
@@ -142,7 +141,6 @@ class Container:
             self.cgroup = cgroup
             self.paths = places
             self._cgroup_hash = hash(text)  # the text itself is most of what a container would take
-        self.boottime_offset = processes.boottime_offset(self.init)
         self.checked = time.monotonic()
         return True
 
@@ -191,6 +189,7 @@ class _Reader(NamedTuple):
 
     found: float
     container: weakref.ref[Container]
+    boottime_offset: int
 
 
 class Containers:
@@ -242,14 +241,20 @@ class Containers:
                 container = self._place(pid)
             if container is not None and not (reader and reader.inode == inode and reader.container() is container):
                 container.note_reader(pid)
+            offset = processes.boottime_offset(pid) if container is not None else 0
         except OSError as error:
             self._count_unplaced(pid, error)
             return None
         if container is not None:
             if len(self._readers) >= _MAX_READERS:
                 self._readers.clear()
-            self._readers[pid] = _Reader(inode, time.monotonic(), weakref.ref(container))
+            self._readers[pid] = _Reader(inode, time.monotonic(), weakref.ref(container), offset)
         return container
+
+    def boottime_offset(self, pid: int) -> int:
+        """Return what `processes.boottime_offset` does of a process whose container has just been looked up."""
+        reader = self._readers.get(pid)
+        return reader.boottime_offset if reader is not None else processes.boottime_offset(pid)
 
     def forget(self, pid: int, error: Optional[BaseException] = None) -> None:
         """Look the container of a process up anew when it asks next: what was known of it no longer holds.

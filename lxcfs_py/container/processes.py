@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -94,7 +95,7 @@ def boottime_offset(pid: int) -> int:
 
     That is 0 but in a time namespace (Linux 5.6). OSError when the process has ended.
     """
-    if namespace_or_none(pid, "time") == namespace_or_none("self", "time"):
+    if namespace_or_none(pid, "time") == _own_time_namespace():
         return 0
     for line in read(pid, "timens_offsets").splitlines():
         clock, seconds, nanoseconds = line.split()
@@ -130,6 +131,11 @@ def oldest(pids: Iterable[int]) -> Optional[int]:
         with contextlib.suppress(OSError):
             starts[pid] = start_time(read(pid, "stat"))
     return min(starts, key=starts.__getitem__, default=None)
+
+
+@functools.lru_cache(maxsize=1)
+def _own_time_namespace() -> str:
+    return namespace_or_none("self", "time")
 
 
 def _read_in_cgroup_namespace(pid: int) -> bytes:

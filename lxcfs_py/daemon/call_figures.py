@@ -28,7 +28,12 @@ class CallFigures:
 
     def sysinfo(self, pid: int) -> Optional[Sysinfo]:
         """Return what /proc/meminfo, loadavg and uptime say to a process; None where it is in no container."""
-        return self._filesystem.computed(pid, "sysinfo(2)", self._sysinfo, _of_the_machine)
+        return self._filesystem.computed(
+            pid,
+            "sysinfo(2)",
+            lambda container, config: self._sysinfo(container, self._filesystem.host_of(pid), config),
+            _of_the_machine,
+        )
 
     def cpus(self, pid: int) -> Optional[Sequence[int]]:
         """Return the CPUs online in /sys for a process; None where these are the machine's."""
@@ -39,10 +44,9 @@ class CallFigures:
             return None
         return visible_cpus.visible(container.cgroup, self._filesystem.host, config.cpu).cpus
 
-    def _sysinfo(self, container: Container, config: Config) -> Sysinfo:
+    def _sysinfo(self, container: Container, host: Host, config: Config) -> Sysinfo:
         """Return the container's figures; the machine's for a file that is not enabled."""
         enabled = config.files.enabled
-        host = self._filesystem.host
         cgroup, memory = container.cgroup, container.cgroup.memory
         sizes = self._memory(cgroup, memory, config) if memory and "proc/meminfo" in enabled else _of_the_host(host)
         if "proc/meminfo" in enabled and not config.memory.swap:
@@ -52,10 +56,7 @@ class CallFigures:
         else:
             one, five, fifteen, counts, _ = host.text("proc/loadavg").split()
             loads, threads = (float(one), float(five), float(fifteen)), int(counts.partition(b"/")[2])
-        if "proc/uptime" in enabled:
-            age = uptime.uptime(container, host, config)
-        else:
-            age = host.now() + container.boottime_offset
+        age = uptime.uptime(container, host, config) if "proc/uptime" in enabled else host.now() + host.boottime_offset
         return Sysinfo(age / 1e9, loads, *sizes, threads)
 
     def _memory(self, cgroup: Cgroup, memory: Memory, config: Config) -> _Sizes:

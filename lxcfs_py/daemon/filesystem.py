@@ -39,6 +39,9 @@ _MAX_LINKS = 40
 
 _SILENT_SECONDS = 60
 
+_OF_TIME = ("proc/stat", "proc/uptime")
+"""What depends on the time namespace of who reads it."""
+
 _MAX_PATHS = 100_000
 """Of one tree of the host's, that are listed: large machines have as many in some."""
 
@@ -84,14 +87,17 @@ class Filesystem:
         view, host = VIEWS[name], self.host
         if name == "proc/cpuinfo" and personality.SHOWS and personality.is_32_bit(caller):
             host = host.as_32_bit
-        return self.computed(
-            caller,
-            name,
-            lambda container, config: (
-                view(container, host, config) if name in config.files.enabled else host.text(name)
-            ),
-            lambda: host.text(name),
-        )
+
+        def compute(container: Container, config: Config) -> bytes:
+            if name not in config.files.enabled:
+                return host.text(name)
+            return view(container, self.host_of(caller) if name in _OF_TIME else host, config)
+
+        return self.computed(caller, name, compute, lambda: host.text(name))
+
+    def host_of(self, caller: int) -> Host:
+        """Return the machine with the clock since boot of a caller whose container has just been looked up."""
+        return self.host.with_clock(self._containers.boottime_offset(caller))
 
     def trigger(self, caller: int, path: str, text: bytes) -> str:
         """Return a trigger that the caller has written, with the cgroup that it is for. EINVAL where it is none.

@@ -27,6 +27,7 @@ _FREQUENCY_SECONDS = 1.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SETTINGS_SECONDS = 1.0
 _ALL_CPUS = 1 << 30
+_MAX_CLOCKS = 64
 
 
 class _Cpuinfo(NamedTuple):
@@ -93,6 +94,10 @@ class Host:
         self._measures_frequency = b" aperfmperf" in cpuinfo or os.path.exists(f"{self._cpu.path}/cpu0/cpufreq")
         self._cpuinfo = _Cpuinfo(None, 0, 0.0, {})
         self._personality: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        self.boottime_offset = 0
+        """By how many nanoseconds the clock since boot of whoever looks is ahead of the machine's."""
+
+        self._with_clock: dict[int, Host] = {}
 
     @functools.cached_property
     def as_32_bit(self) -> Host:
@@ -100,6 +105,19 @@ class Host:
         host = copy.copy(self)
         host._personality = personality.as_32_bit
         host._cpuinfo = _Cpuinfo(None, 0, 0.0, {})
+        return host
+
+    def with_clock(self, offset: int) -> Host:
+        """The same machine, looked at from a time namespace whose clock since boot is so many nanoseconds ahead."""
+        if not offset:
+            return self
+        host = self._with_clock.get(offset)
+        if host is None:
+            host = copy.copy(self)
+            host.boottime_offset = offset
+            if len(self._with_clock) >= _MAX_CLOCKS:
+                self._with_clock.clear()
+            self._with_clock[offset] = host
         return host
 
     def text(self, name: str) -> bytes:

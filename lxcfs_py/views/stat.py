@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def render(container: Container, host: Host, config: Config) -> bytes:
     """Return the text; times in ticks (USER_HZ).
 
-    btime is the kernel's in init's time namespace: programs add start times to it, which count from there.
+    btime is the kernel's in the reader's time namespace: programs add start times to it, which count from there.
 
     Interrupts and context switches are not counted by container: these lines are 0, and without the columns for each
     interrupt, which are most of the file on a large host.
@@ -29,7 +29,7 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     lines.append(
         b"intr 0\nctxt 0\nbtime %d\nprocesses %d\nprocs_running %d\nprocs_blocked %d\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n"
         % (
-            (host.booted() - container.boottime_offset) // 1_000_000_000,
+            (host.booted() - host.boottime_offset) // 1_000_000_000,
             tasks.forked() if tasks else 0,
             running + 1,  # the reader, which waits for this text; for the kernel it runs
             blocked,

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def render(container: Container, host: Host, config: Config) -> bytes:
     """Return both in seconds, the second summed over the CPUs as in the first line of /proc/stat.
 
-    In a time namespace with an offset of the clock since boot, the first is what the kernel says there: start times of
-    processes count from there, too.
+    To a reader in a time namespace with an offset of the clock since boot, the first is what the kernel says there:
+    start times of processes count from there, too.
     """
     visible = visible_cpus.visible(container.cgroup, host, config.cpu)
     total, _ = container.account.read(container.cgroup, visible, _age(container, host))
@@ -25,8 +25,8 @@ def render(container: Container, host: Host, config: Config) -> bytes:
 
 def uptime(container: Container, host: Host, config: Config) -> int:
     """Return the first figure in nanoseconds."""
-    if container.boottime_offset or config.uptime.source == "host":
-        return host.now() + container.boottime_offset
+    if host.boottime_offset or config.uptime.source == "host":
+        return host.now() + host.boottime_offset
     return _age(container, host)
 
 

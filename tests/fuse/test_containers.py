@@ -773,13 +773,24 @@ def move(directory: Path | str, pids: tuple[int, ...]) -> None:
 # Time namespaces
 
 
-def test_the_offset_of_a_containers_clock_since_boot_is_that_of_its_time_namespace(containers, sandbox, require):
+def test_the_offset_of_a_readers_clock_since_boot_is_that_of_its_own_time_namespace(containers, sandbox, require):
     require(os.path.exists("/proc/self/ns/time"), "Linux 5.6")
-    assert containers.of(sandbox().init).boottime_offset == 0
-    own = containers.of(sandbox(own_clock=True).init)
-    since = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + own.boottime_offset
-    assert 0 <= since < 10 * 10**9
-    assert own.boottime_offset % 10**9 == 0
+    assert offset(containers, sandbox().init) == 0
+    box = sandbox(own_clock=True)
+    of_init = offset(containers, box.init)
+    assert 0 <= time.clock_gettime_ns(time.CLOCK_BOOTTIME) + of_init < 10 * 10**9
+    assert of_init % 10**9 == 0
+    program = box.popen(["unshare", "--time", "--boottime", "100000", "--fork", "sleep", "1000"])
+    deadline = time.monotonic() + 10
+    while not (below := Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text()):
+        assert time.monotonic() < deadline
+    assert offset(containers, int(below)) == 100_000 * 10**9
+    assert offset(containers, box.init) == of_init
+
+
+def offset(containers: Containers, reader: int) -> int:
+    assert containers.of(reader)
+    return containers.boottime_offset(reader)
 
 
 # Pids

@@ -117,7 +117,7 @@ def test_what_was_misspelt_is_answered_with_what_was_meant(explain: Any, sandbox
         ("stat:idle", "what is left of the time that the container may use"),
         ("stat:cpu0", "this CPU's part of cpu"),
         ("stat:ctxt", "ctxt: 0 (the host's: "),
-        ("stat:btime", "in init's time namespace"),
+        ("stat:btime", "in the reader's time namespace"),
         ("vmstat:pgfault", "pgfault: "),
         ("vmstat:nr_free_pages", "meminfo's field of that kind, in pages"),
         ("cpuinfo:processor", "processor: 0 (the host's: 0)"),

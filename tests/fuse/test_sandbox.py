@@ -542,6 +542,25 @@ def test_with_a_clock_of_its_own_all_that_tells_time_agrees(
     assert process.poll() is None
 
 
+def test_in_a_time_namespace_below_inits_all_that_tells_time_agrees(
+    sandbox: MakeSandbox, daemon: Any, with_time_namespaces: None
+) -> None:
+    """To each its own: what the kernel says there, from where start times of processes count."""
+    box = sandbox(views=daemon.mountpoint)
+    agrees = """
+    read -r up idle </proc/uptime; sleep 1000 &
+    echo "${up%.*} $(awk '/^btime/ {print $2}' /proc/stat)"; date +%s -d "$(ps -o lstart= -p $!)"; kill $!
+    """
+    offset = 100_000
+    command = ["unshare", "--time", "--boottime", str(offset), "--fork", "sh", "-c", agrees]
+    figures, started = box.run(command, check=True).stdout.splitlines()
+    up, btime = map(int, figures.split())
+    assert up == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME) + offset, abs=10)
+    assert btime == pytest.approx(time.time() - up, abs=10)
+    assert int(started) == pytest.approx(time.time(), abs=10)
+    assert float(lines(box, "cat /proc/uptime")[0].split()[0]) < 60
+
+
 def test_without_one_processes_started_when_they_did(sandbox: MakeSandbox, daemon: Any) -> None:
     box = sandbox(views=daemon.mountpoint)
     (started,) = lines(box, 'date +%s -d "$(ps -o lstart= -p 1)"')

@@ -52,7 +52,6 @@ class RecordedContainer:
         self.start = int((init / "stat").read_text().rpartition(") ")[2].split()[19]) * NS_PER_TICK
         self.account = Account(ledger or Ledger(), init.name)
         self.load = Load(Sampler(5))
-        self.boottime_offset = 0
         self.last_pid = 31
         self.reads = 0
 
@@ -167,7 +166,6 @@ def container_in() -> Callable[..., Any]:
             "paths": {},
             "configured": None,
             "start": 0,
-            "boottime_offset": 0,
             "last_pid": 31,
             "reads": 0,
             "states": lambda: (0, 0, 0),

@@ -54,6 +54,8 @@ class World:
 
     # What the views ask of a host
 
+    boottime_offset = 0
+
     def now(self) -> int:
         now = self.clock
         while self.late:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lxcfs_py.config import Config, Cpu, Files, Loadavg
+from lxcfs_py.daemon.call_figures import CallFigures
 from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.files import DIRECTORIES, NAMES
 from lxcfs_py.linux import personality
@@ -33,9 +34,13 @@ class Containers:
         self.container = container
         self.again = again or (lambda: container)
         self.forgotten = 0
+        self.offset = 0
 
     def of(self, pid):
         return self.container if pid == READER else None
+
+    def boottime_offset(self, pid):
+        return self.offset
 
     def forget(self, pid, error=None):
         self.forgotten += 1
@@ -80,6 +85,16 @@ def test_a_container_reads_its_own_text_and_the_host_the_machines(mounted):
             machines = b"".join(machines.splitlines(keepends=True)[:2])
         assert read(filesystem, f"/{name}", STRANGER) == machines
     assert read(filesystem, f"{SYS_CPU}/online", STRANGER) == b"0-1\n"
+
+
+def test_times_since_boot_are_those_of_the_readers_time_namespace(mounted):
+    """As with `unshare --time --boottime 100000`, whatever namespace the container's init is in."""
+    filesystem = mounted()
+    filesystem._containers.offset = 100_000 * 10**9
+    host = filesystem.machine.host
+    assert f"\nbtime {host.btime - 100_000}\n" in read(filesystem, "/proc/stat").decode()
+    assert float(read(filesystem, "/proc/uptime").split()[0]) == round(host.clock / 1e9, 2) + 100_000
+    assert CallFigures(filesystem).sysinfo(READER).uptime == host.clock / 1e9 + 100_000
 
 
 def test_a_32_bit_personality_is_shown_the_cpus_of_such(mounted, monkeypatch):
