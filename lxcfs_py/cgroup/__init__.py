@@ -24,6 +24,9 @@ B = TypeVar("B")
 class Memory(Protocol):
     """The memory controller. All figures in bytes."""
 
+    def is_counted(self) -> bool:
+        """Tell whether the memory of the cgroup, or of one above it, is counted as of the last second."""
+
     def room(self, reclaimable: int = 0, high: bool = False) -> Room:
         """Return what the limits leave. `reclaimable` is how much of the cgroup's own usage can be reclaimed.
 
@@ -113,8 +116,8 @@ class Pressure(Protocol):
 class Cgroup:
     """One container's cgroup. None where a controller is not mounted, or the container has no cgroup of its own."""
 
-    __slots__ = ("cpu", "cpuset", "hugetlb", "io", "memory", "pressure", "tasks")
-    memory: Optional[Memory]
+    __slots__ = ("cpu", "cpuset", "hugetlb", "io", "memory_controller", "pressure", "tasks")
+    memory_controller: Optional[Memory]
     cpu: Optional[Cpu]
     cpuset: Optional[Cpuset]
     io: Optional[Io]
@@ -122,10 +125,16 @@ class Cgroup:
     tasks: Optional[Tasks]
     pressure: Optional[Pressure]
 
+    @property
+    def memory(self) -> Optional[Memory]:
+        """The memory controller, None too as long as it is enabled neither for the cgroup nor for one above it."""
+        memory = self.memory_controller
+        return memory if memory and memory.is_counted() else None
+
     def go_on_from(self, before: Cgroup) -> None:
         """Let the counters go on from those of the cgroup where the container was before; CPU time has its own way."""
-        if self.memory and before.memory:
-            self.memory.go_on_from(before.memory)
+        if self.memory_controller and before.memory_controller:
+            self.memory_controller.go_on_from(before.memory_controller)
         if self.io and before.io:
             self.io.go_on_from(before.io)
         if self.tasks and before.tasks:
@@ -149,14 +158,22 @@ def open_cgroup(layout: Layout, paths: Paths, proc: Optional[str] = None) -> Cgr
 
     # In the unified hierarchy, cpu.stat, cgroup.threads and the pressure files need no controller.
     return Cgroup(
-        memory=pick(v1.Memory, "memory", v2.Memory, "memory"),
-        cpu=pick(lambda cpu: v1.Cpu(cpu, levels("cpuacct", 1)), "cpu", v2.Cpu, ""),
+        memory_controller=pick(v1.Memory, "memory", v2.Memory, "memory"),
+        cpu=_cpu(levels),
         cpuset=pick(v1.Cpuset, "cpuset", lambda own: v2.Cpuset((*own, layout.top("cpuset"))), "cpuset"),
         io=pick(v1.Io, "blkio", v2.Io, "io"),
         hugetlb=pick(v1.Hugetlb, "hugetlb", v2.Hugetlb, "hugetlb"),
         tasks=pick(v1.Tasks, "pids", lambda unified: v2.Tasks(unified, proc), "") or _tasks_without_pids(levels),
         pressure=v2.Pressure(levels("", 2)) if levels("", 2) else None,
     )
+
+
+def _cpu(levels: Callable[[str, int], Levels]) -> Optional[Cpu]:
+    """Return the CPU time of either version; of v1, cpu and cpuacct may have a cgroup each, or one of them alone."""
+    quotas, accounts, unified = levels("cpu", 1), levels("cpuacct", 1), levels("", 2)
+    if quotas or (accounts and not levels("cpu", 2)):
+        return v1.Cpu(quotas, accounts)
+    return v2.Cpu(unified) if unified else None
 
 
 def _tasks_without_pids(levels: Callable[[str, int], Levels]) -> Optional[Tasks]:

@@ -47,6 +47,9 @@ class Memory(Counting):
         super().__init__()
         self._levels = levels
 
+    def is_counted(self) -> bool:
+        return True
+
     def room(self, reclaimable: int = 0, high: bool = False) -> Room:
         room = Room()
         for level in self._levels:
@@ -124,7 +127,8 @@ class Cpu:
         return smallest
 
     def shares(self, weights: str) -> float:
-        return float(self._levels[0].get("cpu.shares") or _SHARES)
+        own = self._levels[0].get("cpu.shares") if self._levels else None
+        return float(own or _SHARES)
 
     def path(self) -> str:
         return (self._accounts or self._levels)[0].below

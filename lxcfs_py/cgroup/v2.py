@@ -28,7 +28,7 @@ _MAX_THREADS = 1024
 class Memory(Counting):
     """The memory controller."""
 
-    __slots__ = ("_levels",)
+    __slots__ = ("_counted", "_levels")
 
     fields = Fields(
         {
@@ -61,7 +61,14 @@ class Memory(Counting):
 
     def __init__(self, levels: Levels) -> None:
         super().__init__()
+        self._counted = False
         self._levels = levels
+
+    def is_counted(self) -> bool:
+        # A controller may be enabled later. Once it is, nobody looks again until a read has missed it.
+        if not self._counted:
+            self._counted = any(level.get("memory.current") is not None for level in self._levels)
+        return self._counted
 
     def room(self, reclaimable: int = 0, high: bool = False) -> Room:
         room = Room()
@@ -79,7 +86,9 @@ class Memory(Counting):
         return own if level is self._levels[0] else sum(self._reclaimed.pick(level.read("memory.stat")).values())
 
     def stat(self) -> dict[str, int]:
-        return self.fields.pick(self._levels[0].get("memory.stat") or b"")
+        text = self._levels[0].get("memory.stat")
+        self._counted = text is not None
+        return self.fields.pick(text or b"")
 
     def swap(self) -> tuple[Room, int]:
         room = Room()

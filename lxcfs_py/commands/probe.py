@@ -44,8 +44,9 @@ def answers(subject: Subject) -> Iterator[Answer]:
     attach = f"its files: lxcfs-py attach --pid {init}, or attach.auto for all"
     agent = "the agent for system calls, or the program's own option: docs/runtimes.md"
 
-    if container.cgroup.memory:
-        total = meminfo.figures(container.cgroup, container.cgroup.memory, host, subject.config)["MemTotal"]
+    memory = container.cgroup.memory
+    if memory:
+        total = meminfo.figures(container.cgroup, memory, host, subject.config)["MemTotal"]
         right = size(total >> 10 << 10)
         told = read["/proc/meminfo"]
         yield Answer("memory", "/proc/meminfo", "nothing" if told is None else size(told), right, attach)

@@ -217,8 +217,9 @@ class Collector:
             yield "lxcfs_container_cpus", visible.quota or len(visible.cpus)
             if container.cgroup.cpu:
                 yield "lxcfs_container_cpu_seconds_total", sum(container.cgroup.cpu.usage()) / 1e9
-            if container.cgroup.memory:
-                amounts = meminfo.figures(container.cgroup, container.cgroup.memory, host, config)
+            memory = container.cgroup.memory
+            if memory:
+                amounts = meminfo.figures(container.cgroup, memory, host, config)
                 yield "lxcfs_container_memory_bytes", amounts["MemTotal"]
                 yield "lxcfs_container_memory_available_bytes", amounts["MemAvailable"]
             yield "lxcfs_container_load1", container.load.read(container.states)[0]

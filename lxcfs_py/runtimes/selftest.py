@@ -129,8 +129,9 @@ def _memory(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
     yield Question(
         "Which lines has meminfo?", list(_fields(Path("/proc/meminfo").read_text())), {"meminfo": list(meminfo)}
     )
-    if cgroup.memory:
-        stat = cgroup.memory.stat()
+    memory = cgroup.memory
+    if memory:
+        stat = memory.stat()
         used = (stat["AnonPages"] + stat.get("Slab", 0)) >> 10
         yield Question(
             "How much memory is used by programs, in KiB?",

@@ -26,10 +26,11 @@ _NUMBER_END = 24
 
 def render(container: Container, host: Host, config: Config) -> bytes:
     """Return the text; sizes in KiB. It is the host's where nobody counts the container's memory."""
-    if container.cgroup.memory is None:
+    memory = container.cgroup.memory
+    if memory is None:
         text = host.text("proc/meminfo")
         return text if config.memory.swap else _without_swap(text)
-    amounts = figures(container.cgroup, container.cgroup.memory, host, config)
+    amounts = figures(container.cgroup, memory, host, config)
     template, fields = _template(host.meminfo_layout, tuple(amounts))
     return template % tuple([amounts[name] >> shift for name, shift in fields])
 

@@ -47,11 +47,11 @@ def render(container: Container, host: Host, config: Config) -> bytes:
 
     What cgroups do not count is 0.
     """
-    cgroup = container.cgroup
-    if cgroup.memory is None:
+    cgroup, memory = container.cgroup, container.cgroup.memory
+    if memory is None:
         return host.text("proc/vmstat")
-    amounts = meminfo.figures(cgroup, cgroup.memory, host, config)
-    figures = cgroup.memory.events()
+    amounts = meminfo.figures(cgroup, memory, host, config)
+    figures = memory.events()
     figures.update({name: amounts.get(field, 0) // _PAGE for name, field in _PAGES.items()})
     figures.update({name: amounts.get(field, 0) // host.transparent_size for name, field in _HUGE_PAGES.items()})
     figures["nr_kernel_stack"] = amounts.get("KernelStack", 0) >> 10  # the one that the kernel has in KiB

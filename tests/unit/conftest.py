@@ -153,8 +153,8 @@ def files() -> type[Files]:
 @pytest.fixture(scope="session")
 def cgroup() -> Callable[..., Cgroup]:
     """A cgroup with just these controllers."""
-    nothing = dict.fromkeys(("memory", "cpu", "cpuset", "io", "hugetlb", "tasks", "pressure"))
-    return lambda **controllers: Cgroup(**{**nothing, **controllers})
+    nothing = dict.fromkeys(("cpu", "cpuset", "io", "hugetlb", "tasks", "pressure"))
+    return lambda memory=None, **controllers: Cgroup(memory, **{**nothing, **controllers})
 
 
 @pytest.fixture(scope="session")

@@ -111,6 +111,15 @@ def test_a_hybrid_takes_each_controller_from_where_it_is(made):
     assert cgroup.cpuset is cgroup.io is cgroup.hugetlb is None
 
 
+@pytest.mark.parametrize("own", [{"cpu": "/box"}, {"cpuacct": "/box"}, {"cpu": "/box", "cpuacct": "/box"}])
+def test_cpu_and_cpuacct_of_v1_may_have_a_cgroup_each_or_one_of_them_alone(own, made):
+    quota = in_v1("cpu", "/box", cfs_quota_us="50000\n", cfs_period_us="100000\n", shares="2048\n")
+    usage = in_v1("cpuacct", "/box", usage_all="cpu user system\n0 5000000 7000000\n")
+    cpu = open_cgroup(find(str(made({**all_v1(), **quota, **usage}))), own).cpu
+    assert (cpu.quota(), cpu.shares("linear")) == ((0.5, 2048) if "cpu" in own else (None, 1024))
+    assert cpu.usage() == ((5000000, 0, 7000000) if "cpuacct" in own else (0, 0, 0))
+
+
 def test_a_mount_of_a_part_of_a_hierarchy_shows_what_is_in_that_part(made):
     root = made(mountinfo(("/sys/fs/cgroup/memory", "cgroup", "memory", "/docker/abc")))
     found = find(str(root))
@@ -356,7 +365,7 @@ def test_a_controller_that_is_enabled_later_is_seen_within_a_second(made, monkey
     cgroup = open_cgroup(find(str(root)), PATHS_V2)
     now = time.monotonic()
     monkeypatch.setattr("lxcfs_py.linux.kernel_files.time.monotonic", lambda: now)
-    assert (cgroup.memory.room(), cgroup.cpu.quota()) == (Room(), None)
+    assert (cgroup.memory, cgroup.cpu.quota()) == (None, None)
     made(
         {
             "sys/fs/cgroup/parent/box/memory.max": "1048576\n",
@@ -366,6 +375,21 @@ def test_a_controller_that_is_enabled_later_is_seen_within_a_second(made, monkey
     )
     now += 1.1
     assert (cgroup.memory.room()[:2], cgroup.cpu.quota()) == ((1 << 20, (1 << 20) - 4096), 0.5)
+
+
+def test_memory_is_counted_as_long_as_the_cgroup_or_one_above_it_has_the_controller(files, cgroup, monkeypatch):
+    own, parent = (files({"memory.current": 4096, "memory.stat": "anon 4096"}) for _ in range(2))
+    memory = v2.Memory((own, parent))
+    assert cgroup(memory=memory).memory is memory
+    asked: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "get", lambda _self, name: asked.append(name))
+        assert memory.is_counted()
+    assert asked == [], "of an ordinary container nobody looks again"
+    own.files.clear()
+    assert (memory.stat()["AnonPages"], cgroup(memory=memory).memory) == (0, memory)
+    parent.files.clear()
+    assert (memory.stat()["AnonPages"], cgroup(memory=memory).memory) == (0, None)
 
 
 def test_a_limit_that_changes_is_seen_at_the_next_look(made):
@@ -508,7 +532,7 @@ def test_counters_go_on_where_they_were_when_the_container_is_moved(version, fil
                 own = {"memory.stat": f"total_pgfault {number}", "memory.oom_control": f"oom_kill {number}"}
                 own["blkio.throttle.io_service_bytes"] = f"8:0 Read {number}"
             else:
-                own = {"memory.stat": f"pgfault {number}", "memory.events": f"oom_kill {number}"}
+                own = {"memory.current": 0, "memory.stat": f"pgfault {number}", "memory.events": f"oom_kill {number}"}
                 own["io.stat"] = f"8:0 rbytes={number} wios=0"
             self.files = files({**own, "pids.peak": number}).files
 

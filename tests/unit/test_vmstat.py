@@ -95,6 +95,7 @@ def test_what_a_stacked_disk_passes_on_is_counted_once(made, cgroup, container_i
     (root / "sys/dev/block/253:0").symlink_to("../../devices/virtual/block/dm-0")
     (root / "sys/dev/block/8:0").symlink_to("../../devices/block/sda")
     memory = SimpleNamespace(
+        is_counted=lambda: True,
         stat=lambda: dict.fromkeys(("Cached", "Active(anon)", "Active(file)", "Inactive(anon)", "Inactive(file)"), 0),
         room=lambda _reclaimable, _high: SimpleNamespace(
             within=lambda *_: SimpleNamespace(limit=0, free=0, available=0)
