@@ -182,7 +182,7 @@ def _named_container(options: argparse.Namespace) -> int:
     if options.pid is not None:
         return int(options.pid)
     if options.name is not None:
-        return names.find(options.name, running.inits())
+        return names.find(options.name, running.containers(running.processes()))
     if options.docker is not None:
         return attach.engine_pid("docker", options.docker)
     return attach.engine_pid("podman", options.podman)

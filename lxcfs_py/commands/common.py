@@ -198,7 +198,7 @@ def chosen_process(options: argparse.Namespace) -> Optional[int]:
         if getattr(options, engine) is not None:
             return attach.engine_pid(engine, getattr(options, engine))
     if options.container is not None:
-        return names.find(options.container, running.inits())
+        return names.find(options.container, running.containers(running.processes()))
     return None
 
 

@@ -14,9 +14,10 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
-from lxcfs_py.attach.running import cgroup
+from lxcfs_py.attach.running import Process, cgroup
+from lxcfs_py.cgroup.layout import parse_paths
 from lxcfs_py.config import parsed_toml
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import roots
@@ -46,6 +47,16 @@ _ENGINES = {
 }
 _LXC = re.compile(r"lxc\.payload\.(.+)")
 _NSPAWN = re.compile(r"(?:systemd-nspawn@(.+)\.service|machine-(.+)\.scope)")
+# Where the engines keep their containers that are called in the cgroup's path as they are called by the operator.
+_CONTAINERS = {
+    "lxc": (
+        "var/lib/lxc",
+        "var/lib/incus/containers",
+        "var/lib/lxd/containers",
+        "var/snap/lxd/common/lxd/containers",
+    ),
+    "systemd-nspawn": ("var/lib/machines",),
+}
 _DATA_ROOTS = ("/var/lib/docker", "/var/snap/docker/common/var-lib-docker")
 _STORAGE = {"runroot": "/run/containers/storage", "graphroot": "/var/lib/containers/storage"}
 # containerd's own, those of k3s and RKE2, of k0s, and of MicroK8s.
@@ -107,23 +118,34 @@ def is_opt_out(wish: str) -> bool:
     return wish.strip().lower() == "none"
 
 
-def find(wanted: str, inits: Iterable[int]) -> int:
-    """Return the init of the only container that is called so. NamesError."""
+class _Answer(NamedTuple):
+    """A container that answers to a name, and how deep it is in others, which choose what is called how in them."""
+
+    depth: tuple[int, int]
+    """In how many containers its cgroup is, and its init in how many pid namespaces."""
+
+    pid: int
+    identity: Identity
+
+
+def find(wanted: str, containers: Iterable[Process]) -> int:
+    """Return the init of the only container that is called so, of those that are in the fewest others. NamesError."""
     names = Names()
-    found: dict[int, Identity] = {}
-    for pid in inits:
+    found: list[_Answer] = []
+    for container in containers:
         try:
-            identity = names.of(cgroup(pid))
+            around = list(names.around(cgroup(container.pid)))
         except OSError:  # it has ended
             continue
-        if identity and identity.answers_to(wanted):
-            found[pid] = identity
-    exact = [pid for pid, identity in found.items() if wanted in (identity.name, identity.id)]
-    if len(exact or found) == 1:
-        return next(iter(exact or found))
+        if around and around[0].answers_to(wanted):
+            found.append(_Answer((len(around), container.depth), container.pid, around[0]))
     if not found:
         raise NamesError(f'no container that runs is called "{wanted}": lxcfs-py status lists those there are')
-    several = ", ".join(f"{identity.engine}:{identity.name} ({pid})" for pid, identity in found.items())
+    found = [answer for answer in found if wanted in (answer.identity.name, answer.identity.id)] or found
+    found = [answer for answer in found if answer.depth == min(found).depth]
+    if len(found) == 1:
+        return found[0].pid
+    several = ", ".join(f"{identity.engine}:{identity.name} ({pid})" for _, pid, identity in found)
     raise NamesError(f'"{wanted}" is more than one container: {several}; say more of its name, or its --pid')
 
 
@@ -139,13 +161,29 @@ class Names:
         return next(self.around(path), None)
 
     def around(self, path: str) -> Iterator[Identity]:
-        """Yield which container has a cgroup, and which others are around it, to the outermost."""
+        """Yield which container has a cgroup, and which others are around it, to the outermost.
+
+        A container calls the cgroups in it as it likes: what this machine's engines have by a name is not in another.
+        """
         components = path.strip("/").split("/")
-        for depth in range(len(components), 0, -1):
-            above = components[depth - 2] if depth > 1 else ""
-            identity = self._of_component(above, components[depth - 1])
-            if identity:
-                yield identity
+        found: list[Identity] = []
+        is_in_another = False
+        for depth, component in enumerate(components):
+            identity = self._of_component(components[depth - 1] if depth else "", component)
+            if identity and not (is_in_another and self._has(identity)):
+                found.append(identity)
+                is_in_another = not any(own[: depth + 1] == components[: depth + 1] for own in self._machine)
+        return reversed(found)
+
+    @functools.cached_property
+    def _machine(self) -> list[list[str]]:
+        """Return the cgroups of the first process, which has some above it where this machine is itself a container."""
+        paths = parse_paths(_bytes(self._proc / "1/cgroup"))
+        return [path.strip("/").split("/") for path in paths.values()]
+
+    @property
+    def _proc(self) -> Path:
+        return self._root / "proc" if self._root != Path("/") else Path(roots.PROC)
 
     def _of_component(self, above: str, component: str) -> Optional[Identity]:
         scope = _SCOPE.fullmatch(component)
@@ -172,16 +210,26 @@ class Names:
             return self._of_engine("containerd", component)
         return None
 
+    def _has(self, identity: Identity) -> bool:
+        """Tell whether an engine of this machine has a container of that id, be it one that does not run."""
+        if identity.engine in self._engines:
+            return any(known(identity.id) for known in self._engines.values())
+        return any(os.path.isdir(self._root / place / identity.id) for place in _CONTAINERS[identity.engine])
+
     @property
     def _bundles(self) -> Iterator[Path]:
         return (self._root / bundles for bundles in _BUNDLES)
 
     def _of_engine(self, engine: str, identity: str) -> Identity:
-        known = {"docker": self._docker, "podman": self._podman, "containerd": self._containerd, "cri-o": self._cri_o}
-        name, annotations, image = known[engine](identity)
+        name, annotations, image = self._engines[engine](identity) or ("", {}, "")
         return Identity(engine, identity, name or identity[:_SHOWN_DIGITS], annotations, image)
 
-    def _docker(self, identity: str) -> _Found:
+    @property
+    def _engines(self) -> dict[str, Callable[[str], Optional[_Found]]]:
+        """Return what says of an id what an engine's files have of it, None where they have none such."""
+        return {"docker": self._docker, "podman": self._podman, "containerd": self._containerd, "cri-o": self._cri_o}
+
+    def _docker(self, identity: str) -> Optional[_Found]:
         for directory in self._docker_directories_in_turn():
             state = _object(_json(directory / identity / "config.v2.json"))
             if state:
@@ -189,7 +237,7 @@ class Names:
                 labels = _texts(made_of.get("Labels"))
                 name = _kubernetes(labels) or str(state.get("Name", "")).lstrip("/")
                 return name, labels, str(made_of.get("Image", ""))
-        return "", {}, ""
+        return None
 
     def _docker_directories_in_turn(self) -> Iterator[Path]:
         yield from self._docker_directories
@@ -203,9 +251,8 @@ class Names:
     @functools.cached_property
     def _directories_of_dockerd(self) -> list[Path]:
         """Return where the engines that run keep their containers, by their own command lines."""
-        proc = self._root / "proc" if self._root != Path("/") else Path(roots.PROC)
         found = []
-        for words in _dockerds(proc, int(time.monotonic() / _LOOK_SECONDS)):
+        for words in _dockerds(self._proc, int(time.monotonic() / _LOOK_SECONDS)):
             options = _options(words)
             chosen = options.get("--data-root") or options.get("-g")
             chosen = chosen or self._data_root(options.get("--config-file", ""))
@@ -222,12 +269,15 @@ class Names:
         # With userns-remap, below a directory that is named for the first user and group.
         return [path for each in found for path in (each / "containers", *_matches(each, "*.*/containers"))]
 
-    def _podman(self, identity: str) -> _Found:
+    def _podman(self, identity: str) -> Optional[_Found]:
         name, image = self._stored.get(identity, ("", ""))
-        return name, self._stored_annotations(identity), image
-
-    def _cri_o(self, identity: str) -> _Found:
         annotations = self._stored_annotations(identity)
+        return (name, annotations, image) if name or annotations else None
+
+    def _cri_o(self, identity: str) -> Optional[_Found]:
+        annotations = self._stored_annotations(identity)
+        if not annotations:
+            return None
         for key in ("io.kubernetes.cri-o.Labels", "io.kubernetes.cri-o.Annotations"):  # the pod's, as JSON
             annotations = {**_texts(_parsed(annotations.get(key, "").encode())), **annotations}
         return _kubernetes(annotations), annotations, annotations.get("io.kubernetes.cri-o.ImageName", "")
@@ -265,14 +315,14 @@ class Names:
                     return annotations
         return {}
 
-    def _containerd(self, identity: str) -> _Found:
+    def _containerd(self, identity: str) -> Optional[_Found]:
         for namespace in (each for bundles in self._bundles for each in sorted(bundles.glob("*"))):
             annotations = _annotations(namespace / identity / "config.json")
             if annotations or (namespace / identity).is_dir():
                 name = _kubernetes(annotations) or annotations.get("nerdctl/name", "")
                 name = name or self._nerdctl.get(identity, "" if re.fullmatch(_ID, identity) else identity)
                 return name, annotations, _first(annotations, _IMAGE)
-        return "", {}, ""
+        return None
 
     @functools.cached_property
     def _nerdctl(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lxcfs_py.attach.running import Process
 from lxcfs_py.runtimes import names
 from lxcfs_py.runtimes.names import Identity, Names, NamesError
 
@@ -264,5 +265,48 @@ def find(monkeypatch: pytest.MonkeyPatch, wanted: str) -> int:
         "4": Identity("containerd", "9" * 64, "shop/cart-1/db"),
     }
     monkeypatch.setattr(names, "cgroup", str)
-    monkeypatch.setattr(Names, "of", lambda self, path: known.get(path))
-    return names.find(wanted, [1, 2, 3, 4, 5])
+    monkeypatch.setattr(Names, "around", lambda self, path: iter([known[path]] if path in known else []))
+    return names.find(wanted, [container(pid) for pid in (1, 2, 3, 4, 5)])
+
+
+def container(pid: int, depth: int = 1) -> Process:
+    return Process(pid, 1, pids=pid, mounts=pid, depth=depth, is_init=True)
+
+
+def test_a_name_is_that_of_the_container_that_is_in_the_fewest_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container calls the cgroups in it as others are called, and has pid namespaces in its own cgroup."""
+    paths = {1: "/lxc.payload.attacker/lxc.payload.victim", 2: "/lxc.payload.victim", 3: "/lxc.payload.attacker"}
+    paths = {**paths, 4: "/lxc.payload.attacker"}
+    monkeypatch.setattr(names, "cgroup", paths.__getitem__)
+    running = [container(1), container(2), container(3), container(4, depth=2)]
+    assert names.find("victim", running) == 2
+    assert names.find("attacker", running) == 3
+
+
+@pytest.mark.parametrize("around", [f"docker-{OTHER}.scope", "lxc.payload.attacker", f"docker/{OTHER}/system.slice"])
+def test_what_an_engine_of_the_machine_has_by_an_id_is_in_no_container(tmp_path: Path, around: str) -> None:
+    write(tmp_path, f"var/lib/docker/containers/{ID}/config.v2.json", {"Name": "/victim", "Config": {"Image": "bank"}})
+    write(tmp_path, "var/lib/lxc/victim/config", "")
+    made_up = (f"docker-{ID}.scope", f"docker/{ID}", f"crio-{ID}.scope", "lxc.payload.victim", "lxc/victim")
+    for inner in made_up:
+        found = list(Names(str(tmp_path)).around(f"/{around}/{inner}"))
+        assert [each.name for each in found] == [OTHER[:12] if OTHER in around else "attacker"], inner
+
+
+@pytest.mark.parametrize(
+    ("inner", "name"),
+    [(f"docker/{ID}", ID[:12]), ("lxc.payload.inner", "inner"), (f"kubelet/pod1/{ID}", ID[:12])],
+)
+def test_a_container_of_an_engine_in_a_container_is_called_as_its_cgroup_says(
+    tmp_path: Path, inner: str, name: str
+) -> None:
+    found = [each.name for each in Names(str(tmp_path)).around(f"/docker/{OTHER}/{inner}")]
+    assert found == [name, OTHER[:12]]
+
+
+def test_where_the_machine_is_itself_a_container_its_engines_know_those_in_it(tmp_path: Path) -> None:
+    write(tmp_path, f"var/lib/docker/containers/{ID}/config.v2.json", {"Name": "/web"})
+    path = f"/docker/{OTHER}/docker/{ID}"
+    assert identity(tmp_path, path).id == OTHER
+    write(tmp_path, "proc/1/cgroup", f"4:memory:/docker/{OTHER}/init\n")
+    assert identity(tmp_path, path).name == "web"
