@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 from lxcfs_py.daemon import last_config
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import limits, mount_table, mountpoint
+from lxcfs_py.linux import limits, mount_table, mountpoint, peer
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +59,10 @@ def listen(place: str, answer: Callable[[dict[str, Any]], bytes], look: Callable
     listener.bind(path)
     os.chmod(path, 0o600)
     listener.listen()
+    listener.settimeout(_LOOK_SECONDS)
     mine = os.stat(path)
 
     def serve() -> None:
-        listener.settimeout(_LOOK_SECONDS)
         while True:
             try:
                 connection, _ = listener.accept()
@@ -183,6 +183,9 @@ def _request(place: str, path: str, request: dict[str, Any], seconds: float = AN
             if mountpoint.is_mounted(place) and mountpoint.answers(place):
                 raise NotAnsweringError(_out_of_reach(place), _SILENT_HINT) from None
             raise NotRunningError(_not_running(place), _start(place)) from None
+        stranger = peer.stranger(connection)
+        if stranger:
+            raise NotAnsweringError(f"{stranger} is in the place of the daemon of {place}", f"remove {path}, restart")
         reply = bytearray()
         try:
             connection.sendall(json.dumps(request).encode())

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
 from lxcfs_py.engine import node_keeper, session, store
-from lxcfs_py.linux import limits, mountpoint, signals
+from lxcfs_py.linux import limits, mountpoint, runtime_directory, signals
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def _listening() -> Iterator[socket.socket]:
         # Containers that share the directory may have the same process ids.
         address = str(session.RUN / f"keeper-{os.urandom(8).hex()}")
         try:
-            session.RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
+            runtime_directory.make(str(session.RUN))
             notified.bind(address)
         except OSError as error:
             import tempfile  # here, as its imports take much memory

@@ -34,7 +34,7 @@ from typing import Callable, Optional
 
 from lxcfs_py.engine import open_texts, protocol, waiting
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import syscalls
+from lxcfs_py.linux import peer, runtime_directory, syscalls
 from lxcfs_py.linux.digest import digest
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ CALLER = 32  # IN_HEADER.pid, four bytes
 RENDERED = 38  # in IN_HEADER.padding, 0 from the kernel; 1 when a read's text is settled, and may have been sent
 ATTEMPTS = 39  # in IN_HEADER.padding; how many servers took this request up from another
 
-RUN = Path("/run/lxcfs-py")
+RUN = Path(runtime_directory.PATH)
 PATIENCE = 5.0  # seconds that another server is given to answer, and to leave
 
 _PAGE = 4096
@@ -69,7 +69,6 @@ _MINE = b"mine"
 _MOST_SENT = 64  # descriptors in one message
 Others = Callable[[], Mapping[str, int]]
 """Gives the descriptors beside the session, by name."""
-_UCRED = struct.Struct("=iII")  # pid, uid, gid
 
 
 class SessionError(LxcfsError):
@@ -338,7 +337,7 @@ def offer(session: Session, leave: Callable[[], None], others: Others = dict) ->
 
     `leave` is called, in another thread, when one does.
     """
-    RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
+    runtime_directory.make(str(RUN))
     path = _socket_path(session.mountpoint)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with contextlib.suppress(FileNotFoundError):
@@ -365,7 +364,7 @@ def _hand_over(session: Session, others: Others, listener: socket.socket, leave:
             time.sleep(1)
             continue
         with connection, contextlib.suppress(OSError):
-            pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            pid, uid = peer.of(connection)
             if uid == 0:
                 connection.settimeout(PATIENCE)
                 socket.send_fds(connection, [b"session"], [session.fuse, session.memory])
@@ -391,8 +390,12 @@ def take_over(mountpoint: str) -> Optional[Session]:
     connection.settimeout(PATIENCE)
     try:
         connection.connect(_socket_path(mountpoint))
+        stranger = peer.stranger(connection)
+        if stranger:
+            log.warning("%s listens for who takes %s over, and is not asked", stranger, mountpoint)
+            return None
         _, descriptors = receive(connection)
-    except (FileNotFoundError, ConnectionRefusedError):
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         return None
     except ConnectionResetError:
         raise TakenError(f"the server at {mountpoint} has just handed it over to another") from None

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import mount_table, roots, syscalls
+from lxcfs_py.linux import mount_table, roots, runtime_directory, syscalls
 from lxcfs_py.linux.digest import digest
 
 log = logging.getLogger(__name__)
 
 FSTYPE = "fuse.lxcfs"
 
-RUNTIME_DIRECTORY = "/run/lxcfs-py"
+RUNTIME_DIRECTORY = runtime_directory.PATH
 
 PATIENCE = 5.0
 """Seconds for a server on a busy machine to answer."""
@@ -218,8 +218,10 @@ def _told(path: str, seconds: float) -> Optional[int]:
 
 def runtime_file(mountpoint: str, kind: str) -> Optional[str]:
     """Return where something is kept for this mount's next server, None when there is no such place."""
-    with contextlib.suppress(OSError):
-        Path(RUNTIME_DIRECTORY).mkdir(mode=0o700, exist_ok=True)
+    try:
+        runtime_directory.make(RUNTIME_DIRECTORY)
+    except OSError:
+        return None
     if not os.access(RUNTIME_DIRECTORY, os.W_OK):
         return None
     return f"{_runtime_path(mountpoint)}.{kind}"

@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Callable, NamedTuple
 
-from lxcfs_py.linux import roots
+from lxcfs_py.linux import peer, roots
 from lxcfs_py.linux.digest import digest
 from lxcfs_py.linux.seccomp import Notification
 from lxcfs_py.syscalls import memory, writable
@@ -211,7 +211,7 @@ class Agent:
         except OSError as error:
             self._pause(server.fileno(), error)
             return
-        pid, uid = _peer(connection)
+        pid, uid = peer.of(connection)
         full = is_lxc and len(self._callers) >= MAX_CALLERS
         if uid or full:
             log.error("a connection was refused: %s", f"user {uid} is not root" if uid else "there are too many")
@@ -235,7 +235,7 @@ class Agent:
 
     def _add_runtime(self, connection: socket.socket, name: str) -> None:
         connection.setblocking(False)
-        self._runtimes[connection.fileno()] = _Runtime(connection, name, _peer(connection)[0])
+        self._runtimes[connection.fileno()] = _Runtime(connection, name, peer.of(connection)[0])
         self._poll.register(connection, select.EPOLLIN)
 
     def _receive_listener(self, descriptor: int) -> None:
@@ -378,12 +378,6 @@ def _owner_in(state: bytes, runtime: int) -> int:
         return _owner(str(json.loads(state)["state"]["id"]))
     except (ValueError, LookupError, TypeError, RecursionError):
         return _owner(f"process {runtime}")
-
-
-def _peer(connection: socket.socket) -> tuple[int, int]:
-    """Return the process at the other end of a connection, and its user."""
-    pid, uid, _ = struct.unpack("=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return pid, uid
 
 
 def _is_listener(descriptor: int) -> bool:

@@ -1,0 +1,33 @@
+"""The directory by which processes of this program find each other: who could write there could take their place."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import stat
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+PATH = "/run/lxcfs-py"
+
+
+def make(path: str) -> None:
+    """Make it, or take it from others who own it or may write there. OSError where that cannot be."""
+    Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = os.stat(path)
+    own = (0, os.geteuid())
+    if status.st_uid in own and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return
+    os.chown(path, os.geteuid(), os.getegid())
+    os.chmod(path, 0o700)
+    mode = stat.S_IMODE(status.st_mode)
+    log.warning("others could write into %s (user %d, mode %o): it is this user's alone now", path, status.st_uid, mode)
+    # A link would lead what is written there elsewhere. Who listens at a socket is asked who that is.
+    with os.scandir(path) as entries:
+        for entry in entries:
+            left = entry.stat(follow_symlinks=False)
+            if left.st_uid not in own and not stat.S_ISSOCK(left.st_mode):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)

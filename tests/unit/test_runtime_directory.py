@@ -1,0 +1,91 @@
+"""The directory by which processes of this program find each other, and who is at the other end of its sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+
+import pytest
+
+from lxcfs_py.daemon import control
+from lxcfs_py.engine import session
+from lxcfs_py.linux import mountpoint, peer, runtime_directory
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture
+def directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(mountpoint, "RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setattr(session, "RUN", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def whose(path):
+    status = path.stat()
+    return status.st_uid, stat.S_IMODE(status.st_mode)
+
+
+def test_it_is_made_for_its_user_alone_and_left_as_it_is_where_only_that_one_may_write(directory, caplog):
+    runtime_directory.make(str(directory))
+    assert whose(directory) == (os.geteuid(), 0o700)
+    directory.chmod(0o755)
+    runtime_directory.make(str(directory))
+    assert whose(directory) == (os.geteuid(), 0o755)
+    assert not caplog.messages
+
+
+def test_where_others_may_write_they_may_no_longer(directory, caplog):
+    directory.mkdir()
+    directory.chmod(0o777)
+    runtime_directory.make(str(directory))
+    assert whose(directory) == (os.geteuid(), 0o700)
+    assert caplog.messages == [
+        f"others could write into {directory} (user {os.geteuid()}, mode 777): it is this user's alone now"
+    ]
+
+
+@as_root
+def test_what_its_owner_before_has_left_there_leads_nothing_elsewhere(directory, tmp_path):
+    directory.mkdir()
+    (directory / "own").touch()
+    (directory / "link").symlink_to(tmp_path / "elsewhere")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(directory / "socket"))
+    for path in (directory, directory / "link", directory / "socket"):
+        os.chown(path, 1000, 1000, follow_symlinks=False)
+    assert mountpoint.runtime_file("/srv/a", "counters")
+    assert whose(directory) == (0, 0o700)
+    assert sorted(os.listdir(directory)) == ["own", "socket"]
+
+
+def test_a_file_in_its_place_is_no_server_and_no_place_to_keep_anything(directory):
+    directory.touch()
+    assert session.take_over("/srv/a") is None
+    assert mountpoint.runtime_file("/srv/a", "counters") is None
+
+
+def test_whoever_is_neither_root_nor_the_own_user_is_a_stranger(monkeypatch):
+    ends = socket.socketpair()
+    assert peer.of(ends[0]) == (os.getpid(), os.geteuid())
+    assert peer.stranger(ends[0]) == ""
+    monkeypatch.setattr(peer, "of", lambda connection: (7, os.geteuid() + 1))
+    assert peer.stranger(ends[0]) == f"process 7 of user {os.geteuid() + 1}"
+    for end in ends:
+        end.close()
+
+
+def test_nobody_takes_a_session_or_an_answer_from_a_stranger(directory, monkeypatch, caplog):
+    directory.mkdir(mode=0o700)
+    monkeypatch.setattr(peer, "stranger", lambda connection: "process 7 of user 1000")
+    stop = control.listen("/srv/a", lambda request: b"{}", lambda: None)
+    said = "^process 7 of user 1000 is in the place of the daemon of /srv/a$"
+    with pytest.raises(control.NotAnsweringError, match=said):
+        control.ask("/srv/a")
+    stop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(session._socket_path("/srv/a"))
+        listener.listen()
+        assert session.take_over("/srv/a") is None
+    assert "process 7 of user 1000 listens for who takes /srv/a over, and is not asked" in caplog.text
