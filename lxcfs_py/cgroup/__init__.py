@@ -74,6 +74,9 @@ class Cpu(Protocol):
     def usage_per_cpu(self, cpus: tuple[int, ...]) -> Optional[list[Used]]:
         """Return the same for each of these CPUs, None where the kernel does not count by CPU."""
 
+    def counted_cpus(self) -> tuple[int, ...]:
+        """Return the CPUs that are counted each by itself, none where the kernel does not count by CPU."""
+
 
 class Cpuset(Protocol):
     """The CPUs a cgroup may run on."""

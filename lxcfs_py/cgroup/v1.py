@@ -139,7 +139,7 @@ class Cpu:
 
     def usage_per_cpu(self, cpus: tuple[int, ...]) -> Optional[list[Used]]:
         numbers = self._usage_all()
-        if not numbers:
+        if len(numbers) < 3:
             return None
         possible: Union[range, dict[int, int]] = range(len(numbers) // 3)
         if int(numbers[-3]) != possible[-1]:  # most machines leave no number out
@@ -150,6 +150,9 @@ class Cpu:
             else NOTHING_USED
             for cpu in cpus
         ]
+
+    def counted_cpus(self) -> tuple[int, ...]:
+        return tuple(map(int, self._usage_all()[::3]))
 
     def _usage_all(self) -> list[bytes]:
         """Return for each possible CPU its number and, in nanoseconds, its user and system time; nice is not told."""

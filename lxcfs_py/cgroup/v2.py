@@ -155,6 +155,9 @@ class Cpu:
     def usage_per_cpu(self, cpus: tuple[int, ...]) -> Optional[list[Used]]:
         return None
 
+    def counted_cpus(self) -> tuple[int, ...]:
+        return ()
+
 
 class Cpuset:
     """The cpuset controller. Its levels end with the root, which has what partitions have left, also for those below.

@@ -250,12 +250,7 @@ class Account:
         name = zlib.crc32(cgroup.cpu.path().encode(errors="surrogateescape")) if cgroup.cpu else 0
         before, counted = self._mark, self._cgroup
         if before is None:
-            before, counted = self._recall(cgroup, name) or (
-                Mark(
-                    name, visible, self.start, 0, [NOTHING_USED] * len(visible.cpus), dict.fromkeys(visible.cpus, _NONE)
-                ),
-                cgroup,
-            )
+            before, counted = self._recall(cgroup, name) or (self._begin(cgroup, name, visible, used, age), cgroup)
             self._times = dict(before.times)
         try:
             used_before = _count(counted, before.visible) if counted else before.used
@@ -265,6 +260,20 @@ class Account:
         self._cgroup = cgroup
         self._times = {**dict.fromkeys(visible.cpus, _NONE), **self._times}
         return self._set_mark(Mark(name, visible, self.start, age, used, dict(self._times)))
+
+    def _begin(self, cgroup: Cgroup, name: int, visible: Visible, used: list[Used], age: int) -> Mark:
+        """Return the first mark: where the container was started, and what it used on CPUs that it no longer sees.
+
+        What is more than it can have used since then was counted before it was there, and is none of its own.
+        """
+        elsewhere = _count_elsewhere(cgroup, visible)
+        times = dict.fromkeys(visible.cpus, _NONE)
+        # How many CPUs a quota hides is not known, nor is the kernel exact about quotas.
+        most = (age if visible.whole else 2 * age) + _ahead(visible)
+        if any(sum(each) > most for each in (*used, *elsewhere.values())):
+            return Mark(name, visible, self.start, 0, used, times)
+        times.update({cpu: (*each, 0) for cpu, each in elsewhere.items()})
+        return Mark(name, visible, self.start, 0, [NOTHING_USED] * len(used), times)
 
     def _recall(self, cgroup: Cgroup, name: int) -> Optional[tuple[Mark, Optional[Cgroup]]]:
         """Return the mark that a daemon before this one has kept, and the cgroup that it counts in, if that is known.
@@ -303,3 +312,12 @@ def _count(cgroup: Cgroup, visible: Visible) -> list[Used]:
     count = len(visible.cpus)
     user, nice, system = cgroup.cpu.usage() if cgroup.cpu else NOTHING_USED
     return [(user // count, nice // count, system // count)] * count
+
+
+def _count_elsewhere(cgroup: Cgroup, visible: Visible) -> dict[int, Used]:
+    """Return what the kernel has counted for CPUs that are not visible, where `_count` leaves that out."""
+    if cgroup.cpu is None or not visible.whole:
+        return {}
+    others = tuple(cpu for cpu in cgroup.cpu.counted_cpus() if cpu not in visible.cpus)
+    counted = zip(others, cgroup.cpu.usage_per_cpu(others) or ())
+    return {cpu: used for cpu, used in counted if any(used)}

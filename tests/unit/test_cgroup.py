@@ -296,6 +296,7 @@ def test_cpu_time_of_v1_comes_from_cpuacct_wherever_that_is_mounted(files):
     usage = "cpu user system\n0 1500000000 16000000\n1 68000000 1039847752\n7 1 2"
     cpu = v1.Cpu((files({}),), (files({"cpuacct.usage_all": usage}),))
     assert cpu.usage_per_cpu((0, 2, 7)) == [(1500000000, 0, 16000000), (0, 0, 0), (1, 0, 2)]
+    assert cpu.counted_cpus() == (0, 1, 7)
     assert cpu.usage() == (1568000001, 0, 1055847754)
     without = v1.Cpu((files({}),), ())
     assert without.usage_per_cpu((0,)) is None

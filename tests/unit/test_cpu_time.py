@@ -96,6 +96,9 @@ class Controller:
         times = (self.world.used.get(cpu, (0, 0)) for cpu in cpus)
         return [(user, 0, system) for user, system in times]
 
+    def counted_cpus(self) -> tuple[int, ...]:
+        return () if self.world.version == 2 else self.world.cpus
+
 
 class Cpuset:
     def __init__(self, world: World) -> None:
@@ -312,6 +315,45 @@ def test_what_a_vanished_cpu_has_counted_stays_in_the_total_and_comes_back_with_
     assert shrinking.read()["cpu"] == Times(750, 0, 250, 6000)
     world.allowed = World.cpus
     assert shrinking.read()["cpu3"] == before["cpu3"]
+
+
+def test_what_was_used_on_a_cpu_that_vanished_before_the_first_reading_is_in_the_total_too(reader):
+    world = World(version=1)
+    cut = reader(world)
+    world.run(10 * SECOND, (0, 0.5, 0, 1.0))
+    world.allowed = (0, 1)
+    assert cut.read() == {
+        "cpu": Times(1125, 0, 375, 1500),
+        "cpu0": Times(0, 0, 0, 1000),
+        "cpu1": Times(375, 0, 125, 500),
+    }
+    world.allowed = World.cpus
+    assert cut.read()["cpu3"] == Times(750, 0, 250, 0)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("limit", [None, 2.0])
+def test_what_was_used_in_the_cgroup_before_the_container_was_started_is_none_of_its_own(reader, version, limit):
+    """As with `unshare --pid --fork` in a cgroup that has been in use."""
+    world = World(version)
+    world.run(100 * SECOND, (1.0, 0, 0, 1.0))
+    world.start, world.allowed, world.limit = world.clock, (0, 1), limit
+    young = reader(world)
+    world.run(SECOND // 100, (0, 0, 0, 0))
+    assert young.read()["cpu"] == Times(0, 0, 0, 2)
+    world.run(SECOND, (1.0, 1.0, 0, 0))
+    assert young.read()["cpu"] == Times(150, 0, 50, 2)
+
+
+@pytest.mark.parametrize("limit", [None, 1.0, 3.5])
+def test_all_that_a_container_used_which_was_busy_from_its_start_is_its_own(reader, limit):
+    """Also where the kernel lets it have a little more than its quota."""
+    world = World(version=2)
+    world.limit = limit
+    busy = reader(world)
+    world.run(100 * SECOND, (1.0, 1.0, 1.0, 1.0))
+    world.run(SECOND, (1.0, 1.0, 1.0, 1.0), over=True)
+    assert sum(busy.read()["cpu"][:3]) == pytest.approx(100 * (100 * (limit or 4) + 4), abs=12)
 
 
 def test_the_lines_have_the_kernels_numbers(reader):
