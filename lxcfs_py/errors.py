@@ -6,6 +6,8 @@ import sys
 import traceback
 from pathlib import Path
 
+from lxcfs_py.printable import printable
+
 _PACKAGE = Path(__file__).parent
 
 
@@ -18,7 +20,7 @@ class LxcfsError(Exception):
 
     def told_by(self, program: str) -> str:
         """Return the lines that a user reads."""
-        return "\n".join([f"{program}: {self}", *([f"  {self.hint}"] if self.hint else [])])
+        return "\n".join([f"{program}: {printable(str(self))}", *([f"  {self.hint}"] if self.hint else [])])
 
 
 def report(error: BaseException, program: str = "lxcfs-py") -> None:
@@ -26,9 +28,10 @@ def report(error: BaseException, program: str = "lxcfs-py") -> None:
     if isinstance(error, LxcfsError):
         text = error.told_by(program)
     elif isinstance(error, OSError):
-        text = f"{program}: {_of_system(error)}"
+        text = f"{program}: {printable(_of_system(error))}"
     else:
-        text = f"{program}: this is a bug, please report it: {type(error).__name__}: {error} ({_way(error)})"
+        what = f"{type(error).__name__}: {printable(str(error))}"
+        text = f"{program}: this is a bug, please report it: {what} ({_way(error)})"
     print(text, file=sys.stderr, flush=True)
 
 

@@ -7,14 +7,25 @@ import select
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from lxcfs_py.printable import printable
+
 _SECONDS = 1.0
 
 
 def to_stderr(level: str = "info") -> None:
     """Log what is of that level or above: "debug", "info", "warning" or "error"."""
-    logging.basicConfig(
-        format="lxcfs-py: %(levelname)s: %(message)s", handlers=[_Handler(sys.stderr)], level=level.upper()
-    )
+    handler = _Handler(sys.stderr)
+    handler.setFormatter(_Formatter("lxcfs-py: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level.upper())
+
+
+class _Formatter(logging.Formatter):
+    """Keeps each message on its line: containers choose names that are in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as the library has it
+        """Return the line, behind which there may be a traceback."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 if TYPE_CHECKING:

@@ -240,7 +240,7 @@ class Attacher:
         while self._candidates and self._candidates[0].due <= now:
             candidate = heapq.heappop(self._candidates)
             if now - candidate.since > _GIVE_UP_SECONDS:
-                log.debug("%s: no container has started there", _shown(candidate.path))
+                log.debug("%s: no container has started there", candidate.path)
             elif not self._is_settled(candidate):
                 self._look_again(candidate, now)
 
@@ -318,17 +318,17 @@ def _attach_and_log(pid: int, path: str, settings: Settings) -> int:
         results.tell(results.of(outcomes))
         _log(pid, path, outcomes)
     except attach.EndedError:
-        log.debug("container %d (%s) has ended", pid, _shown(path))
+        log.debug("container %d (%s) has ended", pid, path)
         return _HAS_ENDED
     except attach.AttachError as error:
         results.tell(results.of_error(error))
         level = logging.DEBUG if isinstance(error, attach.LeftAloneError) else logging.WARNING
-        log.log(level, "container %d (%s): %s", pid, _shown(path), error)
+        log.log(level, "container %d (%s): %s", pid, path, error)
         if isinstance(error, attach.SilentError) and error.device == mount_users.device(settings.mountpoint):
             return _NO_ANSWER
     except Exception:
         results.tell(results.FAILED)
-        log.exception("container %d (%s)", pid, _shown(path))
+        log.exception("container %d (%s)", pid, path)
     return 0
 
 
@@ -339,9 +339,9 @@ def _log(pid: int, path: str, outcomes: Sequence[attach.Outcome]) -> None:
             refused.setdefault(reason, []).append(f"/{name}")
     done = sum(result in ("attached", "replaced") for _, result, _ in outcomes)
     if done:
-        log.info("container %d (%s): %d files attached", pid, _shown(path), done)
+        log.info("container %d (%s): %d files attached", pid, path, done)
     for reason, names in refused.items():
-        log.warning("container %d (%s): %s: %s", pid, _shown(path), " ".join(names), reason)
+        log.warning("container %d (%s): %s: %s", pid, path, " ".join(names), reason)
 
 
 def _mountinfo(pid: str) -> bytes:
@@ -388,11 +388,6 @@ def _members(directory: str) -> list[int]:
         return [int(pid) for pid in os.read(descriptor, 4096).split(b"\n")[:-1]]
     finally:
         os.close(descriptor)
-
-
-def _shown(path: str) -> str:
-    """Return a path as the log may have it, whatever somebody named a cgroup."""
-    return path if path.isprintable() else repr(path)
 
 
 def main() -> int:

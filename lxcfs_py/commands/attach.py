@@ -16,10 +16,10 @@ from lxcfs_py.commands.common import (
     load_config,
     mountpoint_even_if_broken,
     new_command,
-    printable,
     process_id,
     require_root,
 )
+from lxcfs_py.printable import printable
 from lxcfs_py.runtimes import names
 
 if TYPE_CHECKING:
@@ -116,13 +116,13 @@ def _for_containers(options: argparse.Namespace, act: _Act) -> int:
     for pid, answer in found.items():
         called = f"{pid} ({_name(pid, known)})" if options.all else str(pid)
         if isinstance(answer, attach.LeftAloneError):
-            print(f"{called}: left alone: {answer}", flush=True)
+            print(f"{called}: left alone: {printable(str(answer))}", flush=True)
             continue
         counts = Counter(outcome.result for outcome in answer) if isinstance(answer, list) else {"refused": 1}
         became = ", ".join(f"{count} {will_be}{result}" for result, count in counts.items())
         print(f"{called}: {became}", flush=True)
         for name, reason in _refusals(answer):
-            print(f"lxcfs-py: container {pid}: {f'/{name}: ' if name else ''}{reason}", file=sys.stderr)
+            print(f"lxcfs-py: container {pid}: {f'/{name}: ' if name else ''}{printable(reason)}", file=sys.stderr)
     return 1 if any(map(_refusals, found.values())) else 0
 
 

@@ -17,12 +17,13 @@ from typing import Callable, NamedTuple
 from lxcfs_py.attach import attach, mount_users, servers
 from lxcfs_py.attach.running import cgroup
 from lxcfs_py.cgroup import layout
-from lxcfs_py.commands.common import counted, printable
+from lxcfs_py.commands.common import counted
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import control as daemon
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import capabilities, mount_table, roots
 from lxcfs_py.linux.mountpoint import FSTYPE, is_mounted
+from lxcfs_py.printable import printable
 from lxcfs_py.runtimes.names import Names
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -268,7 +269,7 @@ def _containers(config: Config) -> Iterator[Finding]:
     for sentence in without[:20]:
         auto = "" if config.attach.auto else "; attach.auto = true does so for all that start"
         hint = f"lxcfs-py attach NAME puts them there{auto}"
-        yield Finding("containers", WARNING, sentence.encode("unicode_escape").decode(), hint)
+        yield Finding("containers", WARNING, printable(sentence), hint)
     if len(without) > 20:
         yield Finding("containers", WARNING, f"{len(without) - 20} more are without some file", "lxcfs-py status")
     alone = f"; left alone, as they opt out or only hold a pod together: {left_alone}" if left_alone else ""

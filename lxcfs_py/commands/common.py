@@ -168,11 +168,6 @@ def process_id(text: str) -> int:
     return int(text)
 
 
-def printable(text: str) -> str:
-    """Return a name that a container could choose as a terminal may have it."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
-
-
 def add_container(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add the ways to say which container is meant."""
     which = parser.add_mutually_exclusive_group(required=required)

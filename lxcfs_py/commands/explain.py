@@ -20,13 +20,13 @@ from lxcfs_py.commands.common import (
     chosen_process,
     load_config,
     new_command,
-    printable,
     require_root,
     text_width,
 )
 from lxcfs_py.commands.entries import Entry
 from lxcfs_py.commands.show import text_of
 from lxcfs_py.commands.sources import Subject
+from lxcfs_py.printable import printable
 from lxcfs_py.runtimes.names import Names
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from lxcfs_py.attach import attach
 from lxcfs_py.attach.running import cgroup
 from lxcfs_py.cgroup import layout
 from lxcfs_py.cgroup.layout import Paths
-from lxcfs_py.commands.common import printable
 from lxcfs_py.config import Config
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.container.containers import Container, Containers
@@ -21,6 +20,7 @@ from lxcfs_py.container.load import Sampler
 from lxcfs_py.daemon import control as daemon
 from lxcfs_py.daemon.policies import applied
 from lxcfs_py.linux.host import Host
+from lxcfs_py.printable import printable
 from lxcfs_py.runtimes.names import Names
 from lxcfs_py.views import meminfo
 

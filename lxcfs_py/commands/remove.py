@@ -18,6 +18,7 @@ from lxcfs_py.daemon import node_profile
 from lxcfs_py.engine import node_keeper
 from lxcfs_py.errors import report
 from lxcfs_py.linux import mountpoint
+from lxcfs_py.printable import printable
 from lxcfs_py.runtimes import seccomp_profile
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _remove(options: argparse.Namespace) -> int:
         mountpoint.end(place)
     remaining = _free_containers(place)  # with those that came meanwhile
     for pid, reason in remaining.items():
-        print(f"lxcfs-py: container {pid} keeps files that nobody serves: {reason}", file=sys.stderr)
+        print(f"lxcfs-py: container {pid} keeps files that nobody serves: {printable(reason)}", file=sys.stderr)
     _delete(place)
     print(f"nothing is left at {place}")
     return 1 if remaining else code

@@ -17,6 +17,7 @@ from lxcfs_py.container.load import Sampler
 from lxcfs_py.daemon.policies import applied, matching
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import Host
+from lxcfs_py.printable import printable
 
 _NO_LIMIT_V1 = 1 << 62  # memory.limit_in_bytes shows the largest multiple of a page that fits 63 bits
 
@@ -59,7 +60,7 @@ class Subject:
 
     def called(self, path: str) -> str:
         """Return what to call a cgroup: its path, unless it is the container's own."""
-        return "its cgroup" if path == self.cgroup() else path
+        return "its cgroup" if path == self.cgroup() else printable(path)
 
     def memory_limits(self) -> list[Limit]:
         """Return the limits of memory along its cgroup and those above, its own first."""

@@ -21,7 +21,6 @@ from lxcfs_py.commands.common import (
     load_config,
     mountpoint_even_if_broken,
     new_command,
-    printable,
     require_root,
     text_width,
 )
@@ -30,6 +29,7 @@ from lxcfs_py.daemon import control as daemon
 from lxcfs_py.daemon import late_keys
 from lxcfs_py.daemon.engines import FUSEPY_ENDS
 from lxcfs_py.errors import LxcfsError, report
+from lxcfs_py.printable import printable
 from lxcfs_py.runtimes.names import Names
 
 if TYPE_CHECKING:

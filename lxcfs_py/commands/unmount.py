@@ -13,6 +13,7 @@ from lxcfs_py.daemon import call_agent, control, last_config, systemd
 from lxcfs_py.engine import session
 from lxcfs_py.linux import mountpoint
 from lxcfs_py.linux.mountpoint import is_mounted
+from lxcfs_py.printable import printable
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -71,9 +72,9 @@ def _unmount_at(path: str) -> None:
     session.withdraw(path)
     call_agent.withdraw(path)
     if losing:
+        named = ", ".join(f"process {user.pid} ({printable(user.command)})" for user in losing)
         print(
-            f"lxcfs-py: files of {path} are still mounted in the containers of "
-            f"{', '.join(f'process {user.pid} ({user.command})' for user in losing)}: without a server, reading them "
+            f"lxcfs-py: files of {path} are still mounted in the containers of {named}: without a server, reading them "
             "fails with 'Transport endpoint is not connected' until they get them anew from a server that runs "
             "(lxcfs-py attach --all), or are restarted",
             file=sys.stderr,

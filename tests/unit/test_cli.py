@@ -182,6 +182,8 @@ def test_closed_streams_are_no_reason_to_fail(closed):
 def test_an_error_is_one_sentence_and_a_hint(capsys):
     report(LxcfsError("nothing is mounted at /x", "start the daemon"))
     assert capsys.readouterr().err == "lxcfs-py: nothing is mounted at /x\n  start the daemon\n"
+    report(LxcfsError('"web" is more than one container: lxc:\033]0;x\a\nweb'))
+    assert capsys.readouterr().err == 'lxcfs-py: "web" is more than one container: lxc:\\x1b]0;x\\x07\\nweb\n'
 
 
 def test_an_error_nobody_thought_of_is_one_line_that_names_where_it_came_from(capsys, monkeypatch):
