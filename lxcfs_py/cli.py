@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, Optional
 
 from lxcfs_py import __version__
 from lxcfs_py.errors import report
+from lxcfs_py.linux import standard_streams
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -44,7 +45,7 @@ COMMANDS = {
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run a command; return its exit code. What a user has to be told is on standard error, and the code is 1."""
-    _open_standard_streams()
+    standard_streams.open_closed()
     try:
         return _run(sys.argv[1:] if arguments is None else arguments)
     except BrokenPipeError:
@@ -95,17 +96,6 @@ def _run(arguments: Sequence[str]) -> int:
         return int(options.command(options))
     finally:
         sys.stdout.flush()  # here, where it is said that the disk is full
-
-
-def _open_standard_streams() -> None:
-    """Fill the places of closed streams: what a command opens must not take the number of one, and be written into."""
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, this one
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - it stays open
 
 
 def _discard_output() -> None:

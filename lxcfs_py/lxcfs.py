@@ -22,7 +22,7 @@ from lxcfs_py.commands.common import mountpoint_given
 from lxcfs_py.config import Config, Cpu, Fuse, Loadavg, Log, Memory
 from lxcfs_py.daemon import service, systemd
 from lxcfs_py.errors import LxcfsError, report
-from lxcfs_py.linux import signals
+from lxcfs_py.linux import regular_file, signals, standard_streams
 from lxcfs_py.log import to_stderr
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class PidfileError(LxcfsError):
 
 def main(argv: Optional[list[str]] = None) -> int:
     """Serves until stopped; the exit code. Returns twice without -f: in the caller's process and in the daemon's."""
+    standard_streams.open_closed()
     arguments = _parser().parse_args(argv)
     to_stderr()
     isolated.clean_environment()
@@ -188,12 +189,11 @@ def _held(pidfile: Path) -> Iterator[None]:
     """Holds the pidfile, with this process's id in it, while the block runs. PidfileError when that cannot be."""
     try:
         file = _locked(pidfile)
+        file.truncate(0)
+        os.write(file.fileno(), b"%d\n" % os.getpid())
     except OSError as error:
         raise PidfileError(f"the pidfile {pidfile} cannot be written: {error.strerror}") from None
     with file:
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
         try:
             yield
         finally:
@@ -203,7 +203,7 @@ def _held(pidfile: Path) -> Iterator[None]:
 def _locked(pidfile: Path) -> TextIO:
     """The pidfile, open and locked. The lock tells that its process lives: the id alone may be another's by now."""
     while True:
-        file = pidfile.open("a+")
+        file = open(pidfile, "a+", opener=regular_file.opener)  # noqa: SIM115 - whoever holds it closes it
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

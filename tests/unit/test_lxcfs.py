@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -187,6 +189,21 @@ def test_a_pidfile_that_cannot_be_written_is_an_error_with_the_kernels_words(tmp
     )
 
 
+def test_a_pidfile_that_is_no_regular_file_is_an_error_that_names_it(tmp_path, capsys):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (str(tmp_path / "fifo"), "/dev/full"):
+        assert lxcfs.main(["-f", "-p", path, "/mnt"]) == 1
+        assert capsys.readouterr().err == f"lxcfs: the pidfile {path} cannot be written: it is no regular file\n"
+
+
+def test_a_pidfile_on_a_full_disk_is_an_error_that_names_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(os, "write", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    assert lxcfs.main(["-f", "-p", str(tmp_path / "pid"), "/mnt"]) == 1
+    assert capsys.readouterr().err == (
+        f"lxcfs: the pidfile {tmp_path}/pid cannot be written: No space left on device\n"
+    )
+
+
 def test_the_pidfile_is_removed_when_the_service_does_not_start(monkeypatch, tmp_path, capsys):
     def serve(config, ready):
         raise service.ServiceError(f"{config.mountpoint} is no directory")
@@ -256,6 +273,15 @@ def test_a_daemon_has_its_own_session_no_terminal_and_no_directory(in_background
     assert os.getsid(pid) not in (os.getsid(0), pid)
     assert (process / "cwd").readlink() == Path("/")
     assert [(process / "fd" / str(fd)).readlink() for fd in range(3)] == [Path("/dev/null")] * 3
+
+
+def test_closed_streams_are_no_reason_to_fail(tmp_path):
+    program = PROGRAM.format("print('starting', file=sys.stderr); print(ready, file=sys.stdout)")
+    command = [sys.executable, "-c", program, "-f", "-p", "pid", "views"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh", *command], cwd=tmp_path, timeout=60, check=False
+    )
+    assert done.returncode == 0
 
 
 def test_a_stopped_daemon_removes_its_pidfile(in_background, tmp_path):
