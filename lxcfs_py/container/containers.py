@@ -295,6 +295,8 @@ class Containers:
             if error.errno != errno.ENAMETOOLONG:
                 raise
             return container  # only a cgroup that somebody in the container has made can be so deep
+        if _is_root(container.paths):  # nobody counts for it: it sees the host, as in the host's pid namespace
+            return self._of_cgroup(pid, text)
         if container.is_in(text) or container.contains(parse_paths(text)):
             return container
         return self._of_cgroup(pid, text) or container
@@ -304,7 +306,7 @@ class Containers:
         container = self._known.get(text)
         if container is None:
             paths = self.layout.places(processes.container_paths(pid, text))
-            if all(path == "/" for path in paths.values()):
+            if _is_root(paths):
                 return None
             container = self._add_cgroup(pid, text, paths)
         if time.monotonic() - container.checked > _REFRESH_SECONDS:
@@ -445,3 +447,8 @@ class Containers:
             log.warning(
                 "process %d cannot be placed and sees the host's files: %s (said once, counted from now on)", pid, error
             )
+
+
+def _is_root(paths: Paths) -> bool:
+    """Tell whether these are the roots of all hierarchies, which are no cgroup of anybody's own."""
+    return all(path == "/" for path in paths.values())

@@ -332,6 +332,18 @@ def test_a_process_without_a_cgroup_of_its_own_is_in_no_container_though_it_has_
     assert containers.unplaced == 0
 
 
+def test_a_pid_namespace_without_a_cgroup_of_its_own_is_no_container_until_it_has_one(containers, sandbox, monkeypatch):
+    box = sandbox(memory=64 * MIB)
+    roots = {Path(hierarchy.mountpoint) for hierarchy in find().hierarchies.values()}
+    own = {box.cgroup(name) for name in find().hierarchies if _has(box, name)}
+    monkeypatch.setattr(module, "_REFRESH_SECONDS", 0)
+    for directories, expected in ((roots, None), (own, 64 * MIB), (roots, None)):
+        for directory in directories:
+            (directory / "cgroup.procs").write_text(f"{box.init}")
+        container = containers.of(box.init)
+        assert (container and limit(container)) == expected
+
+
 # In the next two, the sandbox's init stands for the main process of a service.
 
 
