@@ -45,16 +45,37 @@ COMMANDS = {
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run a command; return its exit code. What a user has to be told is on standard error, and the code is 1."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return _without_fail(given) if given and given[0] == "hook" else _told(given)
+
+
+def _without_fail(arguments: Sequence[str]) -> int:
+    """Run a hook and return 0, whatever it is given, and wherever it says what went wrong: no container starts else."""
+    try:
+        _told(arguments)
+    except SystemExit:  # of argparse: its help, or an option of another version
+        sys.exit(0)
+    except OSError:  # it can be said nowhere
+        pass
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            _discard(2)
+    return 0
+
+
+def _told(arguments: Sequence[str]) -> int:
     standard_streams.open_closed()
     try:
-        return _run(sys.argv[1:] if arguments is None else arguments)
+        return _run(arguments)
     except BrokenPipeError:
-        _discard_output()  # who reads our output has seen enough
+        _discard(1)  # who reads our output has seen enough
     except KeyboardInterrupt:
         return 130
     except Exception as error:
         report(error)
-        _discard_output()
+        _discard(1)
     return 1
 
 
@@ -98,7 +119,7 @@ def _run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()  # here, where it is said that the disk is full
 
 
-def _discard_output() -> None:
+def _discard(stream: int) -> None:
     """Let Python's own flush at the end go nowhere: what it could not write then, it would complain of."""
-    os.close(1)  # first: there may be no other descriptor to be had
+    os.close(stream)  # first: there may be no other descriptor to be had
     os.open(os.devnull, os.O_WRONLY)

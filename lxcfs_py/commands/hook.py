@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lxcfs_py.attach import hook
 from lxcfs_py.commands.common import add_config, load_config, new_command
+from lxcfs_py.printable import printable
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -46,5 +47,5 @@ def _hook(options: argparse.Namespace) -> int:
                     f"lxcfs-py: /{outcome.name} of this container is the machine's: {outcome.reason}", file=sys.stderr
                 )
     except Exception as error:
-        print(f"lxcfs-py: this container starts with the machine's files: {error}", file=sys.stderr)
+        print(f"lxcfs-py: this container starts with the machine's files: {printable(str(error))}", file=sys.stderr)
     return 0

@@ -68,7 +68,7 @@ def test_lxcs_hook_binds_the_same_files_however_the_configuration_is_written(ser
     program = tmp_path / "lxcfs-py"
     program.write_text(f'cd {ROOT}; exec {sys.executable} -m lxcfs_py "$@" --config {tmp_path}/lxcfs.toml\n')
     script = (ROOT / "packaging/lxc/lxc.mount.hook").read_text()
-    (tmp_path / "hook").write_text(script.replace("exec /usr/bin/lxcfs-py", f"exec sh {program}"))
+    (tmp_path / "hook").write_text(script.replace("/usr/bin/lxcfs-py", f"sh {program}"))
     lxc = f"LXC_ROOTFS_MOUNT={tmp_path}/rootfs sh {tmp_path}/hook"
     seen = hook(PROC, "grep -c 'rootfs/.* - fuse.lxcfs' /proc/self/mountinfo", command=lxc)
     assert seen.stderr == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,32 @@ def test_without_a_daemon_one_sentence_says_so(tmp_path):
     (tmp_path / "config.json").write_text('{"root": {"path": "rootfs"}}')
     said = run(json.dumps({"bundle": str(tmp_path)}).encode(), "--config", str(tmp_path / "lxcfs.toml"))
     assert said.startswith(f"{BEGINNING}nothing is mounted at {tmp_path}; start the daemon")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--config", ""], "an empty path is no configuration"),
+        (["--of-a-newer-version"], "unrecognized arguments: --of-a-newer-version"),
+    ],
+)
+def test_options_that_cannot_be_understood_let_the_container_start(options, reason):
+    assert reason in run(b"{}", *options)
+
+
+@pytest.mark.parametrize("options", [[], ["--config", "/none"], ["--of-a-newer-version"]])
+def test_where_nothing_can_be_said_the_container_starts(options):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "wb") as full, open(writer, "wb") as closed:
+        for nowhere in (full, closed):
+            command = [sys.executable, "-m", "lxcfs_py", "hook", *options]
+            assert subprocess.run(command, cwd=ROOT, input=b"{}", stderr=nowhere, timeout=60).returncode == 0
+
+
+def test_lxcs_hook_lets_the_container_start_whatever_becomes_of_the_program():
+    script = (ROOT / "packaging/lxc/lxc.mount.hook").read_text()
+    assert subprocess.run(["sh", "-ec", script.replace("/usr/bin/lxcfs-py", "/none-such")], timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize(("path", "root"), [("rootfs", "/bundle/rootfs"), ("/root/of/it", "/root/of/it")])
