@@ -31,6 +31,7 @@ from lxcfs_py import isolated
 from lxcfs_py.engine import store
 from lxcfs_py.files import FILES
 from lxcfs_py.linux.digest import digest
+from lxcfs_py.log import to_stderr
 
 log = logging.getLogger(__name__)
 
@@ -68,24 +69,24 @@ def start(mount: int, resumes: bool) -> None:
 
 
 def _hold(mount: int) -> None:
-    queue, end = socket.socketpair()
     try:
-        with end:
-            command = isolated.command(__name__, str(mount), str(end.fileno()))
-            subprocess.run(
-                command,
-                cwd="/",
-                pass_fds=(mount, end.fileno()),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,  # a terminal's Ctrl-C is meant for the server
-                check=True,
-                timeout=_SECONDS,
-            )
-        with contextlib.suppress(OSError):  # whoever keeps it is gone
-            store.inherited().keep(_NAME, queue.detach())
+        queue, end = socket.socketpair()
+        with queue:
+            with end:
+                command = isolated.command(__name__, str(mount), str(end.fileno()))
+                subprocess.run(
+                    command,
+                    cwd="/",
+                    pass_fds=(mount, end.fileno()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,  # a terminal's Ctrl-C is meant for the server
+                    check=True,
+                    timeout=_SECONDS,
+                )
+            with contextlib.suppress(OSError):  # whoever keeps it is gone
+                store.inherited().keep(_NAME, queue.detach())
     except (OSError, subprocess.SubprocessError) as error:
-        queue.close()
         log.warning(_UNHELD, error)
     finally:
         os.close(mount)
@@ -96,9 +97,12 @@ def _hold(mount: int) -> None:
 
 def _is_sent_by_nobody() -> bool:
     """Let what this process sends from here on count for no user; return whether that can be."""
-    with contextlib.suppress(OSError):
+    try:
         os.setresuid(_NOBODY, 0, 0)  # the first is what counts; the others are what may open
-    return os.getresuid()[0] == _NOBODY
+    except OSError as error:
+        log.warning(_UNHELD, f"those in directories are not held open, as they would count for root ({error.strerror})")
+        return False
+    return True
 
 
 def _paths(mount: int, most: int) -> Iterator[str]:
@@ -175,5 +179,6 @@ def _main(mount: int, end: int) -> None:
 
 
 if __name__ == "__main__":
+    to_stderr()
     with contextlib.suppress(BrokenPipeError):  # the server has ended
         _main(int(sys.argv[1]), int(sys.argv[2]))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
+from unittest.mock import Mock
 
 import pytest
 
@@ -95,6 +97,22 @@ def test_a_lease_that_somebody_has_already_is_waited_for(start_daemon: Callable[
         wait_for(lambda: is_held(kept.daemon.mountpoint))
     finally:
         kept.close()
+
+
+def test_without_a_descriptor_to_be_had_it_is_said_that_nothing_is_held(caplog: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(socket, "socketpair", Mock(side_effect=OSError(errno.EMFILE, "too many")))
+    mount = os.open("/", os.O_PATH)
+    held_open._hold(mount)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(mount)
+    assert "may take leases of files, and hold up others by them: [Errno 24] too many" in caplog.text
+
+
+def test_who_may_not_send_as_another_user_says_what_is_not_held(caplog: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(os, "setresuid", Mock(side_effect=PermissionError(errno.EPERM, "refused")))
+    assert not held_open._is_sent_by_nobody()
+    (message,) = caplog.messages
+    assert message.endswith(": those in directories are not held open, as they would count for root (refused)")
 
 
 def test_a_file_that_cannot_be_opened_is_left_out(tmp_path: Path) -> None:
