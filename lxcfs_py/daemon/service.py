@@ -114,17 +114,17 @@ def serve(
     covered = roots.take()
     if covered:
         degraded.enter("roots", covered)
-    with _Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2) as signals:
-        service, engine = _start(config)
+    signals = _Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+    with signals, contextlib.ExitStack() as unless_begun:
+        engine = _chosen(config)
+        if not engine.resumes:  # then nobody depends on the mount yet
+            unless_begun.callback(_give_up, engine)
+        service = _start(engine)
         stop_calls = call_agent.start(CallFigures(service.filesystem), engine.config.mountpoint)
         config = engine.config
         file, load = (source.file, source.load) if source else (None, None)
         status = Status(service.filesystem, service.containers, engine, service.supervisor, file, load)
-        try:
-            stop_metrics = _listen_for_metrics(service, status, engine.resumes)
-        except ServiceError:
-            engine.stop()
-            raise
+        stop_metrics = _listen_for_metrics(service, status, engine.resumes)
         ended: list[End] = []
 
         def watch() -> None:
@@ -132,12 +132,13 @@ def serve(
             signals.note(_ENDED)
 
         threading.Thread(target=watch, name="engine", daemon=True).start()
-        try:
-            _wait_until_it_answers(engine, ended)
-        except ServiceError:
-            engine.stop()
-            raise
-        _Loop(service, engine, unit, status, source, signals).run(ready)
+        _wait_until_it_answers(engine, ended)
+
+        def begun() -> None:
+            unless_begun.pop_all()
+            ready()
+
+        _Loop(service, engine, unit, status, source, signals).run(begun)
         unit.stopping()
         if not ended:  # another server may wait for this process's end, with which all of it ends
             service.supervisor.stop()
@@ -151,21 +152,31 @@ def serve(
     return 1 if end is End.FAILED else 0
 
 
-def _start(config: Config) -> tuple[Service, Engine]:
-    """Return what serves, and what has begun to. ServiceError."""
+def _chosen(config: Config) -> Engine:
+    """Return the engine, which has its mount. ServiceError."""
     try:
-        engine = engines.choose(config)
+        return engines.choose(config)
     except (MountError, OSError) as error:
         raise ServiceError(str(error)) from None
+
+
+def _start(engine: Engine) -> Service:
+    """Return what serves, with the engine that has begun to. ServiceError."""
     try:
         service = Service(engine.config, engine.resumes)
         service.show_machine(engine.shows_machine())
         engine.start(service.filesystem)
     except (MountError, LayoutError, OSError) as error:
-        if not engine.resumes:  # then nobody depends on the mount yet
-            engine.stop()
         raise ServiceError(str(error)) from None
-    return service, engine
+    return service
+
+
+def _give_up(engine: Engine) -> None:
+    """Take the mount away again; what is wrong is told already."""
+    try:
+        engine.stop()
+    except (MountError, OSError) as error:
+        log.error("the mount is left: %s", error)
 
 
 def show(config: Config, path: str, pid: int) -> bytes:

@@ -98,7 +98,7 @@ class Session:
                 os.ftruncate(memory, _END)
             self._map = mmap.mmap(memory, 0)
         except OSError as error:
-            raise SessionError(f"the memory file that was kept cannot be used: {error.strerror}") from error
+            raise SessionError(f"the memory file cannot be used: {error.strerror}") from error
         magic, *_, length = _HEADER.unpack_from(self._map)
         self.mountpoint = os.fsdecode(self._map[_HEADER.size : min(_HEADER.size + length, _DEVICE)])
         if magic != _MAGIC or not self.mountpoint.startswith("/"):
@@ -216,19 +216,27 @@ def create(mountpoint: str, options: str = "") -> Session:
 
     SessionError if that fails.
     """
-    try:
-        fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise SessionError(f"can't open /dev/fuse: {error.strerror}; load the module fuse, be root") from error
-    try:
+    with contextlib.ExitStack() as unless_mounted:
+        try:
+            fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise SessionError(f"can't open /dev/fuse: {error.strerror}; load the module fuse, be root") from error
+        unless_mounted.callback(os.close, fuse)
+        try:
+            memory = new_memory(mountpoint)
+        except OSError as error:
+            raise SessionError(f"can't make a memory file for {mountpoint}: {error.strerror}") from error
+        unless_mounted.callback(os.close, memory)
+        made = Session(fuse, memory)
         own = f"fd={fuse},rootmode=40755,user_id=0,group_id=0,allow_other"
         flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
-        syscalls.mount("lxcfs", mountpoint, "fuse.lxcfs", flags, ",".join(filter(None, (own, options))))
-    except OSError as error:
-        os.close(fuse)
-        because = f" with {options}: has this kernel SELinux?" if options and error.errno == errno.EINVAL else ""
-        raise SessionError(f"can't mount on {mountpoint}: {error.strerror}{because}") from error
-    return Session(fuse, new_memory(mountpoint))
+        try:  # last of all: where anything fails after it, a mount is left that nobody serves
+            syscalls.mount("lxcfs", mountpoint, "fuse.lxcfs", flags, ",".join(filter(None, (own, options))))
+        except OSError as error:
+            because = f" with {options}: has this kernel SELinux?" if options and error.errno == errno.EINVAL else ""
+            raise SessionError(f"can't mount on {mountpoint}: {error.strerror}{because}") from error
+        unless_mounted.pop_all()
+    return made
 
 
 def new_memory(mountpoint: str, agreed: tuple[int, int] = (0, 0)) -> int:

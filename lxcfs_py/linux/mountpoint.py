@@ -144,8 +144,14 @@ def unmount(mountpoint: str) -> None:
 
 def unmount_all(mountpoint: str) -> None:
     """Take away what is mounted there, down to the lowest such mount. MountError."""
-    for place in places(mountpoint):
-        there = [mount.fstype for mount in mount_table.read() if mount.mountpoint == place]
+    try:
+        mounts = list(mount_table.read())
+        found = places(mountpoint)
+    except OSError:  # no descriptor is to be had: this takes none
+        unmount(mountpoint)
+        return
+    for place in found:
+        there = [mount.fstype for mount in mounts if mount.mountpoint == place]
         if FSTYPE in there:
             for _ in there[there.index(FSTYPE) :]:
                 unmount(place)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from unittest.mock import Mock
 
 import pytest
 
@@ -28,6 +30,14 @@ def test_directories_that_an_engine_made_in_place_of_missing_files_may_be_mounte
     (tmp_path / "proc/meminfo").mkdir(parents=True)
     (tmp_path / "proc/cpuinfo").mkdir()
     mountpoint.prepare(str(tmp_path))
+
+
+def test_where_no_descriptor_is_to_be_had_a_mount_is_taken_away_without_one(monkeypatch):
+    taken = []
+    monkeypatch.setattr(mountpoint.mount_table, "read", Mock(side_effect=OSError(errno.EMFILE, "too many")))
+    monkeypatch.setattr(mountpoint.syscalls, "umount", lambda path, flags: taken.append(path))
+    mountpoint.unmount_all("/srv/views")
+    assert taken == ["/srv/views"]
 
 
 def test_a_missing_directory_is_made(tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 import threading
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -21,8 +23,9 @@ def _nothing_is_degraded(monkeypatch):
     monkeypatch.setattr(degraded, "_states", {})
 
 
-def test_after_a_takeover_nothing_is_waited_for(monkeypatch):
-    """The files have no server until this process is gone; what it started ends with it."""
+@pytest.fixture
+def served(monkeypatch):
+    """What serves, with an engine that needs no mount: its `ready`, and what is `done` at the end."""
     done = []
     ready = threading.Event()
     engine = SimpleNamespace(
@@ -36,18 +39,54 @@ def test_after_a_takeover_nothing_is_waited_for(monkeypatch):
         stop=lambda: done.append("engine"),
         note_started=lambda shows_machine: None,
     )
-    served = SimpleNamespace(
+    service_ = SimpleNamespace(
         filesystem=SimpleNamespace(config=Config(), shows_machine=False, render=None),
         supervisor=SimpleNamespace(stop=lambda: done.append("supervisor")),
         containers=[],
     )
-    monkeypatch.setattr(service, "_start", lambda config: (served, engine))
+    monkeypatch.setattr(service.engines, "choose", lambda config: engine)
+    monkeypatch.setattr(service, "_start", lambda engine: service_)
     monkeypatch.setattr(service.call_agent, "start", lambda *_: lambda: done.append("calls"))
     monkeypatch.setattr(service, "_listen_for_metrics", lambda *_: lambda: done.append("metrics"))
     monkeypatch.setattr(service._Loop, "run", lambda self, ready: (ready(), select.select([self._signals], [], [])))
     monkeypatch.setattr(service.roots, "take", lambda: None)
-    assert service.serve(Config(), ready.set) == 0
-    assert done == ["calls"], "which ended when all was handed over"
+    return SimpleNamespace(engine=engine, ready=ready, done=done)
+
+
+def test_after_a_takeover_nothing_is_waited_for(served):
+    """The files have no server until this process is gone; what it started ends with it."""
+    assert service.serve(Config(), served.ready.set) == 0
+    assert served.done == ["calls"], "which ended when all was handed over"
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+@pytest.mark.parametrize("fails", ["_start", "_listen_for_metrics", "_wait_until_it_answers", "_Loop"])
+def test_a_start_that_fails_takes_away_the_mount_that_it_made_and_no_other(served, monkeypatch, fails, resumes):
+    served.engine.resumes = resumes
+    monkeypatch.setattr(service, fails, Mock(side_effect=OSError(errno.EMFILE, "too many")))
+    with pytest.raises(OSError, match="too many"):
+        service.serve(Config())
+    assert served.done == ([] if resumes else ["engine"])
+    served.ready.set()
+
+
+def test_why_a_start_fails_is_told_where_the_mount_cannot_be_taken_away_either(served, monkeypatch, caplog):
+    served.engine.stop = Mock(side_effect=service.MountError("it is busy"))
+    monkeypatch.setattr(service, "_start", Mock(side_effect=service.ServiceError("no memory")))
+    with pytest.raises(service.ServiceError, match=r"^no memory$"):
+        service.serve(Config())
+    assert caplog.messages == ["the mount is left: it is busy"]
+
+
+def test_a_server_that_has_begun_leaves_its_mount_whatever_ends_it(served, monkeypatch):
+    def run(_, ready):
+        ready()
+        raise OSError(errno.EMFILE, "too many")
+
+    monkeypatch.setattr(service._Loop, "run", run)
+    with pytest.raises(OSError, match="too many"):
+        service.serve(Config(), served.ready.set)
+    assert served.done == []
 
 
 @pytest.fixture

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import resource
 import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -176,6 +179,16 @@ def test_mount_options_reach_the_kernel_behind_the_servers_own(monkeypatch: pyte
     plain, labelled = (text.partition(",")[2] for text in reached)
     assert plain.startswith("rootmode=")
     assert labelled == f'{plain},context="a:b:c:s0:c1,c2"'
+
+
+@pytest.mark.parametrize("fails", ["memfd_create", "ftruncate", "mmap"])
+def test_nothing_is_mounted_where_there_can_be_no_memory_file(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    refused = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    monkeypatch.setattr(mmap if fails == "mmap" else os, fails, Mock(side_effect=refused))
+    monkeypatch.setattr(syscalls, "mount", lambda *_: pytest.fail("mounted"))
+    monkeypatch.setattr(os, "open", lambda *_: os.dup(0))
+    with pytest.raises(session.SessionError, match="Cannot allocate memory"):
+        session.create("/nowhere")
 
 
 def test_whose_texts_are_is_looked_up_a_few_at_a_time_before_there_is_no_more_room(
