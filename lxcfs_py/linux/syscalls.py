@@ -71,7 +71,7 @@ def _check(result: int, path: str = "") -> int:
 def mount(source: str, target: str, fstype: str = "", flags: int = 0, options: str = "") -> None:
     """mount(2)."""
     _check(
-        _libc.mount(source.encode(), os.fsencode(target), fstype.encode(), ctypes.c_ulong(flags), options.encode()),
+        _libc.mount(os.fsencode(source), os.fsencode(target), fstype.encode(), ctypes.c_ulong(flags), options.encode()),
         target,
     )
 

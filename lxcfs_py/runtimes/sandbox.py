@@ -533,8 +533,8 @@ def _reporting(enter: Callable[[], None]) -> Iterator[Callable[[], None]]:
     def preexec() -> None:
         try:
             enter()
-        except (OSError, SandboxError) as error:
-            os.write(writer, str(error).encode())
+        except Exception as error:
+            os.write(writer, os.fsencode(str(error)))
             raise
 
     try:
@@ -542,7 +542,7 @@ def _reporting(enter: Callable[[], None]) -> Iterator[Callable[[], None]]:
     except subprocess.SubprocessError as error:
         os.close(writer)
         writer = -1
-        reason = os.read(reader, 4096).decode()
+        reason = os.fsdecode(os.read(reader, 4096))
         if not reason:
             raise
         raise SandboxError(f"cannot enter the sandbox: {reason}") from error

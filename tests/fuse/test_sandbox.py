@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -163,6 +164,13 @@ def test_the_views_are_bound_over_its_files(sandbox: MakeSandbox, some_views: Pa
     box = sandbox(views=some_views)
     assert lines(box, "cat /proc/meminfo /proc/uptime") == ["the view of proc/meminfo", "the view of proc/uptime"]
     assert Path("/proc/meminfo").read_text().startswith("MemTotal:")
+
+
+def test_the_views_may_be_in_a_directory_whose_name_is_not_utf_8(sandbox: MakeSandbox, some_views: Path) -> None:
+    views = some_views / os.fsdecode(b"\xff")
+    views.mkdir()
+    (some_views / "proc").rename(views / "proc")
+    assert lines(sandbox(views=views), "cat /proc/uptime") == ["the view of proc/uptime"]
 
 
 def test_only_the_files_asked_for_are_bound(sandbox: MakeSandbox, some_views: Path) -> None:
@@ -357,6 +365,12 @@ def test_nothing_is_left_when_it_cannot_be_set_up(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SandboxError, match=r"cannot enter the sandbox: .*Operation not permitted: '/proc'"):
         Sandbox(memory=64 * MB).__enter__()
     assert cgroups_of(os.getpid()) == []
+
+
+def test_whatever_keeps_it_from_being_set_up_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syscalls, "mount", Mock(side_effect=ValueError("no name: \udcff")))
+    with pytest.raises(SandboxError, match="cannot enter the sandbox: no name: \udcff"):
+        Sandbox(memory=64 * MB).__enter__()
 
 
 def test_a_user_who_is_not_root_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
