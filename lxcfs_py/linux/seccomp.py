@@ -98,10 +98,10 @@ def let_through(listener: int, notification: int) -> None:
 
 
 def _send(listener: int, answer: bytes) -> None:
-    try:
-        fcntl.ioctl(listener, _SEND, answer)
-    except InterruptedError:  # by a signal, before anything was done; Python does not try again
-        _send(listener, answer)
+    while True:
+        with contextlib.suppress(InterruptedError):  # by a signal, before anything was done; Python does not try again
+            fcntl.ioctl(listener, _SEND, answer)
+            return
 
 
 def answer_to(notification: int, value: int) -> bytes:
