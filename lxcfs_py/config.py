@@ -289,8 +289,9 @@ class Policy:
 
 
 def _are_policies(value: Any) -> Iterator[str]:
-    if not isinstance(value, list) or len(value) > _MAX_PATTERNS or not all(isinstance(each, dict) for each in value):
-        found = f"{len(value)} tables" if isinstance(value, list) else _found(value)
+    are_tables = isinstance(value, list) and all(isinstance(each, dict) for each in value)
+    if not are_tables or len(value) > _MAX_PATTERNS:
+        found = f"{len(value)} tables" if are_tables else _found(value)
         yield f"is {found}; allowed: up to {_MAX_PATTERNS} tables, [[policy]]"
 
 

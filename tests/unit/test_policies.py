@@ -96,6 +96,7 @@ def test_a_container_may_have_a_cpu_mode_by_its_label(monkeypatch, label, mode):
     ("text", "error"),
     [
         ("policy = 1", "1: policy is 1; allowed: up to 64 tables, [[policy]]"),
+        ("policy = [1]", "1: policy is a list; allowed: up to 64 tables, [[policy]]"),
         ("[policy]\ncpu.mode = 'quota'", "1: policy is a table; allowed: up to 64 tables, [[policy]]"),
         ("[[policy]]\ncgroup = '/a/*'", '1: policy 1 has no setting; allowed: "files.enabled", "cpu.mode"'),
         ("[[policy]]\ncpu.mode = 'quota'", '1: policy 1 has no condition; allowed: "cgroup", "image", "label"'),
