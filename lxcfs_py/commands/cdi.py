@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command
+from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command, output_given, write
 from lxcfs_py.runtimes import cdi
 
 if TYPE_CHECKING:
@@ -29,7 +28,9 @@ def add(commands: Commands) -> None:
             (f"podman run --device {cdi.KIND}=all debian free -m", "a container that has the files by it"),
         ],
     )
-    parser.add_argument("--output", metavar="FILE", default=cdi.PATH, help=f"where (default: {cdi.PATH})")
+    parser.add_argument(
+        "--output", metavar="FILE", type=output_given, default=cdi.PATH, help=f"where (default: {cdi.PATH})"
+    )
     add_config(parser)
 
 
@@ -38,11 +39,7 @@ def _cdi(options: argparse.Namespace) -> int:
     devices = len(specification["devices"])
     if devices == 1:
         raise CommandError("a CDI specification of no files cannot be: enable some in the configuration")
-    path = Path(options.output)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(specification, indent=2) + "\n")
-    except OSError as error:
-        raise CommandError(f"{path} cannot be written: {error.strerror}") from None
+    path = options.output
+    write(path, json.dumps(specification, indent=2) + "\n")
     print(f"{path}: the device {cdi.KIND}=all, and {devices - 1} of one file each")
     return 0

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import re
 import shutil
+import stat
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,7 @@ from lxcfs_py import config as configuration
 from lxcfs_py.cgroup.layout import parse_paths
 from lxcfs_py.config import Config
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import mountpoint, roots
+from lxcfs_py.linux import mountpoint, regular_file, roots
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -154,6 +155,28 @@ def mountpoint_even_if_broken(path: Optional[str]) -> str:
         if before is None and path is not None:
             raise
         return mountpoint.resolve((before or Config()).mountpoint)
+
+
+def output_given(text: str) -> Path:
+    """Return the name of a file to write. argparse.ArgumentTypeError for none."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path is no file: name one")
+    return Path(text)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text to a file, which is replaced whole, or to a device, a pipe or what a link leads to. CommandError.
+
+    The file's directory is made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+            path.write_text(text)
+        else:
+            regular_file.replace(path, text.encode())
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def counted(number: int, noun: str) -> str:

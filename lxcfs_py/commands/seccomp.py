@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command
+from lxcfs_py.commands.common import add_config, load_config, new_command, output_given, write
 from lxcfs_py.runtimes import seccomp_profile
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="in the form of the OCI runtime specification, as containerd, nerdctl and CRI-O take it",
     )
-    parser.add_argument("--output", metavar="FILE", type=Path, help="where to write it (default: standard output)")
+    parser.add_argument(
+        "--output", metavar="FILE", type=output_given, help="where to write it (default: standard output)"
+    )
     add_config(parser)
 
 
@@ -55,8 +57,5 @@ def _seccomp(options: argparse.Namespace) -> int:
     if options.output is None:
         print(text, end="")
         return 0
-    try:
-        options.output.write_text(text)
-    except OSError as error:
-        raise CommandError(f"{options.output} cannot be written: {error.strerror}") from None
+    write(options.output, text)
     return 0

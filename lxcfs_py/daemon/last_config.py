@@ -25,9 +25,7 @@ def remember(config: Config, file: str) -> None:
     try:
         if kept is None:
             raise OSError(0, f"{mountpoint.RUNTIME_DIRECTORY} cannot be written")
-        with open(f"{kept}.new", "wb", opener=regular_file.opener) as new:
-            new.write(_header(file) + configuration.dump(config).encode())
-        os.replace(f"{kept}.new", kept)
+        regular_file.replace(kept, _header(file) + configuration.dump(config).encode())
     except OSError as error:
         degraded.enter(
             "runtime files", f"a restart with a broken configuration would serve with the defaults ({error.strerror})"

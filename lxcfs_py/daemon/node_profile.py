@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import degraded
+from lxcfs_py.linux import regular_file
 from lxcfs_py.runtimes import seccomp_profile
 
 KUBELET = Path("/var/lib/kubelet")
@@ -26,9 +27,7 @@ def apply(config: Config) -> None:
         text = json.dumps(made, indent=2) + "\n"
         if not (path.exists() and path.read_text() == text):
             os.makedirs(path.parent, exist_ok=True)
-            new = path.with_suffix(".new")
-            new.write_text(text)
-            new.replace(path)
+            regular_file.replace(path, text.encode())
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         degraded.enter("profile", f"pods whose system calls are to be answered do not start here: {path}: {why}")

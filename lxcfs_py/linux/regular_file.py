@@ -1,9 +1,11 @@
-"""Files that are opened without waiting: what stands at a path may be a FIFO, or a device without an end."""
+"""Files that are opened without waiting, as what stands at a path may be a FIFO, or replaced as a whole."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from typing import Union
 
 
 def opener(path: str, flags: int) -> int:
@@ -17,3 +19,16 @@ def opener(path: str, flags: int) -> int:
         os.close(descriptor)
         raise OSError(0, "it is no regular file", path)
     return descriptor
+
+
+def replace(path: Union[str, os.PathLike[str]], content: bytes) -> None:
+    """Put a file at a path, whole or not at all: who reads it meanwhile reads the one of before. OSError."""
+    new = f"{os.fspath(path)}.new"
+    try:
+        with open(new, "wb", opener=opener) as file:
+            file.write(content)
+        os.replace(new, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+        raise

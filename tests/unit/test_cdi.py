@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +87,35 @@ def test_a_specification_of_nothing_is_refused(tmp_path, capsys, enabled):
     assert cli.main(arguments) == 1
     assert capsys.readouterr().err.startswith("lxcfs-py: a CDI specification of no files cannot be: enable some")
     assert not (tmp_path / "cdi.json").exists()
+
+
+def test_on_a_full_disk_the_file_of_before_stays(tmp_path, capsys):
+    (tmp_path / "lxcfs.toml").write_text("")
+    output = tmp_path / "cdi.json"
+    output.write_text("before")
+    arguments = [sys.executable, "-m", "lxcfs_py", "cdi", "--output", output, "--config", tmp_path / "lxcfs.toml"]
+    limited = ["sh", "-c", 'trap "" XFSZ; ulimit -f 1; exec "$@"', "sh", *map(str, arguments)]  # 512 or 1024 bytes
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=60)
+    assert done.stderr == f"lxcfs-py: {output} cannot be written: File too large\n"
+    assert output.read_text() == "before"
+    assert {path.name for path in tmp_path.iterdir()} == {"cdi.json", "lxcfs.toml"}
+
+
+def test_what_is_no_regular_file_is_written_to(tmp_path):
+    (tmp_path / "lxcfs.toml").write_text("")
+    (tmp_path / "link").symlink_to("file")
+    assert cli.main(["cdi", "--output", str(tmp_path / "link"), "--config", str(tmp_path / "lxcfs.toml")]) == 0
+    assert (tmp_path / "link").is_symlink()
+    assert json.loads((tmp_path / "file").read_text()) == cdi.specification(Config())
+    assert cli.main(["cdi", "--output", "/dev/null", "--config", str(tmp_path / "lxcfs.toml")]) == 0
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("command", ["cdi", "seccomp"])
+def test_an_empty_path_is_refused(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--output", ""])
+    assert "argument --output: an empty path is no file: name one" in capsys.readouterr().err
 
 
 def test_where_it_cannot_be_written_one_sentence_says_so(tmp_path, capsys):
