@@ -36,7 +36,8 @@ def _reload(options: argparse.Namespace) -> int:
     try:
         errors, remarks = control.reload(path)
     except (control.NotRunningError, control.NotAnsweringError) as error:
-        raise CommandError(f"{path} was not reloaded: {error}") from None
+        missing = "" if os.path.lexists(path) else "there is no such file, and "
+        raise CommandError(f"{path} was not reloaded: {missing}{error}") from None
     print(*errors, *remarks, sep="\n", end="\n" if errors or remarks else "", file=sys.stderr)
     if errors:
         raise CommandError(f"{path} was not reloaded; the daemon goes on with what it had")

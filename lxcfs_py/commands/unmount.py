@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,8 @@ def add(commands: Commands) -> None:
 def _unmount(options: argparse.Namespace) -> int:
     unit = options.unless_restarting
     if unit and systemd.will_be_started_again(unit):
+        if "SERVICE_RESULT" not in os.environ:
+            raise CommandError(f"nothing was done: only in its ExecStopPost= can be told whether {unit} starts again")
         return 0
     places = {mountpoint_even_if_broken(options.config)}
     if unit:  # the file may name another place by now

@@ -9,8 +9,8 @@ import logging
 import os
 import re
 import ssl
-from collections.abc import Iterator
-from typing import NamedTuple, Optional
+from collections.abc import Coroutine, Iterator
+from typing import Any, NamedTuple, Optional
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -68,13 +68,17 @@ class Served:
         return None
 
 
-async def follow_files(served: Served, certificate: str, key: str) -> None:
-    """Load a pair of files, and again whenever they have changed, as those in a Secret's volume do. Does not return.
+def follow_files(served: Served, certificate: str, key: str) -> Coroutine[Any, Any, None]:
+    """Load a pair of files, and return what loads it again whenever they have changed, as those in a volume do.
 
     CertificateError for the first pair only: of those that come later, a bad one is logged, and what was served stays.
     """
     seen = _stamps(certificate, key)
     served.load(certificate, key)
+    return _follow(served, certificate, key, seen)
+
+
+async def _follow(served: Served, certificate: str, key: str, seen: list[tuple[int, int]]) -> None:
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
         stamps = _stamps(certificate, key)

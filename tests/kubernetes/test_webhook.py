@@ -248,6 +248,7 @@ def test_what_cannot_be_is_said_in_one_sentence(webhook, options, said):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"lxcfs-py: {said}")
     assert "Traceback" not in done.stderr
+    assert "listening" not in done.stderr
 
 
 def test_without_its_packages_that_is_said():

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from lxcfs_py import cli
 from lxcfs_py.config import Config, Cpu
-from lxcfs_py.daemon import degraded, last_config, systemd
+from lxcfs_py.daemon import control, degraded, last_config, systemd
 from lxcfs_py.engine import fusepy, protocol, watchdog
 from lxcfs_py.linux import mount_table, mountpoint
 
@@ -106,6 +107,24 @@ def test_the_mount_is_left_where_systemd_does_not_answer(list_jobs, monkeypatch)
     list_jobs("Failed to list jobs", code=1)
     monkeypatch.setenv("SERVICE_RESULT", "success")
     assert systemd.will_be_started_again("lxcfs-py.service") is True
+
+
+def test_who_reloads_with_a_file_that_is_not_there_is_told_so(monkeypatch, capsys):
+    def refuse(path):
+        raise control.NotRunningError(f"no daemon serves with {path}")
+
+    monkeypatch.setattr(control, "reload", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert cli.main(["reload", "--config", "/none"]) == 1
+    said = "lxcfs-py: /none was not reloaded: there is no such file, and no daemon serves with /none\n"
+    assert capsys.readouterr().err == said
+
+
+def test_who_asks_by_hand_is_told_that_nothing_was_done(list_jobs, monkeypatch, capsys):
+    list_jobs("")
+    monkeypatch.delenv("SERVICE_RESULT", raising=False)
+    assert cli.main(["unmount", "--unless-restarting", "none-such", "--config", "/dev/null"]) == 1
+    assert capsys.readouterr().err.startswith("lxcfs-py: nothing was done: only in its ExecStopPost= can be told ")
 
 
 def slot(opcode, unique=0):
