@@ -7,6 +7,7 @@ import errno
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterable
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Callable
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _MAX_CONNECTIONS = 8
 _CONNECTION_SECONDS = 5
-
+_KEPT_SECONDS = 1.0
 
 _Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -47,7 +48,8 @@ def listen(address: str, status: Status, filesystem: Filesystem) -> Callable[[],
         ) from None
     registry = prometheus_client.CollectorRegistry(auto_describe=False)
     registry.register(exposition.Collector(status, filesystem))
-    application = _with_healthz(prometheus_client.make_wsgi_app(registry), status)
+    text = _Text(lambda: prometheus_client.generate_latest(registry), prometheus_client.CONTENT_TYPE_LATEST)
+    application = _with_healthz(text, status)
     host, port = parse(address)
     try:
         server = make_server(host or "", port, application, _HttpServer, _QuietHandler)
@@ -63,6 +65,25 @@ def listen(address: str, status: Status, filesystem: Filesystem) -> Callable[[],
         server.server_close()
 
     return stop
+
+
+class _Text:
+    """Answers with the metrics. Their text is made once a second at most, as readers wait while it is made."""
+
+    def __init__(self, make: Callable[[], bytes], content_type: str) -> None:
+        self._make, self._content_type = make, content_type
+        self._lock = threading.Lock()
+        self._text = b""
+        self._until = float("-inf")
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        with self._lock:
+            if time.monotonic() >= self._until:
+                self._text = self._make()
+                self._until = time.monotonic() + _KEPT_SECONDS
+            text = self._text
+        start_response("200 OK", [("Content-Type", self._content_type)])
+        return [text]
 
 
 def _with_healthz(metrics: _Application, status: Status) -> _Application:

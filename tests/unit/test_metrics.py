@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -110,6 +111,20 @@ def test_what_the_daemon_did_and_how_it_is_can_be_fetched(served, filesystem):
         assert f"\n{line}" in text
 
 
+def test_however_many_ask_the_text_is_made_once_a_second(served, told, monkeypatch):
+    asked, describe = [], told.describe
+    monkeypatch.setattr(told, "describe", lambda: asked.append(time.sleep(0.05)) or describe())
+    port, stop = served
+    with ThreadPoolExecutor(8) as clients:
+        texts = set(clients.map(fetched, [port] * 8))
+    assert (len(asked), len(texts)) == (1, 1)
+    now = time.monotonic()
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now + metrics._KEPT_SECONDS)
+    fetched(port)
+    stop()
+    assert len(asked) == 2
+
+
 def test_shares_are_told_of_the_busiest_containers_each_with_all_its_cgroups(served, told, monkeypatch):
     monkeypatch.setattr(exposition, "_MAX_SHARES", 3)
     init = f"/docker/{'d' * 64}"
@@ -195,6 +210,7 @@ def test_a_cgroup_whose_name_is_no_utf_8_is_told_of(served, told, contained):
 
 
 def test_another_container_with_the_same_pid_and_one_that_is_renamed_have_their_names(served, contained, monkeypatch):
+    monkeypatch.setattr(metrics, "_KEPT_SECONDS", 0)
     now = time.monotonic()
     monkeypatch.setattr(exposition.time, "monotonic", lambda: now)
     port, stop = served
