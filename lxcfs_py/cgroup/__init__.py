@@ -101,8 +101,11 @@ class Io(Protocol):
 class Hugetlb(Protocol):
     """Huge pages."""
 
-    def room(self, size: str) -> tuple[Room, int]:
-        """Return what the limits on pages of a size ("2MB") leave, and what is in use, in bytes."""
+    def room(self, size: str) -> tuple[Room, int, int]:
+        """Return what the limits on pages of a size ("2MB") leave, what is in use, and what is reserved beside.
+
+        In bytes. What is reserved is not free for others, but for this cgroup.
+        """
 
 
 class Pressure(Protocol):

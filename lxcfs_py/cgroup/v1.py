@@ -216,15 +216,18 @@ class Hugetlb:
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
 
-    def room(self, size: str) -> tuple[Room, int]:
-        own = self._levels[0].read(f"hugetlb.{size}.usage_in_bytes")
+    def room(self, size: str) -> tuple[Room, int, int]:
+        used = int(self._levels[0].read(f"hugetlb.{size}.usage_in_bytes"))
+        # Reservations are counted since Linux 5.7, with what is in use of them.
+        reserved = max(int(self._levels[0].get(f"hugetlb.{size}.rsvd.usage_in_bytes") or 0) - used, 0)
         room = Room()
         for level in self._levels:
-            limit = int(level.read(f"hugetlb.{size}.limit_in_bytes"))
-            if limit < _UNLIMITED:
-                used = own if level is self._levels[0] else level.read(f"hugetlb.{size}.usage_in_bytes")
-                room = room.within(limit, max(limit - int(used), 0), int)
-        return room, int(own)
+            for kind, own in ((f"hugetlb.{size}", 0), (f"hugetlb.{size}.rsvd", reserved)):
+                limit = int(level.get(f"{kind}.limit_in_bytes") or _UNLIMITED)
+                if limit < _UNLIMITED:
+                    free = max(limit - int(level.read(f"{kind}.usage_in_bytes")), 0)
+                    room = room.within(limit, free + own, int)
+        return room, used, reserved
 
 
 class Tasks(tasks.Tasks):

@@ -217,14 +217,17 @@ class Hugetlb:
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
 
-    def room(self, size: str) -> tuple[Room, int]:
-        own = self._levels[0].get(f"hugetlb.{size}.current") or 0  # where it is not enabled, nobody counts it
+    def room(self, size: str) -> tuple[Room, int, int]:
+        used = int(self._levels[0].get(f"hugetlb.{size}.current") or 0)  # where it is not enabled, nobody counts it
+        # Reservations are counted since Linux 5.7, with what is in use of them.
+        reserved = max(int(self._levels[0].get(f"hugetlb.{size}.rsvd.current") or 0) - used, 0)
         room = Room()
         for level in self._levels:
-            for limit in _limits((level,), f"hugetlb.{size}.max"):
-                used = own if level is self._levels[0] else level.read(f"hugetlb.{size}.current")
-                room = room.within(limit, max(limit - int(used), 0), int)
-        return room, int(own)
+            for kind, own in ((f"hugetlb.{size}", 0), (f"hugetlb.{size}.rsvd", reserved)):
+                for limit in _limits((level,), f"{kind}.max"):
+                    free = max(limit - int(level.read(f"{kind}.current")), 0)
+                    room = room.within(limit, free + own, int)
+        return room, used, reserved
 
 
 class Tasks(tasks.Tasks):

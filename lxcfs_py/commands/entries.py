@@ -11,7 +11,7 @@ from lxcfs_py import files
 from lxcfs_py.commands import fields
 from lxcfs_py.commands.sources import Subject, size, why_cpus, why_limit
 from lxcfs_py.linux import cpu_list
-from lxcfs_py.views import meminfo
+from lxcfs_py.views.allowed_nodes import allowed_nodes
 from lxcfs_py.views.host_tree import Sight
 
 _CPU_COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest", "guest_nice")
@@ -82,7 +82,7 @@ def _meminfo(subject: Subject, text: str) -> Iterator[Entry]:
 def _machine_memory(subject: Subject) -> str:
     """Return how much memory the host has, and how much of it is on nodes that the container may use."""
     total = size(subject.host.memory().total)
-    nodes = meminfo.allowed_nodes(subject.container.cgroup, subject.host) if subject.container else None
+    nodes = allowed_nodes(subject.container.cgroup, subject.host) if subject.container else None
     if nodes is None:
         return total
     listed, allowed = cpu_list.render(nodes).decode().strip(), size(subject.host.memory_on(nodes)[0])

@@ -99,21 +99,27 @@ MEMINFO = (
     _row("ShmemHugePages, FileHugePages", "0: v1 does not count it", "`shmem_thp`, `file_thp`"),
     _row(
         "CommitLimit",
-        "`MemTotal` by the host's `vm.overcommit_ratio`, or no more than its `vm.overcommit_kbytes` if that is set, + "
-        "`SwapTotal`",
+        "`MemTotal`, or the host's less its huge pages if that is less, by the host's `vm.overcommit_ratio`; or no "
+        "more than its `vm.overcommit_kbytes` if that is set; + `SwapTotal`",
     ),
     _row("Committed_AS", _UNCOUNTED),
     _row(
-        "HugePages_Total, Hugetlb",
-        "the least of `hugetlb.SIZE.limit_in_bytes`, and the host's pages",
-        "the least of `hugetlb.SIZE.max`, and the host's pages",
+        "HugePages_Total",
+        "the least of `hugetlb.SIZE.limit_in_bytes` and `hugetlb.SIZE.rsvd.limit_in_bytes`, and the host's pages",
+        "the least of `hugetlb.SIZE.max` and `hugetlb.SIZE.rsvd.max`, and the host's pages",
     ),
     _row(
         "HugePages_Free",
         "the least that is left by the limits, less `hugetlb.SIZE.usage_in_bytes`, and by the host",
         "the least that is left by the limits, less `hugetlb.SIZE.current`, and by the host",
     ),
-    _row("HugePages_Rsvd, HugePages_Surp", _UNCOUNTED),
+    _row(
+        "HugePages_Rsvd",
+        "`hugetlb.SIZE.rsvd.usage_in_bytes` (Linux 5.7) less `hugetlb.SIZE.usage_in_bytes`",
+        "`hugetlb.SIZE.rsvd.current` (Linux 5.7) less `hugetlb.SIZE.current`",
+    ),
+    _row("HugePages_Surp", _UNCOUNTED),
+    _row("Hugetlb", "`HugePages_Total` of all sizes together"),
     _row("Hugepagesize, VmallocTotal", "the kernel's constant"),
     _row(
         "Mlocked, NFS_Unstable, Bounce, WritebackTmp, VmallocUsed, VmallocChunk, HardwareCorrupted, ShmemPmdMapped, "
@@ -134,8 +140,10 @@ VMSTAT = (
         "nr_unevictable, nr_slab_reclaimable, nr_slab_unreclaimable, nr_page_table_pages, nr_sec_page_table_pages, "
         "nr_kernel_stack, nr_anon_transparent_hugepages, nr_*_hugepages, nr_active_*, nr_inactive_*, nr_zone_active_*, "
         "nr_zone_inactive_*, nr_zone_unevictable",
-        "meminfo's field of that kind, in pages (`nr_kernel_stack` in KiB)",
+        "meminfo's field of that kind, in pages (`nr_kernel_stack` in KiB; `nr_file_pages` with the swap cache)",
     ),
+    _row("nr_zone_write_pending", "the sum of `nr_dirty` and `nr_writeback`"),
+    _row("nr_hugetlb", "`hugetlb.SIZE.usage_in_bytes` of all sizes", "`hugetlb.SIZE.current` of all sizes"),
     _row(
         "pgpgin, pgpgout",
         "KiB of `blkio.throttle.io_service_bytes_recursive`, over all disks that pass nothing on to others",
@@ -272,6 +280,12 @@ NODE_TREE = (
         "`memory.numa_stat` for what it counts; else the node's part of the container's meminfo, in proportion to the "
         "sizes of the nodes in `has_memory`",
         called="`nodeN/meminfo`",
+    ),
+    _row(
+        "node*/hugepages/hugepages-*/*_hugepages",
+        "the node's part of the container's, in proportion to how many the host has on the nodes in `has_memory`; none "
+        "is surplus",
+        called="`nodeN/hugepages/*/*_hugepages`, and `HugePages_*` in `nodeN/meminfo`",
     ),
     _row("node*/memory[0-9]*", "its blocks of memory", called="`nodeN/memoryN`"),
     _row("node*/numastat, node*/vmstat", "0: no cgroup counts them", called="`nodeN/numastat`, `nodeN/vmstat`"),

@@ -8,7 +8,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Callable, NamedTuple, Optional
 
 from lxcfs_py.files import DIRECTORIES, FILES, NAMES
@@ -64,11 +64,12 @@ class Host:
             with contextlib.suppress(OSError):  # no PSI, no slabinfo: such a kernel just has none
                 self._proc.read(name[5:])
         self._cpu.get("online")
-        # Until when it is known which nodes have memory: for good where the kernel knows of one node alone.
-        self._nodes_known: tuple[float, tuple[int, ...]] = (math.inf, ())
+        self.has_nodes = False
+        """True where there may be more than one NUMA node: the kernel finds that out as it boots."""
+
         with contextlib.suppress(OSError):
-            if len(cpu_list.parse(self.directory(NODES).text("possible"))) > 1:
-                self._nodes_known = (0.0, ())
+            self.has_nodes = len(cpu_list.parse(self.directory(NODES).text("possible"))) > 1
+        self._nodes_known: tuple[float, tuple[int, ...]] = (0.0, ())
         self.meminfo_layout = self._proc.get("meminfo") or b""
         self.vmstat_layout: tuple[str, ...] = ()
         """The names of /proc/vmstat's fields."""
@@ -77,8 +78,13 @@ class Host:
             vmstat = self._proc.read_records("vmstat").decode()
             self.vmstat_layout = tuple(line.split()[0] for line in vmstat.splitlines())
         self.huge_page_size = _meminfo_field(self.meminfo_layout, b"Hugepagesize")
-        kind = f"hugepages-{self.huge_page_size >> 10}kB"
-        self._huge_pages = KernelDirectory(f"{self.sys}/kernel/mm/hugepages/{kind}")
+        """The default size of a huge page in bytes, 0 where the kernel has none."""
+
+        self._huge_pages: dict[int, KernelDirectory] = {}
+        with contextlib.suppress(OSError):
+            for kind in sorted(os.listdir(f"{self.sys}/kernel/mm/hugepages")):
+                directory = KernelDirectory(f"{self.sys}/kernel/mm/hugepages/{kind}")
+                self._huge_pages[int(kind[len("hugepages-") : -len("kB")]) << 10] = directory
         self.transparent_size = _PAGE * (_PAGE // 8)  # a page of page tables, on 64-bit machines
         """The size in bytes of a huge page that the kernel makes by itself, which is not the default size of others."""
 
@@ -86,7 +92,7 @@ class Host:
             thp = KernelDirectory(f"{self.sys}/kernel/mm/transparent_hugepage")
             self.transparent_size = int(thp.read("hpage_pmd_size"))
         # Until when it is known, and what the administrator has set.
-        self._huge_pages_known = (0.0, 0)
+        self._huge_pages_known: tuple[float, dict[int, int]] = (0.0, {})
         self._overcommit = (0.0, 0, 0)
         cpuinfo = self._proc.read_records("cpuinfo")
         self._cpuinfo_block = max(map(len, cpuinfo.split(b"\n\n"))) + 32  # they differ by some digits
@@ -177,7 +183,7 @@ class Host:
         return _meminfo_field(self._proc.read("meminfo"), b"MemAvailable")
 
     def nodes(self) -> tuple[int, ...]:
-        """Return the numbers of the NUMA nodes that had memory within the last second; none where there is only one."""
+        """Return the numbers of the NUMA nodes that had memory within the last second."""
         until, nodes = self._nodes_known
         now = time.monotonic()
         if now > until:
@@ -194,23 +200,37 @@ class Host:
         )
         return total, free, sum(reclaimable)
 
-    def huge_pages(self) -> int:
-        """Return how many huge pages of the default size there were within the last second: mostly there are none."""
+    def huge_pages(self) -> Mapping[int, int]:
+        """Return how many huge pages there were within the last second, by their size in bytes: mostly there are none.
+
+        Sizes of which there are none are left out.
+        """
         until, pages = self._huge_pages_known
         now = time.monotonic()
         if now > until:
-            pages = int(self._huge_pages.read("nr_hugepages"))
+            counts = {size: int(directory.read("nr_hugepages")) for size, directory in self._huge_pages.items()}
+            pages = {size: count for size, count in counts.items() if count}
             self._huge_pages_known = now + _SETTINGS_SECONDS, pages
         return pages
 
-    def free_huge_pages(self) -> int:
-        """Return how many of them nobody uses."""
-        return int(self._huge_pages.read("free_hugepages"))
+    def free_huge_pages(self, size: int) -> int:
+        """Return how many of the huge pages of a size nobody uses."""
+        return int(self._huge_pages[size].read("free_hugepages"))
 
-    def commit_limit(self, total: int) -> int:
+    def huge_pages_on(self, nodes: Iterable[int], size: int) -> tuple[int, int]:
+        """Return how many huge pages of a size some NUMA nodes have, and how many of them nobody uses."""
+        kinds = [f"node{node}/hugepages/hugepages-{size >> 10}kB" for node in nodes]
+        pages, free = (
+            sum(int(self.directory(NODES).text(f"{kind}/{name}_hugepages")) for kind in kinds)
+            for name in ("nr", "free")
+        )
+        return pages, free
+
+    def commit_limit(self, total: int, ordinary: int) -> int:
         """Return how much of some memory may be promised where the kernel promises no more than it has, without swap.
 
-        That is by vm.overcommit_kbytes or vm.overcommit_ratio, which are known for a second.
+        That is by vm.overcommit_kbytes, or of what are ordinary pages by vm.overcommit_ratio, which are known for a
+        second.
         """
         until, kib, percent = self._overcommit
         now = time.monotonic()
@@ -220,7 +240,7 @@ class Host:
                 for name, default in (("kbytes", 0), ("ratio", 50))
             )
             self._overcommit = (now + _SETTINGS_SECONDS, kib, percent)
-        return min(kib << 10, total) if kib else total * percent // 100
+        return min(kib << 10, total) if kib else max(ordinary, 0) * percent // 100
 
     def online(self) -> tuple[int, ...]:
         """Return the numbers of the CPUs that are online."""

@@ -17,6 +17,7 @@ from lxcfs_py.container.containers import Container
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import NODES, Host
 from lxcfs_py.views import meminfo
+from lxcfs_py.views.allowed_nodes import allowed_nodes
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
@@ -56,7 +57,7 @@ class Sight:
     @cached_property
     def memory_nodes(self) -> frozenset[int]:
         """The numbers of those of these nodes whose memory the container may use."""
-        allowed = meminfo.allowed_nodes(self.container.cgroup, self.host)
+        allowed = allowed_nodes(self.container.cgroup, self.host)
         return self.nodes if allowed is None else frozenset(allowed)
 
     def has_memory_block(self, block: int) -> bool:
@@ -69,7 +70,7 @@ class Sight:
         cgroup, memory = self.container.cgroup, self.container.cgroup.memory
         if memory is None:
             return None
-        directory, nodes = self.host.directory(MEMORY), meminfo.allowed_nodes(cgroup, self.host)
+        directory, nodes = self.host.directory(MEMORY), allowed_nodes(cgroup, self.host)
         if nodes is None:
             whole, names = self.host.memory().total, directory.names("")
         else:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
-from lxcfs_py.cgroup import Cgroup, Hugetlb, Memory
+from lxcfs_py.cgroup import Cgroup, Memory
 from lxcfs_py.cgroup.tree import Room
 from lxcfs_py.container.containers import Container
-from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.syscalls import Sysinfo
+from lxcfs_py.views import huge_pages
+from lxcfs_py.views.allowed_nodes import allowed_nodes
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
@@ -36,7 +37,7 @@ def render(container: Container, host: Host, config: Config) -> bytes:
 
 
 def figures(cgroup: Cgroup, memory: Memory, host: Host, config: Config) -> dict[str, int]:
-    """Return the fields that are known, in bytes, but for the counts of huge pages.
+    """Return the fields that are known, of vmstat and nodes too, in bytes, but for the counts of huge pages.
 
     MemTotal is the smallest limit along the cgroup, its ancestors, the NUMA nodes that it may use and the host, MemFree
     what is free in the tightest of them, MemAvailable that and what can be reclaimed there: file pages and, on v2,
@@ -56,12 +57,28 @@ def figures(cgroup: Cgroup, memory: Memory, host: Host, config: Config) -> dict[
     amounts["Active"] = amounts["Active(anon)"] + amounts["Active(file)"]
     amounts["Inactive"] = amounts["Inactive(anon)"] + amounts["Inactive(file)"]
     amounts["SwapTotal"], amounts["SwapFree"] = swap_in(memory, machine) if config.memory.swap else (0, 0)
-    amounts["CommitLimit"] = host.commit_limit(total) + amounts["SwapTotal"]
+    huge, ordinary = host.huge_pages(), total
+    if huge:  # a limit of memory leaves them out, and the machine's memory has them in it
+        ordinary = min(total, machine.total - sum(size * pages for size, pages in huge.items()))
+    amounts["CommitLimit"] = host.commit_limit(total, ordinary) + amounts["SwapTotal"]
     amounts["KReclaimable"] = reclaimable
     amounts["Slab"] = reclaimable + amounts.get("SUnreclaim", 0)
-    if host.huge_page_size:
-        amounts.update(_huge_pages(cgroup.hugetlb, host))
+    amounts["FilePages"] = amounts["Cached"] + amounts.get("SwapCached", 0)  # as vmstat and nodes have it
+    if huge:
+        amounts.update(_huge_pages(cgroup, host))
     return amounts
+
+
+def _huge_pages(cgroup: Cgroup, host: Host) -> Iterator[tuple[str, int]]:
+    """Yield the fields of huge pages: those of the default size are counted, those of all sizes summed."""
+    kinds = list(huge_pages.of(cgroup, host))
+    yield "Hugetlb", sum(kind.total * kind.size for kind in kinds)
+    yield "HugetlbUsed", sum(kind.used * kind.size for kind in kinds)
+    for kind in kinds:
+        if kind.size == host.huge_page_size:
+            yield "HugePages_Total", kind.total
+            yield "HugePages_Free", kind.free
+            yield "HugePages_Rsvd", kind.reserved
 
 
 def room_in(
@@ -81,16 +98,6 @@ def room_in(
     return room
 
 
-def allowed_nodes(cgroup: Cgroup, host: Host) -> Optional[tuple[int, ...]]:
-    """Return the NUMA nodes whose memory alone a container may use, None where it may use the memory of all."""
-    nodes = host.nodes()
-    if len(nodes) < 2 or cgroup.cpuset is None:  # as on most machines
-        return None
-    listed = cpu_list.parse(cgroup.cpuset.mems() or b"")
-    allowed = tuple(node for node in nodes if node in listed)
-    return allowed if allowed and allowed != nodes else None
-
-
 def swap_in(memory: Memory, machine: Sysinfo) -> tuple[int, int]:
     """Return a container's swap where it sees any, and how much of it is free, in bytes."""
     if not machine.swap_total:
@@ -102,20 +109,6 @@ def swap_in(memory: Memory, machine: Sysinfo) -> tuple[int, int]:
     return total, min(room.free, machine.swap_free, max(total - used, 0))
 
 
-def _huge_pages(hugetlb: Optional[Hugetlb], host: Host) -> Iterator[tuple[str, int]]:
-    """Yield the fields of the default size's pages, where the host has any; without limits it may have all of them."""
-    pages = host.huge_pages()
-    if pages:
-        size = host.huge_page_size
-        room, own = hugetlb.room(_size_name(size)) if hugetlb else (Room(), 0)
-        used = own // size
-        total = max(min(room.limit // size, pages), used)
-        yield "HugePages_Total", total
-        # What others use, along the ancestors or on the host, cannot be used once more.
-        yield "HugePages_Free", min(total - used, room.free // size, host.free_huge_pages())
-        yield "Hugetlb", total * size
-
-
 _SWAP = re.compile(rb"(?m)^(SwapTotal|SwapFree|CommitLimit):( *\d+)")
 
 
@@ -124,14 +117,6 @@ def _without_swap(text: bytes) -> bytes:
     sizes = {name: int(size) for name, size in _SWAP.findall(text)}
     left = {b"CommitLimit": sizes.get(b"CommitLimit", 0) - sizes.get(b"SwapTotal", 0)}
     return _SWAP.sub(lambda match: b"%s:%*d" % (match[1], len(match[2]), max(left.get(match[1], 0), 0)), text)
-
-
-def _size_name(size: int) -> str:
-    """Return what the kernel calls a size of huge pages: 2MB, 1GB, 64KB."""
-    for shift, unit in ((30, "GB"), (20, "MB")):
-        if size >> shift:
-            return f"{size >> shift}{unit}"
-    return f"{size >> 10}KB"
 
 
 @functools.lru_cache(maxsize=16)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import NODES
-from lxcfs_py.views import meminfo
+from lxcfs_py.views import huge_pages, meminfo
 from lxcfs_py.views.host_tree import HostTree, Sight, listed_cpus, masked_cpus
-
-# A node's name for what /proc/meminfo has under another one.
-_OTHER_NAMES = {"FilePages": "Cached"}
 
 # What is counted by node in parts only.
 _SUMS = {
+    "FilePages": ("Cached", "SwapCached"),
     "Active": ("Active(anon)", "Active(file)"),
     "Inactive": ("Inactive(anon)", "Inactive(file)"),
     "Slab": ("SReclaimable", "SUnreclaim"),
@@ -65,8 +65,9 @@ def _zeros(_sight: Sight, _path: str, text: bytes) -> bytes:
 def _meminfo(sight: Sight, _path: str, text: bytes) -> bytes:
     """Return the node's part of what the container's /proc/meminfo says: nothing where it may not use its memory.
 
-    It is what memory.numa_stat counts on this node, as far as it does, or counts the parts of. Of all else, MemTotal
-    and MemFree too, it is a part in proportion to the node's size.
+    It is what memory.numa_stat counts on this node, as far as it does, or counts the parts of. All else, MemTotal and
+    MemFree too, and what others have in the file pages, is divided in proportion to the nodes' sizes; huge pages in
+    proportion to how many the nodes have. So the nodes together have what /proc/meminfo says.
     """
     memory = sight.container.cgroup.memory
     if memory is None:
@@ -76,19 +77,53 @@ def _meminfo(sight: Sight, _path: str, text: bytes) -> bytes:
     amounts["MemUsed"] = amounts["MemTotal"] - amounts["MemFree"]
     counted = dict(memory.numa_stat())
     for name, parts in _SUMS.items():
-        if all(part in counted for part in parts):
-            counted[name] = {node: sum(counted[part].get(node, 0) for part in parts) for node in counted[parts[0]]}
+        if parts[0] in counted:
+            counted[name] = {
+                node: sum(counted.get(part, {}).get(node, 0) for part in parts) for node in counted[parts[0]]
+            }
+
+    def shown(name: str, node: int) -> int:
+        if name.startswith("HugePages_"):
+            total, free = _huge_pages_on(sight, node, sight.host.huge_page_size)
+            return {"HugePages_Total": total, "HugePages_Free": free}.get(name, 0)
+        amount, on_nodes = amounts.get(name, 0), counted.get(name, {})
+        uncounted = amount - sum(on_nodes.values())
+        if uncounted < 0:
+            return _part(amount, on_nodes, node) >> 10
+        return (on_nodes.get(node, 0) + _part(uncounted, sizes, node)) >> 10
 
     def field(match: re.Match[bytes]) -> bytes:
-        node, name = int(match[2]), match[3].decode()
-        name = _OTHER_NAMES.get(name, name)
-        amount = counted.get(name, {}).get(node)
-        if amount is None:
-            amount = amounts.get(name, 0) * sizes.get(node, 0) // max(sum(sizes.values()), 1)
-        unit = 0 if name.startswith("HugePages_") else 10
-        return match[1] + b"%*d" % (len(match[4]), amount >> unit)
+        return match[1] + b"%*d" % (len(match[4]), shown(match[3].decode(), int(match[2])))
 
     return _FIELD.sub(field, text)
+
+
+def _huge_pages(sight: Sight, path: str, text: bytes) -> bytes:
+    """Return the node's part of the container's huge pages of a size."""
+    if sight.container.cgroup.memory is None:
+        return text
+    node, kib = map(int, re.findall(r"\d+", path))
+    total, free = _huge_pages_on(sight, node, kib << 10)
+    return b"%d\n" % {"nr": total, "free": free}.get(os.path.basename(path).partition("_")[0], 0)
+
+
+def _huge_pages_on(sight: Sight, node: int, size: int) -> tuple[int, int]:
+    """Return how many huge pages of a size are the container's on a node, and how many of them are free."""
+    for kind in huge_pages.of(sight.container.cgroup, sight.host):
+        if kind.size == size:
+            there = {node: sight.host.huge_pages_on([node], size)[0] for node in sight.memory_nodes}
+            total = _part(kind.total, there, node)
+            return total, min(_part(kind.free, there, node), total)
+    return 0, 0
+
+
+def _part(amount: int, weights: Mapping[int, int], node: int) -> int:
+    """Return a node's part of an amount that is divided by weights: all parts together are the amount."""
+    if not weights.get(node):
+        return 0
+    below = sum(weight for other, weight in weights.items() if other < node)
+    whole = sum(weights.values())
+    return amount * (below + weights[node]) // whole - amount * below // whole
 
 
 TREE = HostTree(
@@ -103,5 +138,6 @@ TREE = HostTree(
         r"node\d+/distance": _distances,
         r"node\d+/meminfo": _meminfo,
         r"node\d+/(numastat|vmstat)": _zeros,
+        r"node\d+/hugepages/hugepages-\d+kB/(nr|free|surplus)_hugepages": _huge_pages,
     },
 )

@@ -25,7 +25,7 @@ _PAGES = {
     "nr_zone_unevictable": "Unevictable",
     "nr_anon_pages": "AnonPages",
     "nr_mapped": "Mapped",
-    "nr_file_pages": "Cached",
+    "nr_file_pages": "FilePages",
     "nr_dirty": "Dirty",
     "nr_writeback": "Writeback",
     "nr_shmem": "Shmem",
@@ -34,6 +34,7 @@ _PAGES = {
     "nr_page_table_pages": "PageTables",
     "nr_sec_page_table_pages": "SecPageTables",
     "nr_swapcached": "SwapCached",
+    "nr_hugetlb": "HugetlbUsed",
 }  # fmt: skip
 _HUGE_PAGES = {
     "nr_anon_transparent_hugepages": "AnonHugePages",
@@ -54,6 +55,7 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     figures = memory.events()
     figures.update({name: amounts.get(field, 0) // _PAGE for name, field in _PAGES.items()})
     figures.update({name: amounts.get(field, 0) // host.transparent_size for name, field in _HUGE_PAGES.items()})
+    figures["nr_zone_write_pending"] = figures["nr_dirty"] + figures["nr_writeback"]
     figures["nr_kernel_stack"] = amounts.get("KernelStack", 0) >> 10  # the one that the kernel has in KiB
     if cgroup.io:
         figures["pgpgin"], figures["pgpgout"] = _paged(cgroup.io, host)

@@ -277,16 +277,33 @@ def test_huge_pages_are_limited_by_the_smallest_along_the_parents(files):
     ]
     new = [files({"hugetlb.2MB.max": limit, "hugetlb.2MB.current": 4 << 20}) for limit in ("max", 16 << 20, 32 << 20)]
     for hugetlb in (v1.Hugetlb(tuple(old)), v2.Hugetlb(tuple(new))):
-        room, used = hugetlb.room("2MB")
+        room, used, _ = hugetlb.room("2MB")
         assert (room.limit, room.free, used) == (16 << 20, 12 << 20, 4 << 20)
     for hugetlb in (v1.Hugetlb(tuple(old[:1])), v2.Hugetlb(tuple(new[:1]))):
-        assert hugetlb.room("2MB") == (Room(), 4 << 20)
+        assert hugetlb.room("2MB") == (Room(), 4 << 20, 0)
+
+
+def test_huge_pages_that_are_reserved_are_free_to_who_has_reserved_them_alone(files):
+    names = {1: ("limit_in_bytes", "usage_in_bytes"), 2: ("max", "current")}
+
+    def level(version, used, reserved, limit):
+        current = names[version][1]
+        counted = {f"hugetlb.2MB.{current}": used << 20, f"hugetlb.2MB.rsvd.{current}": reserved << 20}
+        limits = {1: {"hugetlb.2MB.limit_in_bytes": 9223372036852678656}, 2: {"hugetlb.2MB.max": "max"}}[version]
+        return files({**counted, **limits, f"hugetlb.2MB.rsvd.{names[version][0]}": limit << 20})
+
+    for version, module in ((1, v1), (2, v2)):
+        own, above = level(version, used=2, reserved=8, limit=20), level(version, used=4, reserved=24, limit=32)
+        room, used, reserved = module.Hugetlb((own,)).room("2MB")
+        assert (room.limit, room.free, used, reserved) == (20 << 20, 18 << 20, 2 << 20, 6 << 20)
+        room, _, _ = module.Hugetlb((own, above)).room("2MB")
+        assert (room.limit, room.free) == (20 << 20, (32 - 24 + 6) << 20)
 
 
 def test_huge_pages_where_the_controller_is_not_enabled_are_limited_by_those_above_alone(files):
     above = files({"hugetlb.2MB.max": 16 << 20, "hugetlb.2MB.current": 4 << 20})
-    assert v2.Hugetlb((files({}), files({}))).room("2MB") == (Room(), 0)
-    assert v2.Hugetlb((files({}), above)).room("2MB") == (Room(16 << 20, 12 << 20, 12 << 20), 0)
+    assert v2.Hugetlb((files({}), files({}))).room("2MB") == (Room(), 0, 0)
+    assert v2.Hugetlb((files({}), above)).room("2MB") == (Room(16 << 20, 12 << 20, 12 << 20), 0, 0)
 
 
 # What was used

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -18,9 +19,9 @@ from lxcfs_py.cgroup import v1, v2
 from lxcfs_py.config import Config, Memory
 from lxcfs_py.daemon.call_figures import CallFigures
 from lxcfs_py.linux.host import Host
-from lxcfs_py.views import meminfo, swaps
+from lxcfs_py.views import VIEWS, meminfo, swaps
 
-KIB, MIB = 1 << 10, 1 << 20
+KIB, MIB, PAGE = 1 << 10, 1 << 20, os.sysconf("SC_PAGE_SIZE")
 UNLIMITED_V1 = 9223372036854771712
 NO_SWAP = Config(memory=Memory(swap=False))
 
@@ -463,7 +464,7 @@ def test_sysinfo_agrees_with_meminfo_where_nobody_counts_the_memory(cgroup, cont
     filesystem: Any = SimpleNamespace(host=host)
     load = SimpleNamespace(read=lambda _states: (0.0, 0.0, 0.0))
     for config, swap in ((Config(), 512 * MIB), (NO_SWAP, 0)):
-        told = CallFigures(filesystem)._sysinfo(container_in(cgroup(), load=load), config)
+        told = CallFigures(filesystem)._sysinfo(container_in(cgroup(), load=load), host, config)
         assert (told.total, told.swap_total) == (4096 * MIB, swap)
 
 
@@ -589,6 +590,44 @@ def test_huge_pages_that_no_controller_limits_are_the_machines(files, cgroup, co
         container = container_in(cgroup(memory=v2.Memory((files(level2()),)), hugetlb=hugetlb))
         now = fields(meminfo.render(container, host, Config()))
         assert (now["HugePages_Total"], now["HugePages_Free"], now["Hugetlb"]) == (512, 12, 512 * 2048)
+
+
+def test_huge_pages_that_are_reserved_are_told(files, cgroup, container_in, tmp_path):
+    host = make_host(tmp_path, pages=512, free=500, **MEMORY)
+    own = {"hugetlb.2MB.max": "max", "hugetlb.2MB.current": 4 * MIB, "hugetlb.2MB.rsvd.current": 12 * MIB}
+    hugetlb = v2.Hugetlb((files({**own, "hugetlb.2MB.rsvd.max": 20 * MIB}),))
+    container = container_in(cgroup(memory=v2.Memory((files(level2()),)), hugetlb=hugetlb))
+    now = fields(meminfo.render(container, host, Config()))
+    assert (now["HugePages_Total"], now["HugePages_Free"], now["HugePages_Rsvd"]) == (10, 8, 4)
+
+
+def test_huge_pages_of_all_sizes_are_summed_and_those_of_the_default_size_told_apart(
+    files, cgroup, container_in, made, tmp_path
+):
+    huge = "sys/kernel/mm/hugepages/hugepages-1048576kB"
+    made({f"{huge}/nr_hugepages": "2\n", f"{huge}/free_hugepages": "1\n"})
+    counted = {"hugetlb.1GB.max": 1024 * MIB, "hugetlb.1GB.current": 1024 * MIB, "hugetlb.2MB.max": "max"}
+    hugetlb = v2.Hugetlb((files({**counted, "hugetlb.2MB.current": 4 * MIB}),))
+    container = container_in(cgroup(memory=v2.Memory((files(level2()),)), hugetlb=hugetlb))
+    for pages, used in ((0, 0), (512, 4)):
+        host = make_host(tmp_path, pages=pages, **MEMORY)
+        now = fields(meminfo.render(container, host, Config()))
+        assert (now["HugePages_Total"], now["Hugetlb"]) == (pages, (1024 + 2 * pages) * MIB // KIB)
+        host.vmstat_layout = ("nr_hugetlb",)
+        assert VIEWS["proc/vmstat"](container, host, Config()) == b"nr_hugetlb %d\n" % ((1024 + used) * MIB // PAGE)
+
+
+def test_huge_pages_are_no_memory_that_may_be_promised(show, tmp_path):
+    host = make_host(tmp_path, pages=1024, **MEMORY)  # 2 of the machine's 4 GiB
+    assert show(2, host, level2())["CommitLimit"] == 1024 * MIB // KIB
+    assert show(2, host, level2(1024 * MIB))["CommitLimit"] == 512 * MIB // KIB  # a limit that counts none of them
+
+
+def test_where_there_are_no_huge_pages_nobody_asks_for_them(files, cgroup, container_in, tmp_path):
+    host = make_host(tmp_path, **MEMORY)
+    hugetlb = SimpleNamespace(room=lambda _size: pytest.fail("asked"))
+    container = container_in(cgroup(memory=v2.Memory((files(level2()),)), hugetlb=hugetlb))
+    assert fields(meminfo.render(container, host, Config()))["HugePages_Total"] == 0
 
 
 @pytest.mark.parametrize("version", [1, 2])

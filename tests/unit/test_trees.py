@@ -246,7 +246,9 @@ Node {node} FilePages:             1 kB
 Node {node} KReclaimable:          1 kB
 Node {node} Slab:                  1 kB
 Node {node} Bounce:                7 kB
-Node {node} HugePages_Total:     0
+Node {node} SwapCached:            1 kB
+Node {node} HugePages_Total:     9
+Node {node} HugePages_Free:      9
 """
 
 
@@ -254,11 +256,12 @@ Node {node} HugePages_Total:     0
 def large(made, files, cgroup, container_in):
     """large(cpus, mems, limit) is the mount of a machine of 4 CPUs and 4 GiB, of which 1 is on the first of 2 nodes."""
 
-    def make(cpus: str, mems: str, limit: int, numa: str = "", **stat):
+    def make(cpus: str, mems: str, limit: int, numa: str = "", hugetlb=None, pages=(0, 0), **stat):
         sizes = {0: 1024 * 1024, 1: 3 * 1024 * 1024}
         tree = {
             "proc/cpuinfo": "processor\t: 0\n\n",
-            "proc/meminfo": "MemTotal:        4194304 kB\nMemFree:         4194304 kB\nMemAvailable:    4194304 kB\n",
+            "proc/meminfo": "MemTotal:        4194304 kB\nMemFree:         4194304 kB\nMemAvailable:    4194304 kB\n"
+            "Cached: 0 kB\nSwapCached: 0 kB\nHugePages_Total: 0\nHugePages_Free: 0\nHugepagesize: 2048 kB\n",
             f"{CPU[1:]}/online": "0-3\n",
             f"{MEMORY[1:]}/block_size_bytes": "8000000\n",
             **{f"{NODE[1:]}/{name}": "0-1\n" for name in ("online", "possible", "has_memory", "has_cpu")},
@@ -273,6 +276,10 @@ def large(made, files, cgroup, container_in):
             }
             tree |= {f"{NODE[1:]}/node{node}/cpu{2 * node + cpu}/online": "1\n" for cpu in range(2)}
         # The hole below 4 GiB that machines have.
+        for name in ("nr", "free", "surplus"):
+            kind = f"hugepages/hugepages-2048kB/{name}_hugepages"
+            tree[f"sys/kernel/mm/{kind}"] = f"{sum(pages)}\n"
+            tree |= {f"{NODE[1:]}/node{node}/{kind}": f"{count}\n" for node, count in enumerate(pages)}
         for block in (*range(24), *range(32, 40)):
             node = 0 if block < 8 else 1
             tree |= {f"{MEMORY[1:]}/memory{block}/{name}": "" for name in ("state", f"node{node}/online")}
@@ -286,7 +293,7 @@ def large(made, files, cgroup, container_in):
         }
         memory = v2.Memory((files(own),))
         cpuset = SimpleNamespace(cpus=lambda: f"{cpus}\n".encode(), mems=lambda: f"{mems}\n".encode())
-        return Seen(Host(str(root)), container_in(cgroup(memory=memory, cpuset=cpuset)), CPUSET)
+        return Seen(Host(str(root)), container_in(cgroup(memory=memory, cpuset=cpuset, hugetlb=hugetlb)), CPUSET)
 
     return make
 
@@ -316,7 +323,8 @@ def test_the_memory_of_all_nodes_is_the_containers(large):
 
 
 def test_what_is_counted_by_node_is_shown_by_node_and_what_is_not_counted_is_0(large):
-    seen = large("0-3", "0-1", 512 * MIB, "anon N0=8192 N1=4096\nfile N0=0 N1=40960\n", anon=12288, active_anon=8192)
+    amounts = {"anon": 12288, "active_anon": 8192, "file": 40960}
+    seen = large("0-3", "0-1", 512 * MIB, "anon N0=8192 N1=4096\nfile N0=0 N1=40960\n", **amounts)
     first, second = (seen.read(f"{NODE}/node{node}/meminfo") for node in range(2))
     assert b"Node 0 AnonPages:             8 kB\n" in first
     assert b"Node 1 AnonPages:             4 kB\n" in second
@@ -340,6 +348,38 @@ def test_what_is_counted_by_node_in_parts_is_the_sum_of_these(large):
     second = seen.read(f"{NODE}/node1/meminfo")
     for name in (b"Active", b"Inactive", b"Slab", b"KReclaimable"):
         assert re.search(rb"(?m)^Node 1 %s: +0 kB$" % name, second)
+
+
+def kib_on_nodes(seen: Seen, name: str) -> list[int]:
+    texts = (seen.read(f"{NODE}/node{node}/meminfo").decode() for node in range(2))
+    return [int(text.partition(f" {name}: ")[2].split(None, 1)[0]) for text in texts]
+
+
+def test_the_nodes_file_pages_are_together_what_meminfo_has_in_its_cache_and_its_swap_cache(large):
+    numa = f"file N0={6 * MIB} N1={2 * MIB}\nswapcached N0={MIB} N1=0\n"
+    seen = large("0-3", "0-1", 512 * MIB, numa, file=8 * MIB, swapcached=MIB)
+    assert kib_on_nodes(seen, "FilePages") == [7 * KIB, 2 * KIB]
+    # Where the machine is tightest, others' cache is in it.
+    tight = "MemTotal: 4194304 kB\nMemFree: 8192 kB\nMemAvailable: 32768 kB\nCached: 0 kB\nSwapCached: 0 kB\n"
+    Path(seen.filesystem.host.root, "proc/meminfo").write_text(tight)
+    now = memory_of(seen, "/proc/meminfo")
+    assert (now["Cached"], now["SwapCached"]) == (24, 1)
+    assert kib_on_nodes(seen, "FilePages") == [(7 + 4) * KIB, (2 + 12) * KIB]
+
+
+def test_huge_pages_are_on_the_nodes_where_the_machine_has_them(large, files):
+    def pages(seen, name):
+        kind = "hugepages/hugepages-2048kB"
+        return [int(seen.read(f"{NODE}/node{node}/{kind}/{name}_hugepages")) for node in range(2)]
+
+    hugetlb = v2.Hugetlb((files({"hugetlb.2MB.max": 14 * MIB, "hugetlb.2MB.current": 4 * MIB}),))
+    for mems, total, free in (("0-1", [1, 6], [1, 4]), ("1", [0, 6], [0, 4])):
+        seen = large("0-3", mems, 512 * MIB, hugetlb=hugetlb, pages=(2, 6))
+        assert pages(seen, "nr") == kib_on_nodes(seen, "HugePages_Total")
+        assert pages(seen, "free") == kib_on_nodes(seen, "HugePages_Free")
+        text = seen.read("/proc/meminfo")
+        assert b"HugePages_Total: %7d\n" % sum(pages(seen, "nr")) in text
+        assert (pages(seen, "nr"), pages(seen, "free"), pages(seen, "surplus")) == (total, free, [0, 0])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tests.unit.conftest import MACHINES, RecordedHost
 PAGE = os.sysconf("SC_PAGE_SIZE")
 NAMES = (
     *("nr_free_pages", "nr_inactive_anon", "nr_active_file", "nr_zone_active_file", "nr_file_pages", "nr_shmem"),
+    *("nr_dirty", "nr_writeback", "nr_zone_write_pending", "nr_hugetlb"),
     *("nr_kernel_stack", "nr_anon_transparent_hugepages", "numa_hit", "pgpgin", "pgpgout", "pswpin", "pgfault"),
     *("pgmajfault", "pgscan_direct", "oom_kill", "balloon_inflate"),
 )
@@ -48,7 +49,8 @@ def test_pages_are_those_of_meminfo(machine):
     assert now["nr_free_pages"] == memory["MemFree"] // PAGE
     assert now["nr_inactive_anon"] == memory["Inactive(anon)"] // PAGE
     assert now["nr_active_file"] == now["nr_zone_active_file"] == memory["Active(file)"] // PAGE
-    assert now["nr_file_pages"] == memory["Cached"] // PAGE > 0
+    assert now["nr_file_pages"] == (memory["Cached"] + memory["SwapCached"]) // PAGE > 0
+    assert now["nr_zone_write_pending"] == (memory["Dirty"] + memory["Writeback"]) // PAGE
     assert now["nr_shmem"] * PAGE == 8 << 20
     assert now["nr_kernel_stack"] == memory["KernelStack"] >> 10
     assert now["nr_anon_transparent_hugepages"] == memory["AnonHugePages"] >> 21
