@@ -42,6 +42,7 @@ def _run(module: str) -> None:
     from lxcfs_py.linux import signals
 
     signals.ignore_all_but(signal.SIGTERM, signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # it ends, and without a traceback
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

@@ -336,7 +336,7 @@ def _attachments(told: dict[str, dict[str, int]]) -> Iterator[str]:
 
 def _table(containers: list[dict[str, Any]]) -> Iterator[str]:
     rows = [("CONTAINER", "PID", "FILES")]
-    rows += [(each["name"], str(each["pid"]), each["error"] or _state(each)) for each in containers]
+    rows += [(each["name"], str(each["pid"]), printable(each["error"]) or _state(each)) for each in containers]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     room = shutil.get_terminal_size((1 << 16, 0)).columns - sum(widths) - 4
     for name, pid, files in rows:

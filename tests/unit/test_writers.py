@@ -46,19 +46,44 @@ def test_one_that_has_ended_is_followed_by_another(memory: int) -> None:
     assert written.write(memory, b"answer", ctypes.addressof(room)) == 6
 
 
-def test_what_is_meant_for_the_daemon_does_not_end_it(memory: int) -> None:
-    """Nor any other process of the service: `systemctl kill` signals them all."""
+def started() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """One that is there, and its end of the connection."""
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
-        process = subprocess.Popen(isolated.command(writers.__name__, str(its.fileno())), pass_fds=[its.fileno()])
+        command = isolated.command(writers.__name__, str(its.fileno()))
+        return mine, subprocess.Popen(command, pass_fds=[its.fileno()])
+
+
+def asked(connection: socket.socket, memory: int, text: bytes) -> tuple[int, int]:
+    """What it answers who wants a text written."""
+    room = ctypes.create_string_buffer(8)
+    socket.send_fds(connection, [writers._WANTED.pack(ctypes.addressof(room)), text], [memory])
+    written, error = writers._DONE.unpack(connection.recv(64))
+    assert room.value == text
+    return written, error
+
+
+def test_what_is_meant_for_the_daemon_does_not_end_it(memory: int) -> None:
+    """Nor any other process of the service: `systemctl kill` signals them all."""
+    mine, process = started()
     with process, mine:
-        room = ctypes.create_string_buffer(8)
         for text in (b"before", b"after"):
-            socket.send_fds(mine, [writers._WANTED.pack(ctypes.addressof(room)), text], [memory])
-            assert writers._DONE.unpack(mine.recv(64)) == (len(text), 0)
+            assert asked(mine, memory, text) == (len(text), 0)
             for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
                 process.send_signal(number)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_ends_the_service_ends_it_without_a_word(
+    memory: int, number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mine, process = started()
+    with process, mine:
+        assert asked(mine, memory, b"text") == (4, 0)
+        process.send_signal(number)
+        assert process.wait(20) == -number
+    assert capfd.readouterr().err == ""
 
 
 def test_it_writes_what_it_is_sent_and_ends_with_who_sends(memory: int) -> None:
