@@ -65,6 +65,10 @@ class Constant:
         """Return no figures."""
         return {}
 
+    def lengths(self) -> dict[str, int]:
+        """All are as long."""
+        return {}
+
     def paths(self) -> Iterator[str]:
         """Yield all paths."""
         yield from self.children

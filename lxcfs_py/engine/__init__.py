@@ -6,10 +6,6 @@ import enum
 from collections.abc import Iterator, Mapping
 from typing import Any, Optional, Protocol
 
-SIZE = 4096
-"""What stat(2) says of a file in bytes, as sysfs does: who splices a file takes 0 for its end, and how long its text is
-differs by who reads it. Of a longer text it has to say more, for programs that go to the end of a file (tail)."""
-
 
 class End(enum.Enum):
     """Why an engine has ended."""
@@ -53,6 +49,9 @@ class Tree(Protocol):
 
     def render(self, caller: int, path: str, /) -> bytes:
         """Return a file's text as of now."""
+
+    def lengths(self) -> Mapping[str, int]:
+        """Return about how long the texts of files may be in bytes, as far as that is known."""
 
     def statfs(self) -> Mapping[str, int]:
         """Return the filesystem's figures by the names of os.statvfs_result."""

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Callable, Optional, TypeVar
 
-from lxcfs_py.engine import SIZE, Tree
+from lxcfs_py.engine import Tree
 from lxcfs_py.engine.owners import Owners
+from lxcfs_py.engine.sizes import Sizes, has_end
 
 # Debian installs the module as fusepy, PyPI as fuse. OSError (EnvironmentError) when libfuse 2 is missing, as on
 # Debian 14: mfusepy takes libfuse 3 too.
@@ -27,7 +28,7 @@ except (ImportError, OSError):
 
 _LIBFUSE = getattr(_fuse, "fuse_version_major", 2)  # mfusepy says which it has found
 
-# Nothing about the tree changes: the kernel need not ask for names and attributes again.
+# Nothing about the tree changes: the kernel need not ask for names again.
 _TIMEOUT_SECONDS = 3600
 
 _T = TypeVar("_T")
@@ -80,6 +81,7 @@ class Operations:
 
         self._tree = tree
         self._texts = Texts()
+        self._sizes = Sizes(tree.lengths())
         self._owners = Owners()
         self._handles = itertools.count(1)
         self._since: Optional[float] = None
@@ -104,11 +106,14 @@ class Operations:
         self.answers.set()
 
     def getattr(self, path: str, file: Any = None) -> Mapping[str, Any]:
-        """Return a file's attributes."""
+        """Return a file's attributes. EINVAL for lseek(2), which alone asks by an open file, where that has no end."""
         attributes = self._run(self._tree.getattr, path)
         if not stat.S_ISREG(attributes["st_mode"]):
             return {**attributes, "st_size": 0}
-        return {**attributes, "st_size": SIZE, "st_mode": attributes["st_mode"] & ~0o222}
+        if file is not None and not has_end(path, attributes["st_mode"]):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+        size = self._sizes.of(path)
+        return {**attributes, "st_size": size, "st_blksize": size, "st_mode": attributes["st_mode"] & ~0o222}
 
     def readlink(self, path: str) -> str:
         """Return where a link points to."""
@@ -143,6 +148,7 @@ class Operations:
             text = self._run(self._tree.render, path)
             uid, _, pid = _fuse.fuse_get_context()
             self._texts.put(file.fh, text, self._owners.of(int(pid), int(uid)))
+            self._sizes.note(path, len(text))
         return text[offset : offset + size]
 
     def release(self, path: str, file: Any) -> None:
@@ -185,7 +191,7 @@ def run(operations: Operations, mountpoint: str, options: str = "") -> None:
             nonempty=_LIBFUSE < 3,  # later ones mount over whatever is there, and do not know the option
             allow_other=os.geteuid() == 0,
             entry_timeout=_TIMEOUT_SECONDS,
-            attr_timeout=_TIMEOUT_SECONDS,
+            attr_timeout=0,  # without, lseek(2) would not ask
             fsname="lxcfs",
             subtype="lxcfs",
             **({options: True} if options else {}),  # which stand behind -o as they are

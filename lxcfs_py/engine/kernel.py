@@ -19,9 +19,10 @@ from collections.abc import Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any, Callable
 
-from lxcfs_py.engine import SIZE, End, Tree, protocol
+from lxcfs_py.engine import End, Tree, protocol
 from lxcfs_py.engine.owners import Owners, owner_in
 from lxcfs_py.engine.session import ATTEMPTS, CALLER, OPCODE, RENDERED, Session, create
+from lxcfs_py.engine.sizes import SIZE, Sizes, has_end
 from lxcfs_py.engine.triggers import Triggers
 from lxcfs_py.engine.turns import Relay
 from lxcfs_py.engine.waiting import Crowd, Queue
@@ -141,9 +142,9 @@ def describe(error: Exception) -> str:
     return f"{error!r} at {place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else repr(error)
 
 
-def attributes(node: int, st: Mapping[str, Any], length: int = SIZE) -> bytes:
-    """A fuse_attr from what a tree's getattr returns; `length` is of the text, where there may be one."""
-    size = max(SIZE, length) if stat.S_ISREG(st["st_mode"]) else 0
+def attributes(node: int, st: Mapping[str, Any], size: int = SIZE) -> bytes:
+    """A fuse_attr from what a tree's getattr returns, of a file of that size."""
+    size = size if stat.S_ISREG(st["st_mode"]) else 0
     times = [st.get(name, 0) for name in ("st_atime", "st_mtime", "st_ctime")]
     return protocol.ATTR.pack(
         inode(node),
@@ -156,7 +157,7 @@ def attributes(node: int, st: Mapping[str, Any], length: int = SIZE) -> bytes:
         st.get("st_uid", 0),
         st.get("st_gid", 0),
         st.get("st_rdev", 0),
-        st.get("st_blksize", 0),
+        size,
         0,
     )
 
@@ -174,7 +175,7 @@ class Server:
         self._nodes = Nodes(tree)
         # Handles are unique over all processes that serve this mount one after the other.
         self._handles = itertools.count(time.monotonic_ns())  # a clock that nobody sets back
-        self._long: set[str] = set()  # files of which somebody has read more than SIZE
+        self._sizes = Sizes(tree.lengths())
         self._relay = Relay(session.slots)
         self._queue = Queue()
         self._owners = Owners()
@@ -457,21 +458,22 @@ class Server:
     def _entry(self, path: str, st: Mapping[str, Any]) -> bytes:
         node = self._nodes.number(path)
         known = lasting(path)
-        sure = 0 if path in self._long else known
-        return protocol.ENTRY_OUT.pack(node, 0, known, sure, 0, 0) + attributes(node, st)
+        sure = known if has_end(path, st["st_mode"]) else 0
+        return protocol.ENTRY_OUT.pack(node, 0, known, sure, 0, 0) + attributes(node, st, self._sizes.of(path))
 
     def _getattr(self, request: memoryview, node: int, caller: int) -> bytes:
+        """Give the attributes, but of what has no end not to lseek(2), which alone asks for those of an open file.
+
+        For it to ask, the kernel must not keep them. It asks again after each read anyway, for the time of that.
+        """
         path = self._nodes.path(node)
         st = self._tree.getattr(caller, path)
-        if path not in self._long:
+        if has_end(path, st["st_mode"]):
             return protocol.ATTR_OUT.pack(lasting(path), 0, 0) + attributes(node, st)
-        flags, handle = protocol.GETATTR_IN.unpack_from(request, _HEADER)
-        text = self._session.texts.get(handle) if flags & protocol.GETATTR_FH else None
-        if text is None:
-            text = self._tree.render(caller, path)
-            if flags & protocol.GETATTR_FH:  # who goes to its end reads this one
-                self._session.texts.put(handle, text, owner_in(request))
-        return protocol.ATTR_OUT.pack(0, 0, 0) + attributes(node, st, len(text))
+        flags, _ = protocol.GETATTR_IN.unpack_from(request, _HEADER)
+        if flags & protocol.GETATTR_FH:
+            raise OSError(errno.EINVAL, f"a seek to the end of {path}")
+        return protocol.ATTR_OUT.pack(0, 0, 0) + attributes(node, st, self._sizes.of(path))
 
     def _readlink(self, _request: memoryview, node: int, caller: int) -> bytes:
         return os.fsencode(self._tree.readlink(caller, self._nodes.path(node)))
@@ -501,9 +503,7 @@ class Server:
             path = self._nodes.path(node)
             text = self._tree.render(caller, path)
             texts.put(handle, text, owner_in(request))
-            if len(text) > SIZE and path not in self._long:
-                self._long.add(path)
-                self._notify(protocol.NOTIFY_INVAL_INODE, self._inval_inode(path))
+            self._sizes.note(path, len(text))
         if not offset:
             request[RENDERED] = 1  # from here on, this read has no other text
         return text[offset : offset + size]
@@ -515,7 +515,7 @@ class Server:
             raise OSError(errno.EROFS, "attributes are as they are")
         path = self._nodes.path(node)
         self._tree.open(caller, path, os.O_WRONLY)
-        return protocol.ATTR_OUT.pack(lasting(path), 0, 0) + attributes(node, self._tree.getattr(caller, path))
+        return protocol.ATTR_OUT.pack(0, 0, 0) + attributes(node, self._tree.getattr(caller, path))
 
     def _write(self, request: memoryview, node: int, caller: int) -> bytes:
         handle, _, size = protocol.WRITE_IN.unpack_from(request, _HEADER)

@@ -41,8 +41,9 @@ READDIRPLUS = 44
 # SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, CREATE, FALLOCATE, RENAME2
 WRITING = (6, 8, 9, 10, 11, 12, 13, 35, 43, 45)
 
-# for which the kernel holds the lock of a directory or a file, for whomever it is, until they are answered
-LOCKING = frozenset((LOOKUP, SETATTR, WRITE, READDIR, READDIRPLUS, *WRITING))
+# for which the kernel holds the lock of a directory or a file, for whomever it is, until they are answered; GETATTR is
+# asked by lseek(2) to the end of a file too
+LOCKING = frozenset((LOOKUP, GETATTR, SETATTR, WRITE, READDIR, READDIRPLUS, *WRITING))
 
 # notifications, sent in place of an errno in a reply to no request
 NOTIFY_POLL = 1

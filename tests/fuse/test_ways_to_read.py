@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ WAYS = [sys.executable, str(ROOT / "tests/fuse/ways.py")]
 ONLINE = "/sys/devices/system/cpu/online"
 
 LENGTHS = {
+    "/proc/loadavg": 300,
     "/proc/meminfo": 4095,
     "/proc/stat": 4096,
     "/proc/cpuinfo": 4097,
@@ -73,6 +75,9 @@ class Lines(Constant):
         length = LENGTHS[path]
         return b"".join(b"line %d\n" % n for n in range(length))[: length - 1] + b"\n"
 
+    def lengths(self) -> dict[str, int]:
+        return {"/proc/meminfo": 1500, "/proc/cpuinfo": LENGTHS["/proc/cpuinfo"]}
+
 
 @pytest.fixture
 def lines(require: Callable[[object, str], None], tmp_path: Path) -> Iterator[Path]:
@@ -97,10 +102,34 @@ def test_texts_longer_and_shorter_than_their_size_are_read_whole_in_all_ways(lin
     assert done.returncode == 0, done.stdout
 
 
-def test_the_last_lines_of_a_long_text_are_its_last(lines: Path) -> None:
-    path = lines / "proc/uptime"
-    whole = path.read_text().splitlines()
-    done = subprocess.run(["tail", "-n", "20", path], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == whole[-20:]
-    done = subprocess.run(["tail", "-c", "50", path], capture_output=True, text=True, check=True)
-    assert done.stdout == path.read_text()[-50:]
+@pytest.mark.parametrize("name", [path for path in LENGTHS if LENGTHS[path] > 1])
+@pytest.mark.parametrize("program", ["tail", "busybox tail", "coreutils tail"])
+def test_the_last_lines_of_a_text_are_its_last(lines: Path, program: str, name: str) -> None:
+    command = program.split()
+    if not shutil.which(command[0]):
+        pytest.skip(f"this test needs {command[0]}")
+    path = f"{lines}{name}"
+    done = subprocess.run([*command, "-n", "20", path], capture_output=True, text=True, check=True)
+    whole = Path(path).read_text()
+    assert done.stdout.splitlines() == whole.splitlines()[-20:]
+    done = subprocess.run([*command, "-c", "50", path], capture_output=True, text=True, check=True)
+    assert done.stdout == whole[-50:]
+
+
+def test_the_first_who_asks_is_told_a_size_that_his_text_has_room_in(lines: Path) -> None:
+    """As the machine's own is about as long: Node.js reads no more than it is told."""
+    assert (lines / "proc/cpuinfo").stat().st_size > LENGTHS["/proc/cpuinfo"]
+    assert (lines / "proc/meminfo").stat().st_size == 4096
+
+
+def test_there_is_no_end_that_could_be_gone_to_where_the_kernels_own_file_has_none(served: Path) -> None:
+    for path in (served / "proc/meminfo", Path("/proc/meminfo")):
+        with path.open("rb", buffering=0) as file:
+            file.read(10)
+            for whence in (os.SEEK_END, os.SEEK_DATA):
+                with pytest.raises(OSError, match="Invalid argument"):
+                    file.seek(0, whence)
+            assert file.tell() == 10
+    for path in (Path(f"{served}{ONLINE}"), Path(ONLINE)):
+        with path.open("rb", buffering=0) as file:
+            assert file.seek(0, os.SEEK_END) == 4096

@@ -76,6 +76,13 @@ def sees(filesystem: Filesystem, path: str, caller: int = READER) -> bool:
 # Reading
 
 
+def test_what_a_container_reads_is_about_as_long_as_the_machines_text(mounted):
+    filesystem = mounted()
+    lengths = filesystem.lengths()
+    for name in filter(filesystem.machine.has, VIEWS):
+        assert lengths[f"/{name}"] == len(read(filesystem, f"/{name}", STRANGER))
+
+
 def test_a_container_reads_its_own_text_and_the_host_the_machines(mounted):
     filesystem = mounted()
     for name in filter(filesystem.machine.has, VIEWS):

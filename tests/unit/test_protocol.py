@@ -72,6 +72,9 @@ class Tree:
     def arm(self, trigger: str) -> None:
         raise OSError(errno.EINVAL, trigger)
 
+    def lengths(self) -> dict[str, int]:
+        return {}
+
     def statfs(self) -> dict[str, int]:
         return {"f_bsize": 4096}
 
@@ -258,6 +261,15 @@ def test_a_read_for_the_page_cache_gets_nothing_also_of_a_text_that_there_is(pee
     assert peer.ask(protocol.READ, path, reading(0, 4096))[0] == 0
     for offset in (0, 4):
         assert peer.ask(protocol.READ, path, reading(offset, 4096, 0)) == (errno.EINVAL, b"")
+
+
+def test_attributes_are_not_kept_and_refused_to_who_seeks_to_the_end(peer: Kernel) -> None:
+    text = node("/proc/meminfo")
+    error, body = peer.ask(protocol.GETATTR, text, protocol.GETATTR_IN.pack(0, 0))
+    assert (error, protocol.ATTR_OUT.unpack_from(body)[0]) == (0, 0)
+    assert peer.ask(protocol.GETATTR, text, protocol.GETATTR_IN.pack(protocol.GETATTR_FH, 7)) == (errno.EINVAL, b"")
+    error, body = peer.ask(protocol.GETATTR, node("/proc"), protocol.GETATTR_IN.pack(0, 0))
+    assert (error, protocol.ATTR_OUT.unpack_from(body)[0]) == (0, kernel.LASTING)
 
 
 @pytest.mark.parametrize("opcode", [protocol.SETLK, protocol.SETLKW])

@@ -162,6 +162,8 @@ def test_an_operation_of_fusepys_that_takes_too_long_is_found(monkeypatch):
     found = []
 
     class Tree:
+        lengths = dict
+
         def readlink(self, caller, path):
             now[0] += int(path)
             found.append(operations.stuck(5))
