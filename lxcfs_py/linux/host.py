@@ -26,6 +26,8 @@ NODES = "sys/devices/system/node"
 _FREQUENCY_SECONDS = 1.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SETTINGS_SECONDS = 1.0
+_SECOND = 1_000_000_000
+_CLOCK_WAS_SET_NS = 1_000_000  # a process that is preempted between two clocks sees less, or looks once more
 _ALL_CPUS = 1 << 30
 _MAX_CLOCKS = 64
 
@@ -37,6 +39,13 @@ class _Cpuinfo(NamedTuple):
     below: int
     until: float
     blocks: dict[int, bytes]
+
+
+class _Booted(NamedTuple):
+    """When the machine was booted, in nanoseconds since 1970: what two clocks said, and what is said by btime."""
+
+    looked: int
+    at: int
 
 
 class Host:
@@ -100,6 +109,7 @@ class Host:
         self._measures_frequency = b" aperfmperf" in cpuinfo or os.path.exists(f"{self._cpu.path}/cpu0/cpufreq")
         self._cpuinfo = _Cpuinfo(None, 0, 0.0, {})
         self._personality: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        self._booted = _Booted(0, 0)
         self.boottime_offset = 0
         """By how many nanoseconds the clock since boot of whoever looks is ahead of the machine's."""
 
@@ -263,10 +273,18 @@ class Host:
         """Return the time since boot in nanoseconds, with the time spent in suspend, as start times are counted."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
-    @staticmethod
-    def booted() -> int:
-        """Return when the machine was booted by the clock of now, in nanoseconds since 1970."""
-        return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    def booted(self) -> int:
+        """Return when the machine was booted by the clock of now, in nanoseconds since 1970.
+
+        That is the same at each look, in the second of the machine's own btime, until the clock is set: which two
+        clocks tell that are read one after the other. For a time of their own, they are too inexact.
+        """
+        looked = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        known = self._booted
+        if abs(looked - known.looked) > _CLOCK_WAS_SET_NS:
+            btime = int(self.text("proc/stat").partition(b"\nbtime ")[2].split(None, 1)[0]) * _SECOND
+            known = self._booted = _Booted(looked, min(max(looked, btime), btime + _SECOND - 1))
+        return known.at
 
 
 def _is_in_proc(name: str) -> bool:

@@ -37,7 +37,7 @@ class RecordedHost(Host):
     def now(self) -> int:  # type: ignore[override]
         return self.clock
 
-    def booted(self) -> int:  # type: ignore[override]
+    def booted(self) -> int:
         return self.btime * 10**9
 
 

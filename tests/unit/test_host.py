@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,29 @@ def test_this_machines_files_are_read_as_they_are():
     assert len(host.online()) == os.sysconf("SC_NPROCESSORS_ONLN")
     assert host.directory(sys_cpu.TREE.name).text("online") == Path("/", sys_cpu.TREE.name, "online").read_bytes()
     assert set(host.directory(sys_cpu.TREE.name).names("")) == set(os.listdir(Path("/", sys_cpu.TREE.name)))
+
+
+def test_the_time_of_boot_is_the_machines_own_whatever_passes_between_two_looks_at_clocks(monkeypatch):
+    host = Host()
+    btime = int(Path("/proc/stat").read_text().partition("\nbtime ")[2].split()[0])
+    clock = time.clock_gettime_ns
+    for delay in (0.0, 0.3, 1.1):  # preempted
+        monkeypatch.setattr(time, "clock_gettime_ns", lambda which, delay=delay: time.sleep(delay) or clock(which))
+        assert host.booted() // 10**9 == btime
+
+
+def test_the_time_of_boot_is_another_one_when_the_clock_is_set(copied, tmp_path, monkeypatch):
+    machine = copied("v1-2cpu", tmp_path)
+    host = Host(str(machine.root))
+    assert host.booted() // 10**9 == machine.host.btime
+    stat = machine.root / "proc/stat"
+    with stat.open("r+") as file:
+        text = file.read().replace(f"btime {machine.host.btime}", f"btime {machine.host.btime + 7}")
+        file.seek(0)
+        file.write(text)
+    assert host.booted() // 10**9 == machine.host.btime
+    monkeypatch.setattr(time, "time_ns", lambda now=time.time_ns: now() + 7 * 10**9)
+    assert host.booted() // 10**9 == machine.host.btime + 7
 
 
 def test_what_comes_to_cover_a_file_later_is_never_read(copied, tmp_path):
