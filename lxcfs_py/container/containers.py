@@ -48,6 +48,7 @@ _REFRESH_SECONDS = 1.0
 # and so many cgroup namespaces are entered for it, each by a thread of its own.
 _MAX_PROCESSES = 1024
 _MAX_ENTERED = 16
+_MAX_ANCESTORS = 64
 
 
 class Container:
@@ -235,10 +236,15 @@ class Containers:
             try:
                 container = self._place(pid)
             except OSError as error:
-                if error.errno not in _NO_DESCRIPTORS:
+                if error.errno == errno.ENAMETOOLONG:
+                    container = self._place_by_another(reader if reader and reader.inode == inode else None, pid)
+                    if container is None:
+                        raise
+                elif error.errno in _NO_DESCRIPTORS:
+                    self._make_room()
+                    container = self._place(pid)
+                else:
                     raise
-                self._make_room()
-                container = self._place(pid)
             if container is not None and not (reader and reader.inode == inode and reader.container() is container):
                 container.note_reader(pid)
             offset = processes.boottime_offset(pid) if container is not None else 0
@@ -285,7 +291,14 @@ class Containers:
             if processes.namespace(pid, "mnt") in self._host_mounts:
                 return None
             return self._of_cgroup(pid, processes.read(pid, "cgroup"))
-        container = self._known.get(namespace) or self._add_namespace(pid, namespace)
+        container = self._known.get(namespace)
+        if container is None:
+            try:
+                container = self._add_namespace(pid, namespace)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                return self._of_cgroup(pid, processes.read(pid, "cgroup"))  # its own is not as deep as init's
         if time.monotonic() - container.checked > _REFRESH_SECONDS:
             with contextlib.suppress(OSError):  # it is ending, or cannot be looked at now: it is known as it was
                 container.refresh()
@@ -300,6 +313,22 @@ class Containers:
         if container.is_in(text) or container.contains(parse_paths(text)):
             return container
         return self._of_cgroup(pid, text) or container
+
+    def _place_by_another(self, known: Optional[_Reader], pid: int) -> Optional[Container]:
+        """Return the container of a process in a cgroup so deep that the kernel does not tell it (before Linux 6.2).
+
+        It is the one where it was known to be, or else that of its nearest ancestor whose cgroup is told.
+        """
+        container = known.container() if known else None
+        if container is not None and self._watched.get(container.key()) is container:
+            return container
+        for ancestor in itertools.islice(processes.ancestors(pid), 1, _MAX_ANCESTORS):
+            try:
+                return self._place(ancestor)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+        return None
 
     def _of_cgroup(self, pid: int, text: bytes) -> Optional[Container]:
         """Return the container that is a process's own cgroup, None where that is the root."""

@@ -29,6 +29,7 @@ from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
 from lxcfs_py.container.visible_cpus import Visible
 from lxcfs_py.linux import syscalls
+from lxcfs_py.linux.kernel_files import KernelDirectory
 from lxcfs_py.runtimes.sandbox import Sandbox, _children_in
 
 MIB = 1 << 20
@@ -46,7 +47,7 @@ def service(sandbox):
     """service(box) starts a process in a sandbox's cgroups, with a mount namespace of its own and the host's pids."""
     with contextlib.ExitStack() as stack:
 
-        def start(box: Sandbox) -> int:
+        def start(box: Sandbox, command: tuple[str, ...] = ("sleep", "1000")) -> int:
             directories = {box.cgroup(name) for name in find().hierarchies if _has(box, name)}
 
             def enter():
@@ -54,7 +55,7 @@ def service(sandbox):
                     (directory / "cgroup.procs").write_text("0")
                 syscalls.unshare(syscalls.CLONE_NEWNS)
 
-            process = subprocess.Popen(["sleep", "1000"], preexec_fn=enter)
+            process = subprocess.Popen(command, preexec_fn=enter)
             stack.callback(process.wait, 10)
             stack.callback(process.kill)
             return process.pid
@@ -760,6 +761,72 @@ def test_where_the_kernel_does_not_tell_a_deep_cgroup_a_reader_is_in_inits_conta
     assert containers.unplaced == 0
 
 
+@pytest.fixture
+def untold(monkeypatch):
+    """The pids of processes in cgroups so deep that the kernel does not tell them: a set, of none at first."""
+    pids: set[int] = set()
+
+    def refused(pid: int, name: str) -> None:
+        if name == "cgroup" and pid in pids:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+    def read(pid, name, read=processes.read):
+        refused(pid, name)
+        return read(pid, name)
+
+    def read_kept(self, name, read=KernelDirectory.read):
+        refused(int(os.path.basename(self.path)) if name == "cgroup" else 0, name)
+        return read(self, name)
+
+    monkeypatch.setattr(processes, "read", read)
+    monkeypatch.setattr(KernelDirectory, "read", read_kept)
+    return pids
+
+
+def test_in_the_hosts_pid_namespace_a_reader_whose_cgroup_is_not_told_any_more_is_known_as_it_was(
+    containers, sandbox, service, untold, monkeypatch
+):
+    monkeypatch.setattr(module, "_REFRESH_SECONDS", 0.0)
+    reader = service(sandbox(memory=64 * MIB))
+    container = containers.of(reader)
+    assert limit(container) == 64 * MIB
+    untold.add(reader)
+    assert containers.of(reader) is container
+    assert containers.unplaced == 0
+
+
+def test_in_the_hosts_pid_namespace_a_reader_whose_cgroup_is_never_told_is_where_its_parent_is(
+    containers, sandbox, service, untold
+):
+    parent = service(sandbox(memory=64 * MIB), ("sh", "-c", "sleep 1000; :"))
+    (reader,) = children(parent)
+    try:
+        untold.add(reader)
+        assert limit(containers.of(reader)) == 64 * MIB
+        assert containers.unplaced == 0
+        untold.add(parent)
+        assert Containers(find(), Ledger(), Sampler(5)).of(reader) is None, "the tests' own process is the host"
+    finally:
+        os.kill(reader, signal.SIGKILL)
+
+
+def test_where_inits_cgroup_is_not_told_a_reader_is_in_its_own(containers, sandbox, untold):
+    box = sandbox(memory=64 * MIB)
+    untold.add(box.init)
+    assert limit(containers.of(box.popen(["sleep", "1000"]).pid)) == 64 * MIB
+    assert containers.unplaced == 0
+    assert containers.of(box.init) is None
+    assert containers.unplaced == 1
+
+
+def children(pid: int) -> list[int]:
+    """Return the children of a process, which is about to have some."""
+    deadline = time.monotonic() + 10
+    while not (pids := Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        assert time.monotonic() < deadline
+    return list(map(int, pids))
+
+
 @contextlib.contextmanager
 def deep(top: Path, length: int, pids: tuple[int, ...]):
     """Have processes in a cgroup whose path below a hierarchy's root is about so long."""
@@ -793,10 +860,8 @@ def test_the_offset_of_a_readers_clock_since_boot_is_that_of_its_own_time_namesp
     assert 0 <= time.clock_gettime_ns(time.CLOCK_BOOTTIME) + of_init < 10 * 10**9
     assert of_init % 10**9 == 0
     program = box.popen(["unshare", "--time", "--boottime", "100000", "--fork", "sleep", "1000"])
-    deadline = time.monotonic() + 10
-    while not (below := Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text()):
-        assert time.monotonic() < deadline
-    assert offset(containers, int(below)) == 100_000 * 10**9
+    (below,) = children(program.pid)
+    assert offset(containers, below) == 100_000 * 10**9
     assert offset(containers, box.init) == of_init
 
 
