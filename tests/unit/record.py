@@ -28,6 +28,7 @@ PROC = (
     "cgroups",
     "pressure/cpu",
     "pressure/io",
+    "pressure/irq",
     "pressure/memory",
     "partitions",
     "vmstat",
