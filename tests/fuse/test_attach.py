@@ -424,8 +424,8 @@ def test_a_container_is_attached_to_by_its_name(
     box: Sandbox, views: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = f"/{box.cgroup('memory').name}"
-    known = {path: Identity("docker", "0" * 64, "web")}
-    monkeypatch.setattr(Names, "of", lambda self, cgroup: known.get(cgroup))
+    web = Identity("docker", "0" * 64, "web")
+    monkeypatch.setattr(Names, "around", lambda self, cgroup: iter([web] if cgroup == path else []))
     (tmp_path / "lxcfs.toml").write_text(f'mountpoint = "{views}"\n')
     assert command_line(["attach", "web", "--file", "meminfo", "--config", str(tmp_path / "lxcfs.toml")]) == 0
     assert capsys.readouterr().out == f"{box.init}: 1 attached\n"
