@@ -64,6 +64,12 @@ def _source(name: str, field: str, version: int) -> str:
     return fields.source(name, field, version) or "the host's"
 
 
+def _memory_source(subject: Subject, name: str, field: str) -> str:
+    if subject.container and subject.container.cgroup.memory is None:
+        return "the host's: no memory controller counts for its cgroup, nor for one above it"
+    return _source(name, field, subject.version("memory"))
+
+
 def _sized(figure: str) -> str:
     number, _, unit = figure.partition(" ")
     return size(int(number) << 10) if unit == "kB" else figure
@@ -72,9 +78,8 @@ def _sized(figure: str) -> str:
 def _meminfo(subject: Subject, text: str) -> Iterator[Entry]:
     host = _labelled(subject.host.text("proc/meminfo").decode())
     told = {"MemTotal": why_limit(subject.memory_limits(), _machine_memory(subject), size), "SwapTotal": _swap(subject)}
-    version = subject.version("memory")
     for field, figure in _labelled(text).items():
-        source = told.get(field) or _source("proc/meminfo", field, version)
+        source = told.get(field) or _memory_source(subject, "proc/meminfo", field)
         seen = field in told or (not figure.startswith("0") and source != "the kernel's constant")
         beside = "" if field in told else _sized(host.get(field, ""))
         yield Entry(field, _sized(figure), source, beside, seen)
@@ -117,9 +122,8 @@ def _swaps(subject: Subject, text: str) -> Iterator[Entry]:
 
 def _vmstat(subject: Subject, text: str) -> Iterator[Entry]:
     host = dict(line.split() for line in subject.host.text("proc/vmstat").decode().splitlines())
-    version = subject.version("memory")
     for field, figure in (line.split() for line in text.splitlines()):
-        source = _source("proc/vmstat", field, version)
+        source = _memory_source(subject, "proc/vmstat", field)
         yield Entry(field, figure, source, host.get(field, ""), figure != "0")
 
 

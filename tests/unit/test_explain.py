@@ -55,6 +55,13 @@ def test_memory_high_is_a_limit_where_the_configuration_makes_it_one(subject):
     )
 
 
+def test_memory_that_no_controller_counts_is_said_to_be_the_hosts(cgroup, container_in, machine):
+    for own, source in ((cgroup(), "the host's: no memory"), (machine.container.cgroup, "pgfault")):
+        subject: Any = SimpleNamespace(container=container_in(own), host=machine.host, version=lambda _controller: 2)
+        (entry,) = entries.of(subject, "proc/vmstat", "pgfault 7\n")
+        assert entry.source.startswith(source)
+
+
 def test_no_event_that_the_cgroup_counts_is_said_to_be_counted_by_nobody(machine):
     counted = {line.split()[0] for line in machine.cgroup("memory", "memory.stat").splitlines()}
     shown = {line.split()[0] for line in machine.own("proc/vmstat").decode().splitlines()}

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from lxcfs_py.cgroup import v2
 from lxcfs_py.config import Config, Cpu, Files
 from lxcfs_py.container import visible_cpus
+from lxcfs_py.daemon.call_figures import CallFigures
 from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import Host
@@ -411,6 +412,14 @@ def test_a_container_sees_no_more_memory_than_the_nodes_have_that_it_may_use(lar
         assert memory_of(seen, f"{NODE}/node0/meminfo")["MemTotal"] == 1024
         assert blocks_in(seen, MEMORY) == blocks_in(seen, f"{NODE}/node0") == [*range(8)]
     assert memory_of(large("0", "0", 512 * MIB), "/proc/meminfo")["MemTotal"] == 512
+
+
+def test_sysinfo_tells_the_memory_of_these_nodes_too(large):
+    filesystem = large("0", "0", "max").filesystem
+    container, host = filesystem._containers.of(READER), filesystem.host
+    container.load = SimpleNamespace(read=lambda _states: (0.0, 0.0, 0.0))
+    told = CallFigures(filesystem)._sysinfo(container, host, CPUSET)
+    assert (told.total, told.free) == (1024 * MIB, 1024 * MIB)
 
 
 def test_what_is_reclaimable_on_a_node_is_available_there(large):
