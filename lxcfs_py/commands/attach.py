@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections import Counter
@@ -78,7 +79,8 @@ def _add_containers(parser: argparse.ArgumentParser) -> None:
 
 def _attach(options: argparse.Namespace) -> int:
     config = load_config(options.config)
-    chosen = _chosen_files(options) or config.files.enabled
+    # What the kernel does not have, nobody misses.
+    chosen = _chosen_files(options) or [name for name in config.files.enabled if os.path.lexists(f"/{name}")]
     return _for_containers(options, lambda pids: attach.attach_all(pids, config.mountpoint, chosen, _wanted(options)))
 
 

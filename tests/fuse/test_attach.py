@@ -32,6 +32,7 @@ from tests.conftest import ROOT, Daemon
 MIB = 1 << 20
 IN_OPEN = 0x20
 MEMINFO = ["proc/meminfo"]
+THERE = tuple(name for name in Config().files.enabled if Path("/", name).exists())  # whatever this kernel has
 SEEN = "grep MemTotal /proc/meminfo; grep -c ^processor /proc/cpuinfo"
 LIMITED = f"MemTotal: {64 * 1024:14} kB\n1\n"  # what SEEN prints in a box
 HOST = subprocess.run(["sh", "-c", SEEN], capture_output=True, text=True).stdout
@@ -103,7 +104,7 @@ def results(outcomes: list[attach.Outcome]) -> set[str]:
     return {outcome.result for outcome in outcomes}
 
 
-def states(pid: int, mountpoint: str, names: tuple[str, ...] = Config().files.enabled) -> dict[str, str]:
+def states(pid: int, mountpoint: str, names: tuple[str, ...] = THERE) -> dict[str, str]:
     (found,) = [status for status in attach.status(mountpoint, names) if status.pid == pid]
     assert not found.error
     return found.files
@@ -124,7 +125,7 @@ def test_a_running_container_sees_its_own_limits_at_once(box: Sandbox, served: D
     assert seen(box) == HOST
     done = cli("attach", "--pid", str(box.init), daemon=served)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{box.init}: {len(Config().files.enabled)} attached\n"
+    assert done.stdout == f"{box.init}: {len(THERE)} attached\n"
     assert seen(box) == LIMITED
 
 
@@ -132,7 +133,7 @@ def test_the_host_and_other_containers_see_what_they_saw(
     box: Sandbox, sandbox: Callable[..., Sandbox], views: str, nothing_mounted_here: None
 ) -> None:
     other = sandbox(memory=128 * MIB)
-    attach.attach(box.init, views, Config().files.enabled)
+    attach.attach(box.init, views, THERE)
     assert subprocess.run(["sh", "-c", SEEN], capture_output=True, text=True).stdout == HOST
     assert seen(other) == HOST
 
@@ -141,7 +142,7 @@ def test_a_second_attach_changes_nothing(box: Sandbox, served: Daemon) -> None:
     cli("attach", "--pid", str(box.init), daemon=served)
     before = Path(f"/proc/{box.init}/mountinfo").read_text()
     done = cli("attach", "--pid", str(box.init), daemon=served)
-    assert (done.returncode, done.stdout) == (0, f"{box.init}: {len(Config().files.enabled)} kept\n")
+    assert (done.returncode, done.stdout) == (0, f"{box.init}: {len(THERE)} kept\n")
     assert Path(f"/proc/{box.init}/mountinfo").read_text() == before
 
 
@@ -149,7 +150,7 @@ def test_detach_leaves_the_container_as_it_was(box: Sandbox, served: Daemon) -> 
     before = Path(f"/proc/{box.init}/mountinfo").read_text()
     cli("attach", "--pid", str(box.init), daemon=served)
     done = cli("detach", "--pid", str(box.init), daemon=served)
-    assert (done.returncode, done.stdout) == (0, f"{box.init}: {len(Config().files.enabled)} detached\n")
+    assert (done.returncode, done.stdout) == (0, f"{box.init}: {len(THERE)} detached\n")
     assert Path(f"/proc/{box.init}/mountinfo").read_text() == before
     assert seen(box) == HOST
 
@@ -163,7 +164,7 @@ def test_only_the_files_that_were_asked_for_are_attached(box: Sandbox, served: D
 
 def test_a_container_that_had_the_files_from_its_start_keeps_them(sandbox: Callable[..., Sandbox], views: str) -> None:
     box = sandbox(views=Path(views))
-    assert results(attach.attach(box.init, views, Config().files.enabled)) == {"kept"}
+    assert results(attach.attach(box.init, views, THERE)) == {"kept"}
 
 
 def test_all_containers_and_nobody_else(views: str, require: Callable[..., None], nothing_mounted_here: None) -> None:
@@ -190,7 +191,7 @@ with Sandbox(memory=64 << 20, cpus=1) as one, Sandbox(memory=64 << 20, cpus=1) a
     command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", script]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     first, second, summary, *rest = done.stdout.splitlines(keepends=True)
-    files = len(Config().files.enabled)
+    files = len(THERE)
     pids = [int(line.partition(" ")[0]) for line in (first, second) if line.endswith(f": {files} attached\n")]
     assert summary == f"0 {pids}\n", done.stdout + done.stderr
     assert "".join(rest) == 2 * LIMITED
@@ -206,7 +207,7 @@ def test_all_includes_a_container_that_was_only_being_made(
     monkeypatch.setattr(attach, "all_targets", lambda: {box.init: [box.init]})  # no others of this machine
     assert command_line(["attach", "--all", "--config", str(tmp_path / "lxcfs.toml")]) == 0
     called = f"{box.init} (/{box.cgroup('memory').name})"
-    assert capsys.readouterr() == (f"{called}: {len(Config().files.enabled)} attached\n", "")
+    assert capsys.readouterr() == (f"{called}: {len(THERE)} attached\n", "")
     assert seen(box) == LIMITED
 
 
@@ -372,7 +373,7 @@ def test_a_service_with_a_proc_of_its_own_sees_its_containers_limits_too(
     box: Sandbox, service: subprocess.Popen[str], served: Daemon
 ) -> None:
     assert ask(service, SEEN) == HOST
-    files = len(Config().files.enabled)
+    files = len(THERE)
     done = cli("attach", "--pid", str(box.init), daemon=served)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{box.init}: {files} attached\n{service.pid}: {files} attached\n"
@@ -400,7 +401,7 @@ def test_a_dry_run_tells_what_would_be_done_and_does_nothing(
 ) -> None:
     before = mounts(box.init)
     done = cli("attach", "--dry-run", "--pid", str(box.init), daemon=served)
-    assert (done.returncode, done.stdout) == (0, f"{box.init}: {len(Config().files.enabled)} would be attached\n")
+    assert (done.returncode, done.stdout) == (0, f"{box.init}: {len(THERE)} would be attached\n")
     assert mounts(box.init) == before
     dead_mount(box, start_daemon, "kernel", tuple(MEMINFO))
     before = mounts(box.init)
@@ -480,9 +481,9 @@ def ask(shell: subprocess.Popen[str], command: str) -> str:
 def test_a_container_in_a_user_namespace_sees_its_own_limits(box: Sandbox, views: str, proc: list[str]) -> None:
     shell, init = nested(box, [*NESTED, "--user", "--map-root-user", *proc])
     assert Path(f"/proc/{init}/ns/user").readlink() != Path("/proc/self/ns/user").readlink()
-    assert results(attach.attach(init, views, Config().files.enabled)) == {"attached"}
+    assert results(attach.attach(init, views, THERE)) == {"attached"}
     assert ask(shell, SEEN) == LIMITED
-    assert results(attach.detach(init, views, Config().files.enabled)) == {"detached"}
+    assert results(attach.detach(init, views, THERE)) == {"detached"}
     assert ask(shell, SEEN) == HOST
 
 
@@ -503,7 +504,7 @@ def test_a_dead_mount_that_a_user_namespace_has_locked_is_covered(
 def test_a_read_only_root_is_no_obstacle(box: Sandbox, views: str) -> None:
     for path in ("/", "/proc", "/sys"):
         assert box.run(["mount", "-o", "remount,bind,ro", path]).returncode == 0
-    assert results(attach.attach(box.init, views, Config().files.enabled)) == {"attached"}
+    assert results(attach.attach(box.init, views, THERE)) == {"attached"}
     assert seen(box) == LIMITED
 
 
@@ -514,7 +515,7 @@ def test_a_process_in_a_chroot_gets_them_where_it_sees_them(box: Sandbox, views:
     """
     shell = box.popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert ask(shell, SEEN) == HOST
-    assert results(attach.attach(shell.pid, views, Config().files.enabled)) == {"attached"}
+    assert results(attach.attach(shell.pid, views, THERE)) == {"attached"}
     assert ask(shell, SEEN) == LIMITED
 
 
@@ -685,7 +686,7 @@ def test_a_container_that_dies_in_the_middle_has_ended(
 
     monkeypatch.setattr(syscalls, "setns", kill_and_enter)  # in the helper
     with pytest.raises(attach.EndedError, match=f"process {box.init} has ended"):
-        attach.attach(box.init, views, Config().files.enabled)
+        attach.attach(box.init, views, THERE)
     assert children() == before
 
 
@@ -816,13 +817,13 @@ def test_status_shows_each_container_with_its_cgroup_and_files(
     box: Sandbox, sandbox: Callable[..., Sandbox], served: Daemon
 ) -> None:
     partly = sandbox(views=Path(served.mountpoint), files=MEMINFO)
-    attach.attach(box.init, str(served.mountpoint), Config().files.enabled)
+    attach.attach(box.init, str(served.mountpoint), THERE)
     done = cli("status", "--json", daemon=served)
     assert done.returncode == 0, done.stderr
     found = {status["pid"]: status for status in json.loads(done.stdout)["containers"]}
     assert found[box.init]["cgroup"] == f"/{box.cgroup('memory').name}"
-    assert found[box.init]["files"] == dict.fromkeys(Config().files.enabled, "live")
-    assert found[partly.init]["files"] == {**dict.fromkeys(Config().files.enabled, "none"), "proc/meminfo": "live"}
+    assert found[box.init]["files"] == dict.fromkeys(THERE, "live")
+    assert found[partly.init]["files"] == {**dict.fromkeys(THERE, "none"), "proc/meminfo": "live"}
     assert os.getpid() not in found
 
     lines = cli("status", daemon=served).stdout.splitlines()
@@ -839,7 +840,7 @@ def test_status_needs_no_daemon(box: Sandbox, tmp_path: Path) -> None:
 def test_nothing_is_left_open_and_no_helper_is_left_behind(box: Sandbox, views: str) -> None:
     before = children(), len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        attach.attach(box.init, views, Config().files.enabled)
-        list(attach.status(views, Config().files.enabled))
-        attach.detach(box.init, views, Config().files.enabled)
+        attach.attach(box.init, views, THERE)
+        list(attach.status(views, THERE))
+        attach.detach(box.init, views, THERE)
     assert (children(), len(os.listdir("/proc/self/fd"))) == before
