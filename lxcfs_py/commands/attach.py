@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Callable
 
 from lxcfs_py import files
@@ -79,19 +80,23 @@ def _add_containers(parser: argparse.ArgumentParser) -> None:
 
 def _attach(options: argparse.Namespace) -> int:
     config = load_config(options.config)
-    # What the kernel does not have, nobody misses.
-    chosen = _chosen_files(options) or [name for name in config.files.enabled if os.path.lexists(f"/{name}")]
+    chosen = _chosen_files(options) or _there(config.files.enabled)
     return _for_containers(options, lambda pids: attach.attach_all(pids, config.mountpoint, chosen, _wanted(options)))
 
 
 def _detach(options: argparse.Namespace) -> int:
     mountpoint = mountpoint_even_if_broken(options.config)
-    chosen = _chosen_files(options) or files.NAMES
+    chosen = _chosen_files(options) or _there(files.NAMES)
     return _for_containers(options, lambda pids: attach.detach_all(pids, mountpoint, chosen, _wanted(options)))
 
 
 def _wanted(options: argparse.Namespace) -> attach.Wanted:
     return attach.Wanted(options.replace, options.dead, options.dry_run, opt_outs=options.all)
+
+
+def _there(names: Iterable[str]) -> list[str]:
+    """Leave out what this kernel does not have: nobody misses it."""
+    return [name for name in names if os.path.lexists(f"/{name}")]
 
 
 def _chosen_files(options: argparse.Namespace) -> list[str]:
