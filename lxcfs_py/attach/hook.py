@@ -24,8 +24,9 @@ class HookError(LxcfsError):
 
 def run(state: BinaryIO, config: Config) -> list[attach.Outcome]:
     """Bind the enabled files for a container of which `state` tells. HookError, AttachError."""
-    bundle = _parse(state.read(_MAX_STATE + 1), _MAX_STATE, "the container's state on standard input").get("bundle")
-    if not isinstance(bundle, str) or not bundle.startswith("/"):
+    told = _parse(state.read(_MAX_STATE + 1), _MAX_STATE, "the container's state on standard input")
+    bundle = _path(told.get("bundle"))
+    if not bundle.startswith("/"):
         raise HookError("the container's state on standard input does not name its bundle: is this an OCI hook?")
     path = f"{bundle}/config.json"
     try:
@@ -33,14 +34,23 @@ def run(state: BinaryIO, config: Config) -> list[attach.Outcome]:
             root = _parse(file.read(_MAX_CONFIG + 1), _MAX_CONFIG, path).get("root")
     except OSError as error:
         raise HookError(f"{path} cannot be read: {error.strerror}") from None
-    if not isinstance(root, dict) or not isinstance(root.get("path"), str):
+    root_path = _path(root.get("path")) if isinstance(root, dict) else ""
+    if not root_path:
         raise HookError(f"{path} does not say where the container's root is")
-    return bind(os.path.join(bundle, root["path"]), config)
+    return bind(os.path.join(bundle, root_path), config)
 
 
 def bind(root: str, config: Config) -> list[attach.Outcome]:
     """Bind the enabled files for a container whose root is a directory yet. AttachError."""
     return attach.bind(root, config.mountpoint, config.files.enabled)
+
+
+def _path(value: Any) -> str:
+    """Return a value of JSON that can be a path, "" for all else: a text may hold what no name can be made of."""
+    try:
+        return value if isinstance(value, str) and b"\0" not in os.fsencode(value) else ""
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return ""
 
 
 def _parse(text: bytes, limit: int, name: str) -> dict[str, Any]:

@@ -36,7 +36,8 @@ STATES = {
     "a relative bundle": (b'{"bundle": "a"}', "the container's state on standard input does not name its bundle"),
     "a bundle of another type": (b'{"bundle": 1}', "the container's state on standard input does not name its bundle"),
     "no such bundle": (b'{"bundle": "/no"}', "/no/config.json cannot be read: No such file or directory"),
-    "an odd bundle": (b'{"bundle": "/no\\u0000"}', "embedded null byte"),
+    "a zero in it": (b'{"bundle": "/no\\u0000"}', "the container's state on standard input does not name its bundle"),
+    "half a character": (b'{"bundle": "/\\ud939"}', "the container's state on standard input does not name its bundle"),
     "two MiB": (b" " * (2 << 20), "the container's state on standard input has more than 1048576 bytes"),
 }
 
@@ -55,6 +56,7 @@ def test_a_state_that_cannot_be_used_is_one_sentence(state, reason):
         ("{}", "does not say where the container's root is"),
         ('{"root": "/"}', "does not say where the container's root is"),
         ('{"root": {"path": 1}}', "does not say where the container's root is"),
+        ('{"root": {"path": "/\\ud939"}}', "does not say where the container's root is"),
         (" " * ((1 << 24) + 1), "has more than 16777216 bytes"),
     ],
 )
