@@ -19,8 +19,8 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     start times of processes count from there, too.
     """
     visible = visible_cpus.visible(container.cgroup, host, config.cpu)
-    total, _ = container.account.read(container.cgroup, visible, _age(container, host))
-    return b"%.2f %.2f\n" % (uptime(container, host, config) / 1e9, total.idle / TICKS)
+    idle = container.account.idle(container.cgroup, visible, _age(container, host))
+    return b"%.2f %.2f\n" % (uptime(container, host, config) / 1e9, idle / TICKS)
 
 
 def uptime(container: Container, host: Host, config: Config) -> int:
