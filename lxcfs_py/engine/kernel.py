@@ -313,15 +313,17 @@ class Server:
         queue, relay, clock = self._queue, self._relay, time.perf_counter
         arrivals = select.poll()
         arrivals.register(self._session.fuse, select.POLLIN)
-        relay.shares, many = True, False
+        relay.sharer, many = number, False
         while relay.reader == number and not relay.stopped and self._take_all(number, arrivals) >= MANY:
             until, many = clock() + BURST, True
             self._serve_next(number)
             while queue.lines == 1 and clock() < until:
                 self._serve_next(number)
-        if relay.reader == number:
-            relay.shares = False
-        while queue and not relay.shares:  # few are left, or one that was taken just after others had got the turn
+        if relay.sharer == number:
+            relay.sharer = None
+        # Few are left, or one that was taken just after others had got the turn. A reader that serves the queue by now
+        # comes here too, later than what is in it: nobody leaves a request to one that has been here.
+        while queue and not relay.shares:
             self._serve_next(number)
         relay.show(number, self._session.slots[number])
         return many

@@ -38,8 +38,8 @@ class Relay:
     def __init__(self, slots: Sequence[memoryview]) -> None:
         self.reader: Optional[int] = None
         self.companion: Optional[int] = None
-        self.shares = False
-        """Whether the reader serves a queue that others must not be served past: it has no companion then."""
+        self.sharer: Optional[int] = None
+        """The worker that serves the queue. One that has lost the turn may be at it still, or again."""
         self.stopped = False
         self.at_hand = list(slots)
         """For each worker, where its request stands."""
@@ -69,6 +69,11 @@ class Relay:
     def reads(self, worker: int) -> bool:
         """Tell whether it is this worker's turn."""
         return worker in (self.reader, self.companion) and not self.stopped
+
+    @property
+    def shares(self) -> bool:
+        """Whether the reader serves a queue that others must not be served past: it has no companion then."""
+        return self.sharer is not None and self.sharer == self.reader
 
     def stand_by(self, worker: int) -> None:
         """Block until it is this worker's turn to read, which is the first one's that comes, or all is over."""

@@ -305,6 +305,28 @@ def test_many_requests_that_wait_are_all_answered_and_counted_as_their_container
         assert time.monotonic() < deadline
 
 
+def test_a_request_that_is_taken_while_another_worker_gets_the_turn_is_answered() -> None:
+    """That one has found nothing in the queue by then, and waits for the next request, which may never come."""
+    peer, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with peer, theirs:
+        server = kernel.Server(Tree(), session.Session(theirs.fileno(), session.new_memory("/nowhere")), threads=2)
+        relay = server._relay
+        relay.reader = 0
+
+        class Slow:
+            def of(self, pid: int, uid: int) -> str:
+                relay.reader = 1
+                return "/slow"
+
+        server._owners = Slow()  # type: ignore[assignment]
+        peer.send(request(protocol.STATFS, 2, 1, b""))
+        server._serve_fairly(0)
+        peer.settimeout(5)
+        assert protocol.OUT_HEADER.unpack_from(peer.recv(4096))[2] == 2
+        assert not relay.shares
+        os.close(server._session.memory)
+
+
 def test_messages_without_a_reply_do_not_wait_for_their_turn(crowded: Kernel) -> None:
     crowded.tree.gate.clear()
     reads = {crowded.send(protocol.READ, node("/proc/meminfo"), reading(0, 4096)) for _ in range(5)}

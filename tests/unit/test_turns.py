@@ -146,7 +146,7 @@ def test_a_companion_that_meets_the_reader_now_and_then_stays(workers: Workers) 
 
 def test_a_reader_that_serves_a_queue_gets_no_companion(workers: Workers) -> None:
     reader = workers.turn(1)
-    workers.relay.shares = True
+    workers.relay.sharer = reader
     for request in range(1, 4):
         workers.take(reader, request)
         workers.answer(reader)
