@@ -18,8 +18,8 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     To a reader in a time namespace with an offset of the clock since boot, the first is what the kernel says there:
     start times of processes count from there, too.
     """
-    visible = visible_cpus.visible(container.cgroup, host, config.cpu)
-    idle = container.account.idle(container.cgroup, visible, _age(container, host))
+    cgroup = container.cgroup
+    idle = container.account.idle(cgroup, lambda: visible_cpus.visible(cgroup, host, config.cpu), _age(container, host))
     return b"%.2f %.2f\n" % (uptime(container, host, config) / 1e9, idle / TICKS)
 
 

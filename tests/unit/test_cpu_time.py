@@ -163,6 +163,24 @@ class Reader:
         return lines
 
 
+def test_for_the_idle_time_it_is_looked_once_a_second_which_cpus_there_are(monkeypatch, cgroup) -> None:
+    world = World(1)
+    account, own = Account(Ledger(None), "container"), cgroup(cpu=Controller(world), cpuset=Cpuset(world))
+    clock, looks = [100.0], []
+    monkeypatch.setattr("lxcfs_py.container.cpu_time.time.monotonic", lambda: clock[0])
+
+    def idle(of=own) -> int:
+        world.clock += SECOND
+        return account.idle(of, lambda: looks.append(clock[0]) or TWO, world.clock - world.start)
+
+    assert [idle(), idle()] == [2 * TICKS, 4 * TICKS]
+    assert looks == [100.0]
+    clock[0] += 1
+    assert idle() == 6 * TICKS
+    idle(cgroup(cpu=Controller(world), cpuset=Cpuset(world)))
+    assert looks == [100.0, 101.0, 101.0]
+
+
 nanoseconds = st.integers(0, 20 * SECOND)
 loads = st.tuples(*[st.sampled_from([0.0, 0.001, 0.5, 0.997, 1.0])] * 4)
 limits = st.fixed_dictionaries(
