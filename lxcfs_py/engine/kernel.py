@@ -357,6 +357,7 @@ class Server:
                 session.waiting.put(slot)
                 self.stop(End.UNMOUNTED)
                 break
+            relay.begin(number)
             if slot[OPCODE] in _SILENT:
                 session.waiting.put(slot)
             else:
