@@ -72,6 +72,13 @@ def require() -> Callable[[object, str], None]:
 
 
 @pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is started says and does nothing about coverage."""
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
 def sandbox(require: Callable[[object, str], None]) -> Iterator[Callable[..., Sandbox]]:
     """A function that takes Sandbox's arguments and returns one that runs till the test is over."""
     require(os.geteuid() == 0, "root")

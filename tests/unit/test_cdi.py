@@ -89,7 +89,8 @@ def test_a_specification_of_nothing_is_refused(tmp_path, capsys, enabled):
     assert not (tmp_path / "cdi.json").exists()
 
 
-def test_on_a_full_disk_the_file_of_before_stays(tmp_path, capsys):
+@pytest.mark.usefixtures("unmeasured")
+def test_on_a_full_disk_the_file_of_before_stays(tmp_path):
     (tmp_path / "lxcfs.toml").write_text("")
     output = tmp_path / "cdi.json"
     output.write_text("before")

@@ -74,6 +74,7 @@ def test_what_is_meant_for_the_daemon_does_not_end_it(memory: int) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_ends_the_service_ends_it_without_a_word(
     memory: int, number: signal.Signals, capfd: pytest.CaptureFixture[str]
