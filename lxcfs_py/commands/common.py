@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import errno
 import os
 import re
 import shutil
@@ -164,6 +165,10 @@ def output_given(text: str) -> Path:
     return Path(text)
 
 
+_NOT_REPLACED = (errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Of a file that is mounted by itself, or whose directory may not be written: it may be written all the same."""
+
+
 def write(path: Path, text: str) -> None:
     """Write a text to a file, which is replaced whole, or to a device, a pipe or what a link leads to. CommandError.
 
@@ -174,7 +179,12 @@ def write(path: Path, text: str) -> None:
         if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
             path.write_text(text)
         else:
-            regular_file.replace(path, text.encode())
+            try:
+                regular_file.replace(path, text.encode())
+            except OSError as error:
+                if error.errno not in _NOT_REPLACED:
+                    raise
+                path.write_text(text)
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}") from None
 

@@ -20,7 +20,7 @@ from typing import Any, Callable, NamedTuple, Optional
 from lxcfs_py.cgroup import Cgroup
 from lxcfs_py.cgroup.tree import NOTHING_USED, Used
 from lxcfs_py.container.visible_cpus import Visible
-from lxcfs_py.linux import regular_file
+from lxcfs_py.linux import cpu_list, regular_file, roots
 from lxcfs_py.linux.host import NS_PER_TICK
 
 log = logging.getLogger(__name__)
@@ -290,8 +290,11 @@ class Account:
         """
         elsewhere = _count_elsewhere(cgroup, visible)
         times = dict.fromkeys(visible.cpus, _NONE)
-        # How many CPUs a quota hides is not known, nor is the kernel exact about quotas.
-        most = (age if visible.whole else 2 * age) + _ahead(visible)
+        most = age
+        if not visible.whole or cgroup.cpu is None or cgroup.cpu.usage_per_cpu(()) is None:
+            # An even share of what was used on CPUs that may be hidden by now.
+            most = age * max(_machines_cpus(), len(visible.cpus)) // len(visible.cpus)
+        most += _ahead(visible)  # the kernel is not exact about quotas
         if any(sum(each) > most for each in (*used, *elsewhere.values())):
             return Mark(name, visible, self.start, 0, used, times)
         times.update({cpu: (*each, 0) for cpu, each in elsewhere.items()})
@@ -334,6 +337,11 @@ def _count(cgroup: Cgroup, visible: Visible) -> list[Used]:
     count = len(visible.cpus)
     user, nice, system = cgroup.cpu.usage() if cgroup.cpu else NOTHING_USED
     return [(user // count, nice // count, system // count)] * count
+
+
+def _machines_cpus() -> int:
+    with open(f"{roots.SYS}/devices/system/cpu/possible", "rb") as file:
+        return len(cpu_list.parse(file.read()))
 
 
 def _count_elsewhere(cgroup: Cgroup, visible: Visible) -> dict[int, Used]:

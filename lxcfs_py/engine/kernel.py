@@ -313,7 +313,9 @@ class Server:
         queue, relay, clock = self._queue, self._relay, time.perf_counter
         arrivals = select.poll()
         arrivals.register(self._session.fuse, select.POLLIN)
-        relay.sharer, many = number, False
+        many = False
+        if relay.reader == number:
+            relay.sharer = number
         while relay.reader == number and not relay.stopped and self._take_all(number, arrivals) >= MANY:
             until, many = clock() + BURST, True
             self._serve_next(number)
@@ -472,7 +474,7 @@ class Server:
         path = self._nodes.path(node)
         st = self._tree.getattr(caller, path)
         if has_end(path, st["st_mode"]):
-            return protocol.ATTR_OUT.pack(lasting(path), 0, 0) + attributes(node, st)
+            return protocol.ATTR_OUT.pack(lasting(path), 0, 0) + attributes(node, st, self._sizes.of(path))
         flags, _ = protocol.GETATTR_IN.unpack_from(request, _HEADER)
         if flags & protocol.GETATTR_FH:
             raise OSError(errno.EINVAL, f"a seek to the end of {path}")

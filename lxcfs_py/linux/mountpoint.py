@@ -99,17 +99,18 @@ def prepare(mountpoint: str) -> None:
 
 
 def _file_below(directory: str) -> Optional[str]:
-    """Return something below a directory that is no directory, None where there is nothing. OSError.
+    """Return something below a directory that a mount would hide, None where there is nothing. OSError.
 
-    Empty directories are nothing: container engines make them for files that were missing when a container started.
+    Empty directories and files are nothing: container engines and kubelets make them for files that were missing.
     """
     directories = [directory]
     for each in directories:  # it grows on the way
         with os.scandir(each) as entries:
             for entry in entries:
-                if not entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=False):
+                    directories.append(entry.path)
+                elif not entry.is_file(follow_symlinks=False) or entry.stat(follow_symlinks=False).st_size:
                     return entry.path
-                directories.append(entry.path)
     return None
 
 

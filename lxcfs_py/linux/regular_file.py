@@ -22,10 +22,19 @@ def opener(path: str, flags: int) -> int:
 
 
 def replace(path: Union[str, os.PathLike[str]], content: bytes) -> None:
-    """Put a file at a path, whole or not at all: who reads it meanwhile reads the one of before. OSError."""
+    """Put a file at a path, whole or not at all: who reads it meanwhile reads the one of before. OSError.
+
+    It belongs to whom that one belongs to, and is for whom that one is.
+    """
     new = f"{os.fspath(path)}.new"
+    with contextlib.suppress(FileNotFoundError):  # it may be somebody else's, and lead elsewhere
+        os.unlink(new)
     try:
-        with open(new, "wb", opener=opener) as file:
+        with open(new, "xb", opener=opener) as file:
+            with contextlib.suppress(OSError):
+                before = os.stat(path)
+                os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
             file.write(content)
         os.replace(new, path)
     except OSError:

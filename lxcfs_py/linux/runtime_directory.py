@@ -20,7 +20,8 @@ def make(path: str) -> None:
     own = (0, os.geteuid())
     if status.st_uid in own and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return
-    os.chown(path, os.geteuid(), os.getegid())
+    if status.st_uid not in own:  # the unit has no chown(2)
+        os.chown(path, os.geteuid(), os.getegid())
     os.chmod(path, 0o700)
     mode = stat.S_IMODE(status.st_mode)
     log.warning("others could write into %s (user %d, mode %o): it is this user's alone now", path, status.st_uid, mode)

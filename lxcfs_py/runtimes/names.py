@@ -141,8 +141,8 @@ def find(wanted: str, containers: Iterable[Process]) -> int:
             found.append(_Answer((len(around), container.depth), container.pid, around[0]))
     if not found:
         raise NamesError(f'no container that runs is called "{wanted}": lxcfs-py status lists those there are')
-    found = [answer for answer in found if wanted in (answer.identity.name, answer.identity.id)] or found
     found = [answer for answer in found if answer.depth == min(found).depth]
+    found = [answer for answer in found if wanted in (answer.identity.name, answer.identity.id)] or found
     if len(found) == 1:
         return found[0].pid
     several = ", ".join(f"{identity.engine}:{identity.name} ({pid})" for _, pid, identity in found)

@@ -58,7 +58,9 @@ class Sight:
     def memory_nodes(self) -> frozenset[int]:
         """The numbers of those of these nodes whose memory the container may use."""
         allowed = allowed_nodes(self.container.cgroup, self.host)
-        return self.nodes if allowed is None else frozenset(allowed)
+        if allowed is not None:
+            return frozenset(allowed)
+        return self.nodes.intersection(self.host.nodes()) if self.host.has_nodes else self.nodes
 
     def has_memory_block(self, block: int) -> bool:
         """Tell whether a block of memory is one of the first that the container may use, as many as it needs."""
@@ -71,13 +73,16 @@ class Sight:
         if memory is None:
             return None
         directory, nodes = self.host.directory(MEMORY), allowed_nodes(cgroup, self.host)
+        total = meminfo.figures(cgroup, memory, self.host, self.config)["MemTotal"]
         if nodes is None:
-            whole, names = self.host.memory().total, directory.names("")
+            whole = self.host.memory().total
+            if total >= whole:
+                return None
+            names = directory.names("")
         else:
             whole, _, _ = self.host.memory_on(nodes)
             names = [name for node in nodes for name in self.host.directory(NODES).names(f"node{node}")]
         blocks = sorted(int(block[1]) for block in map(_BLOCK.fullmatch, names) if block)
-        total = meminfo.figures(cgroup, memory, self.host, self.config)["MemTotal"]
         if total < whole:  # which the kernel's own memory is not part of, as it is of the blocks
             count = -(-total // int(directory.text("block_size_bytes"), 16))
             blocks = blocks[: max(count, 1)]

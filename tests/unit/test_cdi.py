@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -110,6 +114,27 @@ def test_what_is_no_regular_file_is_written_to(tmp_path):
     assert json.loads((tmp_path / "file").read_text()) == cdi.specification(Config())
     assert cli.main(["cdi", "--output", "/dev/null", "--config", str(tmp_path / "lxcfs.toml")]) == 0
     assert Path("/dev/null").is_char_device()
+
+
+def test_a_file_that_is_replaced_is_for_whom_the_one_of_before_was_and_of_nobody_elses_making(tmp_path):
+    (tmp_path / "lxcfs.toml").write_text("")
+    output, strange = tmp_path / "cdi.json", tmp_path / "strange"
+    output.touch()
+    output.chmod(0o640)
+    strange.touch()
+    (tmp_path / "cdi.json.new").symlink_to(strange)
+    assert cli.main(["cdi", "--output", str(output), "--config", str(tmp_path / "lxcfs.toml")]) == 0
+    assert json.loads(output.read_text()) == cdi.specification(Config())
+    assert stat.S_IMODE(output.stat().st_mode) == 0o640
+    assert strange.read_text() == ""
+
+
+def test_a_file_that_cannot_be_replaced_is_written_to(tmp_path, monkeypatch):
+    (tmp_path / "lxcfs.toml").write_text("")
+    monkeypatch.setattr(os, "replace", Mock(side_effect=OSError(errno.EBUSY, "it is mounted by itself")))
+    assert cli.main(["cdi", "--output", str(tmp_path / "a"), "--config", str(tmp_path / "lxcfs.toml")]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "lxcfs.toml"}
+    assert json.loads((tmp_path / "a").read_text()) == cdi.specification(Config())
 
 
 @pytest.mark.parametrize("command", ["cdi", "seccomp"])

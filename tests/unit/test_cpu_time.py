@@ -163,6 +163,19 @@ class Reader:
         return lines
 
 
+@pytest.mark.parametrize(("used", "shown"), [(7, 7), (9, 0)])
+def test_a_share_of_what_was_used_on_hidden_cpus_is_its_own_up_to_what_the_machine_has(
+    monkeypatch, cgroup, used, shown
+) -> None:
+    """One of eight CPUs is visible, since a container asks for no more or was denied the others."""
+    monkeypatch.setattr("lxcfs_py.container.cpu_time._machines_cpus", lambda: 8)
+    world = World(2)
+    world.used = {0: (100 * used * SECOND, 0)}
+    own = cgroup(cpu=Controller(world), cpuset=Cpuset(world))
+    account = Account(Ledger(None), "container")
+    assert account.read(own, Visible((0,), None, False), 100 * SECOND).total.user == 100 * shown * TICKS
+
+
 def test_for_the_idle_time_it_is_looked_once_a_second_which_cpus_there_are(monkeypatch, cgroup) -> None:
     world = World(1)
     account, own = Account(Ledger(None), "container"), cgroup(cpu=Controller(world), cpuset=Cpuset(world))

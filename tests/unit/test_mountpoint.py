@@ -14,7 +14,7 @@ from lxcfs_py.linux.mountpoint import MountError
 
 def test_a_directory_with_files_is_not_mounted_on(tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
-    (tmp_path / "a/b/file").touch()
+    (tmp_path / "a/b/file").write_text("something")
     said = f"^a mount at {tmp_path} would hide what is there, such as {tmp_path}/a/b/file: name an empty directory$"
     with pytest.raises(MountError, match=said):
         mountpoint.prepare(str(tmp_path))
@@ -26,9 +26,9 @@ def test_a_link_in_a_directory_counts_as_a_file(tmp_path):
         mountpoint.prepare(str(tmp_path))
 
 
-def test_directories_that_an_engine_made_in_place_of_missing_files_may_be_mounted_over(tmp_path):
+def test_what_an_engine_or_a_kubelet_made_in_place_of_missing_files_may_be_mounted_over(tmp_path):
     (tmp_path / "proc/meminfo").mkdir(parents=True)
-    (tmp_path / "proc/cpuinfo").mkdir()
+    (tmp_path / "proc/cpuinfo").touch()
     mountpoint.prepare(str(tmp_path))
 
 

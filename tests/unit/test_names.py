@@ -283,6 +283,14 @@ def test_a_name_is_that_of_the_container_that_is_in_the_fewest_others(monkeypatc
     assert names.find("attacker", running) == 3
 
 
+def test_a_name_that_one_in_a_container_has_exactly_is_no_nearer_than_the_beginning_of_anothers_id(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = {1: "/lxc.payload.attacker/lxc.payload.3f2a", 2: f"/docker/{'3f2a' * 16}"}
+    monkeypatch.setattr(names, "cgroup", paths.__getitem__)
+    assert names.find("3f2a", [container(1), container(2)]) == 2
+
+
 @pytest.mark.parametrize("around", [f"docker-{OTHER}.scope", "lxc.payload.attacker", f"docker/{OTHER}/system.slice"])
 def test_what_an_engine_of_the_machine_has_by_an_id_is_in_no_container(tmp_path: Path, around: str) -> None:
     write(tmp_path, f"var/lib/docker/containers/{ID}/config.v2.json", {"Name": "/victim", "Config": {"Image": "bank"}})
