@@ -50,12 +50,6 @@ FILES = {
         File("proc/partitions", "the host's disks and partitions, as in diskstats", in_records=True, runc_mounts=False),
         File("proc/pressure/cpu", "the cgroup's pressure stall information; zeros on cgroup v1", runc_mounts=False),
         File("proc/pressure/io", "the same for I/O", runc_mounts=False),
-        File(
-            "proc/pressure/irq",
-            "the same for interrupts, where the kernel counts their time (Linux 6.1)",
-            runc_mounts=False,
-            everywhere=False,
-        ),
         File("proc/pressure/memory", "the same for memory", runc_mounts=False),
         File("proc/slabinfo", "the header; the slabs on cgroup v1 before Linux 5.9, which counts them by cgroup"),
         File("proc/stat", "what the container used of the visible CPUs since it started"),

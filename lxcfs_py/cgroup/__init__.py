@@ -112,7 +112,7 @@ class Pressure(Protocol):
     """Pressure stall information."""
 
     def read(self, resource: str) -> Optional[bytes]:
-        """Return the kernel's text for "cpu", "io", "irq" or "memory", None where it has none."""
+        """Return the kernel's text for "cpu", "io" or "memory", None where it has none."""
 
     def path(self) -> str:
         """Return the path in its hierarchy of the cgroup whose pressure this is."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from functools import partial
 from typing import Callable, NamedTuple
 
 from lxcfs_py import files
@@ -226,15 +225,13 @@ def _partitions(subject: Subject, text: str) -> Iterator[Entry]:
         yield Entry(name, size(int(blocks) << 10), source, "", at_a_glance=False)
 
 
-def _pressure(resource: str, subject: Subject, text: str) -> Iterator[Entry]:
+def _pressure(subject: Subject, text: str) -> Iterator[Entry]:
     pressure = subject.container.cgroup.pressure if subject.container else None
     source = "zeros: cgroup v1 has no pressure"
     if pressure:
         with contextlib.suppress(OSError):
             source = "zeros: pressure is switched off, for all (psi=0) or for its cgroup (cgroup.pressure)"
-            if resource == "irq":
-                source += ", or this kernel does not count the time of interrupts"
-            if pressure.read(resource):
+            if pressure.read("memory"):
                 source = "the kernel's own figures of its cgroup"
     for kind, _, figures in (line.partition(" ") for line in text.splitlines()):
         yield Entry(kind, figures.partition(" total")[0], source)
@@ -278,7 +275,9 @@ _KNOWN: dict[str, Callable[[Subject, str], Iterator[Entry]]] = {
     "proc/loadavg": _loadavg,
     "proc/meminfo": _meminfo,
     "proc/partitions": _partitions,
-    **{f"proc/pressure/{resource}": partial(_pressure, resource) for resource in ("cpu", "io", "irq", "memory")},
+    "proc/pressure/cpu": _pressure,
+    "proc/pressure/io": _pressure,
+    "proc/pressure/memory": _pressure,
     "proc/slabinfo": _slabinfo,
     "proc/stat": _stat,
     "proc/swaps": _swaps,

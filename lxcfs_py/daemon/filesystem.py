@@ -106,14 +106,13 @@ class Filesystem:
         That is the caller's container's; without one, the machine. A container without pressure figures, which are
         zeros then, has "".
         """
-        resource = os.path.basename(path)
-        terms = psi.check(text, resource, capabilities.has(caller, capabilities.SYS_RESOURCE))
+        terms = psi.check(text, capabilities.has(caller, capabilities.SYS_RESOURCE))
         container, config = self._configured(caller)
         if path[1:] not in config.files.enabled:
             container = None
         pressure = container.cgroup.pressure if container else None
         cgroup = pressure.path() if pressure else "" if container else _MACHINE
-        return json.dumps([cgroup, resource, terms])
+        return json.dumps([cgroup, os.path.basename(path), terms])
 
     def arm(self, trigger: str) -> Optional[int]:
         """Return a descriptor that fires as a trigger says, None where that is never. OSError."""

@@ -11,14 +11,13 @@ _UNPRIVILEGED_STEP = 2_000_000
 _TRIGGER = re.compile(rb"(some|full) +(\d{1,10}) +(\d{1,10})(?!\d)")
 
 
-def check(text: bytes, resource: str, privileged: bool) -> str:
+def check(text: bytes, privileged: bool) -> str:
     """Return what a process has written into a pressure file as one line. OSError EINVAL where the kernel would say so.
 
-    Of interrupts ("irq") it counts only how long all tasks waited. The window, in microseconds, of who has not got
-    CAP_SYS_RESOURCE is a multiple of two seconds.
+    The window, in microseconds, of who has not got CAP_SYS_RESOURCE is a multiple of two seconds.
     """
     match = _TRIGGER.match(text)
-    if match and (resource != "irq" or match[1] == b"full"):
+    if match:
         threshold, window = int(match[2]), int(match[3])
         if (
             _MIN_WINDOW <= window <= _MAX_WINDOW

@@ -258,7 +258,7 @@ def _io(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
             answers: dict[str, Optional[list[str]]] = {path[1:]: texts[path].split()[:11]}
             yield Question(f"What did {device} do?", disks[device], answers)
             break
-    for resource in ("cpu", "io", "irq", "memory"):
+    for resource in ("cpu", "io", "memory"):
         own = cgroup.pressure.read(resource) if cgroup.pressure else None
         shown_text = texts.get(f"/proc/pressure/{resource}")
         if own and shown_text:

@@ -10,8 +10,7 @@ from lxcfs_py.linux.host import Host
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
 
-_FULL = b"full avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
-_ZEROS = _FULL.replace(b"full", b"some") + _FULL
+_ZEROS = b" avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
 
 
 def cpu(container: Container, host: Host, config: Config) -> bytes:
@@ -24,20 +23,15 @@ def io(container: Container, host: Host, config: Config) -> bytes:
     return _render(container, "io")
 
 
-def irq(container: Container, host: Host, config: Config) -> bytes:
-    """Return the kernel's text for the cgroup, or zeros: the line of all tasks alone, since it stops them all."""
-    return _render(container, "irq", _FULL)
-
-
 def memory(container: Container, host: Host, config: Config) -> bytes:
     """Return the kernel's text for the cgroup, or zeros."""
     return _render(container, "memory")
 
 
-def _render(container: Container, resource: str, zeros: bytes = _ZEROS) -> bytes:
+def _render(container: Container, resource: str) -> bytes:
     pressure = container.cgroup.pressure
     try:
         text = pressure.read(resource) if pressure else None
     except OSError:  # EOPNOTSUPP: switched off at boot (psi=0) or for this cgroup
         text = None
-    return text or zeros
+    return text or b"some" + _ZEROS + b"full" + _ZEROS

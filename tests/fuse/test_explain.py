@@ -90,7 +90,7 @@ def test_whether_a_container_with_the_hosts_pids_has_the_file_is_said_too(
 def test_every_file_can_be_explained(name: str, explain: Any, sandbox: Callable[..., Sandbox]) -> None:
     said = explain("explain", name, "--pid", sandbox(views=explain.views).init)
     assert "bug" not in said
-    assert ("mounted and served" in said) == os.path.exists(f"/{name}"), "this kernel has it, or has not"
+    assert "mounted and served" in said
     assert len(said) > 100
 
 

@@ -216,7 +216,7 @@ def feed_mountinfo(text: bytes) -> None:
 def feed_processes(text: bytes) -> None:
     parse_paths(text)
     with contextlib.suppress(*REFUSALS):
-        psi.check(text, "cpu", privileged=True)
+        psi.check(text, privileged=True)
     for parse in (cpu_list.parse, lambda text: cpu_list.masked(text, {0}), lambda text: cpu_list.only(text, {0, 3})):
         with contextlib.suppress(*REFUSALS):
             parse(text)

@@ -28,7 +28,6 @@ PROC = (
     "cgroups",
     "pressure/cpu",
     "pressure/io",
-    "pressure/irq",
     "pressure/memory",
     "partitions",
     "vmstat",

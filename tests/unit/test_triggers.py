@@ -38,16 +38,10 @@ READER = (os.getpid(), 0)
 )
 def test_a_trigger_is_what_the_kernel_takes(text: bytes, privileged: bool, expected: str) -> None:
     if expected:
-        assert psi.check(text, "cpu", privileged) == expected
+        assert psi.check(text, privileged) == expected
         return
     with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
-        psi.check(text, "cpu", privileged)
-
-
-def test_a_trigger_on_interrupts_is_for_all_tasks() -> None:
-    assert psi.check(b"full 150000 2000000", "irq", True) == "full 150000 2000000"
-    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
-        psi.check(b"some 150000 2000000", "irq", True)
+        psi.check(text, privileged)
 
 
 class Tree:

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lxcfs_py.cgroup import v2
 from lxcfs_py.config import Config, Cpu, Loadavg, Uptime
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.files import NAMES
@@ -432,15 +431,6 @@ def test_pressure_is_the_cgroups_own_or_zeros(machine, resource):
         assert re.sub(rb"=[\d.]+", b"=", shown) == layout
     if machine.name == "v2-64cpu" and resource != "memory":
         assert shown != zeros
-
-
-def test_the_pressure_of_interrupts_has_a_line_for_all_tasks_alone(files, cgroup, container_in, recorded):
-    host, text = recorded("v2-64cpu").host, "full avg10=1.00 avg60=0.50 avg300=0.10 total=4711"
-    counted = container_in(cgroup(pressure=v2.Pressure((files({"irq.pressure": text}),))))
-    assert VIEWS["proc/pressure/irq"](counted, host, Config()) == f"{text}\n".encode()
-    for without in (v2.Pressure((files({}),)), None):
-        shown = VIEWS["proc/pressure/irq"](container_in(cgroup(pressure=without)), host, Config())
-        assert shown == b"full avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
 
 
 def test_pressure_that_is_switched_off_for_the_cgroup_is_zeros(cgroup, container_in):
