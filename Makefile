@@ -28,7 +28,7 @@ endif
 # The maintainer scripts of another architecture's packages are run, too.
 IMAGE := $(DEB) mmdebstrap $(if $(ARCH),$(if $(filter-out $(shell dpkg --print-architecture),$(ARCH)),arch-test $(EMULATION)))
 TEST := $(TEST_FAST) $(DOCKER) lxc lxcfs musl-tools mmdebstrap qemu-system-x86 qemu-utils e2fsprogs openssh-client $(DEB) lintian man-db $(REPO) \
-	kubernetes-client/kubectl zsh fish prometheus rust-coreutils
+	kubernetes-client/kubectl zsh fish prometheus
 BENCH := $(RUN) lxcfs
 
 # Tests that need neither Docker nor virtual machines. Some take all daemons and containers of this machine for their own:
