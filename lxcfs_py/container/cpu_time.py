@@ -291,7 +291,7 @@ class Account:
         elsewhere = _count_elsewhere(cgroup, visible)
         times = dict.fromkeys(visible.cpus, _NONE)
         most = age
-        if not visible.whole or cgroup.cpu is None or cgroup.cpu.usage_per_cpu(()) is None:
+        if not (visible.whole and cgroup.cpu and cgroup.cpu.counted_cpus()):
             # An even share of what was used on CPUs that may be hidden by now.
             most = age * max(_machines_cpus(), len(visible.cpus)) // len(visible.cpus)
         most += _ahead(visible)  # the kernel is not exact about quotas
