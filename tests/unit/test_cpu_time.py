@@ -433,7 +433,7 @@ def test_nice_time_is_shown_and_is_no_user_time(reader):
     world.nice = 0.5
     busy = reader(world)
     world.run(4 * SECOND, (1.0, 0, 0, 0))
-    assert busy.read()["cpu"] == Times(148, 148, 100, 1200)  # four times 37.5 ticks
+    assert busy.read()["cpu"] == Times(150, 150, 100, 1200)  # four times 37.5 ticks, rounded once
 
 
 def test_where_a_quota_hides_cpus_the_time_is_spread_over_those_that_it_shows(reader):
