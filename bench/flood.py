@@ -1,4 +1,4 @@
-"""What a container notices of a neighbour that reads from very many threads: the time of its own reads."""
+"""What a container notices of a neighbour that reads from very many processes: the time of its own reads."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from bench.contenders import Contender, Server, running
 from bench.measure import Timing, reading
 from lxcfs_py.runtimes.sandbox import Sandbox
 
-THREADS = (0, 500, 2000)
-CPUS = 0.2
-"""What the neighbour may use, by which it can keep a server busy for longer."""
+FLOODS = ((0, 0.2), (500, 0.2), (2000, 0.2), (500, 1.0), (2000, 1.0))
+"""How many processes the neighbour has, and how many CPUs it may use: with one, it asks for more than a server has."""
 
+# Processes, as threads of Python wait for one another, and not for the server. None reads before all are there: those
+# that read leave no time for starting others.
 _FLOOD = """
-import os, sys, threading
-threading.stack_size(64 << 10)
+import os, sys
 
-def read():
-    while True:
-        fd = os.open("/proc/stat", os.O_RDONLY)
-        while os.read(fd, 65536):
-            pass
-        os.close(fd)
-
+go, start = os.pipe()
 for _ in range(int(sys.argv[1])):
-    threading.Thread(target=read, daemon=True).start()
+    if not os.fork():
+        os.close(start)
+        os.read(go, 1)
+        while True:
+            fd = os.open("/proc/stat", os.O_RDONLY)
+            while os.read(fd, 65536):
+                pass
+            os.close(fd)
 print("flooding", flush=True)
+os.close(start)
 sys.stdin.readline()
-os._exit(0)
 """
 
 
@@ -40,7 +41,8 @@ class Flood:
     """A neighbour's reads of meminfo, open to close, in ms."""
 
     server: str
-    threads: int
+    processes: int
+    cpus: float
     reads: int
     p50: float
     p99: float
@@ -48,19 +50,19 @@ class Flood:
 
 
 def measure(contender: Contender, seconds: float) -> list[Flood]:
-    """Measure one contender with each number of threads for so many seconds."""
+    """Measure one contender in each flood for so many seconds."""
     with running(contender) as server:
-        return [_measure(server, threads, seconds) for threads in THREADS]
+        return [_measure(server, processes, cpus, seconds) for processes, cpus in FLOODS]
 
 
-def _measure(server: Server, threads: int, seconds: float) -> Flood:
-    print(f"{server.name}: {threads} threads flood it", file=sys.stderr)
+def _measure(server: Server, processes: int, cpus: float, seconds: float) -> Flood:
+    print(f"{server.name}: {processes} processes of {cpus} CPU flood it", file=sys.stderr)
     timing = Timing()
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(reading())
-        neighbour = stack.enter_context(Sandbox(cpus=CPUS, views=server.mount))
-        if threads:
-            command = [sys.executable, "-c", _FLOOD, str(threads)]
+        neighbour = stack.enter_context(Sandbox(cpus=cpus, views=server.mount))
+        if processes:
+            command = [sys.executable, "-c", _FLOOD, str(processes)]
             flood = neighbour.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             stack.callback(flood.kill)
             assert flood.stdout
@@ -69,4 +71,4 @@ def _measure(server: Server, threads: int, seconds: float) -> Flood:
         with reader.facing(server, "meminfo") as path:
             timing.took.extend(reader.ask("read", path=path, seconds=seconds, patience=seconds + 60))
     p50, p99, longest = (timing.percentile(share) / 1000 for share in (0.5, 0.99, 1))
-    return Flood(server.name, threads, len(timing.took), p50, p99, longest)
+    return Flood(server.name, processes, cpus, len(timing.took), p50, p99, longest)

@@ -165,12 +165,13 @@ def _pair(p50: Mapping[int, float]) -> str:
 
 
 def flood_table(floods: Sequence[Flood]) -> str:
-    """Return what a neighbour notices of a container that reads from many threads."""
+    """Return what a neighbour notices of a container that reads from many processes."""
     rows = [
-        [one.server, f"{one.threads:,}", *[f"{ms:.1f}" for ms in (one.p50, one.p99, one.longest)]] for one in floods
+        [one.server, f"{one.processes:,}", f"{one.cpus}", *[f"{ms:.1f}" for ms in (one.p50, one.p99, one.longest)]]
+        for one in floods
     ]
-    title = "A container's read of meminfo while another, of 0.2 CPU, reads stat from many threads, in ms"
-    return table(title, ["server", "threads", "p50", "p99", "longest"], rows)
+    title = "A container's read of meminfo while another reads stat from many processes, in ms"
+    return table(title, ["server", "processes", "of CPUs", "p50", "p99", "longest"], rows)
 
 
 def takeover_sentence(longest: Sequence[float]) -> str:
