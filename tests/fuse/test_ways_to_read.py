@@ -20,7 +20,6 @@ from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ROOT, Daemon
 
 MIB = 1 << 20
-SECONDS = "3"
 PIPES: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 WAYS = [sys.executable, str(ROOT / "tests/fuse/ways.py")]
 ONLINE = "/sys/devices/system/cpu/online"
@@ -45,19 +44,20 @@ def served(engine: str, start_daemon: Callable[..., Daemon]) -> Path:
     return start_daemon(engine).mountpoint
 
 
+@pytest.mark.parametrize("seconds", ["3", pytest.param("60", marks=pytest.mark.slow)])
 def test_two_containers_read_one_file_in_all_ways_and_none_sees_the_others_text(
-    engine: str, served: Path, sandbox: Callable[..., Sandbox]
+    seconds: str, engine: str, served: Path, sandbox: Callable[..., Sandbox]
 ) -> None:
     # libfuse 2 does not ask for what keeps the kernel from repeating a short read: protocol.ASYNC_DIO.
     options = {**PIPES, "env": {**os.environ, "LEAVE_OUT": "io_uring"} if engine == "fusepy" else None}
     small = sandbox(memory=256 * MIB, cpus=1, views=served)
     large = sandbox(memory=512 * MIB, cpus=2, views=served)
     running = [
-        small.popen([*WAYS, SECONDS, "/proc/meminfo", "MemTotal:         262144 kB", ONLINE, "0"], **options),
-        large.popen([*WAYS, SECONDS, "/proc/meminfo", "MemTotal:         524288 kB", ONLINE, "0-1"], **options),
+        small.popen([*WAYS, seconds, "/proc/meminfo", "MemTotal:         262144 kB", ONLINE, "0"], **options),
+        large.popen([*WAYS, seconds, "/proc/meminfo", "MemTotal:         524288 kB", ONLINE, "0-1"], **options),
     ]
     for process in running:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
         assert engine == "fusepy" or "io_uring, /proc/meminfo: text" in output
         assert "read 4096, /proc/meminfo: text" in output
