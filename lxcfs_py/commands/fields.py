@@ -288,6 +288,11 @@ NODE_TREE = (
         called="`nodeN/hugepages/*/*_hugepages`, and `HugePages_*` in `nodeN/meminfo`",
     ),
     _row("node*/memory[0-9]*", "its blocks of memory", called="`nodeN/memoryN`"),
+    _row(
+        "node*/access*/initiators/node[0-9]*, node*/access*/targets/node[0-9]*",
+        "its nodes",
+        called="`nodeN/accessN/initiators/nodeN`, `nodeN/accessN/targets/nodeN`",
+    ),
     _row("node*/numastat, node*/vmstat", "0: no cgroup counts them", called="`nodeN/numastat`, `nodeN/vmstat`"),
     _row(
         "node[0-9]*",

@@ -128,7 +128,12 @@ def _part(amount: int, weights: Mapping[int, int], node: int) -> int:
 
 TREE = HostTree(
     NODES,
-    hidden={r"node(\d+)": is_hidden, r"node\d+/cpu(\d+)": _cpu_is_hidden, r"node\d+/memory(\d+)": _memory_is_hidden},
+    hidden={
+        r"node(\d+)": is_hidden,
+        r"node\d+/access\d+/(?:initiators|targets)/node(\d+)": is_hidden,
+        r"node\d+/cpu(\d+)": _cpu_is_hidden,
+        r"node\d+/memory(\d+)": _memory_is_hidden,
+    },
     computed={
         r"online|possible|has_generic_initiator": _nodes,
         r"has_(\w+_)?memory": _nodes_with_memory,

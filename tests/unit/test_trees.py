@@ -447,6 +447,22 @@ def test_a_block_of_memory_links_to_no_hidden_node(large):
     assert seen.names(f"{MEMORY}/memory8", STRANGER) == ["node0", "node1", "state"]
 
 
+def test_what_is_near_a_node_is_no_hidden_node(large):
+    """nodeN/accessM names nodes that have CPUs near to its memory, and memory near to its CPUs, by links."""
+    seen = large("2", "1", 512 * MIB)
+    access = f"{NODE}/node1/access0"
+    for kind in ("initiators", "targets"):
+        directory = Path(seen.filesystem.host.root, access[1:], kind)
+        directory.mkdir(parents=True)
+        (directory / "read_latency").write_text("7\n")
+        for node in range(2):
+            (directory / f"node{node}").symlink_to(f"../../../node{node}")
+        assert sorted(seen.names(f"{access}/{kind}")) == ["node1", "read_latency"]
+        assert sorted(seen.names(f"{access}/{kind}", STRANGER)) == ["node0", "node1", "read_latency"]
+        assert not seen.has(f"{access}/{kind}/node0")
+    assert seen.read(f"{access}/targets/read_latency") == b"7\n"
+
+
 def test_where_there_is_one_node_nobody_asks_whose_memory_may_be_used(large, monkeypatch):
     seen = large("0", "0", 512 * MIB)
     root = Path(seen.filesystem.host.root)
