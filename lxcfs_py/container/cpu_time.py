@@ -54,10 +54,7 @@ class Shown(NamedTuple):
     """What a container is shown, in ticks."""
 
     total: Times
-    """Of all CPUs that it has ever been shown: what has vanished keeps its place in the sum.
-
-    As the kernel's, it is rounded once, and so may be more than the lines of the CPUs add up to.
-    """
+    """Of all CPUs that it has ever been shown: what has vanished keeps its place in the sum."""
 
     cpus: list[tuple[int, int, int, int]]
     """Of each visible CPU."""
@@ -203,15 +200,11 @@ class Account:
         used = _count(cgroup, visible)
         with _updating:
             self._count_on(cgroup, visible, used, age)
-            total = Times._make([sum(each) // NS_PER_TICK for each in zip(*self._times.values())])
-            cpus = [self._times[cpu] for cpu in visible.cpus]
-        return Shown(
-            total,
-            [
-                (user // NS_PER_TICK, nice // NS_PER_TICK, system // NS_PER_TICK, idle // NS_PER_TICK)
-                for user, nice, system, idle in cpus
-            ],
-        )
+            shown = {
+                cpu: (user // NS_PER_TICK, nice // NS_PER_TICK, system // NS_PER_TICK, idle // NS_PER_TICK)
+                for cpu, (user, nice, system, idle) in self._times.items()
+            }
+        return Shown(Times(*map(sum, zip(*shown.values()))), [shown[cpu] for cpu in visible.cpus])
 
     def idle(self, cgroup: Cgroup, look: Callable[[], Visible], age: int) -> int:
         """Return the idle time in the total that `read` returns.
@@ -227,7 +220,7 @@ class Account:
         used = _count(cgroup, visible)
         with _updating:
             self._count_on(cgroup, visible, used, age)
-            return sum([idle for _, _, _, idle in self._times.values()]) // NS_PER_TICK
+            return sum([idle // NS_PER_TICK for _, _, _, idle in self._times.values()])
 
     def close(self) -> None:
         """Forget what is kept for the container, which has ended."""
