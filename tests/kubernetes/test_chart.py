@@ -110,6 +110,85 @@ def test_another_configuration_is_a_rollout():
     assert before[DAEMON]["spec"]["template"] != after[DAEMON]["spec"]["template"]
 
 
+def leaves(schema, path=()):
+    """The schema of each value, by the names that lead to it."""
+    for name, each in schema["properties"].items():
+        if "properties" in each:
+            yield from leaves(each, (*path, name))
+        elif name != "global":  # Helm's own, which every chart has
+            yield (*path, name), each
+
+
+def with_value(values, path, value):
+    changed = copy.deepcopy(values)
+    *above, name = path
+    found = changed
+    for each in above:
+        found = found[each]
+    found[name] = value
+    return changed
+
+
+def others(schema, value):
+    """Values that the schema allows, and that are not this one."""
+    if "enum" in schema:
+        return [each for each in schema["enum"] if each != value]
+    return [{"boolean": not value, "integer": 7, "string": f"other-{len(str(value))}"}[schema["type"]]]
+
+
+LEAVES = [pytest.param(path, schema, id=".".join(path)) for path, schema in leaves(SCHEMA)]
+
+
+def test_the_schema_knows_the_values_that_there_are():
+    def names(values, path=()):
+        for name, each in values.items():
+            yield from names(each, (*path, name)) if isinstance(each, dict) else [(*path, name)]
+
+    assert set(names(VALUES)) == {path for path, _ in leaves(SCHEMA)}
+
+
+@pytest.mark.parametrize(("path", "schema"), LEAVES)
+def test_every_value_changes_what_is_installed(path, schema):
+    *above, name = path
+    before = copy.deepcopy({**VALUES, **EVERYTHING})
+    found = before
+    for each in above:
+        found = found[each]
+    for value in others(schema, found[name]):
+        assert objects(with_value(before, path, value)) != objects(before)
+
+
+@pytest.mark.parametrize(("path", "schema"), LEAVES)
+def test_a_value_of_another_type_is_refused(path, schema):
+    for wrong in ([], None, {"a": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            objects(with_value({**VALUES, **EVERYTHING}, path, wrong))
+
+
+def test_the_images_name_tag_and_policy_are_the_daemons_and_the_webhooks():
+    image = {"repository": "registry.example/lxcfs-py", "tag": "next", "pullPolicy": "Always"}
+    found = objects({**EVERYTHING, "image": image})
+    for workload in (DAEMON, WEBHOOK):
+        (container,) = found[workload]["spec"]["template"]["spec"]["containers"]
+        assert (container["image"], container["imagePullPolicy"]) == ("registry.example/lxcfs-py:next", "Always")
+    assert objects({**EVERYTHING, "webhook": {"enabled": True, "replicas": 5}})[WEBHOOK]["spec"]["replicas"] == 5
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING, {"image": {**VALUES["image"], "tag": "next"}, "config": "a = 1\n"}])
+def test_helm_itself_renders_the_same(values):
+    """Helm as a library, where somebody has installed helm-python-sdk: it is large, and no requirement."""
+    helm = pytest.importorskip("helm_python")
+    with helm.Chart.load(CHART) as loaded:
+        rendered = loaded.render(values, name="release", namespace="views")
+        with pytest.raises(helm.HelmError):
+            loaded.render({"webhooks": {}})
+    items = [item for text in rendered.values() for item in yaml.safe_load_all(text) if item]
+    assert {(item["kind"], item["metadata"]["name"]): item for item in items} == objects(values, "views")
+    linted = helm.lint(CHART, values)
+    assert [each["error"] for each in linted["messages"]] == ["icon is recommended"]
+    assert linted["errors"] == []
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"webhooks": {}}, {"config": 1}, {"webhook": {"enabled": "yes", "replicas": 2}}, {"image": {"repository": ""}}],
