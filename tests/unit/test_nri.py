@@ -110,7 +110,8 @@ class Runtime:
         adjustment = wire.message(answer, 1)
         mounts = [wire.read(mount) for mount in wire.messages(adjustment, 3)]
         for mount in mounts:
-            assert {"rbind", "rslave", "ro"} <= set(wire.texts(mount, 4))
+            assert {"rbind", "ro"} <= set(wire.texts(mount, 4))
+            assert {"rslave", "rshared"}.isdisjoint(wire.texts(mount, 4)), "refused where the mount is private"
         environment = {wire.text(pair, 1): wire.text(pair, 2) for pair in map(wire.read, wire.messages(adjustment, 4))}
         return {wire.text(mount, 1): wire.text(mount, 3) for mount in mounts}, environment
 

@@ -76,7 +76,7 @@ class Container:
     pid: int
 
     seccomp: bytes = b""
-    """Its seccomp policy, a message LinuxSeccomp; empty where it has none, or the runtime does not tell (NRI 0.9)."""
+    """Its seccomp policy, a message LinuxSeccomp; empty where it has none, or the runtime does not tell, as containerd before 2.3."""
 
     @classmethod
     def read(cls, message: wire.Fields) -> Container:
@@ -244,7 +244,8 @@ def adjustment(
     seccomp: bytes = b"",
 ) -> bytes:
     """Return a ContainerAdjustment that mounts files, sets variables, adds annotations, replaces the seccomp policy."""
-    options = ("rbind", "rslave", "ro", "nosuid", "nodev", "noexec")
+    # Nothing is mounted below a file, and a runtime starts no container whose mount is to follow one that is private.
+    options = ("rbind", "ro", "nosuid", "nodev", "noexec")
     mounts = (
         wire.field(1, f"/{name}")
         + wire.field(2, "bind")
