@@ -59,6 +59,20 @@ def test_an_emulator_is_installed_for_another_architectures_image_alone():
         assert ("qemu-user" in said) == (architecture not in ("", native)), architecture
 
 
+@pytest.mark.skipif(not shutil.which("dpkg"), reason="needs dpkg")
+def test_an_image_whose_programs_do_not_run_here_is_refused_before_anything_is_built(tmp_path):
+    (tmp_path / "arch-test").write_text("#!/bin/sh\necho $1: not supported on this machine/kernel\nexit 1\n")
+    (tmp_path / "arch-test").chmod(0o755)
+    command = [ROOT / "packaging/image/build", tmp_path / "dist", "sh4"]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == (
+        "packaging/image/build: this machine does not run programs of sh4: docs/kubernetes.md, Install, has what it takes\n"
+    )
+    assert not (tmp_path / "dist").exists()
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 @pytest.mark.parametrize("options", [(), ("--environment-overrides",)])
 def test_an_architecture_in_the_environment_is_not_the_images(options: tuple[str, ...]):
