@@ -24,7 +24,7 @@ IMAGE = "docker.io/library/pods:test"
 SECONDS = 60.0
 _NODE = 2  # a namespace mode: the node's
 _EXITED = 2  # a container's state
-_LOCALHOST = 2  # a kind of seccomp profile
+_RUNTIME_DEFAULT, _LOCALHOST = 0, 2  # kinds of seccomp profiles
 
 
 class Runtime:
@@ -77,12 +77,15 @@ class Pod:
         mounts: Optional[dict[str, str]] = None,
         seccomp: Optional[Path] = None,
     ) -> str:
-        """Run a shell script as a container of the pod, and return what it prints; `seccomp` is a localhost profile."""
+        """Run a shell script as a container of the pod, and return what it prints.
+
+        `seccomp` is a localhost profile, the runtime's own where there is none.
+        """
         name = f"container-{next(self._numbers)}"
         resources = wire.field(1, 100000) + wire.field(2, round(cpus * 100000)) + wire.field(4, memory)
         security = wire.field(3, _namespaces(self._shared_pids))
-        if seccomp:
-            security += wire.field(15, wire.field(1, _LOCALHOST) + wire.field(2, str(seccomp)))
+        kind = _LOCALHOST if seccomp else _RUNTIME_DEFAULT
+        security += wire.item(15, wire.field(1, kind) + wire.field(2, str(seccomp or "")))
         linux = wire.field(1, resources) + wire.field(2, security)
         config = (
             wire.field(1, wire.field(1, name))

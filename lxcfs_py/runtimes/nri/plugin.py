@@ -138,7 +138,7 @@ class Plugin:
 
     def _why_not(self, container: Container) -> str:
         if not container.seccomp:
-            return "the runtime shows no seccomp policy of it (the pod is unconfined, or its NRI is older than 0.10)"
+            return "the runtime shows no seccomp policy of it (the pod is unconfined, or it is containerd before 2.3)"
         if other_agent(container):
             return f"its seccomp policy hands calls to {other_agent(container)}, and a container has one listener"
         return f"nobody listens at {self._listener}, or it gets no files"

@@ -76,7 +76,7 @@ class Container:
     pid: int
 
     seccomp: bytes = b""
-    """Its seccomp policy, a message LinuxSeccomp; empty where it has none, or the runtime does not tell, as containerd before 2.3."""
+    """Its seccomp policy, a message LinuxSeccomp; empty where it has none, or nobody tells (containerd before 2.3)."""
 
     @classmethod
     def read(cls, message: wire.Fields) -> Container:
