@@ -68,7 +68,7 @@ def test_an_image_whose_programs_do_not_run_here_is_refused_before_anything_is_b
     refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == (
-        "packaging/image/build: this machine does not run programs of sh4: docs/kubernetes.md, Install, has what it takes\n"
+        "image: this machine does not run programs of sh4: docs/kubernetes.md, Install, has what it takes\n"
     )
     assert not (tmp_path / "dist").exists()
 
