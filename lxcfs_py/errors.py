@@ -28,14 +28,15 @@ def report(error: BaseException, program: str = "lxcfs-py") -> None:
     if isinstance(error, LxcfsError):
         text = error.told_by(program)
     elif isinstance(error, OSError):
-        text = f"{program}: {printable(_of_system(error))}"
+        text = f"{program}: {printable(of_system(error))}"
     else:
         what = f"{type(error).__name__}: {printable(str(error))}"
         text = f"{program}: this is a bug, please report it: {what} ({_way(error)})"
     print(text, file=sys.stderr, flush=True)
 
 
-def _of_system(error: OSError) -> str:
+def of_system(error: OSError) -> str:
+    """Return an error of the system as a sentence, without its number."""
     reason = error.strerror or str(error)
     return f"{error.filename}: {reason}" if error.filename else reason
 

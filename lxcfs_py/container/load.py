@@ -8,6 +8,8 @@ import threading
 import time
 from typing import Callable
 
+from lxcfs_py.linux import threads
+
 log = logging.getLogger(__name__)
 
 _FORGET_AFTER_SECONDS = 15 * 60
@@ -63,8 +65,8 @@ class Sampler:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Sample from now on, in a thread of its own."""
-        threading.Thread(target=self._run, name="load", daemon=True).start()
+        """Sample from now on, in a thread of its own. OSError where none can be had."""
+        threads.start(self._run, name="load")
 
     def add(self, load: Load, states: States) -> None:
         """Sample this one too, from 0 on: what was found before nobody asked for a while says nothing of now."""

@@ -6,7 +6,6 @@ All of it comes from the host's /proc and the kernel's namespaces, nothing throu
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import functools
 import os
@@ -15,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Optional, Union
 
 from lxcfs_py.cgroup.layout import Paths, parse_paths
-from lxcfs_py.linux import limits, roots, syscalls
+from lxcfs_py.linux import roots, syscalls, threads
 from lxcfs_py.linux.host import NS_PER_TICK
 
 # <linux/nsfs.h>: _IOR(0xb7, 0x6, int) and _IOR(0xb7, 0x8, int), Linux 6.11
@@ -157,7 +156,7 @@ def _read_in_cgroup_namespace(pid: int) -> bytes:
         try:
             return pool.submit(inside).result()
         except RuntimeError as error:
-            raise OSError(errno.EAGAIN, limits.no_thread(error)) from None
+            raise threads.none_to_be_had(error) from None
 
 
 def _without(path: str, suffix: str) -> str:

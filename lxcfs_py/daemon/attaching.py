@@ -20,7 +20,7 @@ from lxcfs_py import isolated
 from lxcfs_py.attach import auto_attach, nri, results
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import degraded
-from lxcfs_py.linux import limits
+from lxcfs_py.linux import threads
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +84,8 @@ class Supervisor:
     def _start(self, kind: _Kind, settings: _Settings) -> bool:
         try:
             self._restarters[kind] = _Restarter(kind, settings, partial(self._count, kind))
-        except RuntimeError as error:
-            why = limits.no_thread(error)
-            degraded.enter(kind.name, f"no process {kind.does}: {why}; lxcfs-py reload tries it again")
+        except OSError as error:
+            degraded.enter(kind.name, f"no process {kind.does}: {error.strerror}; lxcfs-py reload tries it again")
             return False
         degraded.leave(kind.name)
         return True
@@ -118,8 +117,7 @@ class _Restarter:
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._stopping = threading.Event()
         self._starting = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
-        self._thread.start()
+        self._thread = threads.start(self._run, name="supervisor")
 
     def stop(self) -> None:
         with self._starting:
@@ -140,8 +138,6 @@ class _Restarter:
                 how = f"has ended ({self._start().wait()})"
             except OSError as error:
                 how = f"cannot be started: {error.strerror}"
-            except RuntimeError as error:
-                how = f"cannot be started: {limits.no_thread(error)}"
             if self._stopping.is_set():
                 return
             pause = least if time.monotonic() - started > _EARLY_SECONDS else pause
@@ -164,8 +160,8 @@ class _Restarter:
             assert process.stdout
             # Not this thread: what the process has forked may hold its standard output for longer than it lives.
             try:
-                threading.Thread(target=self._listen, args=(process.stdout,), name="results", daemon=True).start()
-            except RuntimeError:
+                threads.start(self._listen, process.stdout, name="results")
+            except OSError:
                 process.stdout.close()
                 process.kill()
                 process.wait()

@@ -9,7 +9,7 @@ from typing import Callable
 
 from lxcfs_py.daemon import degraded
 from lxcfs_py.engine import store
-from lxcfs_py.linux import limits, seccomp
+from lxcfs_py.linux import seccomp
 from lxcfs_py.runtimes import seccomp_profile
 from lxcfs_py.syscalls.agent import Agent
 from lxcfs_py.syscalls.answers import Figures
@@ -29,9 +29,8 @@ def start(figures: Figures, mountpoint: str) -> Callable[[], None]:
     _offer(agent, mountpoint)
     try:
         agent.start()
-    except RuntimeError as error:
-        reason = limits.no_thread(error)
-        degraded.enter("seccomp", f"containers that hand system calls on wait for the next server ({reason})")
+    except OSError as error:
+        degraded.enter("seccomp", f"containers that hand system calls on wait for the next server ({error.strerror})")
     store.inherited().before_handing_over(agent.stop)
     return agent.stop
 

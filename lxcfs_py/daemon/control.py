@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 from lxcfs_py.daemon import last_config
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import limits, mount_table, mountpoint, peer
+from lxcfs_py.linux import mount_table, mountpoint, peer, threads
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +74,9 @@ def listen(place: str, answer: Callable[[dict[str, Any]], bytes], look: Callable
                     return
                 continue
             try:
-                threading.Thread(target=_answer, args=(connection, answer), name="control", daemon=True).start()
-            except RuntimeError as error:
-                log.warning("a command gets no answer: %s", limits.no_thread(error))
+                threads.start(_answer, connection, answer, name="control")
+            except OSError as error:
+                log.warning("a command gets no answer: %s", error.strerror)
                 connection.close()
 
     def stop() -> None:
@@ -87,7 +87,7 @@ def listen(place: str, answer: Callable[[dict[str, Any]], bytes], look: Callable
         listener.close()
 
     stopped = threading.Event()
-    threading.Thread(target=serve, name="control", daemon=True).start()
+    threads.start(serve, name="control")
     return stop
 
 

@@ -17,7 +17,7 @@ from lxcfs_py.daemon import degraded, held_open, systemd
 from lxcfs_py.daemon.own_mount import OwnMount
 from lxcfs_py.engine import End, Tree, keeper, kernel, session, store, watchdog
 from lxcfs_py.engine.waiting import Crowd
-from lxcfs_py.linux import capabilities, limits, mountpoint
+from lxcfs_py.linux import capabilities, mountpoint, threads
 from lxcfs_py.linux.mountpoint import MountError
 from lxcfs_py.linux.notify import notify
 
@@ -28,6 +28,9 @@ FUSEPY_ENDS = (
     "the files anew"
 )
 """What is promised less where that engine is chosen."""
+
+_THREADS = 8
+"""About as many as a server has beside its workers: where some cannot be had, it does without what they do."""
 
 _STOP_SECONDS = 2
 _LOOK_SECONDS = 0.05
@@ -144,15 +147,19 @@ class KernelEngine:
             return False
 
     def start(self, tree: Tree) -> None:
-        """Begin to serve, as soon as a server that has the session is gone. MountError when it does not go."""
+        """Begin to serve, as soon as a server that has the session is gone.
+
+        MountError when it does not go; OSError, while it serves, where this one lacks threads.
+        """
         self._server = kernel.Server(tree, self._session, self.config.fuse.threads)
+        if self._session.predecessor is not None:  # it serves: what could fail is tried before it is told to leave
+            threads.require(_THREADS)
+            self._session.starts = max(self._session.starts, 1)
         self.stuck, self.crowd = watchdog.of_workers(self._server.at_hand), self._server.crowd
         try:
             self._server.start()
         except session.SessionError as error:
             raise MountError(str(error)) from None
-        except RuntimeError as error:
-            raise MountError(limits.no_thread(error)) from None
         with contextlib.suppress(OSError):
             for name, descriptor in self._session.handed_over():
                 store.inherited().keep(name, descriptor)
@@ -261,7 +268,7 @@ class FusepyEngine:
         signal.signal(signal.SIGPIPE, lambda *_: None)
         self._operations = self._fusepy.Operations(tree)
         self.stuck, self.crowd = self._operations.stuck, Crowd  # libfuse tells nothing of its queue
-        threading.Thread(target=self._run, name="fuse", daemon=True).start()
+        threads.start(self._run, name="fuse")
 
     def _run(self) -> None:
         try:

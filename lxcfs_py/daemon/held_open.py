@@ -22,7 +22,6 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from typing import Optional
@@ -30,6 +29,7 @@ from typing import Optional
 from lxcfs_py import isolated
 from lxcfs_py.engine import store
 from lxcfs_py.files import FILES
+from lxcfs_py.linux import threads
 from lxcfs_py.linux.digest import digest
 from lxcfs_py.log import to_stderr
 
@@ -63,8 +63,8 @@ def start(mount: int, resumes: bool) -> None:
             kept.forget(name)
     if _NAME not in kept.others:
         try:
-            threading.Thread(target=_hold, args=(os.dup(mount),), name="held open", daemon=True).start()
-        except (OSError, RuntimeError) as error:
+            threads.start(_hold, os.dup(mount), name="held open")
+        except OSError as error:
             log.warning(_UNHELD, error)
 
 

@@ -5,6 +5,7 @@ Every known file shows the machine's text. It ends after a while, so that whoeve
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -51,12 +52,17 @@ def serve() -> int:
         return 1
     store.inherited().put(kept)
     kernel.Server(Machine(), kept, 2).start()
-    notify("READY=1\nSTATUS=Degraded: no server starts; every container sees the machine's own figures")
+    _tell("READY=1\nSTATUS=Degraded: no server starts; every container sees the machine's own figures")
     until = time.monotonic() + _SECONDS
     while time.monotonic() < until:
         time.sleep(_SIGN_OF_LIFE)
-        notify("WATCHDOG=1")
+        _tell("WATCHDOG=1")
     return 1
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):  # whoever does not listen: readers are served
+        notify(text)
 
 
 class Machine(Tree):

@@ -16,6 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.daemon.status import Status
 from lxcfs_py.errors import LxcfsError
+from lxcfs_py.linux import threads
 from lxcfs_py.linux.address import parse
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,11 @@ def listen(address: str, status: Status, filesystem: Filesystem) -> Callable[[],
         confined = error.errno == errno.EAFNOSUPPORT
         hint = "; the service needs a drop-in for that: lxcfs-py.service(8)" if confined else ""
         raise MetricsError(f"metrics.listen: nothing can listen at {address}: {error.strerror}{hint}") from None
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    try:
+        threads.start(server.serve_forever, name="metrics")
+    except OSError as error:
+        server.server_close()
+        raise MetricsError(f"metrics.listen: {error.strerror}") from None
     log.info("metrics are at http://%s/metrics", address)
 
     def stop() -> None:

@@ -10,7 +10,6 @@ import selectors
 import signal
 import socket
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -31,8 +30,8 @@ from lxcfs_py.daemon.engines import Engine
 from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.daemon.status import Status
 from lxcfs_py.engine import End
-from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import limits, mountpoint, roots
+from lxcfs_py.errors import LxcfsError, of_system
+from lxcfs_py.linux import limits, mountpoint, roots, threads
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.mountpoint import MountError
 
@@ -131,7 +130,10 @@ def serve(
             ended.append(engine.wait())
             signals.note(_ENDED)
 
-        threading.Thread(target=watch, name="engine", daemon=True).start()
+        try:
+            threads.start(watch, name="engine")
+        except OSError as error:
+            raise ServiceError(of_system(error)) from None
         _wait_until_it_answers(engine, ended)
 
         def begun() -> None:
@@ -156,8 +158,10 @@ def _chosen(config: Config) -> Engine:
     """Return the engine, which has its mount. ServiceError."""
     try:
         return engines.choose(config)
-    except (MountError, OSError) as error:
+    except MountError as error:
         raise ServiceError(str(error)) from None
+    except OSError as error:
+        raise ServiceError(of_system(error)) from None
 
 
 def _start(engine: Engine) -> Service:
@@ -166,8 +170,10 @@ def _start(engine: Engine) -> Service:
         service = Service(engine.config, engine.resumes)
         service.show_machine(engine.shows_machine())
         engine.start(service.filesystem)
-    except (MountError, LayoutError, OSError) as error:
+    except (MountError, LayoutError) as error:
         raise ServiceError(str(error)) from None
+    except OSError as error:
+        raise ServiceError(of_system(error)) from None
     return service
 
 

@@ -10,9 +10,14 @@ from typing import Optional
 
 from lxcfs_py.daemon import degraded
 from lxcfs_py.engine import store
-from lxcfs_py.linux.notify import notify
+from lxcfs_py.linux.notify import is_there, notify
 
 _SYSTEMCTL_SECONDS = 10
+
+_READY_SECONDS = 3.0
+"""For this alone it waits: systemd takes a unit that never says it for one that does not start."""
+
+_LISTENER = "listener"
 
 UNIT = "lxcfs-py.service"
 
@@ -31,7 +36,7 @@ class Unit:
 
     def ready(self, status: str) -> None:
         """It serves, for the first time or after a reload."""
-        _tell("READY=1")
+        _tell("READY=1", seconds=_READY_SECONDS)
         self.status(status)
 
     def status(self, text: str) -> None:
@@ -80,20 +85,28 @@ def watchdog_seconds() -> Optional[float]:
 
 def look_for_keeper() -> None:
     """Take note of a keeper that has died."""
-    if store.is_keeper():
-        _tell("X_IS_THERE=1")
+    if store.is_keeper() and not is_there():
+        _lose_keeper()
 
 
-def _tell(text: str) -> None:
+def _tell(text: str, seconds: float = 0) -> None:
+    """Say it, without waiting for longer: serving, commands and stopping do not depend on who listens."""
     try:
-        notify(text)
+        notify(text, seconds=seconds)
+        degraded.leave(_LISTENER)
+    except BlockingIOError:
+        degraded.enter(_LISTENER, "whoever started this server does not listen to it: it hangs, or is stopped")
     except OSError:
         if store.is_keeper():
-            degraded.enter(
-                KEEPER,
-                "nobody keeps the mount should this process die: the one above it cannot be reached; start another, "
-                "which takes over: lxcfs-py run --keep",
-            )
+            _lose_keeper()
+
+
+def _lose_keeper() -> None:
+    degraded.enter(
+        KEEPER,
+        "nobody keeps the mount should this process die: the one above it cannot be reached; start another, which "
+        "takes over: lxcfs-py run --keep",
+    )
 
 
 def is_started_by_systemd() -> bool:

@@ -135,17 +135,24 @@ class _Keeper:
     def _is_served(self) -> bool:
         return any(session.is_served(fd) for fd in self._all() if not _is_fuse(fd))
 
+    def _has_come_to_serve(self) -> bool:
+        return all(session.has_come_to_serve(fd) for fd in self._all() if not _is_fuse(fd))
+
     def _all(self) -> list[int]:
         return [fd for descriptors in self._kept.values() for fd in descriptors]
 
     def _is_taken(self) -> bool:
-        """Whether another server has taken the session over: it has until then to do what it said."""
+        """Return whether another server has come to serve the session; False when none is about to any more."""
         deadline = time.monotonic() + session.PATIENCE
-        while not self._is_served():
-            if time.monotonic() > deadline or self._told_to_stop:
+        while time.monotonic() < deadline:
+            if self._is_served():
+                if self._told_to_stop or self._has_come_to_serve():
+                    return True
+                deadline = time.monotonic() + session.PATIENCE
+            elif self._told_to_stop:
                 return False
             self._sleep(0.01)
-        return True
+        return False
 
     def _waits_until_nobody_serves(self) -> bool:
         """Return when nobody serves what another server had taken over; False when told to stop."""

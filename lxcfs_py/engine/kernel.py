@@ -27,6 +27,7 @@ from lxcfs_py.engine.triggers import Triggers
 from lxcfs_py.engine.turns import Relay
 from lxcfs_py.engine.waiting import Crowd, Queue
 from lxcfs_py.files import DIRECTORIES, FILES
+from lxcfs_py.linux import threads
 from lxcfs_py.linux.digest import digest
 
 log = logging.getLogger(__name__)
@@ -172,6 +173,7 @@ class Server:
             threading.Thread(target=self._work, args=(number,), name=f"fuse-{number}", daemon=True)
             for number in range(min(threads, len(session.slots)))
         ]
+        self._is_ours = threading.Event()
         self._nodes = Nodes(tree)
         # Handles are unique over all processes that serve this mount one after the other.
         self._handles = itertools.count(time.monotonic_ns())  # a clock that nobody sets back
@@ -205,11 +207,20 @@ class Server:
         }
 
     def start(self) -> None:
-        """Take the session over from whoever serves it, and serve it. SessionError if it can't be had."""
-        self._session.claim()
+        """Take the session over from whoever serves it, and serve it.
+
+        SessionError if it can't be had; OSError, before a server that runs is told to leave, if no threads can.
+        """
+        try:
+            for worker in self._workers:
+                threads.begin(worker)
+            self._session.claim()
+        except Exception:
+            self._relay.stop()
+            self._is_ours.set()
+            raise
         self._triggers.take_up()
-        for worker in self._workers:
-            worker.start()
+        self._is_ours.set()
         if self._session.agreed != (0, 0):
             self._forget_attributes()
 
@@ -267,6 +278,9 @@ class Server:
     # One request, start to end
 
     def _work(self, number: int) -> None:
+        self._is_ours.wait()
+        if self._relay.stopped:
+            return
         for slot in self._session.slots[number :: len(self._workers)]:
             if slot[OPCODE]:
                 self._take_up(slot)

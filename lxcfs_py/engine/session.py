@@ -26,7 +26,6 @@ import socket
 import stat
 import struct
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ from typing import Callable, Optional
 
 from lxcfs_py.engine import open_texts, protocol, waiting
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import peer, runtime_directory, syscalls
+from lxcfs_py.linux import peer, runtime_directory, syscalls, threads
 from lxcfs_py.linux.digest import digest
 
 log = logging.getLogger(__name__)
@@ -294,6 +293,11 @@ def _claimed_by(memory: int) -> Optional[int]:
     return None if kind == fcntl.F_UNLCK else int(pid)
 
 
+def has_come_to_serve(memory: int) -> bool:
+    """Tell whether the last server that was started for the session of a memory file has come to serve it."""
+    return os.pread(memory, 1, _STARTS) == b"\0"
+
+
 def is_over(fuse: int) -> bool:
     """Tell whether what this /dev/fuse serves is mounted nowhere any more."""
     poll = select.poll()
@@ -353,7 +357,11 @@ def offer(session: Session, leave: Callable[[], None], others: Others = dict) ->
     listener.bind(f"{path}.new")
     listener.listen()
     os.rename(f"{path}.new", path)  # over a predecessor's: whoever finds it, finds it answered
-    threading.Thread(target=_hand_over, args=(session, others, listener, leave), name="offer", daemon=True).start()
+    try:
+        threads.start(_hand_over, session, others, listener, leave, name="offer")
+    except OSError:
+        listener.close()
+        raise
 
 
 def withdraw(mountpoint: str) -> None:

@@ -19,6 +19,7 @@ from typing import Callable, Optional
 from lxcfs_py.engine import Tree, protocol
 from lxcfs_py.engine.open_texts import Texts
 from lxcfs_py.engine.owners import Owners
+from lxcfs_py.linux import threads
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +122,8 @@ class Triggers:
             return
         self._fired.register(trigger.descriptor, select.EPOLLPRI | select.EPOLLET)
         if not self._watching:
+            threads.start(self._watch, name="triggers")
             self._watching = True
-            threading.Thread(target=self._watch, name="triggers", daemon=True).start()
 
     def _watch(self) -> None:
         while True:

@@ -30,8 +30,3 @@ def set_oom_score(score: str) -> None:
     """Have it as it was before."""
     with contextlib.suppress(OSError):
         _OOM_SCORE.write_text(score)
-
-
-def no_thread(error: RuntimeError) -> str:
-    """Return why no thread could be started, from what Python says of it."""
-    return f"{error}: the limit on processes is reached (TasksMax=, pids.max)"

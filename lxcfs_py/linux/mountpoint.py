@@ -10,13 +10,12 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
 from typing import Callable, Optional
 
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import mount_table, roots, runtime_directory, syscalls
+from lxcfs_py.linux import mount_table, roots, runtime_directory, syscalls, threads
 from lxcfs_py.linux.digest import digest
 
 log = logging.getLogger(__name__)
@@ -219,7 +218,8 @@ def _told(path: str, seconds: float) -> Optional[int]:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
-    threading.Thread(target=os.waitpid, args=(child, 0), name="reap", daemon=True).start()  # it may take its time
+    with contextlib.suppress(OSError):  # where no thread can be had, it is reaped with this process
+        threads.start(os.waitpid, child, 0, name="reap")  # it may take its time
     return None
 
 

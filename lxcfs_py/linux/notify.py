@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Sequence
@@ -11,16 +12,46 @@ try:
 except ImportError:  # an upgrade of Python takes packages away for a while, and a mount must be served meanwhile
     SystemdNotifier = None
 
+_SECONDS = 3.0
+"""Who is to be told may stand still, or have much to hear: nobody waits longer for that."""
 
-def notify(text: str, descriptors: Sequence[int] = ()) -> bool:
-    """Send lines such as "READY=1", with descriptors. False when nobody wants to be told; OSError."""
+
+def notify(text: str, descriptors: Sequence[int] = (), seconds: float = _SECONDS) -> bool:
+    """Send lines such as "READY=1", with descriptors. False when nobody wants to be told.
+
+    OSError, EAGAIN where the other side has not listened for so many seconds.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return False
-    if SystemdNotifier and not descriptors:
-        SystemdNotifier(debug=True).notify(text)  # debug: errors are raised
-        return True
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-        connection.connect("\0" + address[1:] if address.startswith("@") else address)
-        socket.send_fds(connection, [text.encode()], list(descriptors))
+    try:
+        if SystemdNotifier and not descriptors:
+            notifier = SystemdNotifier(debug=True)  # debug: errors are raised
+            notifier.socket.settimeout(seconds)
+            notifier.notify(text)
+            return True
+        with _connected(address) as connection:
+            connection.settimeout(seconds)
+            socket.send_fds(connection, [text.encode()], list(descriptors))
+    except (socket.timeout, BlockingIOError):
+        raise BlockingIOError(errno.EAGAIN, "whoever started this process does not listen") from None
     return True
+
+
+def is_there() -> bool:
+    """Tell whether somebody would be told, without telling anything."""
+    try:
+        with _connected(os.environ.get("NOTIFY_SOCKET", "")):
+            return True
+    except OSError:
+        return False
+
+
+def _connected(address: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        connection.connect("\0" + address[1:] if address.startswith("@") else address)
+    except OSError:
+        connection.close()
+        raise
+    return connection

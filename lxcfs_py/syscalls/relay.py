@@ -11,6 +11,7 @@ import threading
 import time
 from typing import Callable, Optional
 
+from lxcfs_py.linux import threads
 from lxcfs_py.syscalls.memory import Memory, Slot
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class Relay:
         """Let a thread lead, and another look after it."""
         self._has_begun = True
         self._try_to_lead()
-        threading.Thread(target=self._look, name="syscalls-relay", daemon=True).start()
+        threads.start(self._look, name="syscalls-relay")
 
     def beside(self, slot: Slot, descriptor: int, work: Callable[[Slot], None]) -> None:
         """Do something about a descriptor, with a slot that was taken, while others are attended to."""
@@ -80,7 +81,7 @@ class Relay:
                 take_back()
                 self._give_back(slot)
 
-        threading.Thread(target=do, name="syscalls-left", daemon=True).start()
+        threads.start(do, name="syscalls-left")
 
     def stop(self) -> None:
         """Let nobody lead any more; return when nobody attends to anything, but for who is kept waiting."""
@@ -114,8 +115,8 @@ class Relay:
     def _begin_to_lead(self) -> None:
         before, self._leader = self._leader, Shift(self._memory.take())
         try:
-            threading.Thread(target=self._lead, args=(self._leader,), name="syscalls", daemon=True).start()
-        except RuntimeError:
+            threads.start(self._lead, self._leader, name="syscalls")
+        except OSError:
             self._memory.give_back(self._leader.slot)
             self._leader = before
             raise
@@ -160,7 +161,7 @@ class Relay:
         """Let another thread lead; tell whether it does. Where none can, it is tried again."""
         try:
             self._begin_to_lead()
-        except (LookupError, RuntimeError) as error:  # no slot, since a predecessor left a call in each, or no thread
+        except (LookupError, OSError) as error:  # no slot, since a predecessor left a call in each, or no thread
             if not self._stands_still:
                 log.error("system calls wait for a container that keeps the agent waiting: %s", error)
             self._stands_still = True

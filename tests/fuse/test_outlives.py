@@ -172,6 +172,101 @@ def test_where_a_keeper_is_killed_status_says_so_and_another_takes_over(
     assert daemon.stop() == 0
 
 
+FEW_THREADS = """
+import sys, threading
+from lxcfs_py import cli
+
+start = threading.Thread.start
+most = int(sys.argv.pop(1))
+
+def start_one_of_few(thread):
+    if threading.active_count() > most:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+
+threading.Thread.start = start_one_of_few
+sys.exit(cli.main())
+"""
+
+DIES_AS_IT_TAKES_OVER = """
+import os, sys
+from lxcfs_py import cli
+from lxcfs_py.engine.session import Session
+
+claim = Session.claim
+
+def claim_and_die(session):
+    claim(session)
+    os._exit(1)
+
+Session.claim = claim_and_die
+sys.exit(cli.main())
+"""
+
+
+def another(daemon: Daemon, script: str, *arguments: str) -> list[str]:
+    """The command of one that would take over from a daemon, changed by a script."""
+    return [sys.executable, "-c", script, *arguments, "run", "--config", str(daemon.config), str(daemon.mountpoint)]
+
+
+def test_a_server_that_lacks_threads_leaves_the_one_before_it_serving(
+    start_daemon: StartDaemon, sandbox: MakeSandbox
+) -> None:
+    """Or it has enough of them to serve; whatever else it would have had, it does without."""
+    daemon = start_daemon("kernel")
+    wait_for(lambda: "INFO: serving" in daemon.log.read_text())
+    with reading(sandbox(memory=256 * MIB, views=daemon.mountpoint)):
+        for most in (1, 3, 5, 8, 12, 20):
+            log = daemon.log.with_name(f"log-{most}")
+            with log.open("wb") as output:
+                successor = subprocess.Popen(another(daemon, FEW_THREADS, str(most)), cwd=ROOT, stderr=output)
+            wait_for(lambda one=successor, log=log: one.poll() is not None or "INFO: serving" in log.read_text())
+            if successor.poll() is None:
+                assert daemon.process.wait(60) == 0
+                daemon.process = successor
+                break
+            assert "the limit on processes is reached" in log.read_text()
+            assert "this is a bug" not in log.read_text()
+            assert daemon.process.poll() is None
+        else:
+            raise AssertionError("none took over")
+        assert most > 4
+        time.sleep(0.5)
+    assert daemon.stop() == 0
+
+
+def test_a_keeper_serves_again_where_its_successor_dies_before_it_serves(
+    start_daemon: StartDaemon, sandbox: MakeSandbox
+) -> None:
+    daemon = start_daemon("kernel", keep=True)
+    wait_for(lambda: "INFO: serving" in daemon.log.read_text())
+    with reading(sandbox(memory=256 * MIB, views=daemon.mountpoint)):
+        for times in (2, 3):
+            successor = subprocess.run(another(daemon, DIES_AS_IT_TAKES_OVER), cwd=ROOT, timeout=60)
+            assert successor.returncode == 1
+            wait_for(lambda times=times: daemon.log.read_text().count("INFO: serving") == times)
+    assert daemon.stop() == 0
+
+
+def test_a_server_goes_on_while_its_keeper_stands_still(start_daemon: StartDaemon, sandbox: MakeSandbox) -> None:
+    daemon = start_daemon("kernel", keep=True)
+    wait_for(lambda: "INFO: serving" in daemon.log.read_text())
+    (server,) = psutil.Process(daemon.process.pid).children()
+    asks = [sys.executable, "-m", "lxcfs_py", "status", "--config", "/dev/null", "--mountpoint", str(daemon.mountpoint)]
+    with reading(sandbox(memory=256 * MIB, views=daemon.mountpoint)):
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            while "does not listen" not in daemon.log.read_text():
+                server.send_signal(signal.SIGHUP)  # the server tells its keeper of each reload
+                time.sleep(0.01)
+            told = subprocess.run(asks, cwd=ROOT, capture_output=True, text=True, timeout=60)
+            assert "whoever started this server does not listen to it" in told.stdout
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        wait_for(lambda: "no longer degraded: listener" in daemon.log.read_text())
+    assert daemon.stop() == 0
+
+
 KEEPER = """
 import sys
 from lxcfs_py.engine import keeper
