@@ -100,6 +100,7 @@ def engine(monkeypatch):
         agreed=(31, 0),
         shows_machine=False,
         starts=0,
+        predecessor=None,
         handed_over=lambda: [],
     )
     monkeypatch.setattr(
