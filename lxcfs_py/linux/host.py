@@ -149,6 +149,11 @@ class Host:
             return self._proc.read_records(name[5:])
         return self._proc.read(name[5:])
 
+    @functools.cached_property
+    def swaps_header(self) -> bytes:
+        """The first line of /proc/swaps, which never changes. OSError where there is no such file."""
+        return self.text("proc/swaps").partition(b"\n")[0]
+
     def cpuinfo(self, count: int) -> dict[int, bytes]:
         """Return the blocks of /proc/cpuinfo by CPU number, at least those of the CPUs below `count`.
 

@@ -14,16 +14,14 @@ if TYPE_CHECKING:
 
 def render(container: Container, host: Host, config: Config) -> bytes:
     """Return the text; sizes in KiB. Where nobody counts the container's memory it is the host's, as meminfo is."""
-    text = host.text("proc/swaps")
     memory = container.cgroup.memory
     if memory is None and config.memory.swap:
-        return text
-    header, _, _ = text.partition(b"\n")
+        return host.text("proc/swaps")
     total, free = swap_in(memory, host.memory()) if memory and config.memory.swap else (0, 0)
     if not total:
-        return header + b"\n"
+        return host.swaps_header + b"\n"
     figures = b"".join(map(_column, (total >> 10, (total >> 10) - (free >> 10))))
-    return b"%s\n%-40s%-16s%s0\n" % (header, b"none", b"virtual", figures)
+    return b"%s\n%-40s%-16s%s0\n" % (host.swaps_header, b"none", b"virtual", figures)
 
 
 def _column(number: int) -> bytes:
