@@ -35,14 +35,14 @@ class Tasks:
         There are as many as the pids controller has counted: a zombie is one until it is reaped, as everywhere in the
         kernel. Without that controller it is those that are listed, which zombies are not.
         """
-        now = time.monotonic()
-        if now >= self._next_look:
-            self._counts = self._look()
-            done = time.monotonic()
-            self._next_look = done + max(_LOOK_SECONDS, (done - now) * _REST)
-        running, blocked, listed = self._counts
+        running, blocked, listed = self._counted()
         current = self._levels[0].get("pids.current")
         return running, blocked, int(current) if current else listed
+
+    def active(self) -> tuple[int, int]:
+        """Return how many tasks run, and how many are in uninterruptible sleep."""
+        running, blocked, _ = self._counted()
+        return running, blocked
 
     def forked(self) -> int:
         """Return a number of tasks that have certainly been created; it never goes down."""
@@ -58,6 +58,15 @@ class Tasks:
     def pids(self) -> Iterator[int]:
         """Yield processes in the cgroup, and then in those below it, as the daemon's pid namespace numbers them."""
         return processes(self._levels[0])
+
+    def _counted(self) -> tuple[int, int, int]:
+        """Return what the last look found, which is made anew when its time is over."""
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._counts = self._look()
+            done = time.monotonic()
+            self._next_look = done + max(_LOOK_SECONDS, (done - now) * _REST)
+        return self._counts
 
     def _look(self) -> tuple[int, int, int]:
         """Return how many tasks run, are blocked, and are listed."""

@@ -175,6 +175,10 @@ class Container:
         """Return how many of the container's tasks run, are blocked, and exist."""
         return self.cgroup.tasks.states() if self.cgroup.tasks else (0, 0, 0)
 
+    def active(self) -> tuple[int, int]:
+        """Return how many of the container's tasks run, and are blocked."""
+        return self.cgroup.tasks.active() if self.cgroup.tasks else (0, 0)
+
 
 # What a container is found by: the name of its pid namespace; else its cgroup's paths, and such texts of
 # /proc/PID/cgroup as its processes were found to have, since looking at their cgroup namespace takes long.

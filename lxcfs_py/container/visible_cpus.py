@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple, Optional
 
@@ -42,6 +43,11 @@ def visible(cgroup: Cgroup, host: Host, cpu: Cpu) -> Visible:
     if quota is None and cgroup.cpu and cpu.mode == "requests":
         count = max(1, math.ceil(cgroup.cpu.shares(cpu.weights) / cpu.shares_per_cpu - _INEXACT))
         return Visible(cpus[:count], None, count >= len(cpus))
+    return _within(quota, cpus)
+
+
+@functools.lru_cache(maxsize=1024)
+def _within(quota: Optional[float], cpus: tuple[int, ...]) -> Visible:
     if quota is None or quota >= len(cpus):
         return Visible(cpus, None)
     count = max(1, math.ceil(quota))

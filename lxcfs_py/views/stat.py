@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from typing import TYPE_CHECKING
 
 from lxcfs_py.container import visible_cpus
@@ -22,17 +24,25 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     """
     visible = visible_cpus.visible(container.cgroup, host, config.cpu)
     total, times = container.account.read(container.cgroup, visible, max(host.now() - container.start, 0))
-    lines = [b"cpu  %d %d %d %d 0 0 0 0 0 0\n" % total]
-    lines += [b"cpu%d %d %d %d %d 0 0 0 0 0 0\n" % (cpu, *cpu_times) for cpu, cpu_times in zip(visible.cpus, times)]
-    running, blocked, _ = container.states()
+    running, blocked = container.active()
     tasks = container.cgroup.tasks
-    lines.append(
-        b"intr 0\nctxt 0\nbtime %d\nprocesses %d\nprocs_running %d\nprocs_blocked %d\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n"
-        % (
-            (host.booted() - host.boottime_offset) // 1_000_000_000,
-            tasks.forked() if tasks else 0,
-            running + 1,  # the reader, which waits for this text; for the kernel it runs
-            blocked,
+    return _template(visible.cpus) % (
+        *total,
+        *itertools.chain.from_iterable(times),
+        (host.booted() - host.boottime_offset) // 1_000_000_000,
+        tasks.forked() if tasks else 0,
+        running + 1,  # the reader, which waits for this text; for the kernel it runs
+        blocked,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _template(cpus: tuple[int, ...]) -> bytes:
+    """Return the text for these CPUs with room for the figures."""
+    return b"".join(
+        (
+            *(b"cpu%s %%d %%d %%d %%d 0 0 0 0 0 0\n" % name for name in (b" ", *(b"%d" % cpu for cpu in cpus))),
+            b"intr 0\nctxt 0\nbtime %d\nprocesses %d\nprocs_running %d\nprocs_blocked %d\n",
+            b"softirq 0 0 0 0 0 0 0 0 0 0 0\n",
         )
     )
-    return b"".join(lines)

@@ -60,6 +60,9 @@ class RecordedContainer:
         with mock.patch("lxcfs_py.cgroup.taskstats.count", self._count):  # there is no kernel to ask any more
             return self.cgroup.tasks.states()
 
+    def active(self) -> tuple[int, int]:
+        return self.states()[:2]
+
     def _count(self, directory: int) -> Count:
         with open(os.open("tasks", os.O_RDONLY, dir_fd=directory)) as file:
             tasks = file.read().split()
@@ -169,6 +172,7 @@ def container_in() -> Callable[..., Any]:
             "last_pid": 31,
             "reads": 0,
             "states": lambda: (0, 0, 0),
+            "active": lambda: (0, 0),
             **known,
         }
     )
