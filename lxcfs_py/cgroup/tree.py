@@ -38,12 +38,11 @@ class Room(NamedTuple):
 
         A level that is full of file pages, as a host is after a while, is not a tight one.
         """
-        smallest = min(self.limit, limit)
         if free < self.available:
             available = free + reclaimable()
             if available < self.available:
-                return Room(smallest, min(self.free, free), available)
-        return Room(smallest, self.free, self.available)
+                return Room(min(self.limit, limit), min(self.free, free), available)
+        return self if limit >= self.limit else Room(limit, self.free, self.available)
 
 
 # A container may make as many cgroups as it likes; what is looked at for it is bounded.
@@ -109,28 +108,56 @@ def stat_fields(text: bytes) -> Mapping[bytes, bytes]:
     return dict(zip(words[::2], words[1::2]))
 
 
+_Pick = Callable[[list[bytes]], "tuple[bytes, ...]"]
+
+_MISSING = (b"0", b"0")
+"""The numbers of keys that are missing, and of a last one that stands alone, as the kernel writes none."""
+
+
+class _Places(NamedTuple):
+    """Where the wanted fields of a text are."""
+
+    first: bytes
+    """The beginning of the line of the first of them, with the end of the line before; "" where there is none."""
+
+    end: bytes
+    """The same of the line after the last of them."""
+
+    keys: list[bytes]
+    """From the first of them to the last."""
+
+    pick: _Pick
+    """Takes their numbers from the words in between, with `_MISSING` after them."""
+
+
 class Fields:
     """Some fields of a text of lines of a key and a number, by the names that they are wanted for.
 
-    The kernel writes the same keys in the same order every time: where they stand is found once.
+    The kernel writes the same keys in the same order every time: where they stand is found once. What stands before and
+    after the wanted ones, which is half of memory.stat, is not split into words.
     """
 
     def __init__(self, wanted: Mapping[str, bytes]) -> None:
         self.wanted = wanted
-        self._known: tuple[list[bytes], Callable[[list[bytes]], tuple[bytes, ...]]] = (
-            [],
-            itemgetter(*[0] * len(wanted)),
-        )
+        self._known = _Places(b"", b"", [], itemgetter(*[0] * len(wanted)))
 
     def pick(self, text: bytes) -> dict[str, int]:
         """Return the wanted numbers by name, 0 for a missing one."""
-        words = text.split()
-        keys = words[::2]
-        known, pick = self._known
-        if known != keys:
-            # A number that stands behind the last word is that of a missing key.
-            places = [2 * keys.index(key) + 1 if key in keys else len(words) for key in self.wanted.values()]
-            pick = itemgetter(*places)
-            self._known = keys, pick
-        words.append(b"0")
+        first, end, keys, pick = self._known
+        words = text[text.find(first) : text.rfind(end)].split()
+        if words[::2] != keys:
+            words, pick = self._find(text.split())
+        words += _MISSING
         return dict(zip(self.wanted, map(int, pick(words))))
+
+    def _find(self, words: list[bytes]) -> tuple[list[bytes], _Pick]:
+        """Find out where the wanted fields of a text are; return its words from the first to the last of them."""
+        keys = words[::2]
+        wanted = [place for place, key in enumerate(keys) if key in self.wanted.values()]
+        first, end = (wanted[0], wanted[-1] + 1) if wanted else (0, len(keys))
+        before = b"\n%s " % keys[first] if first else b""
+        after = b"\n%s " % keys[end] if end < len(keys) else b""
+        keys = keys[first:end]
+        pick = itemgetter(*(2 * keys.index(key) + 1 if key in keys else 2 * len(keys) for key in self.wanted.values()))
+        self._known = _Places(before, after, keys, pick)
+        return words[2 * first : 2 * end], pick

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -417,6 +418,22 @@ def test_a_limit_that_changes_is_seen_at_the_next_look(made):
     for text, limit in (("max", None), ("4096", 4096), ("1048576", 1 << 20), ("max", None)):
         (root / name).write_text(f"{text}\n")
         assert cgroup.memory.room().limit == (Room().limit if limit is None else limit)
+
+
+KEYS = st.lists(st.sampled_from(("a", "ab", "b", "total_a", "total_b", "c")), unique=True)
+
+
+@given(keys=KEYS, counts=st.lists(st.integers(0, 1 << 64), min_size=12, max_size=12))
+def test_wanted_fields_are_found_whatever_stands_before_between_and_after_them(keys, counts):
+    wanted = {"A": "a", "B": "b", "total": "total_a"}
+    fields = tree.Fields({name: key.encode() for name, key in wanted.items()})
+    assert fields.pick(b"") == dict.fromkeys(wanted, 0)
+    for numbers in (dict(zip(keys, counts)), dict(zip(keys, counts[6:]))):
+        text = "".join(f"{key} {number}\n" for key, number in numbers.items())
+        assert fields.pick(text.encode()) == {name: numbers.get(key, 0) for name, key in wanted.items()}
+    for end in range(len(text)):  # as the kernel never writes it
+        with contextlib.suppress(ValueError):
+            fields.pick(text[:end].encode())
 
 
 # Tasks
