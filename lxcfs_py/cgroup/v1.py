@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from functools import partial
-from typing import Optional, Union
+from typing import Optional
 
 from lxcfs_py.cgroup import tasks, taskstats
 from lxcfs_py.cgroup.counting import Counting, Counts
@@ -141,14 +141,14 @@ class Cpu:
         numbers = self._usage_all()
         if len(numbers) < 3:
             return None
-        possible: Union[range, dict[int, int]] = range(len(numbers) // 3)
-        if int(numbers[-3]) != possible[-1]:  # most machines leave no number out
-            possible = {int(cpu): place for place, cpu in enumerate(numbers[::3])}
+        possible = len(numbers) // 3
+        places = cpus
+        if int(numbers[-3]) != possible - 1:  # most machines leave no number out
+            known = {int(cpu): place for place, cpu in enumerate(numbers[::3])}
+            places = tuple(known.get(cpu, possible) for cpu in cpus)
         return [
-            (int(numbers[3 * possible[cpu] + 1]), 0, int(numbers[3 * possible[cpu] + 2]))
-            if cpu in possible
-            else NOTHING_USED
-            for cpu in cpus
+            (int(numbers[3 * place + 1]), 0, int(numbers[3 * place + 2])) if place < possible else NOTHING_USED
+            for place in places
         ]
 
     def counted_cpus(self) -> tuple[int, ...]:
