@@ -51,6 +51,9 @@ without the third, each close would take the inode's lock to see that (before Li
 changes attributes, until that is refused."""
 
 _HEADER = protocol.IN_HEADER.size
+_REPLY_HEADER = protocol.OUT_HEADER.size
+_parse_header = protocol.IN_HEADER.unpack_from
+_make_header = protocol.OUT_HEADER.pack
 _REFUSED = {
     protocol.IOCTL: errno.ENOTTY,  # Python's open() asks every file whether it is a terminal
     **dict.fromkeys(protocol.WRITING, errno.EROFS),
@@ -423,7 +426,7 @@ class Server:
 
     def _answer(self, slot: memoryview, received: int) -> bool:
         """Answer the request in `slot`; False if the kernel no longer waits for it."""
-        length, opcode, unique, node, pid = protocol.IN_HEADER.unpack_from(slot)
+        length, opcode, unique, node, pid = _parse_header(slot)
         if length != received or length < _HEADER:
             log.warning("%d bytes from /dev/fuse that are no request: passed over", received)
             return False
@@ -433,7 +436,8 @@ class Server:
         try:
             if length < _HEADER + least:
                 raise OSError(errno.EINVAL, "truncated request")
-            message = reply(unique, handler(slot, node, pid))
+            body = handler(slot, node, pid)
+            message = _make_header(_REPLY_HEADER + len(body), 0, unique) + body
         except OSError as error:
             message = refusal(unique, error.errno or errno.EIO)
         except Exception as error:

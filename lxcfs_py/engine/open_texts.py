@@ -83,7 +83,8 @@ class Texts:
     def put(self, handle: int, text: bytes, reader: tuple[int, int] = (0, 0)) -> None:
         """Keep `text` for `handle`, and no other. `reader` is the pid and uid of who reads it."""
         with self._lock:
-            self._drop(handle)
+            if handle in self._held:
+                self._drop(handle)
             cell = self._take(len(text))
             if cell is not None:
                 if len(self._free[cell.shelf]) < _SHELVES[cell.shelf][1] // 2:

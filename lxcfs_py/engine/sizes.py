@@ -31,7 +31,7 @@ class Sizes:
 
     def note(self, path: str, length: int) -> None:
         """Take note of how long a text is."""
-        if length > self.of(path):
+        if length > self._sizes.get(path, SIZE):
             self._sizes[path] = _room(length)
 
 
