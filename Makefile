@@ -29,6 +29,7 @@ endif
 IMAGE := $(DEB) mmdebstrap $(if $(ARCH),$(if $(filter-out $(shell dpkg --print-architecture),$(ARCH)),arch-test $(EMULATION)))
 TEST := $(TEST_FAST) $(DOCKER) lxc lxcfs musl-tools mmdebstrap qemu-system-x86 qemu-utils e2fsprogs openssh-client $(DEB) lintian man-db $(REPO) \
 	kubernetes-client/kubectl zsh fish prometheus
+SOAK := $(TEST_FAST) systemd
 BENCH := $(RUN) lxcfs
 
 # Tests that need neither Docker nor virtual machines. Some take all daemons and containers of this machine for their own:
@@ -49,7 +50,7 @@ PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --no-input install --root-user-action=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-vm test-fast covered vm-images lint generate demo picture soak hostile fuzz bench clean apt-run apt-test-fast apt-test apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
+.PHONY: help run test test-vm test-fast covered vm-images lint generate demo picture soak hostile fuzz bench clean apt-run apt-test-fast apt-test apt-soak apt-bench deb apt-deb image apt-image rpm apt-rpm repo apt-repo wheel release-check
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -99,8 +100,9 @@ demo: .venv/.installed apt-test-fast ## what a container sees with and without t
 picture: .venv/.installed apt-test-fast ## docs/top.svg, the picture in the README
 	$(PYTHON) -m tools.picture
 
-soak: .venv/.installed apt-test-fast ## servers that end in every way, for hours: what readers see, as a table
-	$(PYTHON) -m tests.soak
+soak: .venv/.installed apt-soak ## servers that end in every way, for hours: what readers see, as tables
+	tests/apart $(PYTHON) -m tests.soak
+	$(PYTHON) -m tests.serviced
 
 hostile: .venv/.installed apt-test ## attacks from containers, beside the C program's: a table; and an hour of all of them at once
 	$(PYTHON) -m tests.hostile
@@ -150,10 +152,11 @@ apt-deb: PACKAGES := $(DEB)
 apt-image: PACKAGES := $(IMAGE)
 apt-rpm: PACKAGES := $(RPM)
 apt-repo: PACKAGES := $(REPO)
+apt-soak: PACKAGES := $(SOAK)
 apt-bench: PACKAGES := $(BENCH)
 
 # apt-get runs only where a package is missing, so that a machine that has them all starts at once.
-apt-run apt-test-fast apt-test apt-bench apt-deb apt-image apt-rpm apt-repo:
+apt-run apt-test-fast apt-test apt-soak apt-bench apt-deb apt-image apt-rpm apt-repo:
 	@missing=; for package in $(PACKAGES); do \
 	  dpkg-query --show --showformat='$${db:Status-Status}\n' $$(echo $$package | tr / ' ') 2>/dev/null \
 	    | grep -qx installed || missing="$$missing $${package%%/*}"; \

@@ -25,7 +25,8 @@ from tests.fuse import killed_at
 _DESCRIPTORS = 256  # more than a keeper has
 
 
-def _import_all() -> None:
+def import_all() -> None:
+    """Import what a server may import later."""
     for module in pkgutil.walk_packages(lxcfs_py.__path__, "lxcfs_py."):
         if module.name.split(".")[1] in ("cli", "config", "commands", "container", "daemon", "engine", "views"):
             importlib.import_module(module.name)
@@ -62,7 +63,7 @@ def main() -> int:
     stay = sys.argv[1] == "--stay"
     at_call, *arguments = sys.argv[1 + stay :]
     node_keeper.BUS = "/nowhere"  # it is no pod, and no business of this machine's systemd
-    _import_all()
+    import_all()
 
     def become(_program: str, _command: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
         _become(Path(at_call), arguments, environment)

@@ -3,8 +3,8 @@
 The number is how often, or, of those that go through system calls, every how many-th is tried; `=4+2` begins with the
 second.
 
-Eight readers of all files in a small container see no error and no text that is not whole. tests/fuse has the same in
-short.
+Eight readers of all files in each small container see no error and no text that is not whole. tests/fuse has the same
+in short.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from lxcfs_py.runtimes import seccomp_profile
 from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.calls import MEMORY, calling
 from tests.conftest import ROOT, Daemon, unmount_below
+from tests.fuse.test_held_pods import ATTACHES, HeldNode
 from tests.kept import reading, wait_for
 
 KILLED_AT = str(ROOT / "tests/fuse/killed_at.py")
 _CONTAINERS = 8
+_CONTAINERS_OF_PODS = 3
 SERVING = "INFO: serving"
 ENDED = "starting it again"
 AGAIN = "serving it again"
@@ -172,14 +174,24 @@ def calls(where: Place, times: int = 200) -> int:
     return times
 
 
+def rollovers(node: HeldNode, times: int = 20) -> int:
+    """rollovers of pods with `attach.auto = true`, under three containers"""
+    node.roll_over(times)
+    return times
+
+
 CALLS: tuple[Callable[..., int], ...] = (calls_of_start, calls_of_takeover, calls_of_stop)
-SCENARIOS: dict[str, Callable[..., int]] = {each.__name__: each for each in (kills, takeovers, reloads, calls, *CALLS)}
+SCENARIOS: dict[str, Callable[..., int]] = {
+    each.__name__: each for each in (kills, takeovers, reloads, calls, rollovers, *CALLS)
+}
 
 
 def run(scenario: Callable[..., int], *number: int) -> str:
     """Return a row of the table. AssertionError where a reader or a caller saw an error."""
     if scenario is calls:
         return _run_under_calls(*number)
+    if scenario is rollovers:
+        return _run_of_pods(*number)
     cpus = 0.25 if scenario in CALLS else 1  # where one machine's servers start some thousand times
     with place() as where, Sandbox(memory=256 << 20, cpus=cpus, views=where.mountpoint) as box:
         with reading(box) as readers:
@@ -196,6 +208,23 @@ def _run_under_calls(*number: int) -> str:
         with calling(boxes, agent, where.directory / "enough") as made:
             times = calls(where, *number)
         return f"| {calls.__doc__} | {times} | {2 * made.pairs} calls | 0 | {made.longest:.2f} s |"
+
+
+def _run_of_pods(*number: int) -> str:
+    with tempfile.TemporaryDirectory(prefix="lxcfs-py-soak-") as directory, contextlib.ExitStack() as stack:
+        node = HeldNode(Path(directory))
+        stack.callback(node.end)
+        node.config.write_text(ATTACHES)
+        node.start()
+        boxes = [
+            stack.enter_context(Sandbox(memory=256 << 20, cpus=1, views=node.views)) for _ in range(_CONTAINERS_OF_PODS)
+        ]
+        with contextlib.ExitStack() as containers:
+            readers = [containers.enter_context(reading(box)) for box in boxes]
+            times = rollovers(node, *number)
+        reads, longest = sum(each.reads for each in readers), max(each.longest for each in readers)
+        node.stop(node.pods[-1])
+        return f"| {rollovers.__doc__} | {times} | {reads} | 0 | {longest:.2f} s |"
 
 
 def main() -> None:

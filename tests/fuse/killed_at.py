@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Callable
@@ -92,10 +93,14 @@ def be_killed_as(file: Path) -> None:
 
 
 def main() -> None:
-    """See above. `--stop PROCESS NUMBER` tells a process to stop, and kills it at that call of its stop."""
+    """See above. `--stop PROCESS NUMBER [COMMAND...]` kills a process at that call of its stop, which it begins.
+
+    It tells the process to stop, or runs the command that does.
+    """
     if sys.argv[1] == "--stop":
-        process, number = map(int, sys.argv[2:])
-        print(trace(process, number, lambda: os.kill(process, signal.SIGTERM)))
+        process, number = map(int, sys.argv[2:4])
+        stop = sys.argv[4:] or ["kill", str(process)]
+        print(trace(process, number, lambda: subprocess.run(stop, check=True)))
         return
     file, *command = sys.argv[1:]
     be_killed_as(Path(file))

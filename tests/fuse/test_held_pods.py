@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from tests.unit.test_node_keeper import Systemd
 
 MIB = 1 << 20
 ROLLOVERS = 3
-CONTAINERS = 1  # who reads while pods are rolled over
+ATTACHES = '[attach]\nauto = true\ncgroups = ["/lxcfs-py-try-*"]\n[fuse]\nengine = "kernel"\n'
 
 POD = """
 import sys
@@ -60,6 +59,13 @@ class HeldNode(Node):
         """End it as its deletion does."""
         pod.send_signal(signal.SIGTERM)
         assert pod.wait(STOP) == 0
+
+    def roll_over(self, times: int) -> None:
+        """Replace the pod that serves by the next one, so many times, as a rollout does."""
+        for _ in range(times):
+            before = self.pods[-1]
+            self.start()
+            self.stop(before)
 
     def end(self) -> None:
         """Leave nothing of it behind."""
@@ -120,16 +126,12 @@ def test_a_new_pod_that_never_answers_gives_the_mount_back_when_it_is_deleted(
 
 
 def test_rollovers_of_pods_that_attach_are_noticed_by_nobody(node: HeldNode, sandbox: Callable[..., Sandbox]) -> None:
-    node.config.write_text('[attach]\nauto = true\ncgroups = ["/lxcfs-py-try-*"]\n[fuse]\nengine = "kernel"\n')
-    pods = [node.start()]
-    with contextlib.ExitStack() as stack:
-        for _ in range(CONTAINERS):
-            stack.enter_context(reading(sandbox(memory=256 * MIB, cpus=1, views=node.views)))
-        for _ in range(ROLLOVERS):
-            pods.append(node.start())
-            node.stop(pods[-2])
+    node.config.write_text(ATTACHES)
+    node.start()
+    with reading(sandbox(memory=256 * MIB, cpus=1, views=node.views)):
+        node.roll_over(ROLLOVERS)
     assert node.holds()
-    node.stop(pods[-1])
+    node.stop(node.pods[-1])
 
 
 def test_removal_lets_the_nodes_systemd_hold_nothing(
