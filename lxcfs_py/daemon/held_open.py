@@ -18,6 +18,8 @@ import errno
 import itertools
 import logging
 import os
+import select
+import signal
 import socket
 import stat
 import subprocess
@@ -29,7 +31,7 @@ from typing import Optional
 from lxcfs_py import isolated
 from lxcfs_py.engine import store
 from lxcfs_py.files import FILES
-from lxcfs_py.linux import threads
+from lxcfs_py.linux import syscalls, threads
 from lxcfs_py.linux.digest import digest
 from lxcfs_py.log import to_stderr
 
@@ -161,6 +163,18 @@ def _open_all(mount: int, most: int) -> Iterator[int]:
             time.sleep(1)
 
 
+def _end_with_the_server(connection: socket.socket) -> None:
+    """Have this process end with the one that started it, whose successor starts another one.
+
+    Servers that are killed one after the other would leave as many that go through all directories, while readers wait.
+    """
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    hung_up = select.poll()
+    hung_up.register(connection, 0)  # which is told whatever is asked for
+    if hung_up.poll(0):
+        raise BrokenPipeError
+
+
 def _main(mount: int, end: int) -> None:
     with socket.socket(fileno=end) as connection:
         descriptors: list[int] = []
@@ -170,6 +184,7 @@ def _main(mount: int, end: int) -> None:
             while descriptors:
                 os.close(descriptors.pop())
 
+        _end_with_the_server(connection)
         for descriptor in _open_all(mount, _MOST if _is_sent_by_nobody() else 0):
             descriptors.append(descriptor)
             if len(descriptors) == _AT_ONCE:

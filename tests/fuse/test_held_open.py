@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,9 +14,11 @@ from pathlib import Path
 from typing import Any, Callable
 from unittest.mock import Mock
 
+import psutil
 import pytest
 
 from lxcfs_py.daemon import held_open
+from lxcfs_py.linux import syscalls
 from tests.conftest import Daemon
 from tests.kept import Kept, wait_for
 
@@ -58,7 +62,10 @@ def test_what_is_held_counts_for_nobody_so_that_root_in_containers_can_send_desc
 def test_files_are_held_while_no_server_runs_and_not_opened_again(start_daemon: Callable[..., Daemon]) -> None:
     """A keeper has the socket in which they are, as systemd has."""
     daemon = start_daemon("kernel", keep=True)
-    wait_for(lambda: is_held(daemon.mountpoint))
+    keeper = Path(f"/proc/{daemon.process.pid}/fdinfo")
+    # More than ten in one socket, which lies in the keeper's hands.
+    wait_for(lambda: any(re.search(r"^scm_fds:\s+[1-9][0-9]", fd.read_text(), re.MULTILINE) for fd in keeper.iterdir()))
+    assert is_held(daemon.mountpoint)
     with (daemon.mountpoint / "proc/meminfo").open() as file:
         (server,) = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
         os.kill(int(server), 9)
@@ -97,6 +104,40 @@ def test_a_lease_that_somebody_has_already_is_waited_for(start_daemon: Callable[
         wait_for(lambda: is_held(kept.daemon.mountpoint))
     finally:
         kept.close()
+
+
+def test_who_opens_them_ends_with_its_server(start_daemon: Callable[..., Daemon]) -> None:
+    """Else servers that are killed in a row leave as many that go through all directories, while readers wait."""
+    kept = Kept(start_daemon("kernel"))
+    try:
+        kept.kill()  # what it held goes with it, since only the session is kept here
+        kept.start()
+        opening: list[psutil.Process] = []
+
+        def is_found() -> bool:
+            for child in psutil.Process(kept.server.pid).children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if child.uids().real == held_open._NOBODY:  # it begins to open them
+                        child.suspend()  # so that it does not end by itself
+                        opening.append(child)
+            return bool(opening)
+
+        wait_for(is_found)
+        kept.kill()
+        kept.start()  # which answers what it has asked
+        wait_for(lambda: not opening[0].is_running() or opening[0].status() == psutil.STATUS_ZOMBIE)
+    finally:
+        kept.close()
+
+
+def test_who_is_to_open_them_and_finds_its_server_ended_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syscalls, "prctl", Mock())
+    queue, end = socket.socketpair()
+    with end:
+        held_open._end_with_the_server(end)
+        queue.close()
+        with pytest.raises(BrokenPipeError):
+            held_open._end_with_the_server(end)
 
 
 def test_without_a_descriptor_to_be_had_it_is_said_that_nothing_is_held(caplog: Any, monkeypatch: Any) -> None:
