@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
+from lxcfs_py.attach.errors import AttachError
 from lxcfs_py.attach.visits import Ask
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.files import FILES
@@ -21,6 +22,8 @@ from lxcfs_py.linux.mountpoint import FSTYPE
 
 # What a container's /proc and /sys have to be.
 _KERNEL_FILESYSTEMS = {"proc": "proc", "sys": "sysfs"}
+
+_MAX_MOUNTINFO = 16 << 20  # bytes
 
 
 class RefusedError(LxcfsError):
@@ -69,7 +72,8 @@ class Tree:
         self.peers_of_host: set[str] = set()
         for pid in hosts:
             with contextlib.suppress(OSError):
-                self.peers_of_host |= {mount.peers for mount in mounts(os.open(f"/proc/{pid}", os.O_PATH)).values()}
+                seen = mounts(os.open(f"/proc/{pid}", os.O_PATH), most=-1)
+                self.peers_of_host |= {mount.peers for mount in seen.values()}
         self._process = process
         self._root = root
         self._descriptors = os.open("/proc/self/fdinfo", os.O_PATH | os.O_DIRECTORY)
@@ -152,10 +156,13 @@ def tree_of(process: int, ask: Ask) -> Tree:
     return Tree(process, os.open("root", os.O_PATH | os.O_DIRECTORY, dir_fd=process), ask)
 
 
-def mounts(process: int) -> dict[int, Mounted]:
-    """Return the mounts that a process sees, by their ids, from /proc/PID/mountinfo."""
+def mounts(process: int, most: int = _MAX_MOUNTINFO) -> dict[int, Mounted]:
+    """Return the mounts that a process sees, by their ids, from /proc/PID/mountinfo. AttachError if it is too long."""
     found = {}
-    for line in filter(None, read("mountinfo", process).decode("utf-8", "surrogateescape").split("\n")):
+    text = read("mountinfo", process, most)
+    if len(text) == most:
+        raise AttachError(f"the container has too many mounts: what the kernel says of them exceeds {most >> 20} MiB")
+    for line in filter(None, text.decode("utf-8", "surrogateescape").split("\n")):
         (mount,) = mount_table.parse(line)
         number, parent, _ = line.split(" ", 2)
         peers = next((field for field in mount.propagation if field.startswith("shared:")), "")

@@ -142,9 +142,12 @@ def _propagation(config: Config) -> Iterator[Finding]:
 
 
 def _dead_mounts(config: Config) -> Iterator[Finding]:
-    users = list(mount_users.find(config.mountpoint))
+    found = mount_users.find(config.mountpoint)
+    users = found.users
     states = mount_users.served(users)
     bad = [user for user in users if states.get(user.device) not in ("served", None)]
+    if found.missing:
+        yield Finding("dead mounts", WARNING, found.missing)
     if not bad:
         yield Finding("dead mounts", OK, f"none; containers and services with files of a living server: {len(users)}")
         return

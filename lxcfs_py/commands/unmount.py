@@ -70,12 +70,22 @@ def _refuse_beside_a_daemon(path: str) -> None:
 
 
 def _unmount_at(path: str) -> None:
-    losing = [user for user in mount_users.find(path) if user.device == mount_users.device(path)]
-    mountpoint.unmount_all(path)
-    session.withdraw(path)
-    call_agent.withdraw(path)
-    if losing:
-        named = ", ".join(f"process {user.pid} ({printable(user.command)})" for user in losing)
+    """Unmount first, since others may make the look at who loses the files take long."""
+    with contextlib.ExitStack() as stack:
+        device = mount_users.device(path)
+        if device is not None:  # while this is open, no other mount gets the number of its device
+            with contextlib.suppress(OSError):
+                stack.callback(os.close, os.open(path, os.O_PATH))
+        mountpoint.unmount_all(path)
+        session.withdraw(path)
+        call_agent.withdraw(path)
+        if device is None:
+            return
+        found = mount_users.find(path, device)
+    if found.missing:
+        print(f"lxcfs-py: files of {path} may also be in {found.missing}", file=sys.stderr)
+    if found.users:
+        named = ", ".join(f"process {user.pid} ({printable(user.command)})" for user in found.users)
         print(
             f"lxcfs-py: files of {path} are still mounted in the containers of {named}: without a server, reading them "
             "fails with 'Transport endpoint is not connected' until they get them anew from a server that runs "

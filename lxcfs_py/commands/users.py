@@ -32,7 +32,10 @@ def add(commands: Commands) -> None:
 def _users(options: argparse.Namespace) -> int:
     require_root()
     place = mountpoint_even_if_broken(options.config)
-    users = list(mount_users.find(place))
+    found = mount_users.find(place)
+    users = found.users
+    if found.missing:
+        print(f"lxcfs-py: {found.missing}", file=sys.stderr)
     if not users and not is_mounted(place):
         raise CommandError(f"nothing is mounted at {place}, and nobody has files of such a mount")
     if not users:
