@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
+from lxcfs_py.engine.branches import Branches
 from lxcfs_py.engine.owners import Owners
 
 VERSION = 1
@@ -31,9 +32,9 @@ class _Cell(NamedTuple):
 class Texts:
     """The texts of open files by their handle, where a successor finds them.
 
-    Bounded: when all cells of a size are taken, the oldest text goes of the container that has the most of them; a text
-    of more than 2 MiB is not kept. A reader that is in the middle of such a text when its server dies goes on in a
-    newer one.
+    Bounded: when all cells of a size are taken, the oldest text goes of the container that has the most of them in the
+    fullest branch of the cgroup tree; a text of more than 2 MiB is not kept. A reader that is in the middle of such a
+    text when its server dies goes on in a newer one.
     """
 
     def __init__(self, memory: mmap.mmap, offset: int) -> None:
@@ -47,7 +48,7 @@ class Texts:
         self._held: dict[int, _Cell] = {}  # by handle, the oldest first
         self._free: list[list[_Cell]] = [[] for _ in _SHELVES]
         self._readers: list[dict[int, tuple[int, int]]] = [{} for _ in _SHELVES]  # pid and uid, by shelf and handle
-        self._owned: list[dict[str, dict[int, None]]] = [{} for _ in _SHELVES]  # handles whose owner was looked up
+        self._owned = [Branches() for _ in _SHELVES]  # handles whose owner was looked up
         self._owner_of: dict[int, str] = {}
 
     def clear(self) -> None:
@@ -104,18 +105,16 @@ class Texts:
         return None
 
     def _make_room(self, shelf: int) -> None:
-        """Drop the oldest text of the container that has the most."""
+        """Drop the oldest text of the container that has the most, in the fullest branch."""
         self._look_up(shelf, _AT_ONCE)
-        owned = self._owned[shelf]
-        most = max(owned, key=lambda owner: len(owned[owner]))
-        self._drop(next(iter(owned[most])))
+        self._drop(next(iter(self._owned[shelf].fullest())))
 
     def _look_up(self, shelf: int, most: int) -> None:
         """Find out whose the oldest texts are of which that is not known: of so many, since each may take 20 us."""
         readers, owned = self._readers[shelf], self._owned[shelf]
         for handle in list(itertools.islice(readers, most)):
             owner = self._owner_of[handle] = self._owners.of(*readers.pop(handle))
-            owned.setdefault(owner, {})[handle] = None
+            owned.add(owner, handle)
 
     def drop(self, handle: int) -> None:
         """Keep nothing for `handle` any longer."""
@@ -128,11 +127,7 @@ class Texts:
             self._memory[cell.entry + _WHOLE] = 0
             self._free[cell.shelf].append(cell)
             if self._readers[cell.shelf].pop(handle, None) is None:
-                owner = self._owner_of.pop(handle)
-                handles = self._owned[cell.shelf][owner]
-                del handles[handle]
-                if not handles:
-                    del self._owned[cell.shelf][owner]
+                self._owned[cell.shelf].remove(self._owner_of.pop(handle), handle)
 
 
 def _cells(offset: int) -> Iterator[_Cell]:

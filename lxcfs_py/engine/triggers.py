@@ -12,11 +12,11 @@ import logging
 import os
 import select
 import threading
-from collections import Counter
 from dataclasses import dataclass
 from typing import Callable, Optional
 
 from lxcfs_py.engine import Tree, protocol
+from lxcfs_py.engine.branches import Branches
 from lxcfs_py.engine.open_texts import Texts
 from lxcfs_py.engine.owners import Owners
 from lxcfs_py.linux import threads
@@ -27,6 +27,7 @@ MOST = 16
 """Triggers that one owner, such as a container, may have."""
 
 _MOST_OF_ALL = 2048
+"""Triggers of all. Where there is no more room, the fullest branch of the cgroup tree loses one, or gets none."""
 
 _KEPT = 1 << 63
 """Added to a file's handle: under this number its trigger is kept, beside its text."""
@@ -57,6 +58,7 @@ class Triggers:
         self._wake = wake
         self._owners = Owners()
         self._held: dict[int, _Trigger] = {}
+        self._branches = Branches()
         self._fired = select.epoll()
         self._lock = threading.Lock()
         self._watching = False
@@ -69,7 +71,10 @@ class Triggers:
         for key in self._texts.handles_from(_KEPT):
             try:
                 what, owner, waits = json.loads(self._texts.get(key) or b"")
-                self._arm(key - _KEPT, _Trigger(what, owner, waits))
+                handle, trigger = key - _KEPT, _Trigger(what, owner, waits)
+                with self._lock:
+                    self._hold(handle, trigger)
+                self._arm(handle, trigger)
             except (OSError, ValueError) as error:  # such as that of a cgroup that is gone
                 log.debug("a trigger is not taken up: %s", error)
             else:
@@ -78,16 +83,36 @@ class Triggers:
     def set(self, handle: int, what: str, writer: tuple[int, int]) -> None:
         """Arm a trigger for an open file; `writer` is a pid and a uid.
 
-        EBUSY where the file has one, ENOSPC where those of the writer's cgroup are too many.
+        EBUSY where the file has one, ENOSPC where those of the writer's cgroup, or of the branch that it is in, are too
+        many.
         """
-        owner = self._owners.of(*writer)
-        if handle in self._held:
-            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-        if len(self._held) >= _MOST_OF_ALL or Counter(each.owner for each in self._held.values())[owner] >= MOST:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        trigger = _Trigger(what, owner)
+        trigger = _Trigger(what, self._owners.of(*writer))
+        with self._lock:
+            if handle in self._held:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            loses = self._who_makes_room(trigger.owner)
+            self._hold(handle, trigger)
+        if loses is not None:
+            self._take_away(loses)
         self._arm(handle, trigger)
         self._keep(handle, trigger, writer)
+
+    def _who_makes_room(self, owner: str) -> Optional[int]:
+        """Return which is to go for one more of an owner's: the latest of who has the most, None if none has to."""
+        if self._branches.of(owner) < MOST:
+            if len(self._held) < _MOST_OF_ALL:
+                return None
+            fuller = self._branches.fuller_than(owner)
+            if fuller is not None:
+                return max(fuller)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _take_away(self, handle: int) -> None:
+        """Drop one whose file is open: who polls that is told of an error, as by the kernel where a cgroup has gone."""
+        trigger = self._held.get(handle)
+        self.drop(handle)
+        if trigger is not None and trigger.waits:
+            self._wake(trigger.waits)
 
     def poll(self, handle: int, waits: int, reader: tuple[int, int]) -> int:
         """Return what poll(2) is to say of an open file to a pid and uid.
@@ -106,21 +131,39 @@ class Triggers:
     def drop(self, handle: int) -> None:
         """Forget that of a file that is closed."""
         with self._lock:
-            trigger = self._held.pop(handle)
+            trigger = self._held.pop(handle, None)
+            if trigger is None:  # it was taken away
+                return
+            self._branches.remove(trigger.owner, handle)
+            self._texts.drop(handle + _KEPT)
         if trigger.descriptor is not None:
             os.close(trigger.descriptor)
-        self._texts.drop(handle + _KEPT)
 
     def _keep(self, handle: int, trigger: _Trigger, reader: tuple[int, int]) -> None:
-        self._texts.put(handle + _KEPT, json.dumps([trigger.what, trigger.owner, trigger.waits]).encode(), reader)
+        with self._lock:
+            if self._held.get(handle) is trigger:
+                kept = json.dumps([trigger.what, trigger.owner, trigger.waits]).encode()
+                self._texts.put(handle + _KEPT, kept, reader)
+
+    def _hold(self, handle: int, trigger: _Trigger) -> None:
+        self._held[handle] = trigger
+        self._branches.add(trigger.owner, handle)
 
     def _arm(self, handle: int, trigger: _Trigger) -> None:
-        trigger.descriptor = self._tree.arm(trigger.what)
-        with self._lock:
-            self._held[handle] = trigger
-        if trigger.descriptor is None:
+        """Arm one that is held, and hold it no longer where that cannot be. OSError, ValueError."""
+        try:
+            descriptor = self._tree.arm(trigger.what)
+        except BaseException:
+            self.drop(handle)
+            raise
+        if descriptor is None:
             return
-        self._fired.register(trigger.descriptor, select.EPOLLPRI | select.EPOLLET)
+        with self._lock:
+            if self._held.get(handle) is not trigger:  # it was taken away meanwhile
+                os.close(descriptor)
+                return
+            trigger.descriptor = descriptor
+            self._fired.register(descriptor, select.EPOLLPRI | select.EPOLLET)
         if not self._watching:
             threads.start(self._watch, name="triggers")
             self._watching = True

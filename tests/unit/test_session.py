@@ -76,6 +76,18 @@ def test_the_container_with_the_most_texts_loses_its_own_first(memory: int, monk
     assert len(kept._held) == sum(map(len, kept._readers)) + len(kept._owner_of) == 10
 
 
+def test_many_cgroups_of_one_user_lose_their_texts_first_though_each_has_few(
+    memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Owners, "of", lambda _, pid, uid: f"/user/{pid}" if pid else "/containers/victim")
+    kept = texts(memory)
+    for handle in range(60):
+        kept.put(handle, b"mine", (0, 0))
+    for handle in range(60, 2 * _SHELVES[0][1]):
+        kept.put(handle, b"its", (handle // 2, 0))
+    assert [kept.get(handle) for handle in range(60)] == [b"mine"] * 60
+
+
 def test_a_successor_too_knows_which_texts_are_the_oldest(memory: int) -> None:
     count = _SHELVES[0][1]
     before = texts(memory)

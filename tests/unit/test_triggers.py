@@ -12,6 +12,8 @@ from queue import SimpleQueue
 import pytest
 
 from lxcfs_py.engine import open_texts, protocol
+from lxcfs_py.engine import triggers as module
+from lxcfs_py.engine.owners import Owners
 from lxcfs_py.engine.triggers import MOST, Triggers
 from lxcfs_py.linux import psi
 
@@ -133,3 +135,39 @@ def test_an_owner_has_sixteen_and_a_file_one(server) -> None:
     triggers.set(MOST, "never", (0, 4711))
     triggers.drop(0)
     triggers.set(0, "never", READER)
+
+
+@pytest.fixture
+def crowded(server, monkeypatch):
+    """Triggers of whom there is room for eight: a pid stands for a cgroup. All are taken by cgroups of one user."""
+    cgroups = {1: "/containers/a", 2: "/containers/b", **{9 + number: f"/user/{number}" for number in range(8)}}
+    monkeypatch.setattr(module, "_MOST_OF_ALL", 8)
+    monkeypatch.setattr(Owners, "_look_up", lambda self, pid: cgroups[pid])
+    made, woken = server()
+    for handle in range(8):
+        made.set(handle, "never", (9 + handle, 0))
+        made.poll(handle, 70 + handle, (9 + handle, 0))
+    return made, woken
+
+
+def test_one_users_cgroups_take_no_room_from_a_container(crowded) -> None:
+    triggers, woken = crowded
+    triggers.set(10, "never", (1, 0))
+    triggers.set(11, "never", (2, 0))
+    lost = [handle for handle in range(8) if handle not in triggers]
+    assert len(lost) == 2
+    assert [woken.get(timeout=10) for _ in lost] == [70 + handle for handle in lost], "they are told"
+    assert triggers.poll(lost[0], 0, READER) == ERROR
+    triggers.drop(lost[0])
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        triggers.set(12, "never", (9 + lost[0], 0))
+    assert 10 in triggers
+    assert 11 in triggers
+
+
+def test_where_a_trigger_cannot_be_armed_it_takes_no_room(server) -> None:
+    triggers, _ = server()
+    for handle in range(MOST + 1):
+        with pytest.raises(OSError, match="gone"):
+            triggers.set(handle, "gone", READER)
+    assert 0 not in triggers
