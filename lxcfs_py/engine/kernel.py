@@ -44,11 +44,18 @@ BURST = 0.0003  # seconds between two looks at what has come, while only one con
 AS_MACHINE = 5  # servers that may die of one request before it is answered as if the machine itself had asked
 MAX_ATTEMPTS = 100  # servers that may die of one request before it is refused
 
-OPENED = protocol.FOPEN_DIRECT_IO | protocol.FOPEN_KEEP_CACHE | protocol.FOPEN_NOFLUSH
+OPENED = (
+    protocol.FOPEN_DIRECT_IO
+    | protocol.FOPEN_KEEP_CACHE
+    | protocol.FOPEN_NOFLUSH
+    | protocol.FOPEN_PARALLEL_DIRECT_WRITES
+)
 """How files are open. There is never anything in the page cache: without the second flag, each open would throw it away
 all the same, and wait for whoever tries to read by way of it, in whatever container. Nor is there anything to flush:
 without the third, each close would take the inode's lock to see that (before Linux 6.18 at least), and wait for whoever
-changes attributes, until that is refused."""
+changes attributes, until that is refused. Without the fourth, each write would keep that lock until it is answered, and
+all who write triggers, in whatever container, would wait for one another. Those that append, or write behind the size
+that is shown, still do."""
 
 _HEADER = protocol.IN_HEADER.size
 _REPLY_HEADER = protocol.OUT_HEADER.size

@@ -64,6 +64,7 @@ WANTED = ASYNC_READ | POSIX_LOCKS | FLOCK_LOCKS | DO_READDIRPLUS | READDIRPLUS_A
 FOPEN_DIRECT_IO = 1 << 0
 FOPEN_KEEP_CACHE = 1 << 1
 FOPEN_NOFLUSH = 1 << 5  # Linux 5.16
+FOPEN_PARALLEL_DIRECT_WRITES = 1 << 6  # Linux 6.2; older ones do not look at it
 
 # GETATTR flags
 GETATTR_FH = 1 << 0  # it is asked of an open file

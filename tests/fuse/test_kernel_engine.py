@@ -409,6 +409,42 @@ def test_a_close_waits_for_nobody_who_changes_the_same_files_attributes(served: 
         thread.join(10)
 
 
+def test_a_write_waits_for_nobody_who_writes_to_the_same_file(
+    served: Mount, require: Callable[[object, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a write that has not been answered, the kernel keeps the inode's lock."""
+    release = tuple(map(int, os.uname().release.split(".")[:2]))
+    require(release >= (6, 2), "Linux 6.2, which lets files be written side by side")
+    asked, answer = threading.Event(), threading.Event()
+
+    def trigger(_caller: int, path: str, text: bytes) -> str:
+        if text == b"slow":
+            asked.set()
+            answer.wait(20)
+        raise OSError(errno.EINVAL, path)
+
+    def write(text: bytes) -> None:
+        fd = os.open(f"{served.path}/proc/short", os.O_WRONLY)
+        with pytest.raises(OSError, match="Invalid argument"):
+            os.write(fd, text)
+        os.close(fd)
+
+    monkeypatch.setattr(served.tree, "open", lambda *_: None)
+    monkeypatch.setattr(served.tree, "trigger", trigger)
+    slow, other = (threading.Thread(target=write, args=(text,)) for text in (b"slow", b"other"))
+    try:
+        slow.start()
+        assert asked.wait(10)
+        other.start()
+        other.join(10)
+        assert not other.is_alive()
+        assert slow.is_alive()
+    finally:
+        answer.set()
+    for thread in (slow, other):
+        thread.join(10)
+
+
 def test_what_a_caller_must_not_see_has_no_attributes_and_the_kernel_keeps_none_of_it(served: Mount) -> None:
     cpu1 = f"{served.path}/sys/devices/system/cpu/cpu1"
     os.stat(cpu1)

@@ -405,8 +405,10 @@ def test_nodes_that_nobody_knows_cost_one_walk_of_the_tree_in_a_while(monkeypatc
 def test_an_open_waits_for_nobody_who_reads_by_way_of_the_page_cache_and_a_close_for_no_lock(peer: Kernel) -> None:
     """The kernel would throw the cached pages away at each open, and wait for those that somebody is reading.
 
-    At each close it would take the inode's lock, which it holds for whoever changes attributes.
+    At each close it would take the lock of the inode, which it holds for whoever changes attributes, and at each write.
     """
     error, body = peer.ask(protocol.OPEN, node("/proc/meminfo"), struct.pack("=II", os.O_RDONLY, 0))
     _, flags, _ = protocol.OPEN_OUT.unpack(body)
-    assert (error, flags) == (0, protocol.FOPEN_DIRECT_IO | protocol.FOPEN_KEEP_CACHE | protocol.FOPEN_NOFLUSH)
+    cached = protocol.FOPEN_DIRECT_IO | protocol.FOPEN_KEEP_CACHE
+    locked = protocol.FOPEN_NOFLUSH | protocol.FOPEN_PARALLEL_DIRECT_WRITES
+    assert (error, flags) == (0, cached | locked)
