@@ -36,6 +36,8 @@ class Cost:
 @contextlib.contextmanager
 def _calling(views: Path, agent: str) -> Iterator[Reader]:
     with Sandbox(memory=MEMORY, cpus=CPUS, views=views, agent=agent) as box, answering(box, "caller.py") as caller:
+        if not agent:
+            caller.ask("filter")
         yield caller
 
 

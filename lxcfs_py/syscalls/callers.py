@@ -69,6 +69,7 @@ class Listener:
     def __init__(self, descriptor: int, number: int) -> None:
         self.descriptor, self.number = descriptor, number
         self.name = f"{self.PREFIX}{number:x}"
+        seccomp.wake_in_turn(descriptor)
 
     def receive(self, slot: memoryview) -> Notification:
         """Take the next call."""

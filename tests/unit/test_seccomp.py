@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import struct
 import threading
@@ -101,3 +102,26 @@ def test_where_no_thread_can_ask_calls_are_taken_to_be_let_through(monkeypatch: 
 
     monkeypatch.setattr(threading.Thread, "start", refused)
     assert seccomp.can_let_through()
+
+
+def test_a_kernel_since_6_6_takes_the_flag_that_keeps_a_call_on_its_core(require: Callable[[object, str], None]) -> None:
+    """An older one refuses it, which changes nothing."""
+    require(os.geteuid() == 0, "root")
+    refused: list[int] = []
+
+    def ask() -> None:
+        listener = syscalls.seccomp_listener(seccomp.program(seccomp.ALLOW))
+        for request in (seccomp._SET_FLAGS, 0):
+            try:
+                fcntl.ioctl(listener, request, seccomp._SYNC_WAKE_UP)
+            except OSError:
+                refused.append(request)
+        seccomp.wake_in_turn(listener)
+        os.close(listener)
+        seccomp.wake_in_turn(listener)
+
+    thread = threading.Thread(target=ask)  # a filter stays until its thread ends
+    thread.start()
+    thread.join(20)
+    major, minor = map(int, os.uname().release.split(".")[:2])
+    assert refused == ([0] if (major, minor) >= (6, 6) else [seccomp._SET_FLAGS, 0])
