@@ -100,19 +100,22 @@ def can_let_through() -> bool:
 
 def answer(listener: int, notification: int, value: int) -> None:
     """Let the call return a value. OSError ENOENT when nobody waits any longer, EINPROGRESS when it was answered."""
-    _send(listener, answer_to(notification, value))
+    send(listener, answer_to(notification, value))
 
 
 def let_through(listener: int, notification: int) -> None:
     """Let the kernel itself answer the call. OSError as for `answer`."""
-    _send(listener, way_through(notification))
+    send(listener, way_through(notification))
 
 
-def _send(listener: int, answer: bytes) -> None:
+def send(listener: int, answer: bytes) -> None:
+    """Answer a call by the kernel's structure. OSError as for `answer`."""
     while True:
-        with contextlib.suppress(InterruptedError):  # by a signal, before anything was done; Python does not try again
+        try:
             fcntl.ioctl(listener, _SEND, answer)
             return
+        except InterruptedError:  # by a signal, before anything was done; Python does not try again
+            continue
 
 
 def answer_to(notification: int, value: int) -> bytes:

@@ -11,7 +11,6 @@ memory that is kept too: a successor answers what this process had taken when it
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import json
 import logging
@@ -26,12 +25,12 @@ from typing import Callable, NamedTuple
 from lxcfs_py.linux import peer, roots
 from lxcfs_py.linux.digest import digest
 from lxcfs_py.linux.seccomp import Notification
-from lxcfs_py.syscalls import memory, writable
-from lxcfs_py.syscalls.answers import ANSWERS, Figures
+from lxcfs_py.syscalls import memory
+from lxcfs_py.syscalls.answers import ANSWERS, Answer, Figures
 from lxcfs_py.syscalls.callers import Caller, Listener, Monitor, descriptors_in, number_of, owner_of
 from lxcfs_py.syscalls.memory import Memory, Slot
 from lxcfs_py.syscalls.relay import Relay, Shift, TakeBack
-from lxcfs_py.syscalls.writers import Writers
+from lxcfs_py.syscalls.writers import ANSWERED, Writer, Writers
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +49,15 @@ _RUNTIME = "seccomp.runtime-"
 
 _SILENT_SECONDS = 60.0  # after an error in this program: a container must not fill the log
 _PAUSE_SECONDS = 1.0  # without new connections, where there are no descriptors for them
-_ANSWERED = (errno.ENOENT, errno.EINPROGRESS)  # nobody waits for it any longer, or a predecessor did it
 _MOST_STATE = 1 << 16  # bytes of a container's state that are read at a time
 _MOST_ANCILLARY = socket.CMSG_LEN(4 * struct.calcsize("i"))  # bytes: so many descriptors
 
 UNANSWERABLE = (OSError, ValueError, ArithmeticError, LookupError, struct.error)
 """What is raised of a call that the kernel is to answer itself, but for errors in this program."""
+
+PATIENCE, PATIENCE_WITH_OTHERS, PATIENCE_WITH_A_NEW_ONE = 0.01, 0.001, 0.09
+"""Seconds that a writer is waited for: where there is no other one, where one waits for something to do, and where it
+has to start. After `relay.PATIENCE`, who waits would be taken for who is waited for."""
 
 Keep = Callable[[str, int], None]
 Forget = Callable[[str], None]
@@ -69,6 +71,15 @@ class _Runtime(NamedTuple):
     """Under which the connection is kept."""
 
     pid: int
+
+
+class _Work(NamedTuple):
+    """What a writer is at, as long as nobody knows that it is done."""
+
+    writer: Writer
+    caller: Caller
+    slot: Slot
+    """In which the call is."""
 
 
 class Agent:
@@ -93,7 +104,9 @@ class Agent:
             keep(MEMORY, file)
         self._memory = Memory(file)
         self._writers = Writers()
-        self._relay = Relay(self._memory, self._attend_all, self._leave_out)
+        self._at_work: dict[int, _Work] = {}  # by the number of the slot
+        self._late: dict[int, tuple[_Work, TakeBack]] = {}  # by the writer's descriptor: nobody waits for these
+        self._relay = Relay(self._memory, self._attend_all, self._leave_out, self._finish)
         for name, descriptor in kept.items():
             if name.startswith(Listener.PREFIX):
                 self._add(Listener(descriptor, int(name[len(Listener.PREFIX) :], 16)))
@@ -124,6 +137,9 @@ class Agent:
     def stop(self) -> None:
         """Answer no longer, and take nothing: what comes now is for a successor."""
         self._relay.stop()
+        for work in list(self._at_work.values()):
+            with contextlib.suppress(Exception):  # so that none writes when a successor has answered
+                self._is_done(work, PATIENCE)
 
     def __len__(self) -> int:
         return len(self._callers)
@@ -135,7 +151,7 @@ class Agent:
             if not self._relay.begin(shift, descriptor):
                 return
             try:
-                self._attend(shift.slot, descriptor, event)
+                self._attend(shift, descriptor, event)
             except Exception as error:  # whatever one container does, the others are answered
                 self._give_up(descriptor, error)
             if not self._relay.end(shift):
@@ -159,17 +175,19 @@ class Agent:
                 self._last[descriptor] = self._served
             yield descriptor, event
 
-    def _attend(self, slot: Slot, descriptor: int, event: int) -> None:
+    def _attend(self, shift: Shift, descriptor: int, event: int) -> None:
         caller = self._callers.get(descriptor)
         if caller is not None:
             if event & select.EPOLLIN:
-                self._receive_call(slot, caller)
+                self._receive_call(shift, caller)
             else:  # nobody is left who could call
                 self._drop(descriptor)
         elif descriptor in self._servers:
             self._accept(*self._servers[descriptor])
         elif descriptor in self._runtimes:
             self._receive_listener(descriptor)
+        elif descriptor in self._late:
+            self._settle_late(descriptor)
 
     def _leave_out(self, descriptor: int) -> TakeBack:
         """Attend no longer to a descriptor, and to none of its owner's."""
@@ -177,7 +195,10 @@ class Agent:
         if caller is None:
             self._ignore(descriptor)
             return lambda: self._attend_again(descriptor)
-        owner = owner_of(caller.number)
+        return self._leave_out_all(owner_of(caller.number))
+
+    def _leave_out_all(self, owner: int) -> TakeBack:
+        """Attend no longer to an owner's."""
         self._left_out.add(owner)
         for each in self._of(owner):
             self._ignore(each)
@@ -308,63 +329,128 @@ class Agent:
 
     # Calls
 
-    def _receive_call(self, slot: Slot, caller: Caller) -> None:
+    def _receive_call(self, shift: Shift, caller: Caller) -> None:
+        self._settle(shift)
+        if owner_of(caller.number) in self._left_out:
+            return
+        slot = shift.slot
         slot.expect(caller.number)
         try:
             call = caller.receive(slot.call)
         except LookupError:
-            pass
+            slot.forget()
         except EOFError:
+            slot.forget()
             self._drop(caller.descriptor)
         else:
-            self._answer(caller, call)
-        slot.forget()
+            self._begin(caller, call, slot)
+            if not caller.tells_what_was_answered:
+                self._settle(shift)  # before the next call of anybody
 
     def _take_up(self, caller: Caller, slot: Slot) -> None:
         """Answer the call that a predecessor had received, if it had not answered it."""
         try:
-            self._answer(caller, caller.taken_up(slot.call))
+            self._begin(caller, caller.taken_up(slot.call), slot)
+            self._wait_for(slot)
         except LookupError:
             pass
         except Exception as error:
             self._give_up(caller.descriptor, error)
 
-    def _answer(self, caller: Caller, call: Notification) -> None:
-        value = None
+    def _begin(self, caller: Caller, call: Notification, slot: Slot) -> None:
+        """Have a call answered that is in a slot, which is forgotten when it is."""
         try:
-            value = self._write_answer(caller, call)
+            answer = self._answer_to(call)
+            if answer is not None:
+                writer = self._writers.begin(caller.order(call, answer))
+                self._at_work[slot.number] = _Work(writer, caller, slot)
+                return
         except UNANSWERABLE as error:
             log.debug("a call of process %d is left to the kernel: %r", call.pid, error)
         except Exception as error:  # whatever it is, its listener goes on
             if time.monotonic() >= self._silent_until:
                 self._silent_until = time.monotonic() + _SILENT_SECONDS
                 log.error("a call of process %d is left to the kernel: %r", call.pid, error)
-        try:
-            if value is None:
-                caller.let_through(call)
-            else:
-                caller.answer(call, value)
-        except OSError as error:
-            if error.errno not in _ANSWERED:
-                raise
+        _let_through(caller, call)
+        slot.forget()
 
-    def _write_answer(self, caller: Caller, call: Notification) -> int | None:
-        """Write an answer into the caller's memory; return what its call is to return, None to leave it to the kernel.
-
-        The memory is that of the very process that waits: it was opened by its pid, and the call was valid after that.
-        """
+    def _answer_to(self, call: Notification) -> Answer | None:
+        """Return the answer to a call, None to leave it to the kernel."""
         find = ANSWERS.get((call.arch, call.number))
-        answer = find(call, self._figures) if find and call.pid else None
-        if answer is None:
-            return None
-        file = caller.memory(call)
+        return find(call, self._figures) if find and call.pid else None
+
+    # Writers
+
+    def _settle(self, shift: Shift) -> None:
+        """See to it that a thread can take a call: nothing is done any longer about the one in its slot.
+
+        Where that takes long, the thread goes on with another slot, and with others' calls.
+        """
+        work = self._at_work.get(shift.slot.number)
+        if work is None:
+            return
+        patience = PATIENCE_WITH_OTHERS if self._writers.has_idle else PATIENCE
+        if self._is_done(work, patience if work.writer.has_begun else PATIENCE_WITH_A_NEW_ONE):
+            return
         try:
-            if not caller.is_valid(call) or not writable.is_writable(call.pid, answer.address, len(answer.memory)):
-                return None
-            written = self._writers.write(file, answer.memory, answer.address)
+            slot = self._memory.take()
+        except LookupError:
+            self._is_done(work, None)
+            return
+        shift.slot = slot
+        self._late[work.writer.descriptor] = work, self._leave_out_all(owner_of(work.caller.number))
+        self._poll.register(work.writer.descriptor, select.EPOLLIN)
+        with contextlib.suppress(OSError):  # then it is tried again for a call
+            self._writers.prepare()
+
+    def _settle_late(self, descriptor: int) -> None:
+        """Attend again to who kept a writer waiting."""
+        work, take_back = self._late.pop(descriptor)
+        self._ignore(descriptor)
+        try:
+            self._is_done(work, None)
         finally:
-            os.close(file)
-        return answer.value if written == len(answer.memory) else None
+            self._memory.give_back(work.slot)
+            take_back()
+
+    def _finish(self, shift: Shift) -> None:
+        """Wait for what is done still about the call in a thread's slot."""
+        self._wait_for(shift.slot)
+
+    def _wait_for(self, slot: Slot) -> None:
+        work = self._at_work.get(slot.number)
+        if work is not None:
+            self._is_done(work, None)
+
+    def _is_done(self, work: _Work, patience: float | None) -> bool:
+        """Tell whether a writer is done within so many seconds, None to wait for it; its slot is free then."""
+        is_there = True
+        try:
+            if not work.writer.is_done(patience):
+                return False
+        except EOFError:  # nobody knows how far it came
+            is_there = False
+            with contextlib.suppress(LookupError):
+                _let_through(work.caller, work.caller.taken_up(work.slot.call))
+        except OSError as error:
+            if self._callers.get(work.caller.descriptor) is work.caller:
+                self._give_up(work.caller.descriptor, error)
+        del self._at_work[work.slot.number]
+        work.slot.forget()
+        if is_there:
+            self._writers.take_back(work.writer)
+        else:
+            work.writer.close()
+        return True
+
+
+def _let_through(caller: Caller, call: Notification) -> None:
+    """Let the kernel itself answer a call, if nobody has. OSError."""
+    try:
+        caller.let_through(call)
+    except OSError as error:
+        if error.errno not in ANSWERED:
+            raise
 
 
 def _owner(identity: str) -> int:

@@ -16,6 +16,8 @@ from typing import Protocol
 
 from lxcfs_py.linux import roots, seccomp
 from lxcfs_py.linux.seccomp import Notification
+from lxcfs_py.syscalls.answers import Answer
+from lxcfs_py.syscalls.writers import Order
 
 _OWNER_SHIFT = 40  # a caller's number: whose it is, and a random part
 
@@ -28,6 +30,8 @@ class Caller(Protocol):
 
     descriptor: int
     number: int
+    tells_what_was_answered: bool
+    """Whether a successor can ask if a call was answered: else it must know at once."""
 
     def receive(self, slot: memoryview) -> Notification:
         """Take the next call into a slot. LookupError when there is none any more; EOFError when none will come."""
@@ -35,14 +39,8 @@ class Caller(Protocol):
     def taken_up(self, slot: memoryview) -> Notification:
         """Return the call that a predecessor had received into a slot. LookupError when it had been answered."""
 
-    def memory(self, call: Notification) -> int:
-        """Return a descriptor of the caller's memory, which is the answering thread's to close. OSError."""
-
-    def is_valid(self, call: Notification) -> bool:
-        """Tell whether the thread still waits, so that the memory is its own."""
-
-    def answer(self, call: Notification, value: int) -> None:
-        """Let the call return a value. OSError ENOENT when nobody waits any longer."""
+    def order(self, call: Notification, answer: Answer) -> Order:
+        """Return what a writer is to do."""
 
     def let_through(self, call: Notification) -> None:
         """Let the kernel itself answer. OSError ENOENT when nobody waits any longer."""
@@ -65,6 +63,7 @@ class Listener:
     """The listener of a seccomp filter, as an OCI runtime sends it."""
 
     PREFIX = "seccomp-"
+    tells_what_was_answered = True
 
     def __init__(self, descriptor: int, number: int) -> None:
         self.descriptor, self.number = descriptor, number
@@ -88,17 +87,10 @@ class Listener:
             raise LookupError("nothing was received")
         return call
 
-    def memory(self, call: Notification) -> int:
-        """Open the thread's memory."""
-        return os.open(f"{roots.PROC}/{call.pid}/mem", os.O_WRONLY | os.O_CLOEXEC)
-
-    def is_valid(self, call: Notification) -> bool:
-        """Ask the kernel."""
-        return seccomp.is_valid(self.descriptor, call.id)
-
-    def answer(self, call: Notification, value: int) -> None:
-        """Tell the kernel."""
-        seccomp.answer(self.descriptor, call.id, value)
+    def order(self, call: Notification, answer: Answer) -> Order:
+        """Have the thread's memory opened by its number."""
+        written, failed = seccomp.answer_to(call.id, answer.value), seccomp.way_through(call.id)
+        return Order(call.pid, call.id, answer.address, answer.memory, written, failed, [self.descriptor])
 
     def let_through(self, call: Notification) -> None:
         """Tell the kernel."""
@@ -120,6 +112,7 @@ class Monitor:
     """The connection of the monitor of an LXC container (lxc.seccomp.notify.proxy), which waits for each answer."""
 
     PREFIX = "seccomp.lxc-"
+    tells_what_was_answered = False
 
     def __init__(self, connection: socket.socket, number: int) -> None:
         self._connection = connection
@@ -174,33 +167,23 @@ class Monitor:
         poll.register(self._connection, select.POLLIN)
         return bool(poll.poll(0))
 
-    def memory(self, call: Notification) -> int:
-        """Return what the monitor has sent, which it has checked to be the thread's own."""
-        if self._memory < 0:
-            return os.open(f"{roots.PROC}/{call.pid}/mem", os.O_WRONLY | os.O_CLOEXEC)
-        memory, self._memory = self._memory, -1
-        return memory
-
-    def is_valid(self, call: Notification) -> bool:
-        """Leave it to the monitor, which has the listener."""
-        return True
-
-    def answer(self, call: Notification, value: int) -> None:
-        """Tell the monitor."""
-        self._reply(seccomp.answer_to(call.id, value))
+    def order(self, call: Notification, answer: Answer) -> Order:
+        """Use the memory that the monitor has sent, which it has checked to be the thread's own."""
+        written = self._message + seccomp.answer_to(call.id, answer.value)
+        failed = self._message + seccomp.way_through(call.id)
+        descriptors = [self.descriptor, self._memory] if self._memory >= 0 else [self.descriptor]
+        self._memory = -1
+        return Order(call.pid, 0, answer.address, answer.memory, written, failed, descriptors)
 
     def let_through(self, call: Notification) -> None:
         """Tell the monitor."""
-        self._reply(seccomp.way_through(call.id))
+        self._close_memory()
+        self._connection.send(self._message + seccomp.way_through(call.id))
 
     def close(self) -> None:
         """Close the connection."""
         self._close_memory()
         self._connection.close()
-
-    def _reply(self, answer: bytes) -> None:
-        self._close_memory()
-        self._connection.send(self._message + answer)
 
     def _close_memory(self) -> None:
         if self._memory >= 0:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from lxcfs_py.linux import seccomp
 
 SLOTS = 64
-"""One for the thread that attends, and one for each that is kept waiting."""
+"""One for the thread that attends, and one for each container that keeps somebody waiting."""
 
 _STRIDE = 4096
 _CLEARED = 256  # bytes of a slot, in which is all that tells whether a call has come
@@ -56,11 +56,10 @@ class Memory:
 
     def take(self) -> Slot:
         """Take a slot that is free. LookupError when there is none."""
-        index = min(self._free, default=-1)
-        if index < 0:
-            raise LookupError("all slots are taken")
-        self._free.remove(index)
-        return self._slot(index)
+        try:
+            return self._slot(self._free.pop())
+        except KeyError:
+            raise LookupError("all slots are taken") from None
 
     def give_back(self, slot: Slot) -> None:
         """Let a slot be taken again."""

@@ -1,7 +1,7 @@
 """One thread attends; where it is kept waiting, another goes on in its place.
 
-An answer is written into a caller's memory, and who made that memory can let it be waited for: its pages may be those
-of a file that a server in the container holds back.
+It waits for no memory of a container's, which is left to others (`writers`), but for the kernel, which may have to wait
+for whatever a container does.
 """
 
 from __future__ import annotations
@@ -49,15 +49,17 @@ class Relay:
         memory: Memory,
         work: Callable[[Shift], None],
         leave_out: Callable[[int], TakeBack],
+        finish: Callable[[Shift], None],
     ) -> None:
         """Take what to do.
 
         `work` attends once to what there is. `leave_out` has nobody attend to a descriptor and to what hangs together
-        with it.
+        with it. `finish` waits for what is done still about the call in the slot of a thread that ends.
         """
         self._memory = memory
         self._work = work
         self._leave_out = leave_out
+        self._finish = finish
         self._leader: Optional[Shift] = None
         self._lock = threading.Lock()
         self._busy = threading.Event()
@@ -130,6 +132,7 @@ class Relay:
                     log.exception("the agent for system calls met an error")
                     time.sleep(_AFTER_AN_ERROR)
         finally:
+            self._finish(shift)
             self._give_back(shift.slot)
 
     def _give_back(self, slot: Slot) -> None:

@@ -79,6 +79,22 @@ print("begun", flush=True)
 time.sleep(1000)
 """
 
+LOCKING = """
+size = 256 << 20
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+large = libc.mmap(None, size, 3, 0x22, -1, 0)
+libc.madvise(large, size, 15)  # MADV_NOHUGEPAGE
+ctypes.memset(large, 1, size)
+def lock():
+    while True:
+        for access in (1, 3): libc.mprotect(large, size, access)  # which locks all mappings for some milliseconds
+threads(2, lock)
+threads(4, loop)
+print("begun", flush=True)
+time.sleep(1000)
+"""
+
 WRONG = """
 libc.syscall.restype = ctypes.c_long
 def wrong():
@@ -105,8 +121,8 @@ def neighbour(daemon, sandbox, tmp_path, seconds=1.5):
 
 @pytest.mark.parametrize(
     "program",
-    [ENDING, EXECUTING, UNMAPPING, MANY, WRONG],
-    ids=["threads that end", "exec", "unmapping", "2000 threads", "nonsense"],
+    [ENDING, EXECUTING, UNMAPPING, LOCKING, MANY, WRONG],
+    ids=["threads that end", "exec", "unmapping", "locked mappings", "2000 threads", "nonsense"],
 )
 def test_what_a_container_does_to_its_calls_is_not_felt_by_others(start_daemon, sandbox, tmp_path, program):
     daemon = start_daemon()
@@ -173,6 +189,18 @@ def test_memory_that_can_be_waited_for_holds_up_nobody_else(start_daemon, sandbo
             os.kill(hostile[0].pid, signal.SIGKILL)
         other.process.send_signal(signal.SIGCONT)
         assert [each.stdout.readline() for each in hostile[1:]] == [b"answered\n"] * 2
+
+
+def test_no_thread_of_a_server_waits_for_memory(start_daemon, sandbox):
+    """Else others would wait with it each time that a container gives its memory slowly."""
+    daemon, other = start_daemon(), start_daemon()
+    with calls_into_a_file_of(other, daemon, sandbox(views=daemon.mountpoint), 1) as hostile:
+        let_call(hostile)
+        server = psutil.Process(daemon.process.pid)
+        wait_for(lambda: any(writes(each) for each in server.children(True)))
+        tasks = Path(f"/proc/{server.pid}/task").iterdir()
+        calls = [(task / "syscall").read_text().split()[0] for task in tasks]
+        assert not {"45", "207"} & {*calls}, "none is in recvfrom(2), by its number on x86-64 or arm64"
 
 
 def test_a_signal_interrupts_no_call_that_was_taken(start_daemon, sandbox):

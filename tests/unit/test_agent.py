@@ -23,7 +23,7 @@ from lxcfs_py.syscalls import agent
 from lxcfs_py.syscalls.agent import Agent
 from lxcfs_py.syscalls.callers import Listener
 from lxcfs_py.syscalls.relay import Shift
-from lxcfs_py.syscalls.writers import Writers
+from lxcfs_py.syscalls.writers import Order, Writers
 
 
 class Nothing:
@@ -280,3 +280,107 @@ def test_whatever_keeps_a_call_from_being_answered_its_listener_goes_on(
     assert len(caplog.messages) == (not isinstance(error, agent.UNANSWERABLE)), "a container cannot fill the log"
     os.close(caller.descriptor)
     os.close(caller.calls)
+
+
+class Busy:
+    """A writer that is done when its time has come."""
+
+    has_begun = True
+
+    def __init__(self) -> None:
+        self.descriptor, self.done = os.pipe()
+        self.closed = False
+
+    def is_done(self, patience: float | None) -> bool:
+        return bool(select.select([self.descriptor], [], [], patience)[0])
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Office:
+    """Writers, each of whom is at work until it is told to be done."""
+
+    has_idle = False
+
+    def __init__(self) -> None:
+        self.at_work: list[Busy] = []
+        self.rested: list[Busy] = []
+        self.take_back = self.rested.append
+
+    def prepare(self) -> None: ...
+
+    def begin(self, order: object) -> Busy:
+        self.at_work.append(Busy())
+        return self.at_work[-1]
+
+
+class Calling(Caller):
+    """A listener whose calls are answered by a writer, and are taken one by one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(Notification(number, os.getpid(), 204, seccomp.X86_64, [0] * 6))
+        self.number = number
+
+    def receive(self, slot: memoryview) -> Notification:
+        os.read(self.descriptor, 1)
+        self.said.append("received")
+        return self.call
+
+    def order(self, call: Notification, answer: object) -> Order:
+        return Order(call.pid, call.id, 0, b"", b"", b"", [self.descriptor])
+
+
+@pytest.fixture
+def office(agent_of: Agent, monkeypatch: pytest.MonkeyPatch) -> Office:
+    """Who answers the calls of an agent."""
+    made = Office()
+    monkeypatch.setattr(agent_of, "_writers", made)
+    monkeypatch.setattr(agent_of, "_answer_to", lambda call: call)
+    return made
+
+
+def test_who_keeps_a_writer_waiting_is_waited_for_by_nobody_else(agent_of: Agent, office: Office) -> None:
+    slow, other = Calling(1 << 40), Calling(2 << 40)
+    for caller in (slow, other):
+        agent_of._add(caller)
+    shift = Shift(agent_of._memory.take())
+    agent_of._relay._leader = shift
+    agent_of._attend_all(shift)  # one call of each is taken, though the first one is not answered yet
+    assert (slow.said, other.said) == (["received"], ["received"])
+    first, second = office.at_work
+    assert len({work.slot.number for work in agent_of._at_work.values()}) == 2
+    os.write(second.done, b"x")
+    for caller in (slow, other):
+        os.write(caller.calls, b"a call")
+    for _ in range(3):
+        agent_of._attend_all(shift)
+        os.write(office.at_work[-1].done, b"x")
+    assert slow.said == ["received"], "of nobody, two calls are taken at a time"
+    assert len(other.said) == 4
+    os.write(first.done, b"x")
+    agent_of._attend_all(shift)
+    os.write(office.at_work[-1].done, b"x")
+    agent_of._attend_all(shift)
+    assert len(slow.said) > 1
+    assert first in office.rested
+
+
+def test_a_call_whose_writer_ends_in_the_middle_is_let_through(
+    agent_of: Agent, office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(writer: Busy, patience: float | None) -> bool:
+        raise EOFError
+
+    monkeypatch.setattr(Busy, "is_done", ended)
+    monkeypatch.setattr(Calling, "taken_up", lambda self, slot: self.call)
+    caller = Calling(1 << 40)
+    agent_of._add(caller)
+    shift = Shift(agent_of._memory.take())
+    agent_of._relay._leader = shift
+    for _ in range(2):
+        agent_of._attend_all(shift)
+        os.write(caller.calls, b"a call")
+    assert caller.said[:2] == ["received", "let through"]
+    assert office.at_work[0].closed
+    assert not office.rested

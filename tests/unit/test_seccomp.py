@@ -104,7 +104,9 @@ def test_where_no_thread_can_ask_calls_are_taken_to_be_let_through(monkeypatch: 
     assert seccomp.can_let_through()
 
 
-def test_a_kernel_since_6_6_takes_the_flag_that_keeps_a_call_on_its_core(require: Callable[[object, str], None]) -> None:
+def test_a_kernel_since_6_6_takes_the_flag_that_keeps_a_call_on_its_core(
+    require: Callable[[object, str], None],
+) -> None:
     """An older one refuses it, which changes nothing."""
     require(os.geteuid() == 0, "root")
     refused: list[int] = []

@@ -24,7 +24,7 @@ def test_a_successor_that_is_left_a_call_in_each_slot_leads_when_one_is_free() -
     def answer(slot: Slot) -> None:
         answered.wait(20)
 
-    relay = Relay(memory, work, lambda descriptor: lambda: None)
+    relay = Relay(memory, work, lambda descriptor: lambda: None, lambda shift: None)
     left = list(memory.taken())
     assert [number for _, number in left] == list(range(1, SLOTS + 1))
     for slot, _ in left:

@@ -1,4 +1,4 @@
-"""Answers that are written into memory by processes of their own."""
+"""Answers that are written into memory, and given, by processes of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import errno
 import os
 import signal
 import socket
-import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -16,86 +15,149 @@ import pytest
 
 from lxcfs_py import isolated
 from lxcfs_py.syscalls import writers
-from lxcfs_py.syscalls.writers import Writers
+from lxcfs_py.syscalls.writers import Order, Writer, Writers
+
+WRITTEN, FAILED = b"written", b"failed."
 
 
 @pytest.fixture
-def memory() -> Iterator[int]:
-    memory = os.open("/proc/self/mem", os.O_WRONLY | os.O_CLOEXEC)
-    yield memory
-    os.close(memory)
+def room() -> ctypes.Array[ctypes.c_char]:
+    """Memory that may be written to."""
+    return ctypes.create_string_buffer(64)
 
 
-def test_a_text_is_written_and_an_address_that_is_none_is_the_kernels_error(memory: int) -> None:
-    room, written = ctypes.create_string_buffer(8), Writers()
+@pytest.fixture
+def monitor() -> Iterator[socket.socket]:
+    """Who is told how the calls end."""
+    monitor, connection = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with monitor, connection:
+        monitor.settimeout(20)
+        CONNECTIONS[monitor] = connection
+        yield monitor
+        del CONNECTIONS[monitor]
+
+
+CONNECTIONS: dict[socket.socket, socket.socket] = {}
+
+
+def order(monitor: socket.socket, text: bytes, address: int, *memory: int) -> Order:
+    return Order(os.getpid(), 0, address, text, WRITTEN, FAILED, [CONNECTIONS[monitor].fileno(), *memory])
+
+
+def ended(written: Writers, order: Order) -> Writer:
+    """Who has done something."""
+    writer = written.begin(order)
+    assert writer.is_done(20)
+    return writer
+
+
+def test_a_text_is_written_and_a_call_whose_address_is_none_is_let_through(
+    monitor: socket.socket, room: ctypes.Array[ctypes.c_char]
+) -> None:
+    written = Writers()
     written.prepare()
-    assert written.write(memory, b"answer", ctypes.addressof(room)) == 6
-    assert room.value == b"answer"
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        written.write(memory, b"answer", 8)
-    assert written.write(memory, b"again", ctypes.addressof(room)) == 5
+    for address, text, answer in (
+        (ctypes.addressof(room), b"answer", WRITTEN),
+        (8, b"none", FAILED),
+        (ctypes.addressof(room), b"again\0", WRITTEN),
+    ):
+        written.take_back(ended(written, order(monitor, text, address)))
+        assert monitor.recv(64) == answer
+    assert room.value == b"again"
 
 
-def test_one_that_has_ended_is_followed_by_another(memory: int) -> None:
-    room, written = ctypes.create_string_buffer(8), Writers()
+def test_memory_that_was_sent_is_written_to_and_closed(
+    monitor: socket.socket, room: ctypes.Array[ctypes.c_char]
+) -> None:
+    memory = os.open("/proc/self/mem", os.O_WRONLY | os.O_CLOEXEC)
+    ended(Writers(), order(monitor, b"answer", ctypes.addressof(room), memory)).close()
+    assert (monitor.recv(64), room.value) == (WRITTEN, b"answer")
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        os.fstat(memory)
+
+
+def test_a_call_that_cannot_be_ended_is_an_error(monitor: socket.socket, room: ctypes.Array[ctypes.c_char]) -> None:
+    asked = order(monitor, b"answer", ctypes.addressof(room))
+    monitor.close()
+    writer = Writers().begin(asked)
+    with pytest.raises(BrokenPipeError):
+        writer.is_done(20)
+    writer.close()
+
+
+def test_one_that_has_ended_is_followed_by_another(monitor: socket.socket, room: ctypes.Array[ctypes.c_char]) -> None:
+    written = Writers()
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     its.close()
-    written._idle.append(mine)
-    with pytest.raises((OSError, struct.error)):
-        written.write(memory, b"answer", ctypes.addressof(room))
-    assert written.write(memory, b"answer", ctypes.addressof(room)) == 6
+    written.take_back(Writer(mine))
+    ended(written, order(monitor, b"answer", ctypes.addressof(room))).close()
+    assert (monitor.recv(64), room.value) == (WRITTEN, b"answer")
 
 
-def started() -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """One that is there, and its end of the connection."""
+def test_who_ends_in_the_middle_is_told_from_who_is_not_done() -> None:
+    mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    writer = Writer(mine)
+    assert not writer.is_done(0)
+    its.close()
+    with pytest.raises(EOFError):
+        writer.is_done(20)
+    writer.close()
+
+
+def started() -> tuple[Writer, subprocess.Popen[bytes], socket.socket]:
+    """One that is there."""
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
         command = isolated.command(writers.__name__, str(its.fileno()))
-        return mine, subprocess.Popen(command, pass_fds=[its.fileno()])
+        return Writer(mine), subprocess.Popen(command, pass_fds=[its.fileno()]), mine
 
 
-def asked(connection: socket.socket, memory: int, text: bytes) -> tuple[int, int]:
-    """What it answers who wants a text written."""
-    room = ctypes.create_string_buffer(8)
-    socket.send_fds(connection, [writers._WANTED.pack(ctypes.addressof(room)), text], [memory])
-    written, error = writers._DONE.unpack(connection.recv(64))
-    assert room.value == text
-    return written, error
-
-
-def test_what_is_meant_for_the_daemon_does_not_end_it(memory: int) -> None:
+def test_what_is_meant_for_the_daemon_does_not_end_it(
+    monitor: socket.socket, room: ctypes.Array[ctypes.c_char]
+) -> None:
     """Nor any other process of the service: `systemctl kill` signals them all."""
-    mine, process = started()
-    with process, mine:
-        for text in (b"before", b"after"):
-            assert asked(mine, memory, text) == (len(text), 0)
+    writer, process, _ = started()
+    with process:
+        for text in (b"before", b"after\0"):
+            writer.begin(order(monitor, text, ctypes.addressof(room)))
+            assert writer.is_done(20)
             for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
                 process.send_signal(number)
+        writer.close()
     assert process.returncode == 0
+    assert room.value == b"after"
 
 
 @pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_ends_the_service_ends_it_without_a_word(
-    memory: int, number: signal.Signals, capfd: pytest.CaptureFixture[str]
+    monitor: socket.socket,
+    room: ctypes.Array[ctypes.c_char],
+    number: signal.Signals,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    mine, process = started()
-    with process, mine:
-        assert asked(mine, memory, b"text") == (4, 0)
+    writer, process, _ = started()
+    with process:
+        writer.begin(order(monitor, b"text", ctypes.addressof(room)))
+        assert writer.is_done(20)
         process.send_signal(number)
         assert process.wait(20) == -number
+        writer.close()
     assert capfd.readouterr().err == ""
 
 
-def test_it_writes_what_it_is_sent_and_ends_with_who_sends(memory: int) -> None:
-    room = ctypes.create_string_buffer(8)
+def test_it_does_what_it_is_told_and_ends_with_who_tells(
+    monitor: socket.socket, room: ctypes.Array[ctypes.c_char]
+) -> None:
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     thread = threading.Thread(target=writers._main, args=(its,))
     thread.start()
-    for address, done in ((ctypes.addressof(room), (6, 0)), (8, (0, errno.EIO))):
-        socket.send_fds(mine, [writers._WANTED.pack(address), b"answer"], [memory])
-        assert writers._DONE.unpack(mine.recv(64)) == done
-    mine.close()
+    writer = Writer(mine)
+    for address, answer in ((ctypes.addressof(room), WRITTEN), (8, FAILED)):
+        writer.begin(order(monitor, b"answer", address))
+        assert writer.is_done(20)
+        assert monitor.recv(64) == answer
+    writer.close()
     thread.join(20)
     assert not thread.is_alive()
     its.close()
