@@ -16,7 +16,7 @@ import select
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Callable, NamedTuple, Optional, Union
 
 from lxcfs_py.cgroup import Cgroup, open_cgroup
@@ -61,6 +61,7 @@ class Container:
         "_layout",
         "_proc",
         "account",
+        "amounts",
         "cgroup",
         "checked",
         "configured",
@@ -99,6 +100,9 @@ class Container:
         self.reads = 0
         self.configured: Optional[tuple[Config, Paths, Config]] = None
         """A configuration and where it was then, and what that comes to for it."""
+
+        self.amounts: tuple[float, Optional[Cgroup], Mapping[str, int]] = (0.0, None, {})
+        """What memory.stat said of a cgroup, and until when that serves who asks by a system call."""
 
     def __del__(self) -> None:
         for fd in (self.pidfd, self.namespace):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Optional
 
 from lxcfs_py.cgroup import Cgroup, Memory
@@ -16,6 +17,10 @@ from lxcfs_py.views import loadavg, meminfo, uptime
 
 _CPUS = "sys/devices/system/cpu"
 _FIELDS = ("MemTotal", "MemFree", "Shmem", "Buffers", "SwapTotal", "SwapFree")
+_SECONDS = 1.0
+"""For how long what memory.stat says serves who asks by a system call: it takes as long to read as all else together,
+and tells no more than what is shared and what can be reclaimed, which some limits of parents are measured by."""
+
 _Sizes = tuple[int, int, int, int, int, int]
 
 
@@ -47,8 +52,8 @@ class CallFigures:
     def _sysinfo(self, container: Container, host: Host, config: Config) -> Sysinfo:
         """Return the container's figures; the machine's for a file that is not enabled."""
         enabled = config.files.enabled
-        cgroup, memory = container.cgroup, container.cgroup.memory
-        sizes = self._memory(cgroup, memory, config) if memory and "proc/meminfo" in enabled else _of_the_host(host)
+        memory = container.cgroup.memory
+        sizes = self._memory(container, memory, config) if memory and "proc/meminfo" in enabled else _of_the_host(host)
         if "proc/meminfo" in enabled and not config.memory.swap:
             sizes = (*sizes[:4], 0, 0)
         if "proc/loadavg" in enabled and config.loadavg.enabled:
@@ -59,13 +64,22 @@ class CallFigures:
         age = uptime.uptime(container, host, config) if "proc/uptime" in enabled else host.now() + host.boottime_offset
         return Sysinfo(age / 1e9, loads, *sizes, threads)
 
-    def _memory(self, cgroup: Cgroup, memory: Memory, config: Config) -> _Sizes:
-        host = self._filesystem.host
-        amounts = memory.stat()
+    def _memory(self, container: Container, memory: Memory, config: Config) -> _Sizes:
+        host, cgroup = self._filesystem.host, container.cgroup
+        amounts = _amounts(container, cgroup, memory)
         machine = host.memory()
         room = meminfo.room_in(cgroup, memory, amounts, machine, host, config)
         swap = meminfo.swap_in(memory, machine)
         return room.limit, min(room.free, room.limit), amounts.get("Shmem", 0), 0, *swap
+
+
+def _amounts(container: Container, cgroup: Cgroup, memory: Memory) -> Mapping[str, int]:
+    until, asked, amounts = container.amounts
+    now = time.monotonic()
+    if now >= until or asked is not cgroup:
+        amounts = memory.stat()
+        container.amounts = now + _SECONDS, cgroup, amounts
+    return amounts
 
 
 def _of_the_host(host: Host) -> _Sizes:

@@ -48,6 +48,7 @@ class RecordedContainer:
         self.proc = machine.root / "proc"
         self.paths = parse_paths((init / "cgroup").read_bytes())
         self.configured = None
+        self.amounts: Any = (0.0, None, {})
         self.cgroup = open_cgroup(find(str(machine.root)), self.paths, str(self.proc))
         self.start = int((init / "stat").read_text().rpartition(") ")[2].split()[19]) * NS_PER_TICK
         self.account = Account(ledger or Ledger(), init.name)
@@ -168,6 +169,7 @@ def container_in() -> Callable[..., Any]:
             "cgroup": cgroup,
             "paths": {},
             "configured": None,
+            "amounts": (0.0, None, {}),
             "start": 0,
             "last_pid": 31,
             "reads": 0,

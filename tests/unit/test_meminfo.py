@@ -468,6 +468,28 @@ def test_sysinfo_agrees_with_meminfo_where_nobody_counts_the_memory(cgroup, cont
         assert (told.total, told.swap_total) == (4096 * MIB, swap)
 
 
+def test_sysinfo_tells_what_is_free_now_and_what_was_shared_within_the_last_second(
+    cgroup, container_in, host, files, clock
+):
+    filesystem: Any = SimpleNamespace(host=host)
+    levels = [level1(64 * MIB)]
+    directory = SimpleNamespace(
+        read=lambda name: files(levels[-1]).read(name), get=lambda name: files(levels[-1]).get(name)
+    )
+    load = SimpleNamespace(read=lambda _states: (0.0, 0.0, 0.0))
+    container = container_in(cgroup(memory=v1.Memory((directory,))), load=load)
+
+    def told(usage, shared):
+        levels.append(level1(64 * MIB, usage=usage * MIB, stat=f"total_shmem {shared * MIB}\n"))
+        said = CallFigures(filesystem)._sysinfo(container, host, Config())
+        return said.free // MIB, said.shared // MIB
+
+    assert told(10, 1) == (54, 1)
+    assert told(20, 2) == (44, 1)
+    clock[0] += 1.1
+    assert told(20, 2) == (44, 2)
+
+
 def test_the_commit_limit_is_by_the_settings_of_now(show, made, clock):
     host = make_host(made({"proc/sys/vm/overcommit_ratio": "50\n"}), **MEMORY)
     levels = level2(1024 * MIB)
