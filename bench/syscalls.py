@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import statistics
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ WAYS = ("kernel", "agent")
 ROUNDS = 10
 STARTS = 4
 """Of each program in a round."""
+
+_PATIENCE = 15.0  # seconds
 
 # In Python, in Go, and in Java.
 PROGRAMS = (("/usr/bin/python3", "-c", "pass"), ("runc", "--version"), ("java", "-version"))
@@ -41,6 +44,15 @@ def _calling(views: Path, agent: str) -> Iterator[Reader]:
         yield caller
 
 
+def _wait_for(socket: Path) -> None:
+    """Wait until there is a socket, which is made after the mount. OSError where there is none for long."""
+    deadline = time.monotonic() + _PATIENCE
+    while not socket.exists():
+        if time.monotonic() >= deadline:
+            raise OSError(f"no server listens at {socket}")
+        time.sleep(0.01)
+
+
 def measure(seconds: float) -> Cost:
     """Measure each call for so many seconds with caller and daemon on one core, the two ways taking turns."""
     found = Cost()
@@ -49,6 +61,7 @@ def measure(seconds: float) -> Cost:
         server = stack.enter_context(running(lxcfs_py("kernel")))
         server.pin(core)
         agent = {"kernel": "", "agent": seccomp_profile.socket_of(str(server.mount))}
+        _wait_for(Path(agent["agent"]))
         callers = {way: stack.enter_context(_calling(server.mount, agent[way])) for way in WAYS}
         for caller in callers.values():
             caller.ask("pin", cpus=sorted(core))
