@@ -162,10 +162,17 @@ def calls_into_a_file_of(other, daemon, box, count):
             )
             assert hostile[-1].stdout.readline() == b"begun\n"
         other.process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: stands_still(other.process.pid))
         yield hostile
     finally:
         other.process.send_signal(signal.SIGCONT)
         os.close(file)
+
+
+def stands_still(pid):
+    """Tell whether all threads of a process are stopped: until the first one heeds the signal, the others run on."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return all((task / "stat").read_text().rpartition(") ")[2][0] == "T" for task in tasks)
 
 
 def writes(process):
