@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
 def _reload(options: argparse.Namespace) -> int:
     path = config_path(options.config)
     if os.geteuid() != 0:
-        raise CommandError("only root may ask the daemon to reload")
+        raise CommandError("only root may ask the daemon to reload", "run this with sudo")
     try:
         errors, remarks = control.reload(path)
     except (control.NotRunningError, control.NotAnsweringError) as error:

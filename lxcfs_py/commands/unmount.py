@@ -9,7 +9,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from lxcfs_py.attach import mount_users
-from lxcfs_py.commands.common import CommandError, add_config, config_path, mountpoint_even_if_broken, new_command
+from lxcfs_py.commands.common import (
+    CommandError,
+    add_config,
+    config_path,
+    mountpoint_even_if_broken,
+    new_command,
+    require_root,
+)
 from lxcfs_py.daemon import call_agent, control, last_config, systemd
 from lxcfs_py.engine import session
 from lxcfs_py.linux import mountpoint
@@ -50,6 +57,8 @@ def _unmount(options: argparse.Namespace) -> int:
     mounted = [path for path in sorted(places) if any(map(is_mounted, mountpoint.places(path)))]
     if not mounted and not unit:
         raise CommandError(f"nothing is mounted at {' or '.join(places)}")
+    if not all(mountpoint.is_own(place) for path in mounted for place in mountpoint.places(path)):
+        require_root()
     if not unit:
         for path in mounted:
             _refuse_beside_a_daemon(path)

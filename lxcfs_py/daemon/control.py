@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -161,7 +162,7 @@ def _mountpoints() -> dict[str, str]:
 
 
 def _path(place: str) -> str:
-    return mountpoint.runtime_file(place, _KIND) or ""
+    return mountpoint.runtime_path(place, _KIND)
 
 
 def _parsed(place: str, reply: bytes) -> Any:
@@ -179,9 +180,9 @@ def _request(place: str, path: str, request: dict[str, Any], seconds: float = AN
             connection.connect(path)
         except socket.timeout:
             raise NotAnsweringError(_silent(place, seconds), _SILENT_HINT) from None
-        except OSError:
+        except OSError as error:
             if mountpoint.is_mounted(place) and mountpoint.answers(place):
-                raise NotAnsweringError(_out_of_reach(place), _SILENT_HINT) from None
+                raise _out_of_reach(place, error) from None
             raise NotRunningError(_not_running(place), _start(place)) from None
         stranger = peer.stranger(connection)
         if stranger:
@@ -207,8 +208,12 @@ def _silent(place: str, seconds: float) -> str:
     return f"the daemon of {place} does not answer: it said nothing within {seconds:.0f} s"
 
 
-def _out_of_reach(place: str) -> str:
-    return f"{place} is served, by a process that cannot be asked: it has no socket in {mountpoint.RUNTIME_DIRECTORY}"
+def _out_of_reach(place: str, error: OSError) -> NotAnsweringError:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        why, hint = f"only root may ask it, in {mountpoint.RUNTIME_DIRECTORY}", "run this with sudo"
+    else:
+        why, hint = f"it has no socket in {mountpoint.RUNTIME_DIRECTORY}", _SILENT_HINT
+    return NotAnsweringError(f"{place} is served, by a process that cannot be asked: {why}", hint)
 
 
 def _not_running(place: str) -> str:

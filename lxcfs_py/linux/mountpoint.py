@@ -118,6 +118,13 @@ def is_mounted(mountpoint: str) -> bool:
     return any(mount.mountpoint == mountpoint and mount.fstype == FSTYPE for mount in mount_table.read())
 
 
+def is_own(mountpoint: str) -> bool:
+    """Tell whether all such mounts there are this user's, which fusermount lets its user take away."""
+    mine = f"user_id={os.geteuid()}"
+    there = [mount for mount in mount_table.read() if mount.mountpoint == mountpoint and mount.fstype == FSTYPE]
+    return all(mine in mount.options.split(",") for mount in there)
+
+
 def is_dead(path: str) -> bool:
     """Tell whether a path is on a FUSE mount whose server has ended. Where that stands still, this waits for it."""
     try:
@@ -231,6 +238,11 @@ def runtime_file(mountpoint: str, kind: str) -> Optional[str]:
         return None
     if not os.access(RUNTIME_DIRECTORY, os.W_OK):
         return None
+    return runtime_path(mountpoint, kind)
+
+
+def runtime_path(mountpoint: str, kind: str) -> str:
+    """Return where something is kept for this mount's next server, whether this process may write there or not."""
     return f"{_runtime_path(mountpoint)}.{kind}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Optional
@@ -24,6 +24,18 @@ from lxcfs_py.views import VIEWS
 TREES = Path(__file__).parent / "trees"
 MACHINES = ("v1-2cpu", "v1-2cpu-swap", "hybrid", "v2-2cpu-noswap-nopsi", "v2-64cpu", "v2-arm64")
 CPU_DIRECTORY = "sys/devices/system/cpu"
+
+
+_NOBODY = 65534
+
+
+@pytest.fixture
+def ordinary_user(require: Callable[[object, str], None]) -> Iterator[int]:
+    """The test runs as a user who is not root; the number of the user."""
+    require(os.geteuid() == 0, "root")
+    os.seteuid(_NOBODY)
+    yield _NOBODY
+    os.seteuid(0)
 
 
 class RecordedHost(Host):

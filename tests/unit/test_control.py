@@ -122,6 +122,35 @@ def test_without_a_daemon_or_with_one_that_died_it_is_said_that_none_runs(daemon
             ask(of)
 
 
+@pytest.fixture
+def mounted(monkeypatch):
+    """/srv/a is mounted, and somebody serves it."""
+    there = [Mount("0:45", "/", "/srv/a", mountpoint.FSTYPE, "rw,user_id=0")]
+    monkeypatch.setattr(mountpoint.mount_table, "read", lambda: there)
+    monkeypatch.setattr(mountpoint, "answers", lambda place: True)
+
+
+def test_who_may_not_ask_is_told_so_and_not_that_there_is_no_socket(daemon, mounted, request):
+    daemon("/srv/a", "/etc/lxcfs.toml")
+    request.getfixturevalue("ordinary_user")
+    with pytest.raises(
+        control.NotAnsweringError, match=r"cannot be asked: only root may ask it, in /\S+/run$"
+    ) as refused:
+        control.ask("/srv/a")
+    assert refused.value.hint == "run this with sudo"
+
+
+def test_of_a_server_without_a_socket_it_is_said_that_it_has_none(mounted):
+    with pytest.raises(control.NotAnsweringError, match=r"cannot be asked: it has no socket in /\S+/run$"):
+        control.ask("/srv/a")
+
+
+def test_who_asks_makes_no_directory(tmp_path):
+    with pytest.raises(control.NotRunningError):
+        control.ask("/srv/a")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_end_of_a_server_leaves_the_socket_of_its_successor(daemon):
     stop = daemon("/srv/a", "/etc/old.toml")
     daemon("/srv/a", "/etc/new.toml")

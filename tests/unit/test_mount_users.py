@@ -9,9 +9,10 @@ from lxcfs_py.attach import mount_users, places
 from lxcfs_py.attach.errors import AttachError
 from lxcfs_py.attach.mount_users import Found, User
 from lxcfs_py.commands import unmount
-from lxcfs_py.daemon import call_agent
+from lxcfs_py.daemon import call_agent, control
 from lxcfs_py.engine import session
 from lxcfs_py.linux import mountpoint, roots
+from lxcfs_py.linux.mount_table import Mount
 from lxcfs_py.linux.mountpoint import FSTYPE
 
 
@@ -100,3 +101,23 @@ def test_a_container_with_too_many_mounts_is_left_alone(tmp_path, monkeypatch):
     with pytest.raises(AttachError, match="too many mounts"):
         places.mounts(process, most=100)
     os.close(process)
+
+
+@pytest.mark.parametrize("whose", ["root's", "own"])
+def test_an_ordinary_user_unmounts_only_a_mount_of_that_user(whose, ordinary_user, monkeypatch, capsys):
+    owner = 0 if whose == "root's" else ordinary_user
+    there = [Mount("0:45", "/", "/var/lib/lxcfs", mountpoint.FSTYPE, f"rw,user_id={owner},group_id=0")]
+    monkeypatch.setattr(mountpoint.mount_table, "read", lambda: there)
+    monkeypatch.setattr(control, "ask", no_daemon)
+    taken_away = []
+    monkeypatch.setattr(unmount, "_unmount_at", taken_away.append)
+    code = cli.main(["unmount", "--config", "/dev/null"])
+    if owner == ordinary_user:
+        assert (code, taken_away) == (0, ["/var/lib/lxcfs"])
+    else:
+        assert (code, taken_away) == (1, [])
+        assert capsys.readouterr().err.endswith("\n  run this with sudo\n")
+
+
+def no_daemon(place):
+    raise control.NotRunningError(f"no daemon runs for {place}")
