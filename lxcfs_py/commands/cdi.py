@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command, output_given, write
+from lxcfs_py.commands.common import CommandError, add_config, add_output, load_config, new_command, write
 from lxcfs_py.runtimes import cdi
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ def add(commands: Commands) -> None:
             (f"podman run --device {cdi.KIND}=all debian free -m", "a container that has the files by it"),
         ],
     )
-    parser.add_argument(
-        "--output", metavar="FILE", type=output_given, default=cdi.PATH, help=f"where (default: {cdi.PATH})"
-    )
+    add_output(parser, cdi.PATH)
     add_config(parser)
 
 
@@ -41,5 +39,6 @@ def _cdi(options: argparse.Namespace) -> int:
         raise CommandError("a CDI specification of no files cannot be: enable some in the configuration")
     path = options.output
     write(path, json.dumps(specification, indent=2) + "\n")
-    print(f"{path}: the device {cdi.KIND}=all, and {devices - 1} of one file each")
+    if path:
+        print(f"{path}: the device {cdi.KIND}=all, and {devices - 1} of one file each")
     return 0

@@ -158,22 +158,32 @@ def mountpoint_even_if_broken(path: Optional[str]) -> str:
         return mountpoint.resolve((before or Config()).mountpoint)
 
 
-def output_given(text: str) -> Path:
-    """Return the name of a file to write. argparse.ArgumentTypeError for none."""
+def add_output(parser: argparse.ArgumentParser, default: str = "-") -> None:
+    """Add --output: where `write` is to write."""
+    usual = "standard output" if default == "-" else f"{default}; - is standard output"
+    what = f"where to write it (default: {usual})"
+    parser.add_argument("--output", metavar="FILE", type=_output_given, default=default, help=what)
+
+
+def _output_given(text: str) -> Optional[Path]:
+    """Return the name of a file to write, None for the standard output. argparse.ArgumentTypeError for no name."""
     if not text:
         raise argparse.ArgumentTypeError("an empty path is no file: name one")
-    return Path(text)
+    return None if text == "-" else Path(text)
 
 
 _NOT_REPLACED = (errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS)
 """Of a file that is mounted by itself, or whose directory may not be written: it may be written all the same."""
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Optional[Path], text: str) -> None:
     """Write a text to a file, which is replaced whole, or to a device, a pipe or what a link leads to. CommandError.
 
-    The file's directory is made.
+    The file's directory is made. Without a path, the text is printed.
     """
+    if path is None:
+        print(text, end="")
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):

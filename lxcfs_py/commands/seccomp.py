@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lxcfs_py.commands.common import add_config, load_config, new_command, output_given, write
+from lxcfs_py.commands.common import add_config, add_output, load_config, new_command, write
 from lxcfs_py.runtimes import seccomp_profile
 
 if TYPE_CHECKING:
@@ -45,17 +45,11 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="in the form of the OCI runtime specification, as containerd, nerdctl and CRI-O take it",
     )
-    parser.add_argument(
-        "--output", metavar="FILE", type=output_given, help="where to write it (default: standard output)"
-    )
+    add_output(parser)
     add_config(parser)
 
 
 def _seccomp(options: argparse.Namespace) -> int:
     socket = seccomp_profile.socket_of(load_config(options.config).mountpoint)
-    text = seccomp_profile.profile(options.base, socket, options.oci)
-    if options.output is None:
-        print(text, end="")
-        return 0
-    write(options.output, text)
+    write(options.output, seccomp_profile.profile(options.base, socket, options.oci))
     return 0

@@ -90,7 +90,7 @@ complete -c lxcfs-py -n __fish_use_subcommand -f -a hook -d 'be an OCI createCon
 complete -c lxcfs-py -n '__fish_seen_subcommand_from hook' -l root -r -d 'of a container that is being made: read no state (LXC\'s hook)'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from hook' -l config -r -d 'the configuration (default: /etc/lxcfs.toml if it is there)'
 complete -c lxcfs-py -n __fish_use_subcommand -f -a cdi -d 'write a CDI specification, for --device lxcfs.py/views=all'
-complete -c lxcfs-py -n '__fish_seen_subcommand_from cdi' -l output -r -d 'where (default: /etc/cdi/lxcfs-py.json)'
+complete -c lxcfs-py -n '__fish_seen_subcommand_from cdi' -l output -r -d 'where to write it (default: /etc/cdi/lxcfs-py.json; - is standard output)'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from cdi' -l config -r -d 'the configuration (default: /etc/lxcfs.toml if it is there)'
 complete -c lxcfs-py -n __fish_use_subcommand -f -a seccomp -d 'print a seccomp profile with which sysinfo(2) and sched_getaffinity(2) are answered too'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from seccomp' -l base -r -d 'the profile to start from, as Docker and Podman take it (default: %(default)s)'

@@ -18,6 +18,7 @@ from lxcfs_py import cli
 from lxcfs_py.config import Config, Files
 from lxcfs_py.runtimes import cdi
 from lxcfs_py.runtimes.bind_snippets import is_here
+from tests.conftest import ROOT
 
 LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 VENDOR = re.compile(rf"{LABEL}(?:\.{LABEL})*")
@@ -135,6 +136,16 @@ def test_a_file_that_cannot_be_replaced_is_written_to(tmp_path, monkeypatch):
     assert cli.main(["cdi", "--output", str(tmp_path / "a"), "--config", str(tmp_path / "lxcfs.toml")]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"a", "lxcfs.toml"}
     assert json.loads((tmp_path / "a").read_text()) == cdi.specification(Config())
+
+
+@pytest.mark.parametrize("command", [["cdi"], ["seccomp", "--base", str(ROOT / "packaging/seccomp/containers.json")]])
+def test_a_dash_is_the_standard_output_and_no_file(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*command, "--output", "-", "--config", "/dev/null"]) == 0
+    assert isinstance(json.loads(capsys.readouterr().out), dict)
+    assert list(tmp_path.iterdir()) == []
+    assert cli.main([*command, "--output", "./-", "--config", "/dev/null"]) == 0
+    assert isinstance(json.loads((tmp_path / "-").read_text()), dict)
 
 
 @pytest.mark.parametrize("command", ["cdi", "seccomp"])
