@@ -110,7 +110,9 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         asked = arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
         whole = parser(asked)
-        options = whole.parse_args(arguments)
+        options, unknown = whole.parse_known_args(arguments)
+        if unknown:  # refused by the command, whose usage helps
+            (options.parser if "parser" in options else whole).error(f"unrecognized arguments: {' '.join(unknown)}")
         if "command" not in options:
             whole.print_help()
             return 0

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lxcfs_py import config as configuration
-from lxcfs_py.commands.common import CONFIG_PATH, config_given, load_config, new_command, resolved
+from lxcfs_py.commands.common import CONFIG_PATH, add_config, config_given, load_config, new_command, resolved
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import engines
 
@@ -32,7 +32,9 @@ def add(commands: Commands) -> None:
         ],
     )
     default = f"default: {CONFIG_PATH} if it is there"
-    parser.add_argument("file", type=config_given, metavar="FILE", nargs="?", help=default)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("file", type=config_given, metavar="FILE", nargs="?", help=default)
+    add_config(which, "the same, as the other commands take it")
 
 
 _INPUT = "/dev/stdin"
@@ -44,7 +46,8 @@ def _of_input() -> Config:
 
 
 def _check(options: argparse.Namespace) -> int:
-    config = load_config(options.file) if options.file != _INPUT else _of_input()
+    file = options.file or options.config
+    config = load_config(file) if file != _INPUT else _of_input()
     print(configuration.dump(config), end="")
     # What "auto" means to the daemon is known to who may mount.
     if config.fuse.engine == "fusepy" or (os.geteuid() == 0 and engines.chosen(config.fuse.engine)[0] == "fusepy"):

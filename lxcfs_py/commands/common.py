@@ -80,11 +80,11 @@ def new_command(
     parser = commands.add_parser(
         name, help=summary, description=text, epilog=f"examples:\n\n{shown}", formatter_class=_HelpFormatter
     )
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, parser=parser)
     return parser
 
 
-def add_config(parser: argparse.ArgumentParser, what: str = "") -> None:
+def add_config(parser: argparse._ActionsContainer, what: str = "") -> None:
     """Add --config."""
     what = what or f"the configuration (default: {CONFIG_PATH} if it is there)"
     parser.add_argument("--config", type=config_given, metavar="FILE", help=what)

@@ -7,6 +7,7 @@ complete -c lxcfs-py -n '__fish_seen_subcommand_from run' -l stay -d 'with --kee
 complete -c lxcfs-py -n __fish_use_subcommand -f -a reload -d 'let the daemon read its configuration anew, and say how that went'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from reload' -l config -r -d 'the daemon\'s (default: /etc/lxcfs.toml)'
 complete -c lxcfs-py -n __fish_use_subcommand -f -a check -d 'print the effective configuration, or all errors in it'
+complete -c lxcfs-py -n '__fish_seen_subcommand_from check' -l config -r -d 'the same, as the other commands take it'
 complete -c lxcfs-py -n __fish_use_subcommand -f -a status -d 'say how the daemon is, and which container has which of the files'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from status' -l json -d 'as JSON'
 complete -c lxcfs-py -n '__fish_seen_subcommand_from status' -l probe -d 'only ask the daemon; exit code 0 if it serves its mount, else 1 or 3'

@@ -95,6 +95,39 @@ def test_a_value_that_means_nothing_is_refused_with_what_is_allowed(arguments, s
 
 
 @pytest.mark.parametrize(
+    ("arguments", "usage", "said"),
+    [
+        (["users", "x"], "lxcfs-py users [-h]", "lxcfs-py users: error: unrecognized arguments: x"),
+        (["top", "--interval", "0"], "lxcfs-py top [-h]", "lxcfs-py top: error: unrecognized arguments: --interval 0"),
+        (["top", "--sort", "x"], "lxcfs-py top [-h]", "lxcfs-py top: error: argument --sort: invalid choice: 'x'"),
+        (["--odd", "users"], "lxcfs-py users [-h]", "lxcfs-py users: error: unrecognized arguments: --odd"),
+        (["--odd"], "lxcfs-py [-h]", "lxcfs-py: error: unrecognized arguments: --odd"),
+    ],
+    ids=" ".join,
+)
+def test_the_command_that_refuses_an_argument_says_how_it_is_called(arguments, usage, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"usage: {usage}")
+    assert f"\n{said}" in told
+
+
+def test_check_takes_its_file_by_the_option_of_the_other_commands_too(tmp_path, capsys):
+    file = tmp_path / "lxcfs.toml"
+    file.write_text('[cpu]\nmode = "cpuset"\n')
+    assert cli.main(["check", "--config", str(file)]) == 0
+    by_option = capsys.readouterr().out
+    assert 'mode = "cpuset"' in by_option
+    assert cli.main(["check", str(file)]) == 0
+    assert capsys.readouterr().out == by_option
+    with pytest.raises(SystemExit):
+        cli.main(["check", str(file), "--config", "/dev/null"])
+    assert "not allowed with argument FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("given", "run"),
     [
         (["--cpus", "1", "nproc", "--all"], ["nproc", "--all"]),
