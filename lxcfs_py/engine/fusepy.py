@@ -113,7 +113,8 @@ class Operations:
         if file is not None and not has_end(path, attributes["st_mode"]):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
         size = self._sizes.of(path)
-        return {**attributes, "st_size": size, "st_blksize": size, "st_mode": attributes["st_mode"] & ~0o222}
+        sizes = {"st_size": size, "st_blksize": size, "st_blocks": (size + 511) // 512}
+        return {**attributes, **sizes, "st_mode": attributes["st_mode"] & ~0o222}
 
     def readlink(self, path: str) -> str:
         """Return where a link points to."""
@@ -135,6 +136,16 @@ class Operations:
         file.fh = next(self._handles)
         file.direct_io = 1
         return 0
+
+    def truncate(self, path: str, *_: Any) -> None:
+        """Refuse it, as `open` does for writing. EACCES."""
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    def change(self, path: str, *_: Any) -> None:
+        """Refuse a change of attributes. EROFS. Those of directories the kernel refuses, as nobody is their user."""
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    chmod = chown = utimens = change
 
     def read(self, path: str, size: int, offset: int, file: Any) -> bytes:
         """Return a part of the text, which is rendered afresh whenever a reader starts at offset 0.

@@ -240,8 +240,32 @@ def test_opening_for_writing_is_refused(daemon: Daemon) -> None:
         with pytest.raises(PermissionError) as refused:
             os.open(daemon.mountpoint / "proc/meminfo", flags)
         assert refused.value.errno == errno.EACCES
-    with pytest.raises(OSError, match=r"Permission denied|Read-only|not implemented|not permitted"):
-        (daemon.mountpoint / "proc/new").write_text("")
+
+
+_CHANGES: dict[str, tuple[Callable[[Path], object], int]] = {
+    "chown": (lambda views: os.chown(views / "proc/meminfo", 0, 0), errno.EROFS),
+    "chmod": (lambda views: os.chmod(views / "proc/pressure/cpu", 0o600), errno.EROFS),
+    "utime": (lambda views: os.utime(views / "proc/pressure/cpu", (1, 1)), errno.EROFS),
+    "truncate": (lambda views: os.truncate(views / "proc/meminfo", 0), errno.EACCES),
+    "create": (lambda views: (views / "proc/new").write_text(""), errno.EACCES),
+    "unlink": (lambda views: (views / "proc/meminfo").unlink(), errno.EOVERFLOW),
+}
+"""What is tried, and what is said to it: some of that by the kernel alone, as nobody has the files' user."""
+
+
+@pytest.mark.parametrize(("change", "number"), _CHANGES.values(), ids=_CHANGES)
+def test_changes_are_refused_alike_by_both_engines(
+    daemon: Daemon, change: Callable[[Path], object], number: int
+) -> None:
+    with pytest.raises(OSError, match=os.strerror(number)) as refused:
+        change(daemon.mountpoint)
+    assert refused.value.errno == number
+
+
+def test_a_file_takes_as_many_blocks_as_its_size(daemon: Daemon) -> None:
+    for name in ("meminfo", "stat", "cpuinfo"):
+        status = (daemon.mountpoint / "proc" / name).stat()
+        assert status.st_blocks * 512 == status.st_size > 0
 
 
 def test_the_cpu_directory_is_the_hosts_with_the_visible_cpus(daemon: Daemon, sandbox: MakeSandbox) -> None:

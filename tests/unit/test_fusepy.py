@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,9 @@ class Tree:
         self.callers.add(caller)
         self.rendered += 1
         return LINE % self.rendered * 100
+
+    def getattr(self, caller: int, path: str) -> dict[str, int]:
+        return {"st_mode": stat.S_IFREG | 0o444}
 
     def open(self, caller: int, path: str, flags: int) -> None:
         self.callers.add(caller)
@@ -100,6 +104,24 @@ def test_a_read_for_the_page_cache_gets_nothing(operations: Any, tree: Tree) -> 
 def test_what_may_not_be_opened_gets_no_handle(operations: Any) -> None:
     with pytest.raises(PermissionError):
         opened(operations, os.O_WRONLY)
+
+
+@pytest.mark.parametrize("change", ["chmod", "chown", "utimens"])
+def test_what_would_change_something_is_refused_as_the_other_engine_does(operations: Any, change: str) -> None:
+    with pytest.raises(OSError, match="Read-only") as refused:
+        operations(change, "/proc/stat", 0, 0)
+    assert refused.value.errno == errno.EROFS
+
+
+def test_a_file_is_not_cut_short(operations: Any) -> None:
+    with pytest.raises(PermissionError):
+        operations("truncate", "/proc/stat", 0)
+
+
+def test_a_file_takes_as_many_blocks_as_its_size(operations: Any, tree: Tree) -> None:
+    assert operations("getattr", "/proc/stat")["st_blocks"] == 8
+    operations._sizes.note("/proc/stat", 5000)
+    assert operations("getattr", "/proc/stat")["st_blocks"] == 16
 
 
 def test_a_container_that_opens_many_files_takes_bounded_room_and_still_reads(
