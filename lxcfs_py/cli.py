@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, Optional
 from lxcfs_py import __version__
 from lxcfs_py.errors import report
 from lxcfs_py.linux import standard_streams
+from lxcfs_py.printable import printable
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -86,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
         wrong = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
         choices = re.findall(r"[\w-]+", wrong[2]) if wrong else []
         near = difflib.get_close_matches(wrong[1], choices, 1) if wrong else []
-        super().error(f"{message}; did you mean {near[0]}?" if near else message)
+        super().error(printable(f"{message}; did you mean {near[0]}?" if near else message))
 
     def print_help(self, file: Optional[SupportsWrite[str]] = None) -> None:
         print(self.format_help(), end="", file=file)

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Callable, Union, get_type_hints
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.files import BY_DEFAULT, NAMES
 from lxcfs_py.linux import address, mountpoint, regular_file
+from lxcfs_py.printable import printable
 
 try:
     if sys.version_info >= (3, 11):
@@ -47,7 +48,7 @@ class ConfigError(LxcfsError):
 
     def told_by(self, program: str) -> str:
         """Return the errors, each of which begins with its file and line."""
-        return str(self)
+        return "\n".join(map(printable, self.errors))
 
 
 def _quoted(text: str) -> str:

@@ -20,7 +20,7 @@ class LxcfsError(Exception):
 
     def told_by(self, program: str) -> str:
         """Return the lines that a user reads."""
-        return "\n".join([f"{program}: {printable(str(self))}", *([f"  {self.hint}"] if self.hint else [])])
+        return "\n".join([f"{program}: {printable(str(self))}", *([f"  {printable(self.hint)}"] if self.hint else [])])
 
 
 def report(error: BaseException, program: str = "lxcfs-py") -> None:

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from lxcfs_py.commands.common import CommandError, add_config, add_output, load_config, new_command, write
+from lxcfs_py.printable import printable
 from lxcfs_py.runtimes import cdi
 
 if TYPE_CHECKING:
@@ -40,5 +41,5 @@ def _cdi(options: argparse.Namespace) -> int:
     path = options.output
     write(path, json.dumps(specification, indent=2) + "\n")
     if path:
-        print(f"{path}: the device {cdi.KIND}=all, and {devices - 1} of one file each")
+        print(f"{printable(str(path))}: the device {cdi.KIND}=all, and {devices - 1} of one file each")
     return 0

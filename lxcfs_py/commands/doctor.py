@@ -22,6 +22,7 @@ from lxcfs_py.commands.common import (
 )
 from lxcfs_py.commands.sources import Subject
 from lxcfs_py.config import Config
+from lxcfs_py.printable import printable
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -76,11 +77,11 @@ def _shown(finding: Finding) -> str:
     first = f"{finding.verdict:<8} {finding.check}: "
     indent = " " * 9
     text = textwrap.fill(
-        finding.found, text_width(), initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
+        printable(finding.found), text_width(), initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
     )
     if finding.advice:
         text += "\n" + textwrap.fill(
-            finding.advice,
+            printable(finding.advice),
             text_width(),
             initial_indent=f"{indent}-> ",
             subsequent_indent=f"{indent}   ",

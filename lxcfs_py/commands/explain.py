@@ -135,7 +135,7 @@ def _entries(subject: Subject, name: str, path: str, field: str, config: Optiona
 def _filled(text: str, indent: str = "") -> str:
     """Return a sentence on lines that fit, with paths in one piece."""
     return textwrap.fill(
-        text,
+        printable(text),
         text_width(),
         initial_indent=indent,
         subsequent_indent=indent or _INDENT,

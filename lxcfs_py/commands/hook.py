@@ -43,9 +43,8 @@ def _hook(options: argparse.Namespace) -> int:
         config = load_config(options.config)
         for outcome in hook.bind(options.root, config) if options.root else hook.run(sys.stdin.buffer, config):
             if outcome.result == "refused":
-                print(
-                    f"lxcfs-py: /{outcome.name} of this container is the machine's: {outcome.reason}", file=sys.stderr
-                )
+                reason = printable(outcome.reason)
+                print(f"lxcfs-py: /{outcome.name} of this container is the machine's: {reason}", file=sys.stderr)
     except Exception as error:
         print(f"lxcfs-py: this container starts with the machine's files: {printable(str(error))}", file=sys.stderr)
     return 0

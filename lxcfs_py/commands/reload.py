@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lxcfs_py.commands.common import CONFIG_PATH, CommandError, add_config, config_path, new_command
 from lxcfs_py.daemon import control
+from lxcfs_py.printable import printable
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -38,7 +39,8 @@ def _reload(options: argparse.Namespace) -> int:
     except (control.NotRunningError, control.NotAnsweringError) as error:
         missing = "" if os.path.lexists(path) else "there is no such file, and "
         raise CommandError(f"{path} was not reloaded: {missing}{error}") from None
-    print(*errors, *remarks, sep="\n", end="\n" if errors or remarks else "", file=sys.stderr)
+    for sentence in (*errors, *remarks):
+        print(printable(sentence), file=sys.stderr)
     if errors:
         raise CommandError(f"{path} was not reloaded; the daemon goes on with what it had")
     return 0

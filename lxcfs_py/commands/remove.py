@@ -57,7 +57,7 @@ def _remove(options: argparse.Namespace) -> int:
     for pid, reason in remaining.items():
         print(f"lxcfs-py: container {pid} keeps files that nobody serves: {printable(reason)}", file=sys.stderr)
     _delete(place)
-    print(f"nothing is left at {place}")
+    print(f"nothing is left at {printable(place)}")
     return 1 if remaining else code
 
 

@@ -131,7 +131,7 @@ def _probe(place: str, here: bool) -> int:
     trouble = told["trouble"]
     if here and not trouble and _cgroups(told["pid"]) != _cgroups("self"):
         trouble = f"{place} is served by process {told['pid']}, which is in another container"
-    print(trouble or f"serving at {place}")
+    print(printable(trouble or f"serving at {place}"))
     return DEGRADED if trouble else WELL
 
 
@@ -227,13 +227,13 @@ def _as_json(found: Daemon) -> dict[str, Any]:
 def _lines(found: Daemon, containers: list[dict[str, Any]]) -> Iterator[str]:
     """Yield how the daemon is, for people."""
     if found.reason:
-        yield f"{found.state}: {found.reason}"
+        yield f"{found.state}: {printable(str(found.reason))}"
         if found.reason.hint:
-            yield f"  {found.reason.hint}"
+            yield f"  {printable(found.reason.hint)}"
     else:
         told = found.told
         since = time.strftime("%F %T", time.localtime(told["since"]))
-        yield f"{found.state}: serving {told['mountpoint']} since {since}"
+        yield f"{found.state}: serving {printable(told['mountpoint'])} since {since}"
         for sentence in told["degraded"]:
             yield textwrap.fill(
                 printable(sentence),

@@ -96,8 +96,8 @@ def _unmount_at(path: str) -> None:
     if found.users:
         named = ", ".join(f"process {user.pid} ({printable(user.command)})" for user in found.users)
         print(
-            f"lxcfs-py: files of {path} are still mounted in the containers of {named}: without a server, reading them "
-            "fails with 'Transport endpoint is not connected' until they get them anew from a server that runs "
-            "(lxcfs-py attach --all), or are restarted",
+            f"lxcfs-py: files of {printable(path)} are still mounted in the containers of {named}: without a server, "
+            "reading them fails with 'Transport endpoint is not connected' until they get them anew from a server that "
+            "runs (lxcfs-py attach --all), or are restarted",
             file=sys.stderr,
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lxcfs_py.attach import mount_users
 from lxcfs_py.commands.common import CommandError, add_config, mountpoint_even_if_broken, new_command, require_root
 from lxcfs_py.linux.mountpoint import is_mounted
+from lxcfs_py.printable import printable
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -39,7 +40,7 @@ def _users(options: argparse.Namespace) -> int:
     if not users and not is_mounted(place):
         raise CommandError(f"nothing is mounted at {place}, and nobody has files of such a mount")
     if not users:
-        print(f"nobody has files of the mount at {place}", file=sys.stderr)
+        print(f"nobody has files of the mount at {printable(place)}", file=sys.stderr)
     served = mount_users.served(users)
     for user in users:
         # Both names are the container's to choose: neither may end the line, or be none that can be printed.

@@ -12,7 +12,8 @@ import sys
 import pytest
 
 from lxcfs_py import cli
-from lxcfs_py.commands import status
+from lxcfs_py.commands import checks, doctor, explain, status
+from lxcfs_py.config import ConfigError
 from lxcfs_py.errors import LxcfsError, report
 from tests.conftest import ROOT
 
@@ -215,8 +216,48 @@ def test_closed_streams_are_no_reason_to_fail(closed):
 def test_an_error_is_one_sentence_and_a_hint(capsys):
     report(LxcfsError("nothing is mounted at /x", "start the daemon"))
     assert capsys.readouterr().err == "lxcfs-py: nothing is mounted at /x\n  start the daemon\n"
+    report(LxcfsError("nothing is mounted", "start it: lxcfs-py run /a\nb"))
+    assert capsys.readouterr().err == "lxcfs-py: nothing is mounted\n  start it: lxcfs-py run /a\\nb\n"
+    report(ConfigError(["/etc/a\nb.toml: cannot be read", "/etc/a\nb.toml: nor that"]))
+    assert capsys.readouterr().err == "/etc/a\\nb.toml: cannot be read\n/etc/a\\nb.toml: nor that\n"
     report(LxcfsError('"web" is more than one container: lxc:\033]0;x\a\nweb'))
     assert capsys.readouterr().err == 'lxcfs-py: "web" is more than one container: lxc:\\x1b]0;x\\x07\\nweb\n'
+
+
+STRANGE, ESCAPED = "/srv/a\n\033[2Jb", "/srv/a\\n\\x1b[2Jb"
+
+
+@pytest.mark.parametrize("trouble", ["", f"{STRANGE} is covered"])
+def test_the_probe_names_a_mountpoint_on_one_line(trouble, capsys, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(status.daemon, "ask", lambda place: {"trouble": trouble, "pid": 7})
+    assert cli.main(["status", "--probe", "--mountpoint", STRANGE]) == (1 if trouble else 0)
+    assert capsys.readouterr().out == (f"{ESCAPED} is covered\n" if trouble else f"serving at {ESCAPED}\n")
+
+
+def test_status_names_a_mountpoint_on_one_line():
+    reason = LxcfsError(f"no daemon runs for {STRANGE}", f"start it: lxcfs-py run {STRANGE}")
+    told = list(status._lines(status.Daemon("not running", {}, {}, {}, reason), []))
+    assert told[:2] == [f"not running: no daemon runs for {ESCAPED}", f"  start it: lxcfs-py run {ESCAPED}"]
+
+
+def test_doctor_and_explain_have_nothing_for_the_terminal_to_heed():
+    shown = doctor._shown(checks.Finding("daemon", checks.PROBLEM, f"none for {STRANGE}", f"run {STRANGE}"))
+    assert shown.split("\n") == [f"problem  daemon: none for {ESCAPED}", f"         -> run {ESCAPED}"]
+    assert explain._filled(STRANGE) == ESCAPED
+
+
+def test_what_cannot_be_a_mountpoint_is_refused_on_one_line(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["run", "/proc/a\nb"])
+    assert "/proc/a\\nb is in /proc, " in capsys.readouterr().err
+
+
+def test_what_a_reload_says_is_a_line_each(capsys, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("lxcfs_py.daemon.control.reload", lambda path: ([], [f"{STRANGE} stays", "and so on"]))
+    assert cli.main(["reload"]) == 0
+    assert capsys.readouterr().err == f"{ESCAPED} stays\nand so on\n"
 
 
 def test_an_error_nobody_thought_of_is_one_line_that_names_where_it_came_from(capsys, monkeypatch):
