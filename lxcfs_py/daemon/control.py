@@ -125,13 +125,13 @@ def grown(before: float, now: float) -> float:
 def reload(config_path: str) -> tuple[list[str], list[str]]:
     """Let the daemons that serve with a configuration file read it anew; return their errors and remarks.
 
-    One that says nothing is among the errors where another has read it. NotRunningError when there is none, else
-    NotAnsweringError: of one that is known to serve with that file, or that may be the one.
+    One that says nothing is among the errors where another has read it. NotAnsweringError when none has: of one that
+    is known to serve with that file, or that may be the one. NotRunningError where there is no such either.
     """
     read_by_one = False
     errors: list[str] = []
     remarks: list[str] = []
-    silent: dict[str, NotAnsweringError] = {}
+    silent: dict[str, NotAnsweringError] = {}  # but for those that are known to serve with another file
     known = _mountpoints()
     theirs = {config.mountpoint for config in last_config.served_with(config_path)}
     for path in sorted(map(str, Path(mountpoint.RUNTIME_DIRECTORY).glob(f"*.{_KIND}"))):
@@ -148,7 +148,8 @@ def reload(config_path: str) -> tuple[list[str], list[str]]:
         except NotRunningError:  # left by one that was killed
             pass
         except NotAnsweringError as error:
-            silent[place] = error
+            if place in theirs or not last_config.is_of_another_file(path, config_path):
+                silent[place] = error
     of_the_file = [error for place, error in silent.items() if place in theirs]
     if not read_by_one:
         raise next(iter([*of_the_file, *silent.values()]), NotRunningError(f"no daemon serves with {config_path}"))

@@ -51,6 +51,15 @@ def served_with(file: str) -> list[Config]:
     return found
 
 
+def is_of_another_file(server: str, file: str) -> bool:
+    """Tell whether a server is known to have another configuration file than this one, by the path of its socket."""
+    try:
+        with open(Path(server).with_suffix(f".{_KIND}"), "rb", opener=regular_file.opener) as text:
+            return text.readline() not in (_header(file), _header(""))
+    except OSError:
+        return False
+
+
 def _header(file: str) -> bytes:
     """Return the first line, a comment with a file's name: in UTF-8 whatever the locale, and on one line."""
     name = os.fsencode(file).decode(errors="backslashreplace")

@@ -96,6 +96,16 @@ def test_where_all_daemons_stand_still_that_of_the_file_is_named_by_its_mountpoi
             control.reload(file)
 
 
+def test_no_daemon_is_blamed_that_is_known_to_serve_with_another_file(still):
+    still("/srv/a")
+    last_config.remember(Config(mountpoint="/srv/a"), "/etc/lxcfs.toml")
+    with pytest.raises(control.NotRunningError, match=r"^no daemon serves with /etc/other\.toml$"):
+        control.reload("/etc/other.toml")
+    last_config.remember(Config(mountpoint="/srv/a"), "")  # its mountpoint was given on the command line
+    with pytest.raises(control.NotAnsweringError, match="the daemon of /srv/a does not answer"):
+        control.reload("/etc/other.toml")
+
+
 def test_a_moment_without_a_free_thread_costs_one_answer_and_no_more(daemon, monkeypatch):
     daemon("/srv/a", "/etc/lxcfs.toml")
     start = threading.Thread.start
