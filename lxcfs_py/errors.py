@@ -41,6 +41,11 @@ def of_system(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
+def in_words(error: BaseException) -> str:
+    """Return what an error says to a user, without the number that Python puts before a system call's."""
+    return of_system(error) if isinstance(error, OSError) else str(error)
+
+
 def _way(error: BaseException) -> str:
     """Return where this package's code was, from the outside in: "cli.py:61, commands/show.py:30"."""
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]

@@ -25,6 +25,7 @@ from lxcfs_py.attach.errors import LeftAloneError as LeftAloneError
 from lxcfs_py.attach.errors import SilentError as SilentError
 from lxcfs_py.attach.places import Place, RefusedError, Tree
 from lxcfs_py.attach.visits import Ask, Visits
+from lxcfs_py.errors import of_system
 from lxcfs_py.linux import syscalls
 from lxcfs_py.linux.mountpoint import FSTYPE, is_dead
 from lxcfs_py.runtimes.names import OPT_OUTS
@@ -130,7 +131,7 @@ def bind(root: str, mountpoint: str, names: Sequence[str]) -> list[Outcome]:
     try:
         return [Outcome(*each) for each in Visits().one(partial(_bind, root, mountpoint, device, names))]
     except OSError as error:
-        raise AttachError(f"the mounts of a container at {root} cannot be made: {error}") from None
+        raise AttachError(f"the mounts of a container at {root} cannot be made: {of_system(error)}") from None
 
 
 def status(mountpoint: str, names: Sequence[str]) -> Iterator[Status]:

@@ -20,7 +20,7 @@ from lxcfs_py.cgroup import layout
 from lxcfs_py.commands.common import counted
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import control as daemon
-from lxcfs_py.errors import LxcfsError
+from lxcfs_py.errors import LxcfsError, in_words
 from lxcfs_py.linux import capabilities, mount_table, roots
 from lxcfs_py.linux.mountpoint import FSTYPE, is_mounted
 from lxcfs_py.printable import printable
@@ -59,7 +59,7 @@ def all_of(config: Config) -> Iterator[Finding]:
             yield from check(config)
         except (OSError, ValueError, LxcfsError, subprocess.SubprocessError) as error:
             advice = "run this as root on the host itself, with all capabilities"
-            yield Finding(name, WARNING, f"cannot be checked: {printable(str(error))}", advice)
+            yield Finding(name, WARNING, f"cannot be checked: {printable(in_words(error))}", advice)
 
 
 def _daemon(config: Config) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from typing import Callable
 
 from lxcfs_py.daemon import degraded
 from lxcfs_py.engine import store
+from lxcfs_py.errors import of_system
 from lxcfs_py.linux import seccomp
 from lxcfs_py.runtimes import seccomp_profile
 from lxcfs_py.syscalls.agent import Agent
@@ -90,7 +91,9 @@ def _keep(name: str, descriptor: int) -> None:
     try:
         store.inherited().keep(name, descriptor)
     except OSError as error:
-        degraded.enter("store", f"nobody keeps what containers have handed on should this process die ({error})")
+        degraded.enter(
+            "store", f"nobody keeps what containers have handed on should this process die ({of_system(error)})"
+        )
 
 
 def _forget(name: str) -> None:

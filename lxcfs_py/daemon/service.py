@@ -159,7 +159,7 @@ def _chosen(config: Config) -> Engine:
     try:
         return engines.choose(config)
     except MountError as error:
-        raise ServiceError(str(error)) from None
+        raise ServiceError(str(error), error.hint) from None
     except OSError as error:
         raise ServiceError(of_system(error)) from None
 

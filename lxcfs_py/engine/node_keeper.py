@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from lxcfs_py.errors import LxcfsError
+from lxcfs_py.errors import LxcfsError, in_words
 from lxcfs_py.linux import syscalls
 
 UNIT = "lxcfs-py-session.service"
@@ -116,7 +116,7 @@ def _ask(path: str, interface: str, method: str, signature: str, arguments: tupl
         with contextlib.closing(bus):
             reply = bus.send_and_get_reply(call, timeout=_SECONDS)
     except (OSError, ValueError) as error:  # ValueError: the bus lets this process in under no name
-        raise NodeKeeperError(f"the node's systemd cannot be asked at {BUS}: {error}") from error
+        raise NodeKeeperError(f"the node's systemd cannot be asked at {BUS}: {in_words(error)}") from error
     name = reply.header.fields.get(HeaderFields.error_name, "")
     if reply.header.message_type is MessageType.error:
         raise NodeKeeperError(f"the node's systemd refuses {method} of {UNIT}: {', '.join(map(str, reply.body))}", name)

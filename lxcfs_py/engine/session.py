@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from lxcfs_py.engine import open_texts, protocol, waiting
-from lxcfs_py.errors import LxcfsError
+from lxcfs_py.errors import LxcfsError, of_system
 from lxcfs_py.linux import peer, runtime_directory, syscalls, threads
 from lxcfs_py.linux.digest import digest
 
@@ -416,7 +416,9 @@ def take_over(mountpoint: str) -> Optional[Session]:
     except ConnectionResetError:
         raise TakenError(f"the server at {mountpoint} has just handed it over to another") from None
     except OSError as error:
-        raise SessionError(f"the server at {mountpoint} does not hand it over ({error}): stop that server") from error
+        raise SessionError(
+            f"the server at {mountpoint} does not hand it over ({of_system(error)}): stop that server"
+        ) from error
     session = session_of(descriptors, mountpoint)
     if session is not None:
         session.predecessor = connection

@@ -82,3 +82,12 @@ def test_a_check_that_fails_hides_no_other(monkeypatch: pytest.MonkeyPatch, erro
     first, second = checks.all_of(Config())
     assert (first.check, first.verdict, second) == ("first", checks.WARNING, "well")
     first.found.encode()
+
+
+def test_a_check_that_may_not_look_says_so_without_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(config: Config) -> None:
+        raise PermissionError(13, "Permission denied", "/proc/1/ns/cgroup")
+
+    monkeypatch.setattr(checks, "CHECKS", {"cgroups": refused})
+    (finding,) = checks.all_of(Config())
+    assert finding.found == "cannot be checked: /proc/1/ns/cgroup: Permission denied"
