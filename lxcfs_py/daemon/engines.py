@@ -32,6 +32,7 @@ FUSEPY_ENDS = (
 _THREADS = 8
 """About as many as a server has beside its workers: where some cannot be had, it does without what they do."""
 
+_FUSE = "/dev/fuse"
 _STOP_SECONDS = 2
 _LOOK_SECONDS = 0.05
 
@@ -81,6 +82,8 @@ def choose(config: Config) -> Engine:
         name, why = "kernel", "the mount of the server before this one goes on"
     else:
         name, why = chosen(config.fuse.engine)
+        if name == "fusepy" and not _may_open_fuse():  # fusermount opens it with the rights of who calls it
+            raise MountError(f"nothing can be mounted at {config.mountpoint}", what_a_mount_needs())
     log.info("engine %s: %s", name, why)
     return KernelEngine(config) if name == "kernel" else FusepyEngine(config)
 
@@ -91,12 +94,16 @@ def chosen(wanted: str) -> tuple[str, str]:
         return wanted, "the configuration says so"
     if wanted == "fusepy":
         return wanted, "the configuration says so; the mount ends with this process"
-    if capabilities.has("self", capabilities.SYS_ADMIN) and os.access("/dev/fuse", os.R_OK | os.W_OK):
+    if capabilities.has("self", capabilities.SYS_ADMIN) and _may_open_fuse():
         return "kernel", "this process may mount, so that the mount can outlive it"
     return "fusepy", (
         "this process may not mount by itself (CAP_SYS_ADMIN, /dev/fuse), and fusermount may; the mount ends with this "
         "process"
     )
+
+
+def _may_open_fuse() -> bool:
+    return os.access(_FUSE, os.R_OK | os.W_OK)
 
 
 class KernelEngine:
@@ -304,8 +311,10 @@ class FusepyEngine:
 def what_a_mount_needs() -> str:
     """Return a hint of what this process lacks, "" where it lacks nothing."""
     lacking = []
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        lacking.append("/dev/fuse, which the kernel's module fuse makes (in a container: --device /dev/fuse)")
+    if not os.path.exists(_FUSE):
+        lacking.append(f"{_FUSE}, which the kernel's module fuse makes (in a container: --device {_FUSE})")
+    elif not _may_open_fuse():
+        lacking.append(f"the right to open {_FUSE}, which root has (in a container: --device {_FUSE})")
     if not capabilities.has("self", capabilities.SYS_ADMIN):
         lacking.append("the capability CAP_SYS_ADMIN, which root has (in a container: --cap-add SYS_ADMIN)")
     return f"this process has not got {' nor '.join(lacking)}" if lacking else ""

@@ -139,14 +139,19 @@ def unmount(mountpoint: str) -> None:
     try:
         syscalls.umount(mountpoint, syscalls.MNT_DETACH)
     except PermissionError:
-        fusermount = shutil.which("fusermount") or shutil.which("fusermount3") or "fusermount"
-        done = subprocess.run([fusermount, "-u", "-z", "--", mountpoint], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise MountError(f"{mountpoint} cannot be unmounted: {done.stderr.strip()}") from None
+        if is_mounted(mountpoint):  # which the kernel looks at only after that
+            _unmount_by_fusermount(mountpoint)
     except OSError as error:
         if error.errno != errno.EINVAL:  # nothing is mounted there any more
             raise MountError(f"{mountpoint} cannot be unmounted: {error.strerror}") from None
     forget(mountpoint)
+
+
+def _unmount_by_fusermount(mountpoint: str) -> None:
+    fusermount = shutil.which("fusermount") or shutil.which("fusermount3") or "fusermount"
+    done = subprocess.run([fusermount, "-u", "-z", "--", mountpoint], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise MountError(f"{mountpoint} cannot be unmounted: {done.stderr.strip()}")
 
 
 def unmount_all(mountpoint: str) -> None:

@@ -55,3 +55,9 @@ def test_a_link_into_what_is_the_machines_is_no_mountpoint_and_the_name_of_anoth
 def test_where_a_version_before_has_mounted_it_goes_on(monkeypatch):
     monkeypatch.setattr(mountpoint, "is_mounted", lambda path: path == "/dev/views")
     assert mountpoint.resolve("/dev/views") == "/dev/views"
+
+
+def test_an_ordinary_user_has_nothing_to_unmount_where_nothing_is_mounted(monkeypatch):
+    monkeypatch.setattr(mountpoint.syscalls, "umount", Mock(side_effect=PermissionError(errno.EPERM, "not permitted")))
+    monkeypatch.setattr(mountpoint.subprocess, "run", pytest.fail)
+    mountpoint.unmount("/srv/views")

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from lxcfs_py.config import Config
+from lxcfs_py.config import Config, Fuse
 from lxcfs_py.daemon import degraded, engines, service
 from lxcfs_py.engine import End, kernel, session, store
 from lxcfs_py.engine.waiting import Crowd
@@ -162,3 +162,22 @@ def test_of_a_storm_of_signals_none_is_lost() -> None:
         assert select.select([signals], [], [], 10)[0]
         assert signals.take() == [signal.SIGUSR2] * 2000
         assert not select.select([signals], [], [], 0)[0]
+
+
+@pytest.mark.parametrize("wanted", ["auto", "fusepy"])
+@pytest.mark.parametrize("there", [False, True], ids=["missing", "refused"])
+def test_who_may_not_open_the_device_is_told_so_before_anything_is_tried(wanted, there, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    device = tmp_path / "fuse"
+    if there:
+        device.touch()
+    monkeypatch.setattr(engines, "_FUSE", str(device))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(engines.capabilities, "has", lambda pid, capability: False)
+    monkeypatch.setattr(engines, "FusepyEngine", pytest.fail)
+    with pytest.raises(service.ServiceError, match=r"^nothing can be mounted at /srv/views$") as refused:
+        service._chosen(Config(mountpoint="/srv/views", fuse=Fuse(engine=wanted)))
+    what = "the right to open " if there else ""
+    assert refused.value.hint.startswith(f"this process has not got {what}{device}, which ")
+    assert "the capability CAP_SYS_ADMIN, which root has" in refused.value.hint
+    assert caplog.text == ""
