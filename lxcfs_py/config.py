@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Callable, Union, get_type_hints
+from typing import Annotated, Any, Callable, NamedTuple, Union, get_type_hints
 
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.files import BY_DEFAULT, NAMES
@@ -375,10 +375,7 @@ def parse(source: bytes, name: str) -> Config:
         line = source.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{name}:{line}: byte 0x{source[error.start]:02x} is not UTF-8; allowed: UTF-8"]) from None
     except tomllib.TOMLDecodeError as error:
-        at = re.search(r" \(at line (\d+), column \d+\)$", str(error))
-        place = f"{name}:{at[1]}" if at else name
-        hint = _toml_hint(text.split("\n")[int(at[1]) - 1]) if at else ""
-        raise ConfigError([f"{place}: cannot be read as TOML: {error}{hint}"]) from None
+        raise ConfigError([_toml_fault(name, text, str(error))]) from None
     except (RecursionError, ValueError):  # ValueError is int()'s, at thousands of digits
         raise ConfigError([f"{name}: cannot be read as TOML: nested too deeply, or a number too long"]) from None
     faults: list[tuple[str, str]] = []
@@ -391,19 +388,52 @@ def parse(source: bytes, name: str) -> Config:
     return config
 
 
-_BARE_VALUE = re.compile(r"([\w.-]+)[ \t]*=[ \t]*([^\s\"'#,{[][^\s\"'#,]*)[ \t\r]*(?:#.*)?")
-_COLON = re.compile(r"([\w.-]+)[ \t]*:[ \t]*(\S.*)")
+def _toml_fault(name: str, text: str, error: str) -> str:
+    """Return what is wrong with a text that is no TOML, of which the parser says `error`."""
+    again = next(_set_again(text), None) if error.startswith("Cannot ") else None
+    if again:
+        key, first, line = again
+        named = re.sub(r"^policy\[\d+\]", "policy", key)
+        return f"{name}:{line}: {_quoted(named)} is there twice, in line {first} before; allowed: once"
+    at = re.search(r" \(at line (\d+), column \d+\)$", error)
+    if not at:
+        return f"{name}: cannot be read as TOML: {error}"
+    meant = _meant(text.split("\n"), int(at[1]) - 1)
+    return f"{name}:{at[1]}: cannot be read as TOML: {error}" + (f"; did you mean {meant}?" if meant else "")
+
+
+_NO_TOML = re.compile(r"([\w.-]+)[ \t]*[=:][ \t]*([^\s#][^#]*?)[ \t]*;?[ \t\r]*(?:#.*)?")
 _SWITCHES = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
+_AMOUNT = re.compile(r"0*(\d+(?:\.\d+)?|\.\d+)[ \t]*(?:s|sec|seconds?)?")
+_QUOTES = "\"'\u201c\u201d\u201e\u2018\u2019"  # of word processors, too
 
 
-def _toml_hint(line: str) -> str:
-    """Return what a line that is no TOML was meant to be, as the end of a sentence; "" where that is not known."""
-    bare = _BARE_VALUE.fullmatch(line.strip())
-    if bare:
-        key, word = bare.groups()
-        return f"; did you mean {key} = {_SWITCHES.get(word.lower()) or _quoted(word)}?"
-    colon = _COLON.fullmatch(line.strip())
-    return f"; did you mean {colon[1]} = {colon[2]}?" if colon else ""
+def _meant(lines: list[str], number: int) -> str:
+    """Return what a line, counted from 0, was meant to be, as far as it may be that; "" where it is not known."""
+    line = _NO_TOML.fullmatch(lines[number].strip())
+    if not line:
+        return ""
+    key, word = line.groups()
+    *_, last = (_Statement("", 0, False), *_statements("\n".join([*lines[:number], f"{key} = 0"])))
+    if last.line != number + 1:
+        return ""
+    bare = word.strip(_QUOTES)
+    amount = _AMOUNT.fullmatch(bare)
+    number_of = amount[1] if amount else ""
+    values = (_SWITCHES.get(bare.lower()), f"0{number_of}" if number_of[:1] == "." else number_of, word, _quoted(bare))
+    return next((f"{key} = {value}" for value in values if value and _may_be(last.key, value)), "")
+
+
+def _may_be(key: str, value: str) -> bool:
+    """Tell whether a key, as a statement has it, may have a value, as TOML has it."""
+    within = re.sub(r"^policy\[\d+\]\.", "", key)
+    if within not in (KEYS if within == key else (*_CONDITIONS, *_BY_POLICY)):
+        return False
+    rule = (_CONDITIONS.get(within) if within != key else None) or _rule_of(within)
+    try:
+        return not any(rule(tomllib.loads(f"value = {value}")["value"]))
+    except (RecursionError, ValueError):
+        return False
 
 
 def _build(table: type, values: dict[str, Any], prefix: str, faults: list[tuple[str, str]]) -> Any:
@@ -415,7 +445,9 @@ def _build(table: type, values: dict[str, Any], prefix: str, faults: list[tuple[
         if hint is None:
             # [memroy] with swap = false below it: "memroy.swap" says more than "memroy", and finds "memory.swap".
             for unknown in [f"{key}.{inner}" for inner in value] if isinstance(value, dict) and value else [key]:
-                faults.append((unknown, f"unknown key {_quoted(unknown)}; {_instead(unknown, KEYS, 'known')}"))
+                instead = f"did you mean {key} without quotes?" if "." in name and key in KEYS else ""
+                instead = instead or _instead(unknown, KEYS, "known")
+                faults.append((unknown, f"unknown key {_quoted(unknown)}; {instead}"))
         elif not isinstance(hint, type):
             wrong = [f"{key} {sentence}" for sentence in hint.__metadata__[0](value)]
             faults.extend((key, sentence) for sentence in wrong)
@@ -463,8 +495,10 @@ def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _rule_of(key: str) -> Rule:
-    table, _, name = key.partition(".")
-    rule: Rule = _hints(_hints(Config)[table])[name].__metadata__[0]
+    hint: Any = Config
+    for name in key.split("."):
+        hint = _hints(hint)[name]
+    rule: Rule = hint.__metadata__[0]
     return rule
 
 
@@ -487,8 +521,19 @@ _DOTTED = rf"{_NAME}(?:[ \t]*\.[ \t]*{_NAME})*"
 _STATEMENT = re.compile(rf"[ \t]*(?:\[\[?[ \t]*({_DOTTED})[ \t]*\]\]?[ \t\r]*$|({_DOTTED})[ \t]*=)")
 
 
-def _lines(text: str) -> dict[str, int]:
-    """Dotted key or table -> the line, from 1, where a TOML document sets or opens it first.
+class _Statement(NamedTuple):
+    """A key that is set, or a table that is opened."""
+
+    key: str
+    """Dotted, and numbered within an array: "policy[0].cpu.mode"."""
+
+    line: int
+    opens_next: bool
+    """True of a table that is the next one of an array, [[policy]]."""
+
+
+def _statements(text: str) -> Iterator[_Statement]:
+    """Yield what a TOML document says, line by line, from 1.
 
     A scan, not a parser: it misses a key in an inline table, say.
     """
@@ -497,7 +542,6 @@ def _lines(text: str) -> dict[str, int]:
         token = match[0]
         return token if token[0] in "\"'" and token[:3] not in ('"""', "'''") else "\n" * token.count("\n")
 
-    found: dict[str, int] = {}
     arrays: dict[str, int] = {}  # how many tables each has so far
     table = ""
     for number, line in enumerate(_NOT_KEYS.sub(blank, text).split("\n"), 1):
@@ -506,14 +550,32 @@ def _lines(text: str) -> dict[str, int]:
             continue
         dotted = ".".join(part.strip("\"'") for part in re.findall(_NAME, match[1] or match[2]))
         if match[1]:
-            found.setdefault(dotted, number)
-            if match[0].lstrip().startswith("[["):
+            opens_next = match[0].lstrip().startswith("[[")
+            if opens_next:
                 arrays[dotted] = arrays.get(dotted, -1) + 1
             first, dot, rest = dotted.partition(".")
             key = f"{first}[{arrays[first]}]{dot}{rest}" if first in arrays else dotted
             table = f"{key}."
+            yield _Statement(key, number, opens_next)
         else:
-            key = table + dotted
+            yield _Statement(table + dotted, number, False)
+
+
+def _set_again(text: str) -> Iterator[tuple[str, int, int]]:
+    """Yield what a TOML document says more than once: its dotted key, the line of before, and its own."""
+    before: dict[str, int] = {}
+    for statement in _statements(text):
+        if statement.key in before:
+            yield statement.key, before[statement.key], statement.line
+        before[statement.key] = statement.line
+
+
+def _lines(text: str) -> dict[str, int]:
+    """Dotted key or table -> the line, from 1, where a TOML document sets or opens it first."""
+    found: dict[str, int] = {}
+    for key, number, opens_next in _statements(text):
+        if opens_next:
+            found.setdefault(key.partition("[")[0], number)
         for end in [at for at, letter in enumerate(key) if letter == "."] + [len(key)]:
             found.setdefault(key[:end], number)
     return found

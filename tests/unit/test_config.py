@@ -238,9 +238,21 @@ def test_a_syntax_error_has_the_line():
     assert error.startswith("lxcfs.toml:2: cannot be read as TOML: Invalid value (at line 2, column 8)")
 
 
-def test_a_key_set_twice_is_a_syntax_error_with_the_line():
-    (error,) = errors("[cpu]\nmode = 'quota'\nmode = 'quota'\n")
-    assert error.startswith("lxcfs.toml:3: cannot be read as TOML: ")
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[cpu]\nmode = 'quota'\nmode = 'quota'\n", '3: "cpu.mode" is there twice, in line 2'),
+        ("[cpu]\nmode = 'quota'\nmode = 'quota'", '3: "cpu.mode" is there twice, in line 2'),
+        ("cpu.mode = 'quota'\n[cpu]\nmode = 'quota'", '3: "cpu.mode" is there twice, in line 1'),
+        ("[cpu]\nmode = 'quota'\n[log]\n[cpu]\nweights = 'linear'", '4: "cpu" is there twice, in line 1'),
+        (
+            "[[policy]]\nimage = 'a'\n[[policy]]\nimage = 'b'\nimage = 'c'",
+            '5: "policy.image" is there twice, in line 4',
+        ),
+    ],
+)
+def test_what_is_there_twice_is_named_with_both_lines(text, said):
+    assert errors(text) == [f"lxcfs.toml:{said} before; allowed: once"]
 
 
 def test_bytes_that_are_no_utf8_have_the_line():
@@ -345,21 +357,67 @@ def test_any_bytes_give_a_configuration_or_a_config_error_of_whole_lines(source)
 
 
 @pytest.mark.parametrize(
-    ("line", "meant"),
+    ("table", "line", "meant"),
     [
-        ("mode = quota", 'mode = "quota"'),
-        ("swap = yes", "swap = true"),
-        ("swap = Off # none", "swap = false"),
-        ("enabled = True", "enabled = true"),
-        ("mountpoint = /srv/views", 'mountpoint = "/srv/views"'),
-        ("swap: true", "swap = true"),
-        ("listen = 127.0.0.1:9756", 'listen = "127.0.0.1:9756"'),
+        ("[cpu]", "mode = quota", 'mode = "quota"'),
+        ("[cpu]", "mode = quota;", 'mode = "quota"'),
+        ("[cpu]", 'mode = "quota";', 'mode = "quota"'),
+        ("[cpu]", "mode = \u201cquota\u201d", 'mode = "quota"'),
+        ("[cpu]", "mode = \u201equota\u201c", 'mode = "quota"'),
+        ("[cpu]", "mode: quota", 'mode = "quota"'),
+        ("[memory]", "swap = yes", "swap = true"),
+        ("[memory]", "swap = Off # none", "swap = false"),
+        ("[loadavg]", "enabled = True", "enabled = true"),
+        ("[loadavg]", "interval = 5s", "interval = 5"),
+        ("[loadavg]", "interval = 02.5", "interval = 2.5"),
+        ("[fuse]", "threads = 08", "threads = 8"),
+        ("", "mountpoint = /srv/views", 'mountpoint = "/srv/views"'),
+        ("", "memory.swap: true", "memory.swap = true"),
+        ("[metrics]", "listen = 127.0.0.1:9756", 'listen = "127.0.0.1:9756"'),
+        ("[[policy]]", "cgroup = /docker/*", 'cgroup = "/docker/*"'),
+        ("[[policy]]", "cpu.mode = cpuset", 'cpu.mode = "cpuset"'),
     ],
 )
-def test_a_line_that_is_no_toml_is_answered_with_what_was_meant(line, meant):
-    (error,) = errors(f"# first\n{line}\n")
+def test_a_line_that_is_no_toml_is_answered_with_what_was_meant(table, line, meant):
+    (error,) = errors(f"{table}\n{line}\n")
     assert error.startswith("lxcfs.toml:2: cannot be read as TOML: ")
     assert error.endswith(f"; did you mean {meant}?")
+    assert errors_or_none(f"{table}\n{meant}\n") == []
+
+
+def errors_or_none(text):
+    try:
+        config.parse(text.encode(), "lxcfs.toml")
+    except ConfigError as error:
+        return [said for said in error.errors if "policy 1 has no" not in said]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        ("[cpu]", "mode = quotas"),
+        ("[loadavg]", "interval = .5"),
+        ("[loadavg]", "interval = 5ms"),
+        ("[fuse]", "threads = 099"),
+        ("[files]", "enabled = proc/stat"),
+        ("[[policy]]", "fuse.threads = 08"),
+        ("", "mode = quota"),
+        ("", "cpu = x"),
+        ("", "cpu.mode.x = y"),
+        ("", "cgroup = /a"),
+        ("[cpu]", "\u00e4 = quota"),
+    ],
+)
+def test_nothing_is_meant_that_would_be_refused_in_its_turn(table, line):
+    (error,) = errors(f"{table}\n{line}\n")
+    assert error.startswith("lxcfs.toml:2: cannot be read as TOML: ")
+    assert "did you mean" not in error
+
+
+def test_a_dotted_key_in_quotes_is_meant_without_them():
+    (error,) = errors('"cpu.mode" = "quota"')
+    assert error == 'lxcfs.toml:1: unknown key "cpu.mode"; did you mean cpu.mode without quotes?'
 
 
 def test_a_byte_order_mark_is_named():
