@@ -69,8 +69,9 @@ class Place:
         return text.rfind(SERVING) > max(text.rfind(ENDED), text.rfind(AGAIN))
 
     def server(self) -> int:
-        wait_for(lambda: bool(psutil.Process(self.daemon.process.pid).children()))
-        return psutil.Process(self.daemon.process.pid).children()[0].pid
+        found: list[psutil.Process] = []
+        wait_for(lambda: bool(found.extend(psutil.Process(self.daemon.process.pid).children()) or found))
+        return found[0].pid
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
