@@ -163,26 +163,29 @@ def open_cgroup(layout: Layout, paths: Paths, proc: Optional[str] = None) -> Cgr
         return new(levels(name2, 2)) if levels(name2, 2) else None
 
     # In the unified hierarchy, cpu.stat, cgroup.threads and the pressure files need no controller.
+    unified = levels("", 2) if layout.has_own_unified(paths) else ()
     return Cgroup(
         memory_controller=pick(v1.Memory, "memory", v2.Memory, "memory"),
-        cpu=_cpu(levels),
+        cpu=_cpu(levels, unified),
         cpuset=pick(v1.Cpuset, "cpuset", lambda own: v2.Cpuset((*own, layout.top("cpuset"))), "cpuset"),
         io=pick(v1.Io, "blkio", v2.Io, "io"),
         hugetlb=pick(v1.Hugetlb, "hugetlb", v2.Hugetlb, "hugetlb"),
-        tasks=pick(v1.Tasks, "pids", lambda unified: v2.Tasks(unified, proc), "") or _tasks_without_pids(levels),
-        pressure=v2.Pressure(levels("", 2)) if levels("", 2) else None,
+        tasks=_tasks(levels, unified, proc),
+        pressure=v2.Pressure(unified) if unified else None,
     )
 
 
-def _cpu(levels: Callable[[str, int], Levels]) -> Optional[Cpu]:
+def _cpu(levels: Callable[[str, int], Levels], unified: Levels) -> Optional[Cpu]:
     """Return the CPU time of either version; of v1, cpu and cpuacct may have a cgroup each, or one of them alone."""
-    quotas, accounts, unified = levels("cpu", 1), levels("cpuacct", 1), levels("", 2)
-    if quotas or (accounts and not levels("cpu", 2)):
+    quotas, accounts, new = levels("cpu", 1), levels("cpuacct", 1), levels("cpu", 2)
+    if quotas or (accounts and not new):
         return v1.Cpu(quotas, accounts)
-    return v2.Cpu(unified) if unified else None
+    return v2.Cpu(new or unified) if new or unified else None
 
 
-def _tasks_without_pids(levels: Callable[[str, int], Levels]) -> Optional[Tasks]:
-    """Return the tasks of cgroup v1 on a kernel without the pids controller, by another one."""
-    found = (levels(controller, 1) for controller in ("cpuacct", "memory", "cpu", "cpuset", "blkio"))
+def _tasks(levels: Callable[[str, int], Levels], unified: Levels, proc: Optional[str]) -> Optional[Tasks]:
+    """Return the tasks of either version; where v1 has no pids controller, another one has them too."""
+    if unified and not levels("pids", 1):
+        return v2.Tasks(unified, proc)
+    found = (levels(controller, 1) for controller in ("pids", "cpuacct", "memory", "cpu", "cpuset", "blkio"))
     return next((v1.Tasks(each) for each in found if each), None)

@@ -69,6 +69,15 @@ class Layout:
         keys = {name if self.version(name) == 1 else "" for name in _CONTROLLERS if name in self.hierarchies} or {""}
         return {key: paths.get(key, "/") for key in sorted(keys)}
 
+    def has_own_unified(self, paths: Paths) -> bool:
+        """Tell whether a container's cgroup in the unified hierarchy is its own.
+
+        Where v1 gives it cgroups, it may be in another one of somebody else's there: Docker's cgroupfs driver leaves
+        all containers in the engine's. One of its own has the same path as in v1.
+        """
+        old = {path for name, path in self.places(paths).items() if name and path != "/"}
+        return not old or paths.get("", "/") in old
+
     def pressure_file(self, path: str, resource: str) -> str:
         """Return where the pressure of a cgroup stands, of which a path in the unified hierarchy is given."""
         return f"{self.hierarchies[''].mountpoint}{path}/{resource}.pressure"

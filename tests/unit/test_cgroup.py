@@ -112,6 +112,47 @@ def test_a_hybrid_takes_each_controller_from_where_it_is(made):
     assert cgroup.cpuset is cgroup.io is cgroup.hugetlb is None
 
 
+@pytest.fixture
+def beside_v1(made):
+    """beside_v1(paths, *controllers) is a cgroup of a machine that has these controllers in v1, and v2 without any.
+
+    The unified hierarchy has a cgroup of an engine, with two threads, and one called /box with one.
+    """
+
+    def make(paths, *controllers):
+        mounts = [(f"/sys/fs/cgroup/{name}", "cgroup", name, "/") for name in controllers]
+        tree = mountinfo(*mounts, ("/sys/fs/cgroup/unified", "cgroup2", "nsdelegate", "/"))
+        for cgroup, threads in (("engine.service", "1\n2\n"), ("box", "3\n")):
+            directory = f"sys/fs/cgroup/unified/{cgroup}"
+            tree |= {f"{directory}/cgroup.{kind}": threads for kind in ("threads", "procs")}
+            tree[f"{directory}/cpu.pressure"] = f"some of {cgroup}\n"
+            tree[f"{directory}/cpu.stat"] = "usage_usec 5\nuser_usec 3\nsystem_usec 2\n"
+        tree |= {
+            f"sys/fs/cgroup/{name}/box/{kind}": "3\n" for name in controllers for kind in ("cgroup.procs", "tasks")
+        }
+        return open_cgroup(find(str(made(tree))), paths)
+
+    return make
+
+
+def test_what_v2_counts_of_an_engine_is_not_its_containers(beside_v1):
+    """Docker's cgroupfs driver makes cgroups of v1 and leaves its containers in its own unified one."""
+    cgroup = beside_v1({"memory": "/box", "": "/engine.service"}, "memory")
+    assert cgroup.pressure is cgroup.cpu is None
+    assert isinstance(cgroup.tasks, v1.Tasks)
+    assert list(cgroup.tasks.pids()) == [3]
+    assert isinstance(beside_v1({"pids": "/box", "": "/engine.service"}, "pids").tasks, v1.Tasks)
+
+
+@pytest.mark.parametrize("paths", [{"memory": "/box", "": "/box"}, {"memory": "/", "": "/box"}, {"": "/box"}])
+def test_what_v2_counts_beside_v1_is_a_containers_that_has_a_cgroup_there(paths, beside_v1):
+    """systemd's has the path of v1's; and there may be none of v1 but the root."""
+    cgroup = beside_v1(paths, "memory")
+    assert cgroup.pressure.read("cpu") == b"some of box\n"
+    assert cgroup.cpu.usage() == (3000, 0, 2000)
+    assert list(cgroup.tasks.pids()) == [3]
+
+
 @pytest.mark.parametrize("own", [{"cpu": "/box"}, {"cpuacct": "/box"}, {"cpu": "/box", "cpuacct": "/box"}])
 def test_cpu_and_cpuacct_of_v1_may_have_a_cgroup_each_or_one_of_them_alone(own, made):
     quota = in_v1("cpu", "/box", cfs_quota_us="50000\n", cfs_period_us="100000\n", shares="2048\n")
