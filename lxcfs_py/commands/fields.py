@@ -196,7 +196,10 @@ CPUINFO = (
     _row("processor", "one block for each of the visible CPUs, with the kernel's number", called="`processor`"),
     _row("siblings, cpu cores", "the visible CPUs of the package, and their cores"),
     _row(
-        "*", "the host's; to a 32-bit personality on arm64, what the kernel shows to such", called="all else in cpuinfo"
+        "*",
+        "the host's, also what kernels say of the machine before its CPUs and after them; to a 32-bit personality on "
+        "arm64, what the kernel shows to such",
+        called="all else in cpuinfo",
     ),
 )
 

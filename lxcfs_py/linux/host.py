@@ -7,6 +7,7 @@ import copy
 import functools
 import math
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from typing import Callable, NamedTuple, Optional
@@ -32,13 +33,30 @@ _ALL_CPUS = 1 << 30
 _MAX_CLOCKS = 64
 
 
-class _Cpuinfo(NamedTuple):
-    """What was read of /proc/cpuinfo: for these CPUs online, the blocks of the CPUs below a number, good until then."""
+class Cpuinfo(NamedTuple):
+    """/proc/cpuinfo in parts, of which the first and the last are of the machine: most kernels have nothing there."""
+
+    head: bytes
+    """MIPS, LoongArch and s390x begin with it."""
+
+    blocks: dict[int, bytes]
+    """By the number of the CPU; in the text, there is a blank line between them."""
+
+    tail: bytes
+    """From the end of the last block's last line: that of ppc64, and of Raspberry Pi."""
+
+
+class _KnownCpuinfo(NamedTuple):
+    """What was read of it: for these CPUs online, the blocks of the CPUs below a number, good until then."""
 
     online: Optional[bytes]
     below: int
     until: float
-    blocks: dict[int, bytes]
+    parts: Cpuinfo
+
+
+_NO_CPUINFO = _KnownCpuinfo(None, 0, 0.0, Cpuinfo(b"", {}, b""))
+_CPU = re.compile(rb"(?m)^(?:processor|cpu number)[\t ]*: (\d+)$")
 
 
 class _Booted(NamedTuple):
@@ -104,10 +122,12 @@ class Host:
         self._huge_pages_known: tuple[float, dict[int, int]] = (0.0, {})
         self._overcommit = (0.0, 0, 0)
         cpuinfo = self._proc.read_records("cpuinfo")
+        head, _, self._cpuinfo_tail = _parse_cpuinfo(cpuinfo)
+        self._cpuinfo_head = len(head)
         self._cpuinfo_block = max(map(len, cpuinfo.split(b"\n\n"))) + 32  # they differ by some digits
         # By the CPU's own counters (x86), or by a cpufreq driver.
         self._measures_frequency = b" aperfmperf" in cpuinfo or os.path.exists(f"{self._cpu.path}/cpu0/cpufreq")
-        self._cpuinfo = _Cpuinfo(None, 0, 0.0, {})
+        self._cpuinfo = _NO_CPUINFO
         self._personality: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         self._booted = _Booted(0, 0)
         self.boottime_offset = 0
@@ -120,7 +140,7 @@ class Host:
         """The same machine, with the /proc/cpuinfo that it shows to a 32-bit personality."""
         host = copy.copy(self)
         host._personality = personality.as_32_bit
-        host._cpuinfo = _Cpuinfo(None, 0, 0.0, {})
+        host._cpuinfo = _NO_CPUINFO
         return host
 
     def with_clock(self, offset: int) -> Host:
@@ -154,8 +174,8 @@ class Host:
         """The first line of /proc/swaps, which never changes. OSError where there is no such file."""
         return self.text("proc/swaps").partition(b"\n")[0]
 
-    def cpuinfo(self, count: int) -> dict[int, bytes]:
-        """Return the blocks of /proc/cpuinfo by CPU number, at least those of the CPUs below `count`.
+    def cpuinfo(self, count: int) -> Cpuinfo:
+        """Return the parts of /proc/cpuinfo, with the blocks of the CPUs below `count` at least.
 
         The file is long on a large machine, and the kernel renders no more of it than is read. Where the kernel
         measures the CPUs' frequency, which takes it long, a text may be a second old; else nothing in it changes as
@@ -165,16 +185,17 @@ class Host:
         known = self._cpuinfo
         if online != known.online or count > known.below or time.monotonic() > known.until:
             if self._measures_frequency:
-                text = self._read_cpuinfo(count * self._cpuinfo_block)
-                blocks = _cpuinfo_blocks(text)
-                if count - 1 not in blocks:
-                    blocks = _cpuinfo_blocks(self._read_cpuinfo())
-                known = _Cpuinfo(online, count, time.monotonic() + _FREQUENCY_SECONDS, blocks)
+                text = self._read_cpuinfo(self._cpuinfo_head + count * self._cpuinfo_block)
+                whole_blocks = text[: text.rfind(b"\n\n") + 2]
+                parts = _parse_cpuinfo(whole_blocks)._replace(tail=self._cpuinfo_tail)
+                if count - 1 not in parts.blocks:
+                    parts = _parse_cpuinfo(self._read_cpuinfo())
+                known = _KnownCpuinfo(online, count, time.monotonic() + _FREQUENCY_SECONDS, parts)
             else:
-                blocks = _cpuinfo_blocks(self._read_cpuinfo())
-                known = _Cpuinfo(online, _ALL_CPUS, math.inf, blocks)
+                parts = _parse_cpuinfo(self._read_cpuinfo())
+                known = _KnownCpuinfo(online, _ALL_CPUS, math.inf, parts)
             self._cpuinfo = known
-        return known.blocks
+        return known.parts
 
     def _read_cpuinfo(self, enough: int = 1 << 30) -> bytes:
         with self._personality():
@@ -302,12 +323,20 @@ def _meminfo_field(text: bytes, name: bytes, before: bytes = b"\n") -> int:
     return int(rest.split(None, 1)[0]) << 10 if rest else 0
 
 
-def _cpuinfo_blocks(text: bytes) -> dict[int, bytes]:
-    """Split /proc/cpuinfo; a last block that was cut off is left out."""
-    blocks = {}
-    for block in text.split(b"\n\n")[:-1]:
-        first, _, _ = block.partition(b"\n")
-        name, _, number = first.partition(b":")
-        if name.strip() == b"processor":
-            blocks[int(number)] = block
-    return blocks
+def _parse_cpuinfo(text: bytes) -> Cpuinfo:
+    """Split /proc/cpuinfo; without any block of a CPU, as sparc64's, all of it is the head."""
+    first = _CPU.search(text)
+    if first is None:
+        return Cpuinfo(text, {}, b"")
+    head, text = text[: first.start()], text[first.start() :]
+    blocks, last, after = {}, 0, 0
+    paragraphs = text.split(b"\n\n")
+    for place, paragraph in enumerate(paragraphs, 1):
+        cpu = _CPU.match(paragraph)
+        if cpu:
+            last, after = int(cpu[1]), place
+            blocks[last] = paragraph
+    tail = b"\n\n".join((b"", *paragraphs[after:]))
+    if not tail:  # s390x has no blank line after its last block
+        blocks[last], tail = blocks[last].rstrip(b"\n"), b"\n"
+    return Cpuinfo(head, blocks, tail)

@@ -74,10 +74,10 @@ def test_blocks_of_cpuinfo_are_found_by_number_where_some_cpus_are_offline(made,
     text = "".join(f"processor\t: {n}\nflags\t\t: {flags}\nmodel\t\t: {'x' * n}\n\n" for n in numbers)
     root = made({"proc/cpuinfo": text, f"{sys_cpu.TREE.name}/online": "0-1,5,40\n"})
     host = Host(str(root))
-    assert sorted(host.cpuinfo(41)) == numbers
-    assert {0, 1} <= set(host.cpuinfo(2))
-    assert sorted(host.cpuinfo(4)) == numbers  # there is none with number 3: all were looked at
-    assert host.cpuinfo(6)[5] == f"processor\t: 5\nflags\t\t: {flags}\nmodel\t\t: xxxxx".encode()
+    assert sorted(host.cpuinfo(41).blocks) == numbers
+    assert {0, 1} <= set(host.cpuinfo(2).blocks)
+    assert sorted(host.cpuinfo(4).blocks) == numbers  # there is none with number 3: all were looked at
+    assert host.cpuinfo(6).blocks[5] == f"processor\t: 5\nflags\t\t: {flags}\nmodel\t\t: xxxxx".encode()
     assert host.online() == (0, 1, 5, 40)
 
 

@@ -136,6 +136,50 @@ def test_cpuinfo_of_an_architecture_without_topology_is_only_cut_down(made, cgro
     assert shown == cpuinfo[: len(cpuinfo) // 2].encode()
 
 
+BLOCK = "BogoMIPS\t: 108.00\nfeatures\t: fp asimd\n"
+
+# What kernels say of the machine before their CPUs, of each CPU, and after them.
+AROUND = {
+    "arm": ("", f"processor\t: {{cpu}}\n{BLOCK}\n", "Revision\t: c03111\nSerial\t\t: 1\nModel\t\t: Raspberry Pi 4\n"),
+    "ppc64": ("", f"processor\t: {{cpu}}\n{BLOCK}\n", "timebase\t: 512000000\nplatform\t: pSeries\nMMU\t\t: Radix\n"),
+    "mips": ("system type\t\t: UBNT_E100\nmachine\t\t\t: Unknown\n", f"processor\t\t: {{cpu}}\n{BLOCK}\n", ""),
+    "loongarch": ("system type\t\t: generic-loongson-machine\n\n", f"processor\t\t: {{cpu}}\n{BLOCK}\n", ""),
+    "s390x": ("vendor_id       : IBM/S390\nfeatures\t: zarch\n", f"\ncpu number      : {{cpu}}\n{BLOCK}", ""),
+}
+
+
+@pytest.mark.parametrize("measures", [False, True])
+@pytest.mark.parametrize("cpus", ["0", "0-1", "1-2", "2", "0-2"])
+@pytest.mark.parametrize("name", AROUND)
+def test_what_cpuinfo_says_of_the_machine_stays_once(name, cpus, measures, made, cgroup, container_in):
+    head, block, tail = AROUND[name]
+
+    def text(numbers) -> str:
+        return head + "".join(block.format(cpu=cpu) for cpu in numbers) + tail
+
+    tree = {"proc/cpuinfo": text(range(3)), f"{sys_cpu.TREE.name}/online": "0-2\n"}
+    if measures:
+        tree[f"{sys_cpu.TREE.name}/cpu0/cpufreq/scaling_driver"] = "cppc_cpufreq\n"
+    cpuset = SimpleNamespace(cpus=lambda: f"{cpus}\n".encode())
+    shown = VIEWS["proc/cpuinfo"](container_in(cgroup(cpuset=cpuset)), Host(str(made(tree))), CPUSET)
+    assert shown.decode() == text(cpu_list.parse(cpus.encode()))
+
+
+def test_the_summary_of_s390x_is_of_the_visible_cpus(made, cgroup, container_in):
+    def text(*cpus: int) -> str:
+        lines = "".join(f"processor {cpu}: version = FF,  identification = 1E41E8,  machine = 3906\n" for cpu in cpus)
+        return (
+            f"vendor_id       : IBM/S390\n# processors    : {len(cpus)}\nbogomips per cpu: 3033.00\n"
+            + f"max thread id   : 0\ncache0          : level=1 type=Data\n{lines}"
+            + "".join(f"\ncpu number      : {cpu}\ncpu MHz static  : 5208\n" for cpu in cpus)
+        )
+
+    root = made({"proc/cpuinfo": text(0, 1, 2, 10), f"{sys_cpu.TREE.name}/online": "0-2,10\n"})
+    cpuset = SimpleNamespace(cpus=lambda: b"1,10\n")
+    shown = VIEWS["proc/cpuinfo"](container_in(cgroup(cpuset=cpuset)), Host(str(root)), CPUSET)
+    assert shown.decode() == text(1, 10)
+
+
 def test_a_cpu_that_goes_offline_in_the_middle_is_left_out_and_the_others_keep_their_numbers(
     made, cgroup, container_in
 ):
