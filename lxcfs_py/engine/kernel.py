@@ -424,6 +424,8 @@ class Server:
     def _take_up_read(self, slot: memoryview, length: int, unique: int) -> None:
         """Answer a read with the text that was rendered for it: its reader may have a part already, and go on in it."""
         handle, offset, size, flags = protocol.READ_IN.unpack_from(slot, _HEADER)
+        if self._triggers.moved:
+            offset = self._triggers.offset(handle, offset, owner_in(slot))
         texts = self._session.texts
         text = texts.get(handle)
         if text is not None and (offset or slot[RENDERED]) and flags & protocol.READ_LOCKOWNER:
@@ -527,6 +529,8 @@ class Server:
         handle, offset, size, flags = protocol.READ_IN.unpack_from(request, _HEADER)
         if not flags & protocol.READ_LOCKOWNER:  # who reads next would find this caller's text in the page cache
             raise OSError(errno.EINVAL, "a read for the page cache")
+        if self._triggers.moved:
+            offset = self._triggers.offset(handle, offset, owner_in(request))
         texts = self._session.texts
         text = texts.get(handle) if offset else None
         if text is None:
@@ -548,10 +552,10 @@ class Server:
         return protocol.ATTR_OUT.pack(0, 0, 0) + attributes(node, self._tree.getattr(caller, path))
 
     def _write(self, request: memoryview, node: int, caller: int) -> bytes:
-        handle, _, size = protocol.WRITE_IN.unpack_from(request, _HEADER)
+        handle, offset, size = protocol.WRITE_IN.unpack_from(request, _HEADER)
         start = _HEADER + protocol.WRITE_IN.size
         what = self._tree.trigger(caller, self._nodes.path(node), bytes(request[start : start + size]))
-        self._triggers.set(handle, what, owner_in(request))
+        self._triggers.set(handle, what, owner_in(request), offset, size)
         return protocol.WRITE_OUT.pack(size)
 
     def _poll(self, request: memoryview, node: int, caller: int) -> bytes:

@@ -47,6 +47,12 @@ class _Trigger:
 
     fired: bool = False
 
+    start: int = 0
+    """Where the file's position is after it was written, as long as its reader has not gone back before that."""
+
+    written: int = 0
+    """How many bytes were written. Writing moves the position of FUSE's files on, which it does not of the kernel's."""
+
 
 class Triggers:
     """The triggers of one session, by the handle of the file that each was written into."""
@@ -59,6 +65,9 @@ class Triggers:
         self._owners = Owners()
         self._held: dict[int, _Trigger] = {}
         self._branches = Branches()
+        self.moved: dict[int, _Trigger] = {}
+        """Those by which a file's position is ahead of where it would be in the kernel's own file."""
+
         self._fired = select.epoll()
         self._lock = threading.Lock()
         self._watching = False
@@ -70,8 +79,8 @@ class Triggers:
         """Arm anew what a predecessor had. Who waits is let look again."""
         for key in self._texts.handles_from(_KEPT):
             try:
-                what, owner, waits = json.loads(self._texts.get(key) or b"")
-                handle, trigger = key - _KEPT, _Trigger(what, owner, waits)
+                what, owner, waits, start, written = json.loads(self._texts.get(key) or b"")
+                handle, trigger = key - _KEPT, _Trigger(what, owner, waits, start=start, written=written)
                 with self._lock:
                     self._hold(handle, trigger)
                 self._arm(handle, trigger)
@@ -80,13 +89,13 @@ class Triggers:
             else:
                 self._wake(waits)
 
-    def set(self, handle: int, what: str, writer: tuple[int, int]) -> None:
-        """Arm a trigger for an open file; `writer` is a pid and a uid.
+    def set(self, handle: int, what: str, writer: tuple[int, int], offset: int, size: int) -> None:
+        """Arm a trigger for an open file; `writer` is a pid and a uid, who has written so many bytes at an offset.
 
         EBUSY where the file has one, ENOSPC where those of the writer's cgroup, or of the branch that it is in, are too
         many.
         """
-        trigger = _Trigger(what, self._owners.of(*writer))
+        trigger = _Trigger(what, self._owners.of(*writer), start=offset + size, written=size)
         with self._lock:
             if handle in self._held:
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
@@ -114,6 +123,21 @@ class Triggers:
         if trigger is not None and trigger.waits:
             self._wake(trigger.waits)
 
+    def offset(self, handle: int, offset: int, reader: tuple[int, int]) -> int:
+        """Return where in the kernel's own file a pid and uid read that read at an offset here.
+
+        Whoever reads on after writing does so where he was before. Who has gone back since is where he says.
+        """
+        trigger = self.moved.get(handle)
+        if trigger is None:
+            return offset
+        if offset >= trigger.start:
+            return offset - trigger.written
+        self.moved.pop(handle, None)
+        trigger.start = trigger.written = 0
+        self._keep(handle, trigger, reader)
+        return offset
+
     def poll(self, handle: int, waits: int, reader: tuple[int, int]) -> int:
         """Return what poll(2) is to say of an open file to a pid and uid.
 
@@ -135,6 +159,7 @@ class Triggers:
             if trigger is None:  # it was taken away
                 return
             self._branches.remove(trigger.owner, handle)
+            self.moved.pop(handle, None)
             self._texts.drop(handle + _KEPT)
         if trigger.descriptor is not None:
             os.close(trigger.descriptor)
@@ -142,12 +167,14 @@ class Triggers:
     def _keep(self, handle: int, trigger: _Trigger, reader: tuple[int, int]) -> None:
         with self._lock:
             if self._held.get(handle) is trigger:
-                kept = json.dumps([trigger.what, trigger.owner, trigger.waits]).encode()
-                self._texts.put(handle + _KEPT, kept, reader)
+                kept = [trigger.what, trigger.owner, trigger.waits, trigger.start, trigger.written]
+                self._texts.put(handle + _KEPT, json.dumps(kept).encode(), reader)
 
     def _hold(self, handle: int, trigger: _Trigger) -> None:
         self._held[handle] = trigger
         self._branches.add(trigger.owner, handle)
+        if trigger.start:
+            self.moved[handle] = trigger
 
     def _arm(self, handle: int, trigger: _Trigger) -> None:
         """Arm one that is held, and hold it no longer where that cannot be. OSError, ValueError."""

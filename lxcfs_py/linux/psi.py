@@ -8,7 +8,12 @@ import re
 
 _MIN_WINDOW, _MAX_WINDOW = 500_000, 10_000_000  # microseconds
 _UNPRIVILEGED_STEP = 2_000_000
-_TRIGGER = re.compile(rb"(some|full) +(\d{1,10}) +(\d{1,10})(?!\d)")
+
+# The kernel's sscanf "some %u %u": any blanks where there is one, none too where a number begins; what follows is not
+# looked at. It reads so many bytes, and keeps 32 bits of a number.
+_TRIGGER = re.compile(rb"(some|full)[\s\xa0]*(\d+)[\s\xa0]+(\d+)")
+_MAX_BYTES = 31
+_UNSIGNED = 0xFFFFFFFF
 
 
 def check(text: bytes, privileged: bool) -> str:
@@ -16,9 +21,9 @@ def check(text: bytes, privileged: bool) -> str:
 
     The window, in microseconds, of who has not got CAP_SYS_RESOURCE is a multiple of two seconds.
     """
-    match = _TRIGGER.match(text)
+    match = _TRIGGER.match(text[:_MAX_BYTES])
     if match:
-        threshold, window = int(match[2]), int(match[3])
+        threshold, window = int(match[2]) & _UNSIGNED, int(match[3]) & _UNSIGNED
         if (
             _MIN_WINDOW <= window <= _MAX_WINDOW
             and 0 < threshold <= window

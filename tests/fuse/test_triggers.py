@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -197,6 +198,35 @@ def test_it_is_a_file_as_the_kernels_and_takes_sixteen_triggers_of_a_container(b
         "truncating": 0,
         "text": "some",
     }
+
+
+POSITIONS = """
+import json, os
+said = []
+path = "/proc/pressure/cpu"
+for text in ("some 150000 2000000", "some\\t150000\\t2000000", "some150000 2000000", "some 00000150000 2000000"):
+    file = os.open(path, os.O_RDWR)
+    os.write(file, text.encode() + b"\\0")
+    parts = [os.read(file, 12), os.read(file, 4)]
+    os.lseek(file, 0, os.SEEK_SET)
+    parts += [os.read(file, 5), os.read(file, 6), os.pread(file, 5, 0)]
+    said.append([part.decode() for part in parts])
+    os.close(file)
+file = os.open(path, os.O_RDWR)
+first = os.read(file, 5)
+os.write(file, b"full 150000 2000000")
+said.append([first.decode(), os.read(file, 6).decode()])
+print(json.dumps(said))
+"""
+
+
+def test_who_writes_one_reads_on_where_he_was(box) -> None:
+    *from_the_beginning, from_the_middle = json.loads(box.run([sys.executable, "-c", POSITIONS]).stdout)
+    assert len(from_the_beginning) == 4
+    for first, second, *again in from_the_beginning:
+        assert re.match(r"some avg10=[\d.]+ ?a?", first + second)
+        assert again == ["some ", "avg10=", "some "]
+    assert from_the_middle == ["some ", "avg10="]
 
 
 def test_root_takes_no_lease_of_it_for_whose_end_others_would_wait(box) -> None:

@@ -26,6 +26,15 @@ READER = (os.getpid(), 0)
         (b"some 150000 2000000\n", False, "some 150000 2000000"),
         (b"full 1 10000000\0", False, "full 1 10000000"),
         (b"some 150000 1000000", True, "some 150000 1000000"),
+        (b"some\t150000\t2000000\0", False, "some 150000 2000000"),
+        (b"some150000 \xa0\n2000000\0", False, "some 150000 2000000"),
+        (b"some 00000150000 2000000\0", False, "some 150000 2000000"),
+        (b"some 4295117296 2000000\0", False, "some 150000 2000000"),  # 2**32 more
+        (b"full 150000 2000000, and the kernel reads no further", False, "full 150000 2000000"),
+        (b"some             150000  2000000\0", True, None),  # whose last digit it does not see
+        (b" some 150000 2000000\0", True, None),
+        (b"some 150000,2000000\0", True, None),
+        (b"some +150000 2000000\0", True, None),
         (b"some 150000 1000000", False, None),
         (b"some 150000 499999", True, None),
         (b"some 150000 10000001", True, None),
@@ -98,8 +107,8 @@ ERROR = READY | select.POLLERR | select.POLLPRI
 
 def test_one_that_fires_wakes_who_waits_and_is_told_once(tree, server) -> None:
     triggers, woken = server()
-    triggers.set(1, "a", READER)
-    triggers.set(2, "never", READER)
+    triggers.set(1, "a", READER, 0, 20)
+    triggers.set(2, "never", READER, 0, 20)
     assert [triggers.poll(handle, 70 + handle, READER) for handle in (1, 2, 3)] == [READY, READY, ERROR]
     tree.fire("a")
     assert woken.get(timeout=10) == 71
@@ -112,7 +121,7 @@ def test_one_that_fires_wakes_who_waits_and_is_told_once(tree, server) -> None:
 def test_a_successor_has_them_too_but_those_that_are_over(tree, server) -> None:
     triggers, _ = server()
     for handle, what in enumerate(("a", "b", "never")):
-        triggers.set(handle, what, READER)
+        triggers.set(handle, what, READER, 0, 20)
         triggers.poll(handle, 70 + handle, READER)
     triggers.drop(1)
     successor, woken = server()
@@ -125,16 +134,31 @@ def test_a_successor_has_them_too_but_those_that_are_over(tree, server) -> None:
     assert last.poll(0, 70, READER) == ERROR, "as the kernel says of a cgroup that is gone"
 
 
+def test_to_write_one_moves_the_position_of_its_file_by_nothing(server) -> None:
+    """The kernel's FUSE adds what was written: 20 bytes here, by who had read 12 before. A successor knows it too."""
+    triggers, _ = server()
+    triggers.set(1, "never", READER, 12, 20)
+    for now in (triggers, server()[0]):
+        assert [now.offset(1, offset, READER) for offset in (32, 36, 132)] == [12, 16, 112]
+        assert now.offset(2, 32, READER) == 32
+    assert [triggers.offset(1, offset, READER) for offset in (0, 32, 132)] == [0, 32, 132], "after it went back"
+    assert not triggers.moved
+    assert server()[0].offset(1, 32, READER) == 32
+    triggers.set(3, "never", READER, 0, 20)
+    triggers.drop(3)
+    assert triggers.offset(3, 20, READER) == 20
+
+
 def test_an_owner_has_sixteen_and_a_file_one(server) -> None:
     triggers, _ = server()
     for handle in range(MOST):
-        triggers.set(handle, "never", READER)
+        triggers.set(handle, "never", READER, 0, 20)
     for handle, expected in ((0, errno.EBUSY), (MOST, errno.ENOSPC)):
         with pytest.raises(OSError, match=os.strerror(expected)):
-            triggers.set(handle, "never", READER)
-    triggers.set(MOST, "never", (0, 4711))
+            triggers.set(handle, "never", READER, 0, 20)
+    triggers.set(MOST, "never", (0, 4711), 0, 20)
     triggers.drop(0)
-    triggers.set(0, "never", READER)
+    triggers.set(0, "never", READER, 0, 20)
 
 
 @pytest.fixture
@@ -145,22 +169,22 @@ def crowded(server, monkeypatch):
     monkeypatch.setattr(Owners, "_look_up", lambda self, pid: cgroups[pid])
     made, woken = server()
     for handle in range(8):
-        made.set(handle, "never", (9 + handle, 0))
+        made.set(handle, "never", (9 + handle, 0), 0, 20)
         made.poll(handle, 70 + handle, (9 + handle, 0))
     return made, woken
 
 
 def test_one_users_cgroups_take_no_room_from_a_container(crowded) -> None:
     triggers, woken = crowded
-    triggers.set(10, "never", (1, 0))
-    triggers.set(11, "never", (2, 0))
+    triggers.set(10, "never", (1, 0), 0, 20)
+    triggers.set(11, "never", (2, 0), 0, 20)
     lost = [handle for handle in range(8) if handle not in triggers]
     assert len(lost) == 2
     assert [woken.get(timeout=10) for _ in lost] == [70 + handle for handle in lost], "they are told"
     assert triggers.poll(lost[0], 0, READER) == ERROR
     triggers.drop(lost[0])
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        triggers.set(12, "never", (9 + lost[0], 0))
+        triggers.set(12, "never", (9 + lost[0], 0), 0, 20)
     assert 10 in triggers
     assert 11 in triggers
 
@@ -169,5 +193,5 @@ def test_where_a_trigger_cannot_be_armed_it_takes_no_room(server) -> None:
     triggers, _ = server()
     for handle in range(MOST + 1):
         with pytest.raises(OSError, match="gone"):
-            triggers.set(handle, "gone", READER)
+            triggers.set(handle, "gone", READER, 0, 20)
     assert 0 not in triggers
