@@ -93,9 +93,10 @@ class Container:
         self.go_on_as(pid)
         self.refresh()
         start = processes.start_time(self._proc.read("stat"))
-        self.account = Account(ledger, name or f"{os.fstat(self.namespace).st_ino}:{pid}:{start}", start)
+        name = name or f"{os.fstat(self.namespace).st_ino}:{pid}:{start}"
+        self.account = Account(ledger, name, start)
         self.start = self.account.start
-        self.load = Load(sampler)
+        self.load = Load(sampler, name, pid)
         self.last_pid = self._last_noted = 0  # the pid, and when the reader that has it was seen, since boot
         self.reads = 0
         self.configured: Optional[tuple[Config, Paths, Config]] = None
@@ -265,6 +266,14 @@ class Containers:
             self._readers[pid] = _Reader(inode, time.monotonic(), weakref.ref(container), offset)
         return container
 
+    def take_up_loads(self) -> None:
+        """Go on sampling the load of those containers that a daemon before this one sampled."""
+        for init, name in self._sampler.kept():
+            with contextlib.suppress(OSError, ValueError):  # it has ended
+                container = self._place(init)
+                if container is not None and container.load.name == name:
+                    container.load.go_on(container.states)
+
     def boottime_offset(self, pid: int) -> int:
         """Return what `processes.boottime_offset` does of a process whose container has just been looked up."""
         reader = self._readers.get(pid)
@@ -370,6 +379,7 @@ class Containers:
                 self._unwatch(container)
                 try:
                     container.go_on_as(pid)
+                    container.load.init = pid
                 finally:
                     self._watch(container)
             return pid is not None and container.refresh()

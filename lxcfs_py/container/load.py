@@ -1,14 +1,18 @@
-"""Load averages of containers, by the kernel's own formula (kernel/sched/loadavg.c) over each one's own tasks."""
+"""Load averages of containers, by the kernel's own formula (kernel/sched/loadavg.c) over each one's own tasks.
+
+After each look at all of them, they are kept in a file, so that a restarted daemon goes on where the old one was.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import threading
 import time
-from typing import Callable
+from typing import Any, Callable, NamedTuple, Optional
 
-from lxcfs_py.linux import threads
+from lxcfs_py.linux import regular_file, threads
 
 log = logging.getLogger(__name__)
 
@@ -19,13 +23,27 @@ States = Callable[[], "tuple[int, int, int]"]
 """Gives the running, the blocked and all tasks of a container. OSError when its cgroup is gone."""
 
 
+class _Kept(NamedTuple):
+    """What is kept of one container; times are those of the monotonic clock, which all processes have in common."""
+
+    init: int
+    """The pid of its init."""
+
+    averages: tuple[float, float, float]
+    asked: float
+    sampled: float
+
+
 class Load:
     """One container's load averages, sampled as long as somebody asks for them."""
 
-    __slots__ = ("_sampler", "asked", "averages", "closed", "sampled")
+    __slots__ = ("_sampler", "asked", "averages", "closed", "init", "name", "sampled")
 
-    def __init__(self, sampler: Sampler) -> None:
+    def __init__(self, sampler: Sampler, name: str = "", init: int = 0) -> None:
+        """Take the name by which they are kept, and the pid of the container's init."""
         self._sampler = sampler
+        self.name = name
+        self.init = init
         self.averages = (0.0, 0.0, 0.0)
         self.asked = self.sampled = 0.0
         self.closed = False
@@ -33,9 +51,13 @@ class Load:
     def read(self, states: States) -> tuple[float, float, float]:
         """Return the averages over 1, 5 and 15 minutes, and go on sampling by `states` until `close`."""
         self.asked = time.monotonic()
+        self.go_on(states)
+        return self.averages
+
+    def go_on(self, states: States) -> None:
+        """Go on sampling by `states` until `close`, though nobody asks."""
         if not self.closed:
             self._sampler.add(self, states)
-        return self.averages
 
     def sample(self, counts: tuple[int, int, int]) -> None:
         """Take the container's tasks of now into account, for the time that has passed since the last look."""
@@ -54,26 +76,45 @@ class Load:
 
 
 class Sampler:
-    """Samples the load of those containers that asked within the last 15 minutes; sleeps while there is none."""
+    """Samples the load of those containers that asked within the last 15 minutes; sleeps while there is none.
 
-    def __init__(self, interval: float) -> None:
+    What it has found is in a file that outlives the daemon; in memory alone without a path.
+    """
+
+    def __init__(self, interval: float, path: Optional[str] = None) -> None:
         self.interval = interval
+        self._path = path
+        self._kept = _read(path) if path else {}
         # What counts a container's tasks holds the container: nobody but the sampler has it, and not for longer than
         # the container lives.
         self._loads: dict[Load, States] = {}
         self._any = threading.Event()
         self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Sample from now on, in a thread of its own. OSError where none can be had."""
-        threads.start(self._run, name="load")
+    def start(self, first: Callable[[], None] = lambda: None) -> None:
+        """Sample from now on, in a thread of its own, which does that first. OSError where none can be had."""
+        threads.start(self._run, first, name="load")
+
+    def kept(self) -> list[tuple[int, str]]:
+        """Return the init and the name of the containers that a daemon before this one sampled at its end."""
+        with self._lock:
+            return [(kept.init, name) for name, kept in self._kept.items()]
 
     def add(self, load: Load, states: States) -> None:
-        """Sample this one too, from 0 on: what was found before nobody asked for a while says nothing of now."""
-        if load not in self._loads:
-            with self._lock:
-                load.averages = (0.0, 0.0, 0.0)
-                load.sampled = time.monotonic()
+        """Sample this one too, from where a daemon before this one was, else from 0 on.
+
+        What was found before nobody asked for a while says nothing of now.
+        """
+        if load in self._loads:
+            return
+        with self._lock:
+            if load not in self._loads:
+                kept = self._kept.pop(load.name, None)
+                if kept and _is_recent(kept):
+                    load.averages, load.sampled = kept.averages, kept.sampled
+                    load.asked = max(load.asked, kept.asked)
+                else:
+                    load.averages, load.sampled = (0.0, 0.0, 0.0), time.monotonic()
                 self._loads[load] = states
                 self._any.set()
 
@@ -97,8 +138,47 @@ class Sampler:
             except (OSError, ValueError) as error:
                 log.debug("a load average cannot be sampled: %s", error)
 
-    def _run(self) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        if not self._path:
+            return
+        with self._lock:
+            sampled = {load.name: _Kept(load.init, load.averages, load.asked, load.sampled) for load in self._loads}
+            kept = {**self._kept, **sampled}
+        try:
+            regular_file.replace(self._path, json.dumps(kept).encode())
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self._path, error.strerror)
+
+    def _run(self, first: Callable[[], None]) -> None:
+        first()
         while True:
             self._any.wait()
             time.sleep(self.interval)
             self.sample()
+
+
+def _is_recent(kept: _Kept) -> bool:
+    now = time.monotonic()
+    return all(now - _FORGET_AFTER_SECONDS < then <= now for then in (kept.asked, kept.sampled))
+
+
+def _read(path: str) -> dict[str, _Kept]:
+    """Return what is kept, without what is too old to go on from."""
+    try:
+        with open(path, "rb", opener=regular_file.opener) as file:
+            kept = {name: _parse(each) for name, each in json.loads(file.read()).items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        log.warning("%s cannot be read (%s): load averages of running containers start anew", path, error)
+        return {}
+    return {name: each for name, each in kept.items() if _is_recent(each)}
+
+
+def _parse(kept: Any) -> _Kept:
+    init, (one, five, fifteen), asked, sampled = kept
+    if not all(map(math.isfinite, (one, five, fifteen))):
+        raise ValueError(kept)
+    return _Kept(int(init), (float(one), float(five), float(fifteen)), float(asked), float(sampled))

@@ -69,10 +69,11 @@ class Service:
 
         LayoutError where not all cgroups can be seen, unless a mount is resumed, whose files somebody has.
         """
-        self.sampler = Sampler(config.loadavg.interval)
-        counters = mountpoint.runtime_file(config.mountpoint, "counters")
+        counters, loads = (mountpoint.runtime_file(config.mountpoint, kind) for kind in ("counters", "loads"))
         if counters is None:
-            degraded.enter("counters", f"{mountpoint.RUNTIME_DIRECTORY} cannot be written: CPU counters start anew")
+            what = "CPU counters and load averages start anew"
+            degraded.enter("counters", f"{mountpoint.RUNTIME_DIRECTORY} cannot be written: {what}")
+        self.sampler = Sampler(config.loadavg.interval, loads)
         try:
             layout = find_for_all()
         except LayoutError as error:
@@ -83,7 +84,7 @@ class Service:
         self.containers = Containers(layout, Ledger(counters), self.sampler)
         proc, sys = mountpoint.machine_roots(config.mountpoint)
         self.filesystem = Filesystem(Host(proc=proc, sys=sys), self.containers, config)
-        self.sampler.start()
+        self.sampler.start(self.containers.take_up_loads)
         self.supervisor = Supervisor()
 
     def show_machine(self, wanted: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import json
 import os
 import resource
 import select
@@ -459,6 +460,28 @@ def test_a_container_that_has_ended_is_forgotten_with_all_that_was_open_for_it(s
     assert ledger.get(name) is None
     assert not sampler._loads
     assert open_descriptors() == before
+
+
+def test_loads_are_taken_up_of_the_same_containers_and_no_others(sandbox, tmp_path):
+    box = sandbox()
+    path = str(tmp_path / "loads")
+    sampler = Sampler(5, path)
+    containers = Containers(find(), Ledger(), sampler)
+    container = containers.of(box.init)
+    container.load.read(container.states)
+    container.load.averages = (3.0, 2.0, 1.0)
+    with Sandbox() as other:
+        containers.of(other.init).load.read(container.states)
+        sampler.sample()
+    kept = json.loads(Path(path).read_text())
+    kept["a container before it"] = [box.init, *kept[container.load.name][1:]]
+    Path(path).write_text(json.dumps(kept))
+    again = Containers(find(), Ledger(), Sampler(5, path))
+    again.take_up_loads()
+    (same,) = again.all()
+    assert same.load.name == container.load.name
+    assert same.load.averages == pytest.approx((3.0, 2.0, 1.0), abs=0.5)
+    assert again.unplaced == 0
 
 
 def test_before_linux_5_3_a_container_that_has_ended_is_forgotten_when_the_next_one_comes(sandbox, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -16,6 +17,7 @@ from typing import Callable
 import psutil
 import pytest
 
+from lxcfs_py.linux import mountpoint
 from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ROOT, Daemon, mountpoints
 from tests.kept import Kept, reading, wait_for
@@ -115,6 +117,33 @@ def test_cpu_counters_go_on_in_the_next_daemon(kept: Kept, sandbox: MakeSandbox)
     after = counters()
     assert all(new >= old for old, new in zip(before, after)), (before, after)
     assert sum(after) - sum(before) < 10 * os.sysconf("SC_CLK_TCK")
+
+
+def test_load_averages_go_on_in_the_next_daemon(kept: Kept, sandbox: MakeSandbox) -> None:
+    box = sandbox(views=kept.daemon.mountpoint)
+    path = mountpoint.runtime_file(str(kept.daemon.mountpoint), "loads")
+    assert path
+
+    def load() -> float:
+        return float(box.run(["cat", "/proc/loadavg"]).stdout.split()[0])
+
+    def sampled() -> list[float]:
+        return [at for _, _, _, at in json.loads(Path(path).read_text()).values()]
+
+    with box.popen(["sh", "-c", "while :; do :; done"]) as busy:
+        try:
+            assert load() == 0
+            wait_for(lambda: load() >= 0.1)  # after the second look, and the first one is kept by then
+            kept.kill()
+            (before,) = sampled()
+            kept.start()
+            wait_for(lambda: sampled()[0] > before)  # though nobody asks
+            assert load() >= 0.1
+            kept.kill()
+            kept.start()
+            assert load() > 0
+        finally:
+            busy.kill()
 
 
 def test_a_resumed_mount_follows_the_new_configuration(kept: Kept, sandbox: MakeSandbox) -> None:

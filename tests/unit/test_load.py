@@ -116,6 +116,68 @@ def test_who_asks_again_after_a_day_is_told_0_and_not_what_was_a_day_ago(clock):
     assert load.read(one_runs) == (0.0, 0.0, 0.0)
 
 
+def test_a_daemon_goes_on_where_the_one_before_it_was(clock, tmp_path):
+    path = str(tmp_path / "loads")
+    sampler = Sampler(INTERVAL, path)
+    load, unnamed = Load(sampler, "box", 4711), Load(sampler, "gone", 4712)
+    for _ in range(60):
+        for each in (load, unnamed):
+            each.read(one_runs)
+        clock[0] += INTERVAL
+        sampler.sample()
+    before = load.averages
+    clock[0] += 30  # nobody samples
+    successor = Sampler(INTERVAL, path)
+    assert successor.kept() == [(4711, "box"), (4712, "gone")]
+    after = Load(successor, "box", 4711)
+    assert after.read(one_runs) == before
+    successor.sample()
+    assert after.averages == pytest.approx([1 - math.exp(-330 / window) for window in (60, 300, 900)])
+    assert Load(successor, "another", 1).read(one_runs) == (0.0, 0.0, 0.0)
+
+
+def test_a_successor_goes_on_for_as_long_as_the_daemon_before_it_would_have(clock, tmp_path):
+    path = str(tmp_path / "loads")
+    sampler = Sampler(INTERVAL, path)
+    Load(sampler, "box", 4711).read(one_runs)
+    clock[0] += 14 * 60
+    sampler.sample()
+    looked = []
+    successor = Sampler(INTERVAL, path)
+    load = Load(successor, "box", 4711)
+    load.go_on(lambda: looked.append(1) or (1, 0, 1))
+    successor.sample()
+    assert looked == [1]
+    third = Sampler(INTERVAL, path)
+    assert third.kept() == [(4711, "box")]
+    clock[0] += 61
+    successor.sample()
+    assert looked == [1]
+    assert Sampler(INTERVAL, path).kept() == []
+    assert Load(third, "box", 4711).read(one_runs) == (0.0, 0.0, 0.0), "what is that old says nothing of now"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"a": 1}', '{"a": [1, [NaN, 0, 0], 999, 999]}', '{"a": [1e999, [0, 0, 0], 1, 1]}', "\xff"],
+)
+def test_a_file_that_is_none_of_ours_starts_the_averages_anew(content, clock, tmp_path, caplog):
+    path = tmp_path / "loads"
+    path.write_bytes(content.encode("latin-1"))
+    sampler = Sampler(INTERVAL, str(path))
+    assert "start anew" in caplog.text
+    load = Load(sampler, "a", 1)
+    assert load.read(one_runs) == (0.0, 0.0, 0.0)
+    sampler.sample()
+    assert Sampler(INTERVAL, str(path)).kept() == [(1, "a")]
+
+
+def test_of_another_boot_nothing_is_kept(clock, tmp_path):
+    path = tmp_path / "loads"
+    path.write_text('{"a": [1, [1, 1, 1], 1001.0, 999.0]}')  # it would have been asked for in the future
+    assert Sampler(INTERVAL, str(path)).kept() == []
+
+
 def test_only_who_has_asked_is_sampled(clock):
     sampler = Sampler(INTERVAL)
     asking, silent = Load(sampler), Load(sampler)
