@@ -24,11 +24,11 @@ _LINE_OF_A_CPU = re.compile(rb"(?m)^processor (\d+): .*\n")
 def render(container: Container, host: Host, config: Config) -> bytes:
     """Return the text; `siblings` and `cpu cores` count what is visible of a package."""
     visible = visible_cpus.visible(container.cgroup, host, config.cpu)
-    found = host.cpuinfo(visible.cpus[-1] + 1)
-    blocks = tuple([found.blocks[cpu] for cpu in visible.cpus if cpu in found.blocks])
+    head, found, tail = host.cpuinfo(visible.cpus[-1] + 1)
+    blocks = tuple([found[cpu] for cpu in visible.cpus if cpu in found])
     if not blocks:
         raise ValueError(f"the host has none of the CPUs {visible.cpus} that the cgroup may run on")
-    return _join(found.head, blocks, found.tail)
+    return _join(head, blocks, tail)
 
 
 @functools.lru_cache(maxsize=8)
