@@ -184,6 +184,7 @@ class Server:
             for number in range(min(threads, len(session.slots)))
         ]
         self._is_ours = threading.Event()
+        self._gives_up = False
         self._nodes = Nodes(tree)
         # Handles are unique over all processes that serve this mount one after the other.
         self._handles = itertools.count(time.monotonic_ns())  # a clock that nobody sets back
@@ -226,7 +227,7 @@ class Server:
                 threads.begin(worker)
             self._session.claim()
         except Exception:
-            self._relay.stop()
+            self._gives_up = True
             self._is_ours.set()
             raise
         self._triggers.take_up()
@@ -289,7 +290,7 @@ class Server:
 
     def _work(self, number: int) -> None:
         self._is_ours.wait()
-        if self._relay.stopped:
+        if self._gives_up:
             return
         for slot in self._session.slots[number :: len(self._workers)]:
             if slot[OPCODE]:
