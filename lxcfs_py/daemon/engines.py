@@ -33,6 +33,12 @@ _THREADS = 8
 """About as many as a server has beside its workers: where some cannot be had, it does without what they do."""
 
 _FUSE = "/dev/fuse"
+
+_HIDDEN = (
+    "systemd has given this service a mount namespace of its own, and nobody else sees what is mounted there: take "
+    "ProtectSystem=, PrivateTmp=, PrivateNetwork= and the like out of the drop-ins of its unit"
+)
+
 _STOP_SECONDS = 2
 _LOOK_SECONDS = 0.05
 
@@ -78,7 +84,12 @@ class Engine(Protocol):
 
 def choose(config: Config) -> Engine:
     """Return the engine to use, which has its mount. MountError when nothing can be mounted."""
-    if store.inherited().session(config.mountpoint):
+    resumes = store.inherited().session(config.mountpoint) is not None
+    if systemd.hides_mounts():
+        if not resumes:
+            raise MountError(_HIDDEN)
+        degraded.enter("namespace", _HIDDEN)
+    if resumes:
         name, why = "kernel", "the mount of the server before this one goes on"
     else:
         name, why = chosen(config.fuse.engine)

@@ -10,6 +10,7 @@ from typing import Optional
 
 from lxcfs_py.daemon import degraded
 from lxcfs_py.engine import store
+from lxcfs_py.linux import roots
 from lxcfs_py.linux.notify import is_there, notify
 
 _SYSTEMCTL_SECONDS = 10
@@ -112,6 +113,14 @@ def _lose_keeper() -> None:
 def is_started_by_systemd() -> bool:
     """Tell whether systemd itself has started this process, so that it knows whether there will be a successor."""
     return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+
+
+def hides_mounts() -> bool:
+    """Tell whether systemd has given this process a mount namespace of its own: nobody else sees what it mounts there.
+
+    Before systemd 248, that is not known. What a keeper has started may see its mounts go to the node's.
+    """
+    return is_started_by_systemd() and not store.is_keeper() and len(roots.host_mounts()) > 1
 
 
 def will_be_started_again(unit: str) -> bool:

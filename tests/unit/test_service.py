@@ -16,6 +16,7 @@ from lxcfs_py.config import Config, Fuse
 from lxcfs_py.daemon import degraded, engines, service
 from lxcfs_py.engine import End, kernel, session, store
 from lxcfs_py.engine.waiting import Crowd
+from lxcfs_py.linux import roots
 
 
 @pytest.fixture(autouse=True)
@@ -153,6 +154,57 @@ def test_a_server_that_systemd_starts_waits_longer_the_more_starts_have_failed(e
     assert (waited[0], waited[-1], len(waited)) == (0.1, 5.0, 10)
     engine.engine.note_started(False)
     assert engine.session.starts == 0
+
+
+@pytest.fixture
+def in_namespaces(tmp_path, monkeypatch):
+    """in_namespaces(first, own): systemd has started this process; in which mount namespaces both are."""
+
+    def put(first, own):
+        for process, namespace in (("1", first), ("self", own)):
+            (tmp_path / process / "ns").mkdir(parents=True)
+            (tmp_path / process / "ns/mnt").symlink_to(f"mnt:[{namespace}]")
+        monkeypatch.setattr(roots, "PROC", str(tmp_path))
+        monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
+        monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+
+    return put
+
+
+@pytest.fixture
+def nothing_kept(monkeypatch):
+    monkeypatch.setattr(store, "inherited", lambda: SimpleNamespace(session=lambda _: None))
+    monkeypatch.setattr(engines, "FusepyEngine", lambda config: "libfuse")
+    return Config(fuse=Fuse(engine="fusepy"))
+
+
+def test_a_service_whose_mount_nobody_would_see_mounts_nothing(in_namespaces, nothing_kept):
+    in_namespaces(first=1, own=2)
+    with pytest.raises(engines.MountError, match="a mount namespace of its own"):
+        engines.choose(nothing_kept)
+
+
+def test_a_server_of_a_pod_may_be_in_another_mount_namespace_than_the_node(in_namespaces, nothing_kept, monkeypatch):
+    in_namespaces(first=1, own=2)
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/lxcfs-py/keeper-1")
+    assert engines.choose(nothing_kept) == "libfuse"
+
+
+def test_so_may_one_that_somebody_has_started_by_hand(in_namespaces, nothing_kept, monkeypatch):
+    in_namespaces(first=1, own=2)
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", "1")  # the shell's, say
+    assert engines.choose(nothing_kept) == "libfuse"
+
+
+def test_a_service_in_the_machines_mount_namespace_mounts(in_namespaces, nothing_kept):
+    in_namespaces(first=1, own=1)
+    assert engines.choose(nothing_kept) == "libfuse"
+
+
+def test_a_kept_mount_is_served_also_by_a_service_that_could_not_mount_it_again(engine, in_namespaces):
+    in_namespaces(first=1, own=2)
+    assert engines.choose(Config()).resumes
+    assert "a mount namespace of its own" in degraded.states()["namespace"]
 
 
 def test_of_a_storm_of_signals_none_is_lost() -> None:

@@ -77,6 +77,19 @@ def test_the_service_is_confined_as_far_as_a_mount_for_all_allows(machine):
     assert int(machine.run(filters.format(writer)).stdout) == int(machine.run(filters.format(pid)).stdout) + 1
 
 
+def test_a_service_with_a_mount_namespace_of_its_own_serves_what_there_is_and_mounts_nothing(machine):
+    drop_in = "/etc/systemd/system/lxcfs-py.service.d"
+    machine.run(f"mkdir {drop_in} && printf '[Service]\\nProtectHome=yes\\n' >{drop_in}/own.conf")
+    with container(machine) as within:
+        machine.run("systemctl daemon-reload && systemctl restart lxcfs-py")
+        assert machine.run(f"{within} free --mebi").stdout.splitlines()[1].split()[1] == "256"
+        assert "ProtectSystem=" in machine.run("lxcfs-py status", check=False).stdout
+    machine.run("systemctl stop lxcfs-py")
+    assert machine.run("systemctl start lxcfs-py", check=False).returncode
+    said = machine.run("journalctl --unit lxcfs-py --lines 50 --output cat").stdout
+    assert "a mount namespace of its own, and nobody else sees what is mounted there" in said
+
+
 def test_the_other_engine_serves_within_the_services_confines_or_says_what_to_install(machine, suite):
     machine.run("sed --in-place 's/^engine = .*/engine = \"fusepy\"/' /etc/lxcfs.toml")
     try:
