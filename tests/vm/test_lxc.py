@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.vm.debian import main_pid
+
 SUITES = ("bookworm", "trixie")
 
 
@@ -20,6 +27,45 @@ lxc.include = /usr/share/lxc/config/userns.conf
 lxc.idmap = u 0 100000 65536
 lxc.idmap = g 0 100000 65536
 """
+
+HOSTILE = Path(__file__).parent.parent / "hostile"
+
+SECONDS = 10
+
+
+def starts(machine, name, configuration, command):
+    """Start a container with a program in place of its init, whose output goes to /root/NAME.said."""
+    own = configuration.replace("/sbin/init --unit=basic.target", command)
+    machine.run(f"rm -f /root/{name}.said")
+    machine.run(f"cat >/root/{name}.conf <<'EOF'\n{own}\nlxc.console.logfile = /root/{name}.said\nEOF")
+    machine.run(f"lxc-create --name {name} --config /root/{name}.conf --template tree", timeout=120)
+    machine.run(f"lxc-start --name {name} --logfile /root/{name}.log --logpriority INFO")
+
+
+@pytest.mark.parametrize(
+    ("attack", "must"),
+    [
+        ("children 30000", ["child"]),
+        ("spread 20", ["mount a hierarchy"]),
+        ("moves", ["move", "controllers", "limit"]),
+    ],
+)
+def test_what_an_unprivileged_container_does_with_cgroups_of_its_own_is_nothing_to_another(machine, attack, must):
+    machine.put(HOSTILE, "/usr/local/")  # which the containers have, too
+    program, *arguments = attack.split()
+    server = main_pid(machine)
+    command = f"/usr/bin/python3 -B /usr/local/hostile/attacks/{program}.py {' '.join(arguments)}"
+    starts(machine, "attacker", CONFIGURATION + UNPRIVILEGED, command)
+    starts(machine, "victim", CONFIGURATION, "/bin/sleep infinity")
+    machine.run("until grep --quiet '^{' /root/attacker.said; do sleep 1; done", timeout=600)
+    outcomes = json.loads(machine.run("grep '^{' /root/attacker.said").stdout)
+    victim = f"lxc-attach --name victim -- python3 -B /usr/local/hostile/victim.py {SECONDS} 256"
+    noticed = json.loads(machine.run(victim, timeout=120).stdout)
+    print(attack, outcomes, noticed)
+    assert (noticed["failed"], noticed["odd"]) == (0, 0), noticed["first"]
+    assert noticed["reads"] > 7
+    assert main_pid(machine) == server
+    assert all(outcomes.get(f"{what}: done") for what in must), "it could not even be tried"
 
 
 def sees_its_limits(machine, name, configuration):

@@ -12,19 +12,33 @@ places = own()
 
 
 def written(path: str, value: int) -> None:
+    put(path, b"%d" % value)
+
+
+def put(path: str, text: bytes) -> None:
     with open(path, "wb", buffering=0) as file:
-        file.write(b"%d" % value)
+        file.write(text)
 
 
-def work() -> None:
-    name = random.choice(NAMES)
+def change_controllers(place: str) -> None:
+    """Take a controller of cgroup v2 from the cgroups below one, with its figures, and give it back."""
+    path = f"{place}/cgroup.subtree_control"
+    if os.path.exists(path):
+        attempt("controllers", lambda: put(path, random.choice((b"-memory", b"-cpu"))))
+        attempt("controllers", lambda: put(path, b"+memory +cpu"))  # not while init is in that one
+
+
+def work(name: str) -> None:
     for place in places:
         directory = f"{place}/{name}"
+        change_controllers(place)
         attempt("make", lambda: os.makedirs(directory, exist_ok=True))
         for limit, value in (
             ("cpu.cfs_quota_us", random.randrange(10_000, 200_000)),
             ("cpu.shares", random.randrange(2, 200_000)),
+            ("cpu.max", random.randrange(10_000, 200_000)),
             ("memory.limit_in_bytes", random.randrange(64 << 20, 1 << 40)),
+            ("memory.max", random.randrange(64 << 20, 1 << 40)),
             ("cpuset.cpus", 0),
             ("cpuset.mems", 0),
         ):
@@ -39,4 +53,6 @@ def work() -> None:
                 os.rmdir(f"{place}/{other}")
 
 
-for_ever(work)
+for each in NAMES[:2]:
+    work(each)
+for_ever(lambda: work(random.choice(NAMES)))

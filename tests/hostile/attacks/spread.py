@@ -1,6 +1,7 @@
 """A flood from a few hundred cgroups below the container's own, as if it were as many containers."""
 
 import os
+import sys
 import threading
 
 from hierarchies import own
@@ -8,7 +9,7 @@ from rounds import attempt, by_threads, read, said, tally
 
 places = own()
 threading.stack_size(64 << 10)
-PROCESSES = 250
+PROCESSES = int(sys.argv[1]) if len(sys.argv) > 1 else 250
 
 
 def enter(number: int) -> None:
