@@ -152,7 +152,10 @@ class Sampler:
             log.warning("%s cannot be written: %s", self._path, error.strerror)
 
     def _run(self, first: Callable[[], None]) -> None:
-        first()
+        try:
+            first()
+        except Exception:  # whatever it is, the others are sampled
+            log.exception("who was sampled before is not found")
         while True:
             self._any.wait()
             time.sleep(self.interval)

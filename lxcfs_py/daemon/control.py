@@ -212,6 +212,8 @@ def _silent(place: str, seconds: float) -> str:
 def _out_of_reach(place: str, error: OSError) -> NotAnsweringError:
     if error.errno in (errno.EACCES, errno.EPERM):
         why, hint = f"only root may ask it, in {mountpoint.RUNTIME_DIRECTORY}", "run this with sudo"
+    elif error.errno == errno.ECONNREFUSED:
+        why, hint = f"it does not listen at its socket in {mountpoint.RUNTIME_DIRECTORY}", _SILENT_HINT
     else:
         why, hint = f"it has no socket in {mountpoint.RUNTIME_DIRECTORY}", _SILENT_HINT
     return NotAnsweringError(f"{place} is served, by a process that cannot be asked: {why}", hint)

@@ -19,7 +19,7 @@ from lxcfs_py.engine import End, Tree, keeper, kernel, session, store, watchdog
 from lxcfs_py.engine.waiting import Crowd
 from lxcfs_py.linux import capabilities, mountpoint, threads
 from lxcfs_py.linux.mountpoint import MountError
-from lxcfs_py.linux.notify import notify
+from lxcfs_py.linux.notify import SECONDS, notify
 
 log = logging.getLogger(__name__)
 
@@ -178,9 +178,7 @@ class KernelEngine:
             self._server.start()
         except session.SessionError as error:
             raise MountError(str(error)) from None
-        with contextlib.suppress(OSError):
-            for name, descriptor in self._session.handed_over():
-                store.inherited().keep(name, descriptor)
+        self._take_the_rest()
         self.mount = OwnMount(self._session)
         if self.mount.clone is not None:
             held_open.start(self.mount.clone, self.resumes)
@@ -190,6 +188,16 @@ class KernelEngine:
             session.offer(self._session, self._leave, store.inherited().hand_over)
         except OSError as error:
             degraded.enter("takeover", f"no other server can take the mount over ({session.RUN}: {error.strerror})")
+
+    def _take_the_rest(self) -> None:
+        """Take what the server before had beside the session. Where nobody listens who would keep it, wait once."""
+        seconds = SECONDS
+        with contextlib.suppress(OSError):
+            for name, descriptor in self._session.handed_over():
+                try:
+                    store.inherited().keep(name, descriptor, seconds)
+                except OSError:
+                    seconds = 0.0
 
     def _leave(self) -> None:
         self._handed_over.set()

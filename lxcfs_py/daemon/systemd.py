@@ -34,10 +34,11 @@ class Unit:
         self._problems = LastProblem()
         logging.getLogger().addHandler(self._problems)
         self._status = ""
+        self._is_told = True
 
     def ready(self, status: str) -> None:
         """It serves, for the first time or after a reload."""
-        _tell("READY=1", seconds=_READY_SECONDS)
+        self._is_told = _tell("READY=1", seconds=_READY_SECONDS)
         self.status(status)
 
     def status(self, text: str) -> None:
@@ -58,6 +59,7 @@ class Unit:
 
     def feed_watchdog(self) -> None:
         """It works: systemd need not restart it."""
+        self._is_told = self._is_told or _tell("READY=1")
         _tell("WATCHDOG=1")
 
 
@@ -90,16 +92,21 @@ def look_for_keeper() -> None:
         _lose_keeper()
 
 
-def _tell(text: str, seconds: float = 0) -> None:
-    """Say it, without waiting for longer: serving, commands and stopping do not depend on who listens."""
+def _tell(text: str, seconds: float = 0) -> bool:
+    """Say it, without waiting for longer: serving, commands and stopping do not depend on who listens.
+
+    Return whether that was not in vain.
+    """
     try:
         notify(text, seconds=seconds)
         degraded.leave(_LISTENER)
+        return True
     except BlockingIOError:
         degraded.enter(_LISTENER, "whoever started this server does not listen to it: it hangs, or is stopped")
     except OSError:
         if store.is_keeper():
             _lose_keeper()
+    return False
 
 
 def _lose_keeper() -> None:

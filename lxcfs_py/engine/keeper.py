@@ -136,7 +136,8 @@ class _Keeper:
         return any(session.is_served(fd) for fd in self._all() if not _is_fuse(fd))
 
     def _has_come_to_serve(self) -> bool:
-        return all(session.has_come_to_serve(fd) for fd in self._all() if not _is_fuse(fd))
+        memories = [fd for fd in self._all() if not _is_fuse(fd)]
+        return any(session.is_served(fd) and session.has_come_to_serve(fd) for fd in memories)
 
     def _all(self) -> list[int]:
         return [fd for descriptors in self._kept.values() for fd in descriptors]

@@ -13,7 +13,7 @@ from typing import Callable, Optional
 
 from lxcfs_py.engine import parcel
 from lxcfs_py.engine.session import Session, session_of
-from lxcfs_py.linux.notify import notify
+from lxcfs_py.linux.notify import SECONDS, notify
 
 # Of a session's descriptors in the store. A new session takes the name that an old one has not.
 NAMES = ("lxcfs", "lxcfs-2")
@@ -54,10 +54,13 @@ class Store:
             self._session.move(mountpoint)
         return self._session
 
-    def keep(self, name: str, descriptor: int) -> None:
-        """Let a descriptor beside the session's be kept, under a name that no other has. OSError."""
+    def keep(self, name: str, descriptor: int, seconds: float = SECONDS) -> None:
+        """Let a descriptor beside the session's be kept, under a name that no other has. OSError as `notify` has it.
+
+        This process has it from now on in any case.
+        """
         self.others[name] = descriptor
-        notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [descriptor])
+        notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [descriptor], seconds)
 
     def forget(self, name: str) -> None:
         """Let go of what was kept under a name. OSError."""

@@ -12,11 +12,11 @@ try:
 except ImportError:  # an upgrade of Python takes packages away for a while, and a mount must be served meanwhile
     SystemdNotifier = None
 
-_SECONDS = 3.0
+SECONDS = 3.0
 """Who is to be told may stand still, or have much to hear: nobody waits longer for that."""
 
 
-def notify(text: str, descriptors: Sequence[int] = (), seconds: float = _SECONDS) -> bool:
+def notify(text: str, descriptors: Sequence[int] = (), seconds: float = SECONDS) -> bool:
     """Send lines such as "READY=1", with descriptors. False when nobody wants to be told.
 
     OSError, EAGAIN where the other side has not listened for so many seconds.

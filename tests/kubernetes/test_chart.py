@@ -174,21 +174,6 @@ def test_the_images_name_tag_and_policy_are_the_daemons_and_the_webhooks():
     assert objects({**EVERYTHING, "webhook": {"enabled": True, "replicas": 5}})[WEBHOOK]["spec"]["replicas"] == 5
 
 
-@pytest.mark.parametrize("values", [{}, EVERYTHING, {"image": {**VALUES["image"], "tag": "next"}, "config": "a = 1\n"}])
-def test_helm_itself_renders_the_same(values):
-    """Helm as a library, where somebody has installed helm-python-sdk: it is large, and no requirement."""
-    helm = pytest.importorskip("helm_python")
-    with helm.Chart.load(CHART) as loaded:
-        rendered = loaded.render(values, name="release", namespace="views")
-        with pytest.raises(helm.HelmError):
-            loaded.render({"webhooks": {}})
-    items = [item for text in rendered.values() for item in yaml.safe_load_all(text) if item]
-    assert {(item["kind"], item["metadata"]["name"]): item for item in items} == objects(values, "views")
-    linted = helm.lint(CHART, values)
-    assert [each["error"] for each in linted["messages"]] == ["icon is recommended"]
-    assert linted["errors"] == []
-
-
 @pytest.mark.parametrize(
     "wrong",
     [{"webhooks": {}}, {"config": 1}, {"webhook": {"enabled": "yes", "replicas": 2}}, {"image": {"repository": ""}}],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lxcfs_py.engine import session
 from lxcfs_py.engine.keeper import _Keeper
 
 ROOT = Path(__file__).parents[2]
@@ -310,3 +312,19 @@ time.sleep(30)
     keeper.send_signal(signal.SIGTERM)
     assert keeper.wait(20) == 0
     assert "unmounted" not in keeper.stderr.read()
+
+
+def test_of_two_memory_files_that_which_is_served_says_whether_a_successor_has_come_to_serve(monkeypatch):
+    """After one could not be used, there are two."""
+    old, new = os.memfd_create("old"), os.memfd_create("new")
+    os.truncate(new, 4096)
+    kept = object.__new__(_Keeper)
+    kept._kept = {"lxcfs": [old, new]}
+    monkeypatch.setattr(session, "is_served", lambda memory: memory == new)
+    try:
+        assert kept._has_come_to_serve()
+        os.pwrite(new, b"\1", 4096 - 4)
+        assert not kept._has_come_to_serve()
+    finally:
+        os.close(old)
+        os.close(new)

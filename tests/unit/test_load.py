@@ -289,3 +289,16 @@ def test_readers_may_come_and_go_while_the_sampler_runs():
     for thread in threads:
         thread.join(30)
     assert failed == []
+
+
+def test_whatever_becomes_of_who_was_sampled_before_the_others_are_sampled():
+    def fail():
+        raise RuntimeError
+
+    sampled = threading.Event()
+    sampler = Sampler(0.01)
+    sampler.start(fail)
+    load = Load(sampler)
+    load.read(lambda: sampled.set() or (1, 0, 1))
+    assert sampled.wait(10)
+    load.close()

@@ -142,6 +142,19 @@ def test_a_takeover_that_cannot_be_offered_is_a_degraded_state(engine, monkeypat
     assert "Read-only file system" in degraded.states()["takeover"]
 
 
+def test_all_that_another_server_hands_over_is_taken_though_nobody_listens_who_would_keep_it(engine, monkeypatch):
+    taken = []
+
+    def keep(name, descriptor, seconds):
+        taken.append((name, seconds))
+        raise BlockingIOError
+
+    monkeypatch.setattr(store, "inherited", lambda: SimpleNamespace(keep=keep, hand_over=dict))
+    engine.session.handed_over = lambda: [("one", 10), ("two", 11), ("three", 12)]
+    engine.engine.start(SimpleNamespace())
+    assert taken == [("one", 3.0), ("two", 0.0), ("three", 0.0)], "and for one alone was waited"
+
+
 def test_a_server_that_systemd_starts_waits_longer_the_more_starts_have_failed(engine, monkeypatch):
     waited = []
     monkeypatch.setattr(engines.time, "sleep", waited.append)

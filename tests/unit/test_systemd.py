@@ -240,3 +240,22 @@ def test_a_line_of_mountinfo_that_is_otherwise_is_passed_over():
     """Found by tests/fuzz."""
     right = "36 35 98:0 / /mnt rw - ext3 /dev/root rw"
     assert len(list(mount_table.parse(f"1\n\n{right}\n36 35 98:0 / /mnt rw - ext3\n- - -\n"))) == 1
+
+
+def test_who_did_not_listen_when_all_was_ready_is_told_later(unit, monkeypatch):
+    told, listens = [], []
+
+    def notify(text, seconds):
+        if not listens:
+            raise BlockingIOError
+        told.append(text)
+
+    monkeypatch.setattr(systemd, "notify", notify)
+    unit.ready("Serving 12 files")
+    unit.feed_watchdog()
+    assert "does not listen" in degraded.states()["listener"]
+    listens.append(True)
+    unit.feed_watchdog()
+    unit.feed_watchdog()
+    assert told == ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]
+    assert "listener" not in degraded.states()
