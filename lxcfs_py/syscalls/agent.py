@@ -18,6 +18,7 @@ import os
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Callable, NamedTuple
@@ -80,6 +81,9 @@ class _Work(NamedTuple):
     caller: Caller
     slot: Slot
     """In which the call is."""
+
+    asked: threading.Lock
+    """Held by who asks the writer whether it is done, which it tells once."""
 
 
 class Agent:
@@ -363,7 +367,7 @@ class Agent:
             answer = self._answer_to(call)
             if answer is not None:
                 writer = self._writers.begin(caller.order(call, answer))
-                self._at_work[slot.number] = _Work(writer, caller, slot)
+                self._at_work[slot.number] = _Work(writer, caller, slot, threading.Lock())
                 return
         except UNANSWERABLE as error:
             log.debug("a call of process %d is left to the kernel: %r", call.pid, error)
@@ -424,24 +428,49 @@ class Agent:
 
     def _is_done(self, work: _Work, patience: float | None) -> bool:
         """Tell whether a writer is done within so many seconds, None to wait for it; its slot is free then."""
-        is_there = True
+        if not work.asked.acquire(timeout=-1 if patience is None else patience):
+            return False
+        try:
+            return self._at_work.get(work.slot.number) is not work or self._has_ended(work, patience)
+        finally:
+            work.asked.release()
+
+    def _has_ended(self, work: _Work, patience: float | None) -> bool:
+        """Tell whether a writer is done, as the one thread that asks it."""
+        failure = None
         try:
             if not work.writer.is_done(patience):
                 return False
-        except EOFError:  # nobody knows how far it came
-            is_there = False
-            with contextlib.suppress(LookupError):
-                _let_through(work.caller, work.caller.taken_up(work.slot.call))
-        except OSError as error:
-            if self._callers.get(work.caller.descriptor) is work.caller:
-                self._give_up(work.caller.descriptor, error)
-        del self._at_work[work.slot.number]
-        work.slot.forget()
-        if is_there:
-            self._writers.take_back(work.writer)
-        else:
-            work.writer.close()
+        except (EOFError, OSError) as error:
+            failure = error
+        try:
+            if failure is not None:
+                self._make_up_for(work, failure)
+        finally:
+            del self._at_work[work.slot.number]
+            work.slot.forget()
+            if isinstance(failure, EOFError):
+                work.writer.close()
+            else:
+                self._writers.take_back(work.writer)
         return True
+
+    def _make_up_for(self, work: _Work, failure: Exception) -> None:
+        """See to a call that a writer has not ended; whatever comes of it, it is its own caller that is given up."""
+        caller = work.caller
+        if not self._has(caller):  # its descriptor may be another's by now
+            return
+        try:
+            if not isinstance(failure, EOFError):
+                raise failure
+            with contextlib.suppress(LookupError):  # nobody knows how far the writer came
+                _let_through(caller, caller.taken_up(work.slot.call))
+        except Exception as error:
+            if self._has(caller):
+                self._give_up(caller.descriptor, error)
+
+    def _has(self, caller: Caller) -> bool:
+        return self._callers.get(caller.descriptor) is caller
 
 
 def _let_through(caller: Caller, call: Notification) -> None:

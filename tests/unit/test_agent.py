@@ -10,6 +10,7 @@ import os
 import resource
 import select
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from lxcfs_py.syscalls import agent
 from lxcfs_py.syscalls.agent import Agent
 from lxcfs_py.syscalls.callers import Listener
 from lxcfs_py.syscalls.relay import Shift
-from lxcfs_py.syscalls.writers import Order, Writers
+from lxcfs_py.syscalls.writers import Order, Writer, Writers
 
 
 class Nothing:
@@ -366,13 +367,15 @@ def test_who_keeps_a_writer_waiting_is_waited_for_by_nobody_else(agent_of: Agent
     assert first in office.rested
 
 
+def ended(patience: float | None) -> bool:
+    """What is_done says of a writer that has ended."""
+    raise EOFError
+
+
 def test_a_call_whose_writer_ends_in_the_middle_is_let_through(
     agent_of: Agent, office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ended(writer: Busy, patience: float | None) -> bool:
-        raise EOFError
-
-    monkeypatch.setattr(Busy, "is_done", ended)
+    monkeypatch.setattr(Busy, "is_done", lambda writer, patience: ended(patience))
     monkeypatch.setattr(Calling, "taken_up", lambda self, slot: self.call)
     caller = Calling(1 << 40)
     agent_of._add(caller)
@@ -384,3 +387,59 @@ def test_a_call_whose_writer_ends_in_the_middle_is_let_through(
     assert caller.said[:2] == ["received", "let through"]
     assert office.at_work[0].closed
     assert not office.rested
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EBADF, ""), ValueError("file descriptor cannot be -1"), LookupError()])
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_call_that_cannot_be_let_through_when_its_writer_has_ended_costs_no_other_container_its_listener(
+    agent_of: Agent,
+    office: Office,
+    kept: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    is_closed: bool,
+) -> None:
+    def fail(caller: Calling, slot: memoryview) -> Notification:
+        caller.said.append("looked at")
+        raise error
+
+    monkeypatch.setattr(Calling, "taken_up", fail)
+    broken, other = Calling(1 << 40), Calling(2 << 40)
+    kept[broken.name] = broken.descriptor
+    agent_of._add(broken)
+    shift = Shift(agent_of._memory.take())
+    agent_of._relay._leader = shift
+    agent_of._attend_all(shift)
+    if is_closed:
+        agent_of._drop(broken.descriptor)
+    monkeypatch.setattr(office.at_work[0], "is_done", ended)
+    agent_of._add(other)
+    agent_of._attend(shift, other.descriptor, select.EPOLLIN)
+    assert other.said == ["received"]
+    assert ("looked at" in broken.said) != is_closed, "a descriptor that was closed may be another's"
+    assert ("closed" in broken.said) == (is_closed or not isinstance(error, LookupError))
+    assert [work.caller for work in agent_of._at_work.values()] == [other]
+    assert office.at_work[0].closed
+
+
+def test_two_threads_may_wait_for_the_same_writer(agent_of: Agent, office: Office) -> None:
+    caller = Calling(1 << 40)
+    agent_of._add(caller)
+    mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    work = agent._Work(Writer(mine), caller, agent_of._memory.take(), threading.Lock())
+    agent_of._at_work[work.slot.number] = work
+    told: list[bool] = []
+    waiting = [
+        threading.Thread(target=lambda patience=patience: told.append(agent_of._is_done(work, patience)), daemon=True)
+        for patience in (None, 20)
+    ]
+    for thread in waiting:
+        thread.start()
+    its.send(bytes(4))
+    for thread in waiting:
+        thread.join(20)
+    assert told == [True, True]
+    assert office.rested == [work.writer], "once"
+    assert caller.said == []
+    mine.close()
+    its.close()
