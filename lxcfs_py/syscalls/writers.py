@@ -189,7 +189,7 @@ def _do(order: Order) -> int:
     """Do it; return the number of the error that kept the call from being ended, 0 for none."""
     try:
         answer = order.written if _write(order) else order.failed
-    except OSError:
+    except (OSError, OverflowError):  # Python takes no address from 1 << 63 on, where no process has memory
         answer = order.failed
     try:
         if order.call:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from lxcfs_py import isolated
-from lxcfs_py.syscalls import writers
+from lxcfs_py.syscalls import writable, writers
 from lxcfs_py.syscalls.writers import Order, Writer, Writers
 
 WRITTEN, FAILED = b"written", b"failed."
@@ -64,6 +64,15 @@ def test_a_text_is_written_and_a_call_whose_address_is_none_is_let_through(
         written.take_back(ended(written, order(monitor, text, address)))
         assert monitor.recv(64) == answer
     assert room.value == b"again"
+
+
+@pytest.mark.parametrize("address", [1 << 63, 0xFFFF800000000000, (1 << 64) - 1])
+def test_an_address_of_the_kernels_does_not_end_who_writes(
+    monitor: socket.socket, monkeypatch: pytest.MonkeyPatch, address: int
+) -> None:
+    monkeypatch.setattr(writable, "_is_known", False)  # as before Linux 6.11
+    assert writers._do(order(monitor, b"none", address)) == 0
+    assert monitor.recv(64) == FAILED
 
 
 def test_memory_that_was_sent_is_written_to_and_closed(
