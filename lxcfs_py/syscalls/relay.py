@@ -132,8 +132,12 @@ class Relay:
                     log.exception("the agent for system calls met an error")
                     time.sleep(_AFTER_AN_ERROR)
         finally:
-            self._finish(shift)
-            self._give_back(shift.slot)
+            try:
+                self._finish(shift)
+            except Exception:
+                log.exception("the agent for system calls met an error")
+            finally:
+                self._give_back(shift.slot)
 
     def _give_back(self, slot: Slot) -> None:
         with self._lock:

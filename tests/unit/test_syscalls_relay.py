@@ -35,3 +35,15 @@ def test_a_successor_that_is_left_a_call_in_each_slot_leads_when_one_is_free() -
     assert leads.wait(20)
     wait_for(lambda: not list(Memory(file).taken()))
     os.close(file)
+
+
+def test_a_thread_gives_back_its_slot_whatever_comes_of_its_call() -> None:
+    def finish(shift: Shift) -> None:
+        raise ValueError("a call that cannot be finished")
+
+    file = new()
+    memory = Memory(file)
+    relay = Relay(memory, lambda shift: relay.stop(), lambda descriptor: lambda: None, finish)
+    relay.start()
+    wait_for(lambda: len(memory._free) == SLOTS and relay._leader is None)
+    os.close(file)
