@@ -553,10 +553,10 @@ class Server:
         return protocol.ATTR_OUT.pack(0, 0, 0) + attributes(node, self._tree.getattr(caller, path))
 
     def _write(self, request: memoryview, node: int, caller: int) -> bytes:
-        handle, offset, size = protocol.WRITE_IN.unpack_from(request, _HEADER)
+        handle, offset, size, flags = protocol.WRITE_IN.unpack_from(request, _HEADER)
         start = _HEADER + protocol.WRITE_IN.size
         what = self._tree.trigger(caller, self._nodes.path(node), bytes(request[start : start + size]))
-        self._triggers.set(handle, what, owner_in(request), offset, size)
+        self._triggers.set(handle, what, owner_in(request), offset, size, appends=bool(flags & os.O_APPEND))
         return protocol.WRITE_OUT.pack(size)
 
     def _poll(self, request: memoryview, node: int, caller: int) -> bytes:

@@ -100,7 +100,7 @@ OPEN_IN = Struct("=II")  # flags, open_flags
 OPEN_OUT = Struct("=QII")  # fh, open_flags, padding
 READ_IN = Struct("=QQII")  # fh, offset, size, read_flags; the rest is not asked for
 SETATTR_IN = Struct("=I4x")  # valid; the rest is not asked for
-WRITE_IN = Struct("=QQI20x")  # fh, offset, size, (write_flags, lock_owner, flags); the data
+WRITE_IN = Struct("=QQI12xI4x")  # fh, offset, size, (write_flags, lock_owner), flags, (padding); the data
 WRITE_OUT = Struct("=I4x")  # size
 POLL_IN = Struct("=QQII")  # fh, kh, flags, events
 POLL_OUT = Struct("=I4x")  # revents

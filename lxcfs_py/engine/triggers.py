@@ -50,8 +50,8 @@ class _Trigger:
     start: int = 0
     """Where the file's position is after it was written, as long as its reader has not gone back before that."""
 
-    written: int = 0
-    """How many bytes were written. Writing moves the position of FUSE's files on, which it does not of the kernel's."""
+    ahead: int = 0
+    """By how many bytes the position is then ahead: writing moves that of FUSE's files on, not that of the kernel's."""
 
 
 class Triggers:
@@ -66,36 +66,51 @@ class Triggers:
         self._held: dict[int, _Trigger] = {}
         self._branches = Branches()
         self.moved: dict[int, _Trigger] = {}
-        """Those by which a file's position is ahead of where it would be in the kernel's own file."""
+        """Those by which a file's position is ahead of where it would be in the kernel's own file, until it is closed:
+        also those that were taken away."""
 
         self._fired = select.epoll()
         self._lock = threading.Lock()
         self._watching = False
 
     def __contains__(self, handle: int) -> bool:
-        return handle in self._held
+        return handle in self._held or handle in self.moved
 
     def take_up(self) -> None:
         """Arm anew what a predecessor had. Who waits is let look again."""
         for key in self._texts.handles_from(_KEPT):
             try:
-                what, owner, waits, start, written = json.loads(self._texts.get(key) or b"")
-                handle, trigger = key - _KEPT, _Trigger(what, owner, waits, start=start, written=written)
-                with self._lock:
-                    self._hold(handle, trigger)
-                self._arm(handle, trigger)
-            except (OSError, ValueError) as error:  # such as that of a cgroup that is gone
-                log.debug("a trigger is not taken up: %s", error)
+                what, owner, waits, *position = json.loads(self._texts.get(key) or b"")
+                start, ahead = position or (0, 0)  # which older servers do not keep
+            except ValueError as error:
+                log.debug("a trigger cannot be read: %s", error)
+                self._texts.drop(key)
             else:
-                self._wake(waits)
+                self._resume(key - _KEPT, _Trigger(what, owner, waits, start=start, ahead=ahead))
 
-    def set(self, handle: int, what: str, writer: tuple[int, int], offset: int, size: int) -> None:
+    def _resume(self, handle: int, trigger: _Trigger) -> None:
+        with self._lock:
+            self._hold(handle, trigger)
+        try:
+            self._arm(handle, trigger)
+        except (OSError, ValueError) as error:  # such as that of a cgroup that is gone
+            log.debug("a trigger is not taken up: %s", error)
+            self._let_go(handle)
+        self._wake(trigger.waits)
+
+    def set(
+        self, handle: int, what: str, writer: tuple[int, int], offset: int, size: int, *, appends: bool = False
+    ) -> None:
         """Arm a trigger for an open file; `writer` is a pid and a uid, who has written so many bytes at an offset.
+
+        Of who appends, the offset is the size that is shown: he is taken to be at the beginning, as who has opened it.
 
         EBUSY where the file has one, ENOSPC where those of the writer's cgroup, or of the branch that it is in, are too
         many.
         """
-        trigger = _Trigger(what, self._owners.of(*writer), start=offset + size, written=size)
+        own_offset = 0 if appends else self.offset(handle, offset, writer)
+        start = offset + size
+        trigger = _Trigger(what, self._owners.of(*writer), start=start, ahead=start - own_offset)
         with self._lock:
             if handle in self._held:
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
@@ -103,7 +118,11 @@ class Triggers:
             self._hold(handle, trigger)
         if loses is not None:
             self._take_away(loses)
-        self._arm(handle, trigger)
+        try:
+            self._arm(handle, trigger)
+        except BaseException:
+            self.drop(handle)
+            raise
         self._keep(handle, trigger, writer)
 
     def _who_makes_room(self, owner: str) -> Optional[int]:
@@ -117,9 +136,9 @@ class Triggers:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _take_away(self, handle: int) -> None:
-        """Drop one whose file is open: who polls that is told of an error, as by the kernel where a cgroup has gone."""
+        """Let one go whose file is open: who polls that is told of an error, as where a cgroup is gone."""
         trigger = self._held.get(handle)
-        self.drop(handle)
+        self._let_go(handle)
         if trigger is not None and trigger.waits:
             self._wake(trigger.waits)
 
@@ -132,9 +151,10 @@ class Triggers:
         if trigger is None:
             return offset
         if offset >= trigger.start:
-            return offset - trigger.written
+            return offset - trigger.ahead
         self.moved.pop(handle, None)
-        trigger.start = trigger.written = 0
+        trigger.ahead = 0  # before its start: other threads read that first, and are never before the beginning
+        trigger.start = 0
         self._keep(handle, trigger, reader)
         return offset
 
@@ -154,12 +174,16 @@ class Triggers:
 
     def drop(self, handle: int) -> None:
         """Forget that of a file that is closed."""
+        self._let_go(handle)
+        self.moved.pop(handle, None)
+
+    def _let_go(self, handle: int) -> None:
+        """Hold one no longer, though the position of its file stays ahead."""
         with self._lock:
             trigger = self._held.pop(handle, None)
             if trigger is None:  # it was taken away
                 return
             self._branches.remove(trigger.owner, handle)
-            self.moved.pop(handle, None)
             self._texts.drop(handle + _KEPT)
         if trigger.descriptor is not None:
             os.close(trigger.descriptor)
@@ -167,7 +191,7 @@ class Triggers:
     def _keep(self, handle: int, trigger: _Trigger, reader: tuple[int, int]) -> None:
         with self._lock:
             if self._held.get(handle) is trigger:
-                kept = [trigger.what, trigger.owner, trigger.waits, trigger.start, trigger.written]
+                kept = [trigger.what, trigger.owner, trigger.waits, trigger.start, trigger.ahead]
                 self._texts.put(handle + _KEPT, json.dumps(kept).encode(), reader)
 
     def _hold(self, handle: int, trigger: _Trigger) -> None:
@@ -177,12 +201,8 @@ class Triggers:
             self.moved[handle] = trigger
 
     def _arm(self, handle: int, trigger: _Trigger) -> None:
-        """Arm one that is held, and hold it no longer where that cannot be. OSError, ValueError."""
-        try:
-            descriptor = self._tree.arm(trigger.what)
-        except BaseException:
-            self.drop(handle)
-            raise
+        """Arm one that is held. OSError, ValueError."""
+        descriptor = self._tree.arm(trigger.what)
         if descriptor is None:
             return
         with self._lock:
@@ -190,10 +210,10 @@ class Triggers:
                 os.close(descriptor)
                 return
             trigger.descriptor = descriptor
+            if not self._watching:
+                threads.start(self._watch, name="triggers")
+                self._watching = True
             self._fired.register(descriptor, select.EPOLLPRI | select.EPOLLET)
-        if not self._watching:
-            threads.start(self._watch, name="triggers")
-            self._watching = True
 
     def _watch(self) -> None:
         while True:

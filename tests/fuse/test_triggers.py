@@ -216,17 +216,20 @@ file = os.open(path, os.O_RDWR)
 first = os.read(file, 5)
 os.write(file, b"full 150000 2000000")
 said.append([first.decode(), os.read(file, 6).decode()])
+file = os.open(path, os.O_RDWR | os.O_APPEND)
+os.write(file, b"full 150000 2000000")
+said.append([os.read(file, 5).decode(), os.read(file, 6).decode()])
 print(json.dumps(said))
 """
 
 
 def test_who_writes_one_reads_on_where_he_was(box) -> None:
-    *from_the_beginning, from_the_middle = json.loads(box.run([sys.executable, "-c", POSITIONS]).stdout)
+    *from_the_beginning, from_the_middle, appended = json.loads(box.run([sys.executable, "-c", POSITIONS]).stdout)
     assert len(from_the_beginning) == 4
     for first, second, *again in from_the_beginning:
         assert re.match(r"some avg10=[\d.]+ ?a?", first + second)
         assert again == ["some ", "avg10=", "some "]
-    assert from_the_middle == ["some ", "avg10="]
+    assert from_the_middle == appended == ["some ", "avg10="]
 
 
 def test_root_takes_no_lease_of_it_for_whose_end_others_would_wait(box) -> None:

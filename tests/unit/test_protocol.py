@@ -279,6 +279,16 @@ def test_every_lock_is_granted_and_none_is_seen(peer: Kernel, opcode: int) -> No
     assert (error, protocol.LK_OUT.unpack(lock)[2]) == (0, fcntl.F_UNLCK)
 
 
+def test_who_appends_a_trigger_reads_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = Kernel()
+    monkeypatch.setattr(peer.tree, "trigger", lambda caller, path, text: "never", raising=False)
+    monkeypatch.setattr(peer.tree, "arm", lambda trigger: None, raising=False)
+    written = struct.pack("=QQIIQII", 7, 4096, 5, 0, 0, os.O_RDWR | os.O_APPEND, 0) + b"some\0"
+    assert peer.ask(protocol.WRITE, node("/proc/meminfo"), written)[0] == 0
+    assert peer.ask(protocol.READ, node("/proc/meminfo"), reading(4101, 4)) == (0, b"MemT")
+    peer.close()
+
+
 @pytest.fixture
 def crowded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
     """A server for whom two requests that wait are many: a socket holds ten."""

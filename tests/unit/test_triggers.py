@@ -7,6 +7,8 @@ import mmap
 import os
 import select
 import socket
+import threading
+import time
 from queue import SimpleQueue
 
 import pytest
@@ -15,7 +17,7 @@ from lxcfs_py.engine import open_texts, protocol
 from lxcfs_py.engine import triggers as module
 from lxcfs_py.engine.owners import Owners
 from lxcfs_py.engine.triggers import MOST, Triggers
-from lxcfs_py.linux import psi
+from lxcfs_py.linux import psi, threads
 
 READER = (os.getpid(), 0)
 
@@ -130,8 +132,65 @@ def test_a_successor_has_them_too_but_those_that_are_over(tree, server) -> None:
     tree.fire("a")
     assert woken.get(timeout=10) == 70
     tree.arm = lambda what: os.close(-1)
-    last, _ = server()
+    last, woken = server()
     assert last.poll(0, 70, READER) == ERROR, "as the kernel says of a cgroup that is gone"
+    assert {woken.get(timeout=10), woken.get(timeout=10)} == {70, 72}, "they are told"
+    assert server()[1].empty(), "nothing is kept of what is gone"
+
+
+def test_a_successor_has_those_of_a_server_that_kept_no_positions(tree, server) -> None:
+    triggers, _ = server()
+    triggers._texts.put(module._KEPT + 1, b'["a", "/containers/a", 71]')
+    successor, woken = server()
+    assert woken.get(timeout=10) == 71
+    assert successor.poll(1, 71, READER) == READY
+    assert successor.offset(1, 20, READER) == 20
+    tree.fire("a")
+    assert woken.get(timeout=10) == 71
+
+
+def test_what_cannot_be_read_of_a_predecessor_is_not_kept(server) -> None:
+    triggers, _ = server()
+    for number, text in enumerate((b"", b'["never", "/", 71, 1, 2, 3]')):
+        triggers._texts.put(module._KEPT + number, text)
+    successor, _ = server()
+    assert not successor._texts.handles_from(module._KEPT)
+
+
+def test_where_nobody_can_watch_a_trigger_it_is_refused_and_takes_no_room(tree, server, monkeypatch) -> None:
+    def none_left(*_arguments, **_options):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    triggers, woken = server()
+    with monkeypatch.context() as patch:
+        patch.setattr(threads, "start", none_left)
+        with pytest.raises(OSError, match=os.strerror(errno.EAGAIN)):
+            triggers.set(1, "a", READER, 0, 20)
+    assert 1 not in triggers
+    assert not triggers._texts.handles_from(module._KEPT)
+    triggers.set(1, "b", READER, 0, 20)
+    triggers.poll(1, 71, READER)
+    tree.fire("b")
+    assert woken.get(timeout=10) == 71
+
+
+def test_one_thread_watches_also_where_two_are_armed_at_a_time(tree, server, monkeypatch) -> None:
+    started = []
+
+    def start(*_arguments, **options):
+        started.append(options["name"])
+        time.sleep(0.2)
+
+    triggers, _ = server()
+    monkeypatch.setattr(threads, "start", start)
+    writers = [
+        threading.Thread(target=triggers.set, args=(handle, what, READER, 0, 20)) for handle, what in enumerate("ab")
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert started == ["triggers"]
 
 
 def test_to_write_one_moves_the_position_of_its_file_by_nothing(server) -> None:
@@ -147,6 +206,28 @@ def test_to_write_one_moves_the_position_of_its_file_by_nothing(server) -> None:
     triggers.set(3, "never", READER, 0, 20)
     triggers.drop(3)
     assert triggers.offset(3, 20, READER) == 20
+
+
+def test_who_appends_one_is_at_the_beginning(server) -> None:
+    """The kernel's FUSE says that it was written at the end of a file of 4096 bytes, and adds that too."""
+    triggers, _ = server()
+    triggers.set(1, "never", READER, 4096, 20, appends=True)
+    assert [triggers.offset(1, offset, READER) for offset in (4116, 4120)] == [0, 4]
+
+
+def test_no_thread_is_sent_before_the_beginning_while_another_goes_back(server, monkeypatch) -> None:
+    positions = []
+
+    class Watched(module._Trigger):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            positions.append(self.start - self.ahead)
+
+    monkeypatch.setattr(module, "_Trigger", Watched)
+    triggers, _ = server()
+    triggers.set(1, "never", READER, 0, 20)
+    assert triggers.offset(1, 0, READER) == 0
+    assert min(positions) == 0
 
 
 def test_an_owner_has_sixteen_and_a_file_one(server) -> None:
@@ -178,11 +259,12 @@ def test_one_users_cgroups_take_no_room_from_a_container(crowded) -> None:
     triggers, woken = crowded
     triggers.set(10, "never", (1, 0), 0, 20)
     triggers.set(11, "never", (2, 0), 0, 20)
-    lost = [handle for handle in range(8) if handle not in triggers]
+    lost = [handle for handle in range(8) if triggers.poll(handle, 0, READER) == ERROR]
     assert len(lost) == 2
     assert [woken.get(timeout=10) for _ in lost] == [70 + handle for handle in lost], "they are told"
-    assert triggers.poll(lost[0], 0, READER) == ERROR
+    assert [triggers.offset(lost[0], offset, READER) for offset in (20, 24)] == [0, 4], "they read on where they were"
     triggers.drop(lost[0])
+    assert lost[0] not in triggers
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         triggers.set(12, "never", (9 + lost[0], 0), 0, 20)
     assert 10 in triggers
@@ -195,3 +277,14 @@ def test_where_a_trigger_cannot_be_armed_it_takes_no_room(server) -> None:
         with pytest.raises(OSError, match="gone"):
             triggers.set(handle, "gone", READER, 0, 20)
     assert 0 not in triggers
+
+
+def test_one_written_after_another_was_taken_away_moves_the_position_by_nothing_either(crowded) -> None:
+    triggers, _ = crowded
+    triggers.set(10, "never", (1, 0), 0, 20)
+    (lost,) = [handle for handle in range(8) if triggers.poll(handle, 0, READER) == ERROR]
+    for handle in range(8):
+        if handle != lost:
+            triggers.drop(handle)
+    triggers.set(lost, "never", (1, 0), 24, 20)  # after it has read 4 bytes
+    assert triggers.offset(lost, 44, (1, 0)) == 4
