@@ -36,7 +36,7 @@ def test_what_is_no_parcel_has_nothing_in_it() -> None:
 
 def test_a_mount_is_stored_before_the_one_before_it_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     messages: list[str] = []
-    monkeypatch.setattr(store, "notify", lambda text, fds=(): messages.append(text.replace("\n", " ")))
+    monkeypatch.setattr(store, "notify", lambda text, fds=(), _seconds=0: messages.append(text.replace("\n", " ")))
     kept = store.Store()
     assert kept.mount() is None
     for number in range(3):
