@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -104,7 +105,9 @@ def test_several_that_wait_do_so_side_by_side(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_no_process_and_no_descriptor_is_left() -> None:
+    gc.collect()
     descriptors, children = len(os.listdir("/proc/self/fd")), psutil.Process().children()
     Visits().each([lambda ask: None] * 5 + [lambda ask: time.sleep(60)])
-    assert len(os.listdir("/proc/self/fd")) == descriptors
-    assert set(psutil.Process().children()) <= set(children)  # those of other tests may end meanwhile
+    # What other tests have left may end meanwhile.
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert set(psutil.Process().children()) <= set(children)
