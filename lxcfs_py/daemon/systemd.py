@@ -11,12 +11,9 @@ from typing import Optional
 from lxcfs_py.daemon import degraded
 from lxcfs_py.engine import store
 from lxcfs_py.linux import roots
-from lxcfs_py.linux.notify import is_there, notify
+from lxcfs_py.linux.notify import SECONDS, is_there, notify
 
 _SYSTEMCTL_SECONDS = 10
-
-_READY_SECONDS = 3.0
-"""For this alone it waits: systemd takes a unit that never says it for one that does not start."""
 
 _LISTENER = "listener"
 
@@ -38,7 +35,8 @@ class Unit:
 
     def ready(self, status: str) -> None:
         """It serves, for the first time or after a reload."""
-        self._is_told = _tell("READY=1", seconds=_READY_SECONDS)
+        # For this alone it waits: systemd takes a unit that never says it for one that does not start.
+        self._is_told = _tell("READY=1", seconds=SECONDS)
         self.status(status)
 
     def status(self, text: str) -> None:

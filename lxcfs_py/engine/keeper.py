@@ -133,11 +133,13 @@ class _Keeper:
         return next((fd for fd in self._all() if _is_fuse(fd) and not session.is_over(fd)), None)
 
     def _is_served(self) -> bool:
-        return any(session.is_served(fd) for fd in self._all() if not _is_fuse(fd))
+        return any(session.is_served(fd) for fd in self._memories())
 
     def _has_come_to_serve(self) -> bool:
-        memories = [fd for fd in self._all() if not _is_fuse(fd)]
-        return any(session.is_served(fd) and session.has_come_to_serve(fd) for fd in memories)
+        return any(session.is_served(fd) and session.has_come_to_serve(fd) for fd in self._memories())
+
+    def _memories(self) -> list[int]:
+        return [fd for fd in self._all() if not _is_fuse(fd)]
 
     def _all(self) -> list[int]:
         return [fd for descriptors in self._kept.values() for fd in descriptors]
@@ -157,7 +159,7 @@ class _Keeper:
 
     def _waits_until_nobody_serves(self) -> bool:
         """Return when nobody serves what another server had taken over; False when told to stop."""
-        marks = [session.wait_for(fd) for fd in self._all() if not _is_fuse(fd)]
+        marks = [session.wait_for(fd) for fd in self._memories()]
         served = time.monotonic()
         while not self._told_to_stop and time.monotonic() - served <= _ALONE:
             self._sleep(_LOOK)
@@ -191,7 +193,7 @@ class _Keeper:
             log.warning("the mount ends with this pod: %s", error)
 
     def _is_kept_elsewhere(self) -> bool:
-        waits = self._stay and any(session.somebody_waits_for(fd) for fd in self._all() if not _is_fuse(fd))
+        waits = self._stay and any(session.somebody_waits_for(fd) for fd in self._memories())
         return self._is_held or waits
 
     def _sleep(self, seconds: float) -> None:
