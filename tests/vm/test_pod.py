@@ -17,7 +17,7 @@ import pytest
 from tests.vm import debian
 from tests.vm.machine import Machine, missing
 
-ROLLOVERS = 3
+ROLLOVERS = 20
 READERS = ("one", "two", "three")
 # As kubernetes/base/daemonset.yaml has it; the programs are the node's own.
 POD = """
@@ -138,6 +138,7 @@ def test_a_new_pod_that_never_answers_gives_the_mount_back_when_it_is_deleted(no
         assert node.mount() == mount
 
 
+@pytest.mark.timeout(2400)  # a rollover takes a minute on an emulated CPU that three readers use, too
 def test_rollovers_with_attach_auto_are_noticed_by_nobody(node):
     node.run("sed --in-place 's/^auto = false/auto = true/' /root/lxcfs.toml && grep '^auto = true' /root/lxcfs.toml")
     node.start("pod-0")
