@@ -74,6 +74,8 @@ ATTACKS = (
     Attack("descriptors"),
     Attack("killed_readers"),
     Attack("triggers"),
+    Attack("writers", ("500",)),
+    Attack("writers", ("500", "append")),
     Attack("tasks"),
     Attack("names"),
     Attack("namespaces", privileged=True),
@@ -124,7 +126,7 @@ class Arena:
     def start_attacker(self, attack: Attack, capabilities: Sequence[str]) -> str:
         """Start an attacker; return its container's id."""
         program = ["python3", "-B", f"/hostile/attacks/{attack.name}.py", *attack.arguments]
-        cpus = min(self.cpus, 0.2) if attack.name in ("flood", "cached_flood", "spread") else self.cpus
+        cpus = min(self.cpus, 0.2) if attack.name in ("flood", "cached_flood", "spread", "writers") else self.cpus
         limits = ["--cpus", str(cpus), "-m", "1g", "--pids-limit", "12000"]
         options = [*limits, *capabilities, *self.files()]
         return self.docker("run", "--detach", *options, self.docker.image, *program, timeout=180).strip()

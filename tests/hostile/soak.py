@@ -34,7 +34,7 @@ ROUND = 300.0
 """Seconds for which one attacks before it makes room for a new one."""
 
 QUIET = 60.0
-"""Seconds without a kill before it is looked at what the server takes."""
+"""Seconds without a kill or an attack before it is looked at what the server takes."""
 
 _FEWER = {"children": ("3000",), "flood": ("500",)}
 
@@ -90,8 +90,15 @@ class Soak:
         server, keeper = psutil.Process(self.where.server()), psutil.Process(self.where.daemon.process.pid)
         return server.memory_info().rss >> 10, server.num_fds(), keeper.num_fds()
 
+    def rest(self) -> None:
+        """Let all attackers go, so that what the server takes is for the same work at any time."""
+        for _, container in self.attackers:
+            self.arena.docker.attempt("rm", "--force", container, timeout=300)
+        self.attackers = []
+        time.sleep(QUIET)
+
     def run(self, until: float) -> None:
-        """Have all happen at random until a moment; for the last minute, nobody kills."""
+        """Have all happen at random until a moment, and rest."""
         most = len(ATTACKS)
         next_line = time.monotonic()
         while time.monotonic() < until:
@@ -108,9 +115,9 @@ class Soak:
             if random.random() < 0.5:
                 self.come_and_go()
             self.reload()
-            if time.monotonic() < until - QUIET:
-                self.kill()
+            self.kill()
             time.sleep(random.uniform(0, 4))
+        self.rest()
 
 
 def soak(minutes: float, containers: int) -> None:

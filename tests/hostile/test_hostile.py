@@ -13,7 +13,7 @@ from tests.docker.conftest import Docker, cache  # noqa: F401 -- a fixture
 from tests.hostile.arena import ATTACKS, DEFAULT, Arena, Attack, engine, everything
 
 SECONDS = 2.0
-FEWER = ("flood", "cached_flood")  # of which 100 threads do: very many take minutes to start on a busy machine
+FEWER = ("flood", "cached_flood", "writers")  # of which 100 threads do: more take minutes to start on a busy machine
 SHORT = [Attack(each, ("100",)) for each in FEWER] + [attack for attack in ATTACKS if attack.name not in FEWER]
 LIGHT = [attack for attack in SHORT if not attack.privileged]
 BY_CAPABILITIES = [

@@ -1,6 +1,7 @@
 """Read all files for some seconds, or until there is /tmp/stop, and see that each text is whole and one's own.
 
-`python victim.py SECONDS MEBIBYTES`: the memory limit that it has.
+`python victim.py SECONDS MEBIBYTES`: the memory limit that it has. Where there is pressure, it sets triggers, too: a
+trigger that is set counts as a read.
 Prints JSON: the reads, those that failed, those that were odd, with the first of both, and how long each took, open to
 close, in microseconds.
 """
@@ -48,6 +49,19 @@ FILES = {
     "swaps": lambda text: not text.startswith(b"Filename"),
     "diskstats": lambda text: any(len(line.split()) < 14 for line in text.splitlines()),
 }
+TRIGGER = b"some 150000 2000000"
+PRESSURE = "/views/cpu"
+if os.path.exists(PRESSURE):
+    FILES[PRESSURE] = lambda written: written != TRIGGER
+
+
+def trigger() -> bytes:
+    """Set one and let it go; return what was taken of it."""
+    fd = os.open(PRESSURE, os.O_RDWR)
+    try:
+        return TRIGGER[: os.write(fd, TRIGGER)]
+    finally:
+        os.close(fd)
 
 
 def read(path: str) -> bytes:
@@ -77,7 +91,7 @@ while time.monotonic() < deadline and not os.path.exists("/tmp/stop"):
         reads += 1
         began = time.perf_counter()
         try:
-            text = read(f"/proc/{name}")
+            text = trigger() if name == PRESSURE else read(f"/proc/{name}")
         except OSError as error:
             failed += 1
             first = first or f"{name}: {error}"
