@@ -1,4 +1,4 @@
-"""Very many threads that set triggers of pressure: `python writers.py THREADS [append]`, the latter by appending them."""
+"""Very many threads that set triggers of pressure: `python writers.py THREADS [append]`, the latter appends them."""
 
 import os
 import sys
