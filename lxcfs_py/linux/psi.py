@@ -10,9 +10,10 @@ _MIN_WINDOW, _MAX_WINDOW = 500_000, 10_000_000  # microseconds
 _UNPRIVILEGED_STEP = 2_000_000
 
 # The kernel's sscanf "some %u %u": any blanks where there is one, none too where a number begins; what follows is not
-# looked at. It reads so many bytes, and keeps 32 bits of a number.
+# looked at. It keeps 32 bits of a number. Of what is written it takes so many bytes, and puts a NUL over the last of
+# them (psi_write in kernel/sched/psi.c).
 _TRIGGER = re.compile(rb"(some|full)[\s\xa0]*(\d+)[\s\xa0]+(\d+)")
-_MAX_BYTES = 31
+_MAX_BYTES = 32
 _UNSIGNED = 0xFFFFFFFF
 
 
@@ -21,7 +22,7 @@ def check(text: bytes, privileged: bool) -> str:
 
     The window, in microseconds, of who has not got CAP_SYS_RESOURCE is a multiple of two seconds.
     """
-    match = _TRIGGER.match(text[:_MAX_BYTES])
+    match = _TRIGGER.match(text[:_MAX_BYTES][:-1])
     if match:
         threshold, window = int(match[2]) & _UNSIGNED, int(match[3]) & _UNSIGNED
         if (

@@ -173,11 +173,11 @@ def attempt(name, do):
         said[name] = error.errno
 files = [os.open(path, os.O_RDWR) for _ in range(17)]
 for number, file in enumerate(files):
-    attempt(f"trigger {number}", lambda: os.write(file, b"some 150000 2000000"))
-attempt("second", lambda: os.write(files[0], b"some 150000 2000000"))
+    attempt(f"trigger {number}", lambda: os.write(file, b"some 150000 2000000\\0"))
+attempt("second", lambda: os.write(files[0], b"some 150000 2000000\\0"))
 for file in files:
     os.close(file)
-attempt("after all are closed", lambda: os.write(os.open(path, os.O_RDWR), b"some 150000 2000000"))
+attempt("after all are closed", lambda: os.write(os.open(path, os.O_RDWR), b"some 150000 2000000\\0"))
 attempt("truncating", lambda: os.close(os.open(path, os.O_WRONLY | os.O_TRUNC)))
 attempt("chmod", lambda: os.chmod(path, 0o600))
 attempt("another file", lambda: os.open("/proc/meminfo", os.O_RDWR))
@@ -214,10 +214,10 @@ for text in ("some 150000 2000000", "some\\t150000\\t2000000", "some150000 20000
     os.close(file)
 file = os.open(path, os.O_RDWR)
 first = os.read(file, 5)
-os.write(file, b"full 150000 2000000")
+os.write(file, b"full 150000 2000000\\0")
 said.append([first.decode(), os.read(file, 6).decode()])
 file = os.open(path, os.O_RDWR | os.O_APPEND)
-os.write(file, b"full 150000 2000000")
+os.write(file, b"full 150000 2000000\\0")
 said.append([os.read(file, 5).decode(), os.read(file, 6).decode()])
 print(json.dumps(said))
 """

@@ -395,7 +395,7 @@ TARGETS: dict[str, Target] = {
     ),
     "processes": Target(
         feed_processes,
-        of(b"0::/docker/1\n", b"9:cpu,cpuacct:/a\n0::/\n", b"some 150000 1000000", b"0-3,8\n", b"ff,0f\n"),
+        of(b"0::/docker/1\n", b"9:cpu,cpuacct:/a\n0::/\n", b"some 150000 1000000\0", b"0-3,8\n", b"ff,0f\n"),
     ),
     "configuration": Target(
         feed_configuration,

@@ -49,7 +49,7 @@ FILES = {
     "swaps": lambda text: not text.startswith(b"Filename"),
     "diskstats": lambda text: any(len(line.split()) < 14 for line in text.splitlines()),
 }
-TRIGGER = b"some 150000 2000000"
+TRIGGER = b"some 150000 2000000\0"
 PRESSURE = "/views/cpu"
 if os.path.exists(PRESSURE):
     FILES[PRESSURE] = lambda written: written != TRIGGER

@@ -76,7 +76,7 @@ def test_nothing_is_written_and_no_trigger_taken():
     for number, refused in (
         (errno.EACCES, lambda: machine.access(CALLER, "/proc/stat", os.W_OK)),
         (errno.EACCES, lambda: machine.open(CALLER, "/proc/stat", os.O_WRONLY)),
-        (errno.EAGAIN, lambda: machine.trigger(CALLER, "/proc/pressure/cpu", b"some 150000 1000000")),
+        (errno.EAGAIN, lambda: machine.trigger(CALLER, "/proc/pressure/cpu", b"some 150000 1000000\0")),
     ):
         with pytest.raises(OSError, match=os.strerror(number)) as error:
             refused()

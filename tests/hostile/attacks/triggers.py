@@ -26,7 +26,7 @@ def trigger(path: str, text: bytes) -> None:
 def work() -> None:
     for path in PRESSURE:
         for text in (b"some 150000 2000000", b"full 1 2000000", b"some 1 500000", b"some", b"x" * 4000, b"some -1 -1"):
-            attempt("trigger", lambda path=path, text=text: trigger(path, text))
+            attempt("trigger", lambda path=path, text=text: trigger(path, text + b"\0"))
     while len(held) > 600:
         os.close(held.pop(0))
 

@@ -11,7 +11,7 @@ FLAGS = os.O_RDWR | (os.O_APPEND if sys.argv[2:] == ["append"] else 0)
 def trigger() -> None:
     fd = os.open(PRESSURE[0], FLAGS)
     try:
-        os.write(fd, b"some 150000 2000000")
+        os.write(fd, b"some 150000 2000000\0")
     finally:
         os.close(fd)
 
