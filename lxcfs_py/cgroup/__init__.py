@@ -117,6 +117,9 @@ class Pressure(Protocol):
     def path(self) -> str:
         """Return the path in its hierarchy of the cgroup whose pressure this is."""
 
+    def go_on_from(self, before: Any) -> None:
+        """Let the totals be counted on from those of the cgroup where the container was before."""
+
 
 @dataclass(frozen=True)
 class Cgroup:
@@ -145,6 +148,8 @@ class Cgroup:
             self.io.go_on_from(before.io)
         if self.tasks and before.tasks:
             self.tasks.go_on_from(before.tasks)
+        if self.pressure and before.pressure:
+            self.pressure.go_on_from(before.pressure)
 
 
 def open_cgroup(layout: Layout, paths: Paths, proc: Optional[str] = None) -> Cgroup:

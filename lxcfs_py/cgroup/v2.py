@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Optional
@@ -20,6 +21,8 @@ from lxcfs_py.linux.kernel_files import KernelDirectory
 _MAX = b"max\n"
 _WEIGHT = 100  # of CPU time, where nobody has set it
 _SHARES = 1024  # of cgroup v1, where nobody has set them
+
+_TOTAL = re.compile(rb"(?m)^(\w+)( .*\btotal=)(\d+)$")  # "some avg10=0.00 avg60=0.00 avg300=0.00 total=0"
 
 # A container may have very many threads; what is looked at for one sample is bounded.
 _MAX_THREADS = 1024
@@ -252,16 +255,47 @@ class Tasks(tasks.Tasks):
 class Pressure:
     """Pressure stall information, which each cgroup of the unified hierarchy has."""
 
-    __slots__ = ("_levels",)
+    __slots__ = ("_directory", "_stalls")
 
     def __init__(self, levels: Levels) -> None:
-        self._levels = levels
+        self._directory = levels[0]
+        self._stalls: dict[str, _Stalls] = {}
 
     def read(self, resource: str) -> Optional[bytes]:
-        return self._levels[0].get(f"{resource}.pressure")
+        return self._of(resource).text()
 
     def path(self) -> str:
-        return self._levels[0].below
+        return self._directory.below
+
+    def go_on_from(self, before: Pressure) -> None:
+        for resource, stalls in before._stalls.items():  # nobody has seen others
+            self._of(resource).go_on_from(stalls)
+
+    def _of(self, resource: str) -> _Stalls:
+        return self._stalls.setdefault(resource, _Stalls(self._directory, f"{resource}.pressure"))
+
+
+class _Stalls(Counting):
+    """The pressure of one resource."""
+
+    __slots__ = ("_directory", "_name")
+
+    def __init__(self, directory: KernelDirectory, name: str) -> None:
+        super().__init__()
+        self._directory = directory
+        self._name = name
+
+    def text(self) -> Optional[bytes]:
+        """Return the kernel's text, with totals that go on; the averages are of this cgroup. None where it has none."""
+        text = self._directory.get(self._name)
+        if text is None:
+            return None
+        totals = self._from_where_it_was({"total": {kind: int(total) for kind, _, total in _TOTAL.findall(text)}})
+        return _TOTAL.sub(lambda line: b"%s%s%d" % (line[1], line[2], totals["total"][line[1]]), text)
+
+    def _read(self) -> Counts:
+        self.text()
+        return self._shown
 
 
 def _shares_if_linear(weight: int) -> float:

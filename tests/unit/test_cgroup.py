@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import struct
 import time
 
@@ -610,33 +611,38 @@ def test_counters_go_on_where_they_were_when_the_container_is_moved(version, fil
             else:
                 own = {"memory.current": 0, "memory.stat": f"pgfault {number}", "memory.events": f"oom_kill {number}"}
                 own["io.stat"] = f"8:0 rbytes={number} wios=0"
+            own["cpu.pressure"] = f"some avg10=1.00 avg60=0.00 avg300=0.00 total={number}\n"
             self.files = files({**own, "pids.peak": number}).files
 
     def opened(level):
         modules = {1: v1, 2: v2}[version]
         tasks = v1.Tasks((level,)) if version == 1 else v2.Tasks((level,), None)
-        return cgroup(memory=modules.Memory((level,)), io=modules.Io((level,)), tasks=tasks)
+        pressure = v2.Pressure((level,))
+        return cgroup(memory=modules.Memory((level,)), io=modules.Io((level,)), tasks=tasks, pressure=pressure)
 
     def counters(of):
         events = of.memory.events()
-        return events["pgfault"], events["oom_kill"], of.io.stat()[b"8:0"][b"rbytes"], of.tasks.forked()
+        average, stalled = re.findall(rb"avg10=(\S+).* total=(\d+)\n", of.pressure.read("cpu"))[0]
+        assert average == b"1.00"
+        counted = [events["pgfault"], events["oom_kill"], of.io.stat()[b"8:0"][b"rbytes"], int(stalled)]
+        return (*counted, of.tasks.forked())
 
     levels = [Level(count) for count in (40, 3, 70, 9)]
     first, second, third, fourth = map(opened, levels)
-    assert counters(first) == (40, 40, 40, 40)
+    assert counters(first) == (40, 40, 40, 40, 40)
     levels[0].count(50)
     second.go_on_from(first)
-    assert counters(second) == (50, 50, 50, 50)
+    assert counters(second) == (50, 50, 50, 50, 50)
     levels[1].count(5)
-    assert counters(second) == (52, 52, 52, 50)
+    assert counters(second) == (52, 52, 52, 52, 50)
     levels[1].get = levels[1].read = lambda _name: (_ for _ in ()).throw(OSError(errno.ENODEV, "gone"))
     third.go_on_from(second)
-    assert counters(third) == (52, 52, 52, 70)
+    assert counters(third) == (52, 52, 52, 52, 70)
     levels[2].count(1)  # another one in its place
     fourth.go_on_from(third)
-    assert counters(fourth) == (52, 52, 52, 70)
+    assert counters(fourth) == (52, 52, 52, 52, 70)
     levels[3].count(80)
-    assert counters(fourth) == (123, 123, 123, 80)
+    assert counters(fourth) == (123, 123, 123, 123, 80)
 
 
 def test_who_waits_for_io_is_blocked_whether_or_not_it_may_be_killed(monkeypatch):
