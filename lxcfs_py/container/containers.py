@@ -269,10 +269,17 @@ class Containers:
     def take_up_loads(self) -> None:
         """Go on sampling the load of those containers that a daemon before this one sampled."""
         for init, name in self._sampler.kept():
-            with contextlib.suppress(OSError, ValueError):  # it has ended
-                container = self._place(init)
-                if container is not None and container.load.name == name:
-                    container.load.go_on(container.states)
+            container = self.named(name, init)
+            if container is not None:
+                container.load.go_on(container.states)
+
+    def named(self, name: str, init: int) -> Optional[Container]:
+        """Return the container of that name, which has or had that init; None where it has ended."""
+        with contextlib.suppress(OSError, ValueError):
+            container = self._place(init)
+            if container is not None and container.load.name == name:
+                return container
+        return None
 
     def boottime_offset(self, pid: int) -> int:
         """Return what `processes.boottime_offset` does of a process whose container has just been looked up."""

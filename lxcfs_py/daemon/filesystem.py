@@ -101,27 +101,27 @@ class Filesystem:
         return self.host.with_clock(self._containers.boottime_offset(caller))
 
     def trigger(self, caller: int, path: str, text: bytes) -> str:
-        """Return a trigger that the caller has written, with the cgroup that it is for. EINVAL where it is none.
-
-        That is the caller's container's; without one, the machine. A container without pressure figures, which are
-        zeros then, has "".
-        """
+        """Return a trigger that the caller has written, with the cgroup that it is for. EINVAL where it is none."""
         terms = psi.check(text, capabilities.has(caller, capabilities.SYS_RESOURCE))
         container, config = self._configured(caller)
         if path[1:] not in config.files.enabled:
             container = None
-        pressure = container.cgroup.pressure if container else None
-        cgroup = pressure.path() if pressure else "" if container else _MACHINE
-        return json.dumps([cgroup, os.path.basename(path), terms])
+        return _trigger(container, os.path.basename(path), terms)
 
     def arm(self, trigger: str) -> Optional[int]:
         """Return a descriptor that fires as a trigger says, None where that is never. OSError."""
-        cgroup, resource, terms = json.loads(trigger)
+        cgroup, resource, terms, *_ = json.loads(trigger)
         if not cgroup:
             return None
         if cgroup == _MACHINE:
             return psi.arm(f"{roots.PROC}/pressure/{resource}", terms)
         return psi.arm(self._containers.layout.pressure_file(cgroup, resource), terms)
+
+    def renewed(self, trigger: str) -> str:
+        """Return a trigger for the cgroup in which the container's init is by now."""
+        _, resource, terms, *whose = json.loads(trigger)
+        container = self._containers.named(*whose) if whose else None
+        return _trigger(container, resource, terms) if container else trigger
 
     def _render_in(self, caller: int, tree: HostTree, path: str) -> bytes:
         self.reads[tree.name] += 1
@@ -303,6 +303,18 @@ class Filesystem:
 
 def _takes_triggers(path: str) -> bool:
     return path.startswith("/proc/pressure/") and path[1:] in VIEWS
+
+
+def _trigger(container: Optional[Container], resource: str, terms: str) -> str:
+    """Return a trigger of a container, of the machine for None, with the cgroup that it is for, and whose it is.
+
+    A container without pressure figures, which are zeros then, has the cgroup "". One that is a cgroup never moves, and
+    nothing is said of whose it is.
+    """
+    pressure = container.cgroup.pressure if container else None
+    cgroup = pressure.path() if pressure else "" if container else _MACHINE
+    whose = (container.load.name, container.init) if container and container.home is None else ()
+    return json.dumps([cgroup, resource, terms, *whose])
 
 
 def _tree_of(path: str) -> Optional[tuple[HostTree, str]]:

@@ -47,6 +47,9 @@ class Tree(Protocol):
     def arm(self, trigger: str, /) -> Optional[int]:
         """Return a descriptor on which poll(2) says POLLPRI when the trigger fires, None where it never does."""
 
+    def renewed(self, trigger: str, /) -> str:
+        """Return the trigger as it is by now: another one where whom it is for has moved. OSError."""
+
     def render(self, caller: int, path: str, /) -> bytes:
         """Return a file's text as of now."""
 

@@ -12,6 +12,7 @@ import logging
 import os
 import select
 import threading
+import time
 from dataclasses import dataclass
 from typing import Callable, Optional
 
@@ -28,6 +29,9 @@ MOST = 16
 
 _MOST_OF_ALL = 2048
 """Triggers of all. Where there is no more room, the fullest branch of the cgroup tree loses one, or gets none."""
+
+_LOOK_SECONDS = 5.0
+"""So often it is looked whether triggers are still where they are to be."""
 
 _KEPT = 1 << 63
 """Added to a file's handle: under this number its trigger is kept, beside its text."""
@@ -52,6 +56,9 @@ class _Trigger:
 
     ahead: int = 0
     """By how many bytes the position is then ahead: writing moves that of FUSE's files on, not that of the kernel's."""
+
+    reader: tuple[int, int] = (0, 0)
+    """The pid and uid of who wrote or polled it last, for whom it is kept."""
 
 
 class Triggers:
@@ -92,7 +99,7 @@ class Triggers:
         with self._lock:
             self._hold(handle, trigger)
         try:
-            self._arm(handle, trigger)
+            self._arm(handle, trigger, trigger.what)
         except (OSError, ValueError) as error:  # such as that of a cgroup that is gone
             log.debug("a trigger is not taken up: %s", error)
             self._let_go(handle)
@@ -119,7 +126,7 @@ class Triggers:
         if loses is not None:
             self._take_away(loses)
         try:
-            self._arm(handle, trigger)
+            self._arm(handle, trigger, what)
         except BaseException:
             self.drop(handle)
             raise
@@ -190,6 +197,7 @@ class Triggers:
 
     def _keep(self, handle: int, trigger: _Trigger, reader: tuple[int, int]) -> None:
         with self._lock:
+            trigger.reader = reader
             if self._held.get(handle) is trigger:
                 kept = [trigger.what, trigger.owner, trigger.waits, trigger.start, trigger.ahead]
                 self._texts.put(handle + _KEPT, json.dumps(kept).encode(), reader)
@@ -200,24 +208,27 @@ class Triggers:
         if trigger.start:
             self.moved[handle] = trigger
 
-    def _arm(self, handle: int, trigger: _Trigger) -> None:
-        """Arm one that is held. OSError, ValueError."""
-        descriptor = self._tree.arm(trigger.what)
-        if descriptor is None:
-            return
+    def _arm(self, handle: int, trigger: _Trigger, what: str) -> None:
+        """Arm one that is held, in place of what it was armed as. OSError, ValueError."""
+        descriptor = self._tree.arm(what)
         with self._lock:
             if self._held.get(handle) is not trigger:  # it was taken away meanwhile
-                os.close(descriptor)
+                unused, descriptor = descriptor, None
+            else:
+                unused, trigger.descriptor, trigger.what = trigger.descriptor, descriptor, what
+            if unused is not None:
+                os.close(unused)
+            if descriptor is None:
                 return
-            trigger.descriptor = descriptor
             if not self._watching:
                 threads.start(self._watch, name="triggers")
                 self._watching = True
             self._fired.register(descriptor, select.EPOLLPRI | select.EPOLLET)
 
     def _watch(self) -> None:
+        look = time.monotonic() + _LOOK_SECONDS
         while True:
-            fired = {descriptor for descriptor, _ in self._fired.poll()}
+            fired = {descriptor for descriptor, _ in self._fired.poll(max(look - time.monotonic(), 0))}
             with self._lock:
                 triggers = [each for each in self._held.values() if each.descriptor in fired]
             for trigger in triggers:
@@ -225,3 +236,17 @@ class Triggers:
                 if trigger.waits:
                     with contextlib.suppress(OSError):
                         self._wake(trigger.waits)
+            if time.monotonic() >= look:
+                self._follow()
+                look = time.monotonic() + _LOOK_SECONDS
+
+    def _follow(self) -> None:
+        """Arm those anew whose containers are in other cgroups by now."""
+        with self._lock:
+            held = list(self._held.items())
+        for handle, trigger in held:
+            with contextlib.suppress(OSError, ValueError):  # it stays as it is until the next look
+                what = self._tree.renewed(trigger.what)
+                if what != trigger.what:
+                    self._arm(handle, trigger, what)
+                    self._keep(handle, trigger, trigger.reader)

@@ -115,6 +115,9 @@ class Tree:
     def arm(self, trigger: str) -> None:
         raise OSError(errno.EINVAL, trigger)
 
+    def renewed(self, trigger: str) -> str:
+        return trigger
+
     def lengths(self) -> dict[str, int]:
         return {}
 

@@ -59,6 +59,7 @@ class RecordedContainer:
     def __init__(self, machine: Machine, init: Path, ledger: Optional[Ledger] = None) -> None:
         self.proc = machine.root / "proc"
         self.paths = parse_paths((init / "cgroup").read_bytes())
+        self.init, self.home = int(init.name), None
         self.configured = None
         self.amounts: Any = (0.0, None, {})
         self.cgroup = open_cgroup(find(str(machine.root)), self.paths, str(self.proc))

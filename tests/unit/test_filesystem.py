@@ -15,11 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lxcfs_py.cgroup import open_cgroup
+from lxcfs_py.cgroup.layout import find
 from lxcfs_py.config import Config, Cpu, Files, Loadavg
 from lxcfs_py.daemon.call_figures import CallFigures
 from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.files import DIRECTORIES, NAMES
-from lxcfs_py.linux import personality
+from lxcfs_py.linux import capabilities, personality
 from lxcfs_py.linux.kernel_files import HeldDirectory, KernelDirectory
 from lxcfs_py.views import VIEWS, sys_cpu
 
@@ -38,6 +40,9 @@ class Containers:
 
     def of(self, pid):
         return self.container if pid == READER else None
+
+    def named(self, name, init):
+        return self.container if (name, init) == (self.container.load.name, self.container.init) else None
 
     def boottime_offset(self, pid):
         return self.offset
@@ -102,6 +107,25 @@ def test_times_since_boot_are_those_of_the_readers_time_namespace(mounted):
     assert f"\nbtime {host.btime - 100_000}\n" in read(filesystem, "/proc/stat").decode()
     assert float(read(filesystem, "/proc/uptime").split()[0]) == round(host.clock / 1e9, 2) + 100_000
     assert CallFigures(filesystem).sysinfo(READER).uptime == host.clock / 1e9 + 100_000
+
+
+def test_a_trigger_is_for_the_cgroup_that_init_is_in_by_now_as_long_as_init_lives(mounted, monkeypatch):
+    monkeypatch.setattr(capabilities, "has", lambda pid, capability: True)
+    filesystem = mounted("v2-64cpu")
+    container = filesystem.machine.container
+    triggers = [
+        filesystem.trigger(caller, "/proc/pressure/io", b"some 150000 1000000\0") for caller in (READER, STRANGER)
+    ]
+    assert [filesystem.renewed(trigger) for trigger in triggers] == triggers
+    paths = {key: f"{path}/elsewhere" for key, path in container.paths.items()}
+    container.cgroup = open_cgroup(find(str(filesystem.machine.root)), paths)
+    assert filesystem.renewed(triggers[0]) == triggers[0].replace('", "io', '/elsewhere", "io')
+    assert filesystem.renewed(triggers[1]) == triggers[1]
+    container.init += 1
+    assert filesystem.renewed(triggers[0]) == triggers[0]
+    container.home = container.paths
+    of_a_cgroup = filesystem.trigger(READER, "/proc/pressure/io", b"some 150000 1000000\0")
+    assert filesystem.renewed(of_a_cgroup) == of_a_cgroup
 
 
 def test_a_32_bit_personality_is_shown_the_cpus_of_such(mounted, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import mmap
 import os
 import select
@@ -18,6 +19,7 @@ from lxcfs_py.engine import triggers as module
 from lxcfs_py.engine.owners import Owners
 from lxcfs_py.engine.triggers import MOST, Triggers
 from lxcfs_py.linux import psi, threads
+from tests.kept import wait_for
 
 READER = (os.getpid(), 0)
 
@@ -65,6 +67,7 @@ class Tree:
 
     def __init__(self):
         self.far_ends = {}
+        self.moved = {}
 
     def arm(self, what):
         if what == "never":
@@ -77,6 +80,9 @@ class Tree:
             self.far_ends[what] = socket.create_connection(listener.getsockname())
             near, _ = listener.accept()
         return near.detach()
+
+    def renewed(self, what):
+        return self.moved.get(what, what)
 
     def fire(self, what):
         self.far_ends[what].send(b"!", socket.MSG_OOB)
@@ -121,6 +127,25 @@ def test_one_that_fires_wakes_who_waits_and_is_told_once(tree, server) -> None:
     triggers.drop(1)
     assert 1 not in triggers
     assert triggers.poll(1, 71, READER) == ERROR
+
+
+def test_one_whose_container_has_moved_is_armed_where_that_is_now_also_by_a_successor(
+    tree, server, monkeypatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.05)
+    triggers, woken = server()
+    for handle, what in enumerate(("old", "stays", "cannot be armed elsewhere")):
+        triggers.set(handle, what, READER, 0, 20)
+        triggers.poll(handle, 70 + handle, READER)
+    tree.moved = {"old": "new", "cannot be armed elsewhere": "gone"}
+    wait_for(lambda: "new" in tree.far_ends)
+    wait_for(lambda: tree.far_ends["old"].recv(1) == b"")  # nobody listens there any more
+    for what, expected in (("new", 70), ("stays", 71), ("cannot be armed elsewhere", 72)):
+        tree.fire(what)
+        assert woken.get(timeout=10) == expected
+    tree.moved = {}
+    kept = [json.loads(triggers._texts.get(key))[0] for key in triggers._texts.handles_from(module._KEPT)]
+    assert sorted(kept) == ["cannot be armed elsewhere", "new", "stays"]
 
 
 def test_a_successor_has_them_too_but_those_that_are_over(tree, server) -> None:
