@@ -191,3 +191,13 @@ def test_a_host_whose_mount_has_no_connection_to_be_seen_is_looked_at_to_the_end
     looked = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, timeout=60)
     assert looked.stdout.endswith("users\n"), looked.stderr
     assert "mounted" not in looked.stdout
+
+
+def test_where_the_new_configuration_puts_the_mount_is_said_as_the_host_has_it(tmp_path):
+    (tmp_path / "lxcfs-py").write_text(f'#!/bin/sh\n[ "$1" != check ] || exec {sys.executable} -m lxcfs_py "$@"\n')
+    (tmp_path / "lxcfs-py").chmod(0o755)
+    (tmp_path / "link").symlink_to("/run")
+    command = ["sh", str(ROLE / "files/look.sh"), "/nothing", "/nothing", f'mountpoint = "{tmp_path}//link/views/"']
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    looked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert 'wanted mountpoint = "/run/views"' in looked.stdout.splitlines(), looked.stderr

@@ -234,6 +234,27 @@ def test_without_the_library_of_the_engine_fusepy_the_service_is_not_stopped(fle
     assert json.loads((fleet.directory / f"hosts/{host}.json").read_text())["stops"] == 0
 
 
+@pytest.mark.parametrize("spelled", ["//run/views/.", "{link}/views", '/run/"a" \\ é'])
+def test_a_mountpoint_that_is_written_otherwise_than_the_host_has_it_is_where_it_was(
+    fleet: Fleet, host: str, spelled: str, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to("/run")
+    config = {"mountpoint": spelled.format(link=tmp_path / "link")}
+    fleet.change(host, version=NEW, containers=[], runs=True)
+    for stops in (1, 1):
+        done = fleet.play("rollout", "--limit", host, lxcfs_py_config=config)
+        assert done.returncode == 0
+        assert json.loads((fleet.directory / f"hosts/{host}.json").read_text())["stops"] == stops
+    assert " changed=0 " in done.stdout
+
+
+def test_dotted_keys_which_the_role_would_not_go_by_are_refused(fleet: Fleet, host: str) -> None:
+    dotted = {"fuse.engine": "fusepy", "metrics.listen": "[::1]:9756"}
+    done = fleet.play("rollout", "--limit", host, lxcfs_py_config={**dotted, "policy": [{"cpu.mode": "cpuset"}]})
+    assert (done.returncode, state(fleet, host)) == (2, (OLD, False))
+    assert "lxcfs_py_config has fuse.engine, metrics.listen: only keys of policies" in " ".join(done.stdout.split())
+
+
 DROP_INS = "/etc/systemd/system/lxcfs-py.service.d"
 
 

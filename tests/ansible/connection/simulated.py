@@ -19,6 +19,9 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure  # type: ignore[import-untyped]
 from ansible.plugins.connection import ConnectionBase  # type: ignore[import-untyped]
 
+from lxcfs_py import config
+from lxcfs_py.commands.common import resolved
+
 DOCUMENTATION = """
 name: simulated
 short_description: answer for a host
@@ -103,7 +106,8 @@ class Connection(ConnectionBase):
         if arguments.get("cmd"):  # lxcfs-py check
             said = 'cpu.mode is "quotas"' if "quotas" in stdin else ""
             return {"rc": int(bool(said)), "stdout": "", "stderr": said, "changed": True, "failed": bool(said)}
-        lines = _looked(host) if "packages apt" in stdin else _verified(host, arguments["argv"][2:])
+        words = arguments["argv"][2:]
+        lines = _looked(host, *words[2:]) if "packages apt" in stdin else _verified(host, words)
         return {"rc": 0, "stdout": "\n".join(lines), "stderr": "", "changed": True}
 
     def _apt(self, arguments: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
@@ -176,12 +180,19 @@ def _users(host: dict[str, Any]) -> list[str]:
     return [f"{pid}\t/docker/{pid}\tserved" for pid in host["containers"]] if host["version"] else []
 
 
-def _looked(host: dict[str, Any]) -> list[str]:
+def _mountpoint(toml: bytes) -> str:
+    """Return what lxcfs-py check prints of it."""
+    text = config.dump(resolved(config.parse(toml, CONFIG)))
+    return next(line for line in text.splitlines() if line.startswith("mountpoint = "))
+
+
+def _looked(host: dict[str, Any], line: str) -> list[str]:
     """Return what files/look.sh prints."""
     lines = ["packages apt", "systemd"]
     lines += [f"config {host['config']}"] if host["config"] else []
     if host["version"]:
-        lines += [f"installed {host['version']}", 'mountpoint = "/var/lib/lxcfs"', 'engine = "auto"', '"proc/meminfo"']
+        lines += [f"installed {host['version']}", 'engine = "auto"', '"proc/meminfo"']
+        lines += [_mountpoint(base64.b64decode(host["config"])), f"wanted {_mountpoint(line.encode())}"]
         lines += ["mounted 90061"]
     elif host.get("c_program"):
         lines += [f"lxcfs {host['c_program']}", "mounted 90061", *(f"uses {pid}" for pid in host.get("c_users", []))]

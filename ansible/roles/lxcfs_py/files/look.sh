@@ -1,6 +1,7 @@
 # What is on the host, a line for each thing: its package manager, the installed version, the C program's, the configuration
-# in base64, the unit's drop-in, the age of the mount, what of the effective configuration the role asks for, and last the
-# users of the mount. Arguments: the paths of configuration and drop-in.
+# in base64, the unit's drop-in, the age of the mount, what of the effective configuration the role asks for, where a line
+# of the new one would put the mountpoint, and last the users of the mount. Arguments: the paths of configuration and
+# drop-in, and that line.
 . /etc/os-release
 case " $ID ${ID_LIKE-} " in
 *" debian "*)
@@ -28,6 +29,7 @@ if [ -n "$connection" ] && since=$(stat --format=%Z "/sys/fs/fuse/connections/$c
 fi
 if command -v lxcfs-py >/dev/null; then
     lxcfs-py check 2>/dev/null | grep -e '^mountpoint = ' -e '^engine = ' -e '"proc/meminfo"'
+    printf '%s\n' "$3" | lxcfs-py check /dev/stdin 2>/dev/null | sed -n 's/^mountpoint = /wanted &/p'
     timeout 60 lxcfs-py users || : # where nothing is mounted yet
 else
     # Another server, of which only the mounts tell.
