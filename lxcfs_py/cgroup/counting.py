@@ -1,9 +1,10 @@
-"""Counters of a cgroup that go on from those of another one, where a container was before."""
+"""Counters of a container that never step back: what the kernel forgets, and where it was before, counts on."""
 
 from __future__ import annotations
 
 import contextlib
 import operator
+import threading
 from collections.abc import Mapping
 from typing import Any, Callable
 
@@ -14,10 +15,15 @@ Counts = Mapping[Any, Mapping[Any, int]]
 class Counting:
     """What has counters: they begin where those of the cgroup before were."""
 
-    __slots__ = ("_offsets", "_shown")
+    __slots__ = ("_offsets", "_raw", "_reading", "_shown")
+
+    forgets = False
+    """True where the kernel sums the cgroups that there are: what one of those below had counted is gone with it."""
 
     def __init__(self) -> None:
-        self._offsets: Counts = {}
+        self._reading = threading.Lock()  # an older count after a newer one would seem to have stepped back
+        self._raw: Counts = {}
+        self._offsets: dict[Any, Mapping[Any, int]] = {}
         self._shown: Counts = {}
 
     def go_on_from(self, before: Counting) -> None:
@@ -34,19 +40,34 @@ class Counting:
 
     def _read(self) -> Counts:
         """Return the counters as they are shown."""
+        with self._reading:
+            return self._from_where_it_was(self._count())
+
+    def _count(self) -> Counts:
+        """Return what the kernel has counted."""
         raise NotImplementedError
 
     def _from_where_it_was(self, counted: Counts) -> Counts:
         """Return what is shown where the kernel has counted this."""
-        if self._offsets:
-            counted = _each(operator.add, counted, self._offsets)
-        self._shown = counted
-        return counted
+        for what, before in self._raw.items():
+            if what not in counted:  # a device has gone; another one may have its number later
+                self._offsets.pop(what, None)
+            elif self.forgets and counted[what] != before:
+                lost = _each(_lost, {what: before}, {what: counted[what]})
+                if any(lost[what].values()):
+                    self._offsets = _each(operator.add, self._offsets, lost)
+        self._raw = counted
+        self._shown = _each(operator.add, counted, self._offsets) if self._offsets else counted
+        return self._shown
 
 
-def _each(combine: Callable[[int, int], int], some: Counts, more: Counts) -> Counts:
+def _lost(before: int, now: int) -> int:
+    return max(before - now, 0)
+
+
+def _each(combine: Callable[[int, int], int], some: Counts, more: Counts) -> dict[Any, Mapping[Any, int]]:
     """Return each two counters in one, where those that are not there are 0."""
-    combined = {}
+    combined: dict[Any, Mapping[Any, int]] = {}
     for what in {*some, *more}:
         ones, others = some.get(what, {}), more.get(what, {})
         combined[what] = {name: combine(ones.get(name, 0), others.get(name, 0)) for name in {*ones, *others}}

@@ -22,6 +22,7 @@ class Memory(Counting):
 
     __slots__ = ("_levels",)
 
+    forgets = True
     fields = Fields(
         {
             "SwapCached": b"total_swapcached",
@@ -84,11 +85,11 @@ class Memory(Counting):
     def events(self) -> dict[str, int]:
         return dict(self._read()["events"])
 
-    def _read(self) -> Counts:
+    def _count(self) -> Counts:
         # "oom_kill_disable 0\nunder_oom 0\noom_kill 3"
         killed = stat_fields(self._levels[0].get("memory.oom_control") or b"").get(b"oom_kill", 0)
         counted = self._events.pick(self._levels[0].read("memory.stat"))
-        return self._from_where_it_was({"events": {**counted, "oom_kill": int(killed)}})
+        return {"events": {**counted, "oom_kill": int(killed)}}
 
     def numa_stat(self) -> Mapping[str, Mapping[int, int]]:
         return {}  # memory.numa_stat counts by kinds of pages that no field of /proc/meminfo is
@@ -188,6 +189,8 @@ class Io(Counting):
 
     __slots__ = ("_levels",)
 
+    forgets = True
+
     def __init__(self, levels: Levels) -> None:
         super().__init__()
         self._levels = levels
@@ -195,7 +198,7 @@ class Io(Counting):
     def stat(self) -> Mapping[bytes, Mapping[bytes, int]]:
         return self._read()
 
-    def _read(self) -> Counts:
+    def _count(self) -> Counts:
         devices: dict[bytes, dict[bytes, int]] = {}
         for name, unit in (("io_service_bytes", b"bytes"), ("io_serviced", b"ios")):
             # "8:0 Read 4096", …, and last "Total 4096"
@@ -205,7 +208,7 @@ class Io(Counting):
                 words = line.split()
                 if len(words) == 3 and words[1] in (b"Read", b"Write", b"Discard"):
                     devices.setdefault(words[0], {})[words[1][:1].lower() + unit] = int(words[2])
-        return self._from_where_it_was(devices)
+        return devices
 
 
 class Hugetlb:

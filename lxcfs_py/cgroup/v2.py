@@ -103,12 +103,12 @@ class Memory(Counting):
     def events(self) -> dict[str, int]:
         return dict(self._read()["events"])
 
-    def _read(self) -> Counts:
+    def _count(self) -> Counts:
         # Where memory.stat counts events, it calls them as /proc/vmstat does.
         counted = stat_fields(self._levels[0].get("memory.stat") or b"")
         killed = stat_fields(self._levels[0].get("memory.events") or b"").get(b"oom_kill", 0)
         events = {**{name.decode(): int(count) for name, count in counted.items()}, "oom_kill": int(killed)}
-        return self._from_where_it_was({"events": events})
+        return {"events": events}
 
     def numa_stat(self) -> Mapping[str, Mapping[int, int]]:
         names = {key: name for name, key in self.fields.wanted.items()}
@@ -196,7 +196,7 @@ class Io(Counting):
     def stat(self) -> Mapping[bytes, Mapping[bytes, int]]:
         return self._read()
 
-    def _read(self) -> Counts:
+    def _count(self) -> Counts:
         devices: dict[bytes, dict[bytes, int]] = {}
         text = self._levels[0].get("io.stat") or b""
         for line in text.splitlines():
@@ -209,7 +209,7 @@ class Io(Counting):
                     counts = devices[word] = {}
                 elif value.isdigit():
                     counts[key] = int(value)
-        return self._from_where_it_was(devices)
+        return devices
 
 
 class Hugetlb:

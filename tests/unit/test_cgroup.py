@@ -645,6 +645,40 @@ def test_counters_go_on_where_they_were_when_the_container_is_moved(version, fil
     assert counters(fourth) == (123, 123, 123, 123, 80)
 
 
+def test_what_v1_forgets_of_a_cgroup_below_that_is_gone_stays_counted(files):
+    own = files({})
+
+    def count(*numbers):
+        own.files = files(
+            {
+                "blkio.throttle.io_service_bytes_recursive": "\n".join(
+                    f"{device}:0 {kind} {number}" for device, kind, number in numbers
+                )
+            }
+        ).files
+        return {device: counts.get(b"rbytes") for device, counts in io.stat().items()}
+
+    io = v1.Io((own,))
+    assert count((8, "Read", 50), (8, "Write", 7), (9, "Read", 3)) == {b"8:0": 50, b"9:0": 3}
+    assert count((8, "Read", 20), (8, "Write", 7), (9, "Read", 4)) == {b"8:0": 50, b"9:0": 4}
+    assert count((8, "Read", 25), (8, "Write", 9), (9, "Read", 4)) == {b"8:0": 55, b"9:0": 4}
+    assert count((8, "Read", 5), (8, "Write", 9), (9, "Read", 4)) == {b"8:0": 55, b"9:0": 4}
+    assert io.stat()[b"8:0"] == {b"rbytes": 55, b"wbytes": 9}
+    assert count((9, "Read", 4)) == {b"9:0": 4}, "a disk that is gone"
+    assert count((8, "Read", 1), (9, "Read", 4)) == {b"8:0": 1, b"9:0": 4}, "another one with its number"
+
+
+def test_events_of_v1_do_not_step_back(files):
+    own = files({})
+
+    def events(faults, killed):
+        own.files = files({"memory.stat": f"total_pgfault {faults}", "memory.oom_control": f"oom_kill {killed}"}).files
+        return memory.events()["pgfault"], memory.events()["oom_kill"]
+
+    memory = v1.Memory((own,))
+    assert [events(*counts) for counts in ((50, 2), (40, 0), (45, 1))] == [(50, 2), (50, 2), (55, 3)]
+
+
 def test_who_waits_for_io_is_blocked_whether_or_not_it_may_be_killed(monkeypatch):
     """The kernel's five figures: sleeping, running, stopped, uninterruptible, waiting for I/O in another state."""
     answer = bytes(24) + struct.pack("=5Q", 1000, 2, 100, 30, 4)
