@@ -1,4 +1,4 @@
-"""Counters of a container that never step back: what the kernel forgets, and where it was before, counts on."""
+"""Counters of a container that never step back, wherever it is moved, and whatever the kernel forgets."""
 
 from __future__ import annotations
 

@@ -146,8 +146,9 @@ VMSTAT = (
     _row("nr_hugetlb", "`hugetlb.SIZE.usage_in_bytes` of all sizes", "`hugetlb.SIZE.current` of all sizes"),
     _row(
         "pgpgin, pgpgout",
-        "KiB of `blkio.throttle.io_service_bytes_recursive`, over all disks that pass nothing on to others",
-        "KiB of `rbytes`, `wbytes` of `io.stat`, over all disks that pass nothing on to others",
+        "KiB of `blkio.throttle.io_service_bytes_recursive`, over all disks; what one passes on to another counts "
+        "there",
+        "KiB of `rbytes`, `wbytes` of `io.stat`, over all disks; what one passes on to another counts there",
     ),
     _row("pgfault, pgmajfault", "`total_pgfault`, `total_pgmajfault`", "`pgfault`, `pgmajfault`"),
     _row("oom_kill", "`oom_kill` of `memory.oom_control`", "`oom_kill` of `memory.events`"),

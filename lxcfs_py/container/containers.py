@@ -26,6 +26,7 @@ from lxcfs_py.container import processes
 from lxcfs_py.container.cpu_time import Account, Ledger
 from lxcfs_py.container.eviction import choose
 from lxcfs_py.container.load import Load, Sampler
+from lxcfs_py.container.paged import Paged
 from lxcfs_py.linux import roots
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
@@ -71,6 +72,7 @@ class Container:
         "last_pid",
         "load",
         "namespace",
+        "paged",
         "paths",
         "pidfd",
         "reads",
@@ -97,6 +99,7 @@ class Container:
         self.account = Account(ledger, name, start)
         self.start = self.account.start
         self.load = Load(sampler, name, pid)
+        self.paged = Paged()
         self.last_pid = self._last_noted = 0  # the pid, and when the reader that has it was seen, since boot
         self.reads = 0
         self.configured: Optional[tuple[Config, Paths, Config]] = None

@@ -282,13 +282,24 @@ class Host:
         """Return the numbers of the CPUs that are online."""
         return cpu_list.parse(self._cpu.get("online") or b"0") or (0,)
 
-    def is_stacked(self, device: str) -> bool:
-        """Tell whether a disk ("253:0") passes on to other disks what it is asked for, as those of LVM and RAID do."""
-        try:
-            path = self.directory("sys/dev/block").link(device).replace("../../devices/", "", 1)
-            return bool(self.devices.names(f"{path}/slaves"))
-        except OSError:  # it is gone
-            return False
+    def disks_below(self, device: bytes) -> set[bytes]:
+        """Return to which others a disk ("253:0") passes on what it is asked for, as those of LVM and RAID do.
+
+        Of a partition that is one of them, it is the disk too.
+        """
+        numbers = set()
+        with contextlib.suppress(OSError):  # it is gone
+            path = self._device("sys/dev/block", device.decode())
+            for name in self.devices.names(f"{path}/slaves"):
+                disk = self._device("sys/class/block", name)
+                for directory in (disk, os.path.dirname(disk)):
+                    with contextlib.suppress(OSError):  # a disk is below no other
+                        numbers.add(self.devices.text(f"{directory}/dev").strip())
+        return numbers
+
+    def _device(self, directory: str, name: str) -> str:
+        """Return the path below /sys/devices to which a link of a directory of disks leads."""
+        return self.directory(directory).link(name).replace("../../devices/", "", 1)
 
     def directory(self, name: str) -> HeldDirectory:
         """Return one of the directories of files.py, by its name there."""

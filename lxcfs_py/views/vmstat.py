@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lxcfs_py.cgroup import Io
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux.host import Host
 from lxcfs_py.views import meminfo
@@ -58,16 +56,6 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     figures["nr_zone_write_pending"] = figures["nr_dirty"] + figures["nr_writeback"]
     figures["nr_kernel_stack"] = amounts.get("KernelStack", 0) >> 10  # the one that the kernel has in KiB
     if cgroup.io:
-        figures["pgpgin"], figures["pgpgout"] = _paged(cgroup.io, host)
+        read, written = container.paged.look(cgroup.io, host)
+        figures["pgpgin"], figures["pgpgout"] = read >> 10, written >> 10
     return b"".join(b"%s %d\n" % (name.encode(), figures.get(name, 0)) for name in host.vmstat_layout)
-
-
-def _paged(io: Io, host: Host) -> tuple[int, int]:
-    """Return how many KiB the container read from disks and wrote to them."""
-    disks: Mapping[bytes, Mapping[bytes, int]] = io.stat()
-    if len(disks) > 1:  # what a stacked disk, such as LVM's, was asked for is counted again where it went
-        disks = {device: counts for device, counts in disks.items() if not host.is_stacked(device.decode())}
-    return (
-        sum(counts.get(b"rbytes", 0) for counts in disks.values()) >> 10,
-        sum(counts.get(b"wbytes", 0) for counts in disks.values()) >> 10,
-    )

@@ -18,6 +18,7 @@ from lxcfs_py.cgroup.taskstats import Count
 from lxcfs_py.config import Config
 from lxcfs_py.container.cpu_time import Account, Ledger
 from lxcfs_py.container.load import Load, Sampler
+from lxcfs_py.container.paged import Paged
 from lxcfs_py.linux.host import NS_PER_TICK, TICKS, Host
 from lxcfs_py.views import VIEWS
 
@@ -66,6 +67,7 @@ class RecordedContainer:
         self.start = int((init / "stat").read_text().rpartition(") ")[2].split()[19]) * NS_PER_TICK
         self.account = Account(ledger or Ledger(), init.name)
         self.load = Load(Sampler(5))
+        self.paged = Paged()
         self.last_pid = 31
         self.reads = 0
 
@@ -185,6 +187,7 @@ def container_in() -> Callable[..., Any]:
             "amounts": (0.0, None, {}),
             "start": 0,
             "last_pid": 31,
+            "paged": Paged(),
             "reads": 0,
             "states": lambda: (0, 0, 0),
             "active": lambda: (0, 0),

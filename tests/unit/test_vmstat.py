@@ -84,18 +84,34 @@ def test_what_was_paged_in_and_out_is_the_block_io(machine):
     assert now["pgpgout"] == sum(int(row[9]) for row in rows) // 2
 
 
-def test_what_a_stacked_disk_passes_on_is_counted_once(made, cgroup, container_in):
+@pytest.fixture
+def paged(made, cgroup, container_in):
+    """paged(disks) is what vmstat says was paged in, in KiB, of a container that has read so many KiB from each disk.
+
+    The machine has a stacked disk 253:0 on a partition of 8:0, another one 253:1 on the whole of 8:16, and a loop 7:0.
+    """
     tree = {
         "sys/devices/system/cpu/online": "0\n",
         "proc/cpuinfo": "processor\t: 0\n\n",
         "proc/vmstat": "pgpgin 0\npgpgout 0\n",
+        "proc/meminfo": "MemTotal: 4096 kB\nMemFree: 4096 kB\nMemAvailable: 4096 kB\n",
     }
-    tree["proc/meminfo"] = "MemTotal: 4096 kB\nMemFree: 4096 kB\nMemAvailable: 4096 kB\n"
-    root = made({**tree, "sys/devices/virtual/block/dm-0/slaves/sda": "", "sys/devices/block/sda/slaves/none": ""})
-    (root / "sys/devices/block/sda/slaves/none").unlink()
-    (root / "sys/dev/block").mkdir(parents=True)
-    (root / "sys/dev/block/253:0").symlink_to("../../devices/virtual/block/dm-0")
-    (root / "sys/dev/block/8:0").symlink_to("../../devices/block/sda")
+    places = {
+        **{"8:0": "pci/block/sda", "8:1": "pci/block/sda/sda1", "8:16": "pci/block/sdb"},
+        **{
+            f"{number}": f"virtual/block/{name}"
+            for number, name in (("253:0", "dm-0"), ("253:1", "dm-1"), ("7:0", "loop0"))
+        },
+    }
+    tree.update({f"sys/devices/{place}/dev": f"{number}\n" for number, place in places.items()})
+    root = made(
+        {**tree, "sys/devices/virtual/block/dm-0/slaves/sda1": "", "sys/devices/virtual/block/dm-1/slaves/sdb": ""}
+    )
+    for directory in ("dev", "class"):
+        (root / "sys" / directory / "block").mkdir(parents=True)
+    for number, place in places.items():
+        (root / "sys/dev/block" / number).symlink_to(f"../../devices/{place}")
+        (root / "sys/class/block" / place.rpartition("/")[2]).symlink_to(f"../../devices/{place}")
     memory = SimpleNamespace(
         is_counted=lambda: True,
         stat=lambda: dict.fromkeys(("Cached", "Active(anon)", "Active(file)", "Inactive(anon)", "Inactive(file)"), 0),
@@ -104,11 +120,37 @@ def test_what_a_stacked_disk_passes_on_is_counted_once(made, cgroup, container_i
         ),
         events=dict,
     )
-    counts = {"rbytes": 4096, "wbytes": 8192}
-    own = {name.encode(): number for name, number in counts.items()}
-    io = SimpleNamespace(stat=lambda: {b"253:0": own, b"8:0": own})
-    container = container_in(cgroup(memory=memory, io=io))
-    assert VIEWS["proc/vmstat"](container, Host(str(root)), Config()) == b"pgpgin 4\npgpgout 8\n"
+    now: dict[bytes, dict[bytes, int]] = {}
+    container = container_in(cgroup(memory=memory, io=SimpleNamespace(stat=lambda: dict(now))))
+    host = Host(str(root))
+
+    def look(disks):
+        now.clear()
+        now.update({disk.encode(): {b"rbytes": kib << 10, b"wbytes": kib << 11} for disk, kib in disks.items()})
+        read, written = fields(VIEWS["proc/vmstat"](container, host, Config())).values()
+        assert written == 2 * read
+        return read
+
+    return look
+
+
+def test_what_a_stacked_disk_passes_on_is_counted_once(paged):
+    assert paged({"253:0": 4, "8:0": 4, "253:1": 2, "8:16": 2}) == 6
+
+
+def test_a_stacked_disk_counts_where_nothing_is_counted_of_those_below_it(paged):
+    """As on cgroup v1 where it alone has a limit."""
+    assert paged({"253:0": 100, "7:0": 1}) == 101
+    assert paged({"253:0": 110, "7:0": 1, "8:0": 0}) == 111
+    assert paged({"253:0": 115, "7:0": 1, "8:0": 5}) == 116, "5 of each, which are the same"
+
+
+def test_what_was_paged_never_steps_back(paged):
+    assert paged({"253:0": 100}) == 100
+    assert paged({"253:0": 101, "8:0": 1}) == 101, "it is not alone any more"
+    assert paged({"253:0": 101, "8:0": 1, "7:0": 50}) == 151
+    assert paged({"253:0": 103, "8:0": 3}) == 153, "a disk is gone"
+    assert paged({"253:0": 103, "8:0": 3, "7:0": 2}) == 155, "another one with its number"
 
 
 def test_killed_processes_are_counted(files):
