@@ -66,8 +66,9 @@ def _meminfo(sight: Sight, _path: str, text: bytes) -> bytes:
     """Return the node's part of what the container's /proc/meminfo says: nothing where it may not use its memory.
 
     It is what memory.numa_stat counts on this node, as far as it does, or counts the parts of. All else, MemTotal and
-    MemFree too, and what others have in the file pages, is divided in proportion to the nodes' sizes; huge pages in
-    proportion to how many the nodes have. So the nodes together have what /proc/meminfo says.
+    MemFree too, and what others have in the file pages, or it has itself on nodes that it may not use, is divided in
+    proportion to the nodes' sizes; huge pages in proportion to how many the nodes have. So the nodes together have what
+    /proc/meminfo says.
     """
     memory = sight.container.cgroup.memory
     if memory is None:
@@ -75,7 +76,10 @@ def _meminfo(sight: Sight, _path: str, text: bytes) -> bytes:
     sizes = {node: sight.host.memory_on([node])[0] for node in sight.memory_nodes}
     amounts = meminfo.figures(sight.container.cgroup, memory, sight.host, sight.config)
     amounts["MemUsed"] = amounts["MemTotal"] - amounts["MemFree"]
-    counted = dict(memory.numa_stat())
+    counted = {
+        name: {node: amount for node, amount in on_nodes.items() if node in sizes}
+        for name, on_nodes in memory.numa_stat().items()
+    }
     for name, parts in _SUMS.items():
         if parts[0] in counted:
             counted[name] = {

@@ -368,6 +368,13 @@ def test_the_nodes_file_pages_are_together_what_meminfo_has_in_its_cache_and_its
     assert kib_on_nodes(seen, "FilePages") == [(7 + 4) * KIB, (2 + 12) * KIB]
 
 
+def test_a_node_whose_memory_the_container_may_not_use_any_more_has_none_of_it(large):
+    """Where its cpuset was changed without that its pages were moved, they stay counted where they are."""
+    seen = large("0-3", "1", 512 * MIB, f"anon N0={MIB} N1=0\nfile N0={6 * MIB} N1={2 * MIB}\n", anon=MIB, file=8 * MIB)
+    totals = {name: kib_on_nodes(seen, name) for name in ("MemTotal", "AnonPages", "FilePages")}
+    assert totals == {"MemTotal": [0, 512 * KIB], "AnonPages": [0, KIB], "FilePages": [0, 8 * KIB]}
+
+
 def test_huge_pages_are_on_the_nodes_where_the_machine_has_them(large, files):
     def pages(seen, name):
         kind = "hugepages/hugepages-2048kB"
