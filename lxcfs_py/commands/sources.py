@@ -40,10 +40,10 @@ class Subject:
         """Place a process. OSError when it has ended."""
         self._layout = layout.find()
         self.config = config
-        self.host = Host().with_clock(processes.boottime_offset(pid))
         sampler = Sampler(config.loadavg.interval)
         self.container: Optional[Container] = Containers(self._layout, Ledger(), sampler).of(pid)
         self.init = self.container.init if self.container else pid
+        self.host = Host().with_clock(processes.boottime_offset(pid, self.init))
         self.policies = []
         if self.container:
             self.policies = matching(self.container, config)

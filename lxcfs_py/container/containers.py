@@ -259,7 +259,7 @@ class Containers:
                     raise
             if container is not None and not (reader and reader.inode == inode and reader.container() is container):
                 container.note_reader(pid)
-            offset = processes.boottime_offset(pid) if container is not None else 0
+            offset = processes.boottime_offset(pid, container.init) if container is not None else 0
         except OSError as error:
             self._count_unplaced(pid, error)
             return None

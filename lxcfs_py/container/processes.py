@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -89,14 +90,19 @@ def pid_inside(pid: int, pid_namespace: int) -> int:
         return (_pids(pid) or [0])[-1]
 
 
-def boottime_offset(pid: int) -> int:
+def boottime_offset(pid: int, init: int = 0) -> int:
     """Return by how many nanoseconds a process's clock of the time since boot is ahead of the host's.
 
-    That is 0 but in a time namespace (Linux 5.6). OSError when the process has ended.
+    That is 0 but in a time namespace (Linux 5.6). OSError when the process has ended. Of one that has made another
+    namespace for its children the kernel tells the offset of that: then an ancestor's in its own namespace is taken, or
+    that of its container's init.
     """
-    if namespace_or_none(pid, "time") == _own_time_namespace():
+    name = namespace_or_none(pid, "time")
+    if name == _own_time_namespace():
         return 0
-    for line in read(pid, "timens_offsets").splitlines():
+    candidates = itertools.chain((pid, init), itertools.islice(ancestors(pid), 1, _MAX_PROCESSES_EXAMINED))
+    told = next((each for each in candidates if namespace_or_none(each, "time_for_children") == name), pid)
+    for line in read(told, "timens_offsets").splitlines():
         clock, seconds, nanoseconds = line.split()
         if clock in (b"boottime", b"7"):  # a number before Linux 5.7
             return int(seconds) * 1_000_000_000 + int(nanoseconds)

@@ -11,6 +11,7 @@ import resource
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -886,6 +887,31 @@ def test_the_offset_of_a_readers_clock_since_boot_is_that_of_its_own_time_namesp
     (below,) = children(program.pid)
     assert offset(containers, below) == 100_000 * 10**9
     assert offset(containers, box.init) == of_init
+
+
+def test_who_made_a_time_namespace_for_its_children_is_still_in_its_own(containers, sandbox, require):
+    require(os.path.exists("/proc/self/ns/time"), "Linux 5.6")
+    box = sandbox(own_clock=True)
+    command = [sys.executable, "-c", MAKES_ONE_FOR_ITS_CHILDREN]
+    parent = box.popen(command, stdout=subprocess.PIPE)
+    assert parent.stdout.readline()
+    assert offset(containers, parent.pid) == offset(containers, box.init)
+    unshare = ["unshare", "--time", "--boottime", "100000", "--fork", "sh", "-c", '"$@"; true', "sh", *command]
+    program = box.popen(unshare, stdout=subprocess.PIPE)
+    assert program.stdout.readline()
+    (shell,) = children(program.pid)
+    (below,) = children(shell)
+    assert offset(containers, below) == 100_000 * 10**9
+
+
+MAKES_ONE_FOR_ITS_CHILDREN = """
+import ctypes, time
+ctypes.CDLL(None).unshare(0x80)  # CLONE_NEWTIME: its own clock stays as it is
+with open("/proc/self/timens_offsets", "w") as offsets:
+    offsets.write("boottime 500000 0")
+print(flush=True)
+time.sleep(1000)
+"""
 
 
 def offset(containers: Containers, reader: int) -> int:
