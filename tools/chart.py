@@ -16,16 +16,16 @@ apiVersion: v1
 kind: ConfigMap
 metadata:
   name: lxcfs-py
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ .Release.Namespace | quote }}
 data:
-  lxcfs.toml: |
+  lxcfs.toml: |2
 {{ .Values.config | indent 4 }}
 """
 
 _IMAGE = '"{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"'
 _VALUES = {
-    "namespace: lxcfs-py\n": "namespace: {{ .Release.Namespace }}\n",
-    "[kube-system, lxcfs-py]": "[kube-system, {{ .Release.Namespace }}]",
+    "namespace: lxcfs-py\n": "namespace: {{ .Release.Namespace | quote }}\n",
+    "[kube-system, lxcfs-py]": "[kube-system, {{ .Release.Namespace | quote }}]",
     "lxcfs-py-webhook.lxcfs-py.svc": "lxcfs-py-webhook.{{ .Release.Namespace }}.svc",
     "image: lxcfs-py\n": f"image: {_IMAGE}\n",
     "imagePullPolicy: IfNotPresent": "imagePullPolicy: {{ .Values.image.pullPolicy }}",

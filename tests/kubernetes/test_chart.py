@@ -43,6 +43,8 @@ def filled(template, values, namespace="lxcfs-py"):
                 result = result or value(arguments[0])
             elif name == "sha256sum":
                 result = hashlib.sha256(result.encode()).hexdigest()
+            elif name == "quote":
+                result = json.dumps(result)
             elif name == "indent":
                 blanks = " " * int(arguments[0])
                 result = "\n".join(f"{blanks}{line}" for line in result.split("\n"))
@@ -103,6 +105,17 @@ def test_kubernetes_takes_all_of_it_in_another_namespace(version):
             assert item["metadata"]["namespace"] == "views"
     assert "namespace: lxcfs-py" not in yaml.safe_dump_all(found.values())
     assert "lxcfs-py.svc" not in yaml.safe_dump_all(found.values())
+
+
+@pytest.mark.parametrize("config", ["  # indented\n[cpu]\nmode = 'quota'\n", "\n\t[cpu]\n"])
+@pytest.mark.parametrize("namespace", ["123", "true", "on", "null", "1e3"])
+def test_what_yaml_would_take_otherwise_comes_as_it_is(namespace, config):
+    found = objects({**EVERYTHING, "config": config}, namespace)
+    assert found["ConfigMap", "lxcfs-py"]["data"]["lxcfs.toml"].rstrip("\n") == config.rstrip("\n")
+    assert {item["metadata"].get("namespace", namespace) for item in found.values()} == {namespace}
+    system = {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system", namespace]}
+    hooks = found["MutatingWebhookConfiguration", "lxcfs-py-webhook"]["webhooks"]
+    assert all(system in hook["namespaceSelector"]["matchExpressions"] for hook in hooks)
 
 
 def test_another_configuration_is_a_rollout():
