@@ -28,7 +28,7 @@ from lxcfs_py.attach.visits import Ask, Visits
 from lxcfs_py.errors import of_system
 from lxcfs_py.linux import syscalls
 from lxcfs_py.linux.mountpoint import FSTYPE, is_dead
-from lxcfs_py.runtimes.names import OPT_OUTS
+from lxcfs_py.runtimes.names import opt_out_in
 
 ENGINE_SECONDS = 30.0
 
@@ -280,9 +280,8 @@ def _attach(
         raise LeftAloneError(reason)
     if wanted.opt_outs:
         environment = places.read("environ", process, _MAX_ENVIRONMENT).decode(errors="replace").split("\0")
-        opted_out = sorted(OPT_OUTS.intersection(environment))
-        if opted_out:
-            raise LeftAloneError(f"it opts out by its environment: {opted_out[0]}")
+        if opt_out_in(environment):
+            raise LeftAloneError(f"it opts out by its environment: {opt_out_in(environment)}")
     tree = places.tree_of(process, ask)
     namespace = os.open("ns/mnt", os.O_RDONLY, dir_fd=process)
     # A clone of a shared mount would be shared too: what the container mounts over it would come over all containers.

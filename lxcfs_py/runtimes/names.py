@@ -25,8 +25,8 @@ from lxcfs_py.linux import roots
 KEY = "lxcfs.py/views"
 """The label, annotation or environment variable by which a container opts in ("all") or out ("none")."""
 
-OPT_OUTS = frozenset({f"{KEY}=none", "LXCFS_PY_VIEWS=none"})
-"""What opts a container out in its environment. Kubernetes before 1.32 has no variables with a slash in their names."""
+_VARIABLES = (KEY, "LXCFS_PY_VIEWS")
+"""By which a container opts out in its environment. Kubernetes before 1.32 has none with a slash in their names."""
 
 CPU_MODE = "lxcfs.py/cpu-mode"
 """The label or annotation by which a container has a cpu.mode of its own."""
@@ -113,9 +113,23 @@ class Identity(NamedTuple):
         return ""
 
 
+def words(wish: str) -> list[str]:
+    """Return what a label, annotation or variable says: words with commas between them, in small letters."""
+    return [word for part in wish.split(",") if (word := part.strip().lower())]
+
+
 def is_opt_out(wish: str) -> bool:
-    """Tell whether that, in a label or annotation, means that there are to be no files."""
-    return wish.strip().lower() == "none"
+    """Tell whether that, in a label, annotation or variable, means that there are to be no files."""
+    return "none" in words(wish)
+
+
+def opt_out_in(environment: Iterable[str]) -> str:
+    """Return what opts a container out in its environment, "" if nothing does."""
+    for variable in environment:
+        name, _, wish = variable.partition("=")
+        if name in _VARIABLES and is_opt_out(wish):
+            return f"{name}=none"
+    return ""
 
 
 class _Answer(NamedTuple):

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lxcfs_py import files
-from lxcfs_py.runtimes.names import KEY, is_opt_out
+from lxcfs_py.runtimes.names import KEY, is_opt_out, words
 
-_ALL = ("all", "true")  # the latter is what the OCI hook is asked for with
+_ALL = {"all", "true"}  # the latter is what the OCI hook is asked for with
 # A pod in a virtual machine or with a kernel in user space has another /proc than the node's kernel makes.
 _OTHER_KERNEL = re.compile(r"kata|gvisor|runsc|firecracker|wasm|urunc|quark", re.IGNORECASE)
 
@@ -31,9 +31,10 @@ def wished(
         return (), "it opted out"
     if opt_in and not wishes:
         return (), "it did not opt in"
-    if not wishes or any(wish.strip().lower() in _ALL for wish in wishes):
+    said = [set(words(wish)) for wish in wishes]
+    if not wishes or any(each and each <= _ALL for each in said):
         return enabled, ""
-    listed = {files.named(name.strip()) for wish in wishes for name in wish.split(",") if name.strip()}
+    listed = {files.named(name) for each in said for name in each}
     unknown = sorted(listed - set(files.NAMES))
     if unknown or not listed:
         named = unknown[0][:40] if unknown else ""

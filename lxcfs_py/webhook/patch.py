@@ -11,7 +11,7 @@ from typing import Any, Optional
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.runtimes import pods
 from lxcfs_py.runtimes.bind_snippets import HostPath
-from lxcfs_py.runtimes.names import KEY, OPT_OUTS
+from lxcfs_py.runtimes.names import KEY, opt_out_in
 from lxcfs_py.runtimes.seccomp_profile import LOCALHOST
 
 _LEFT_OUT = "this pod sees the figures of its node, not its own (lxcfs-py): {}"
@@ -180,7 +180,7 @@ def _container(path: str, container: Object, mounts: Sequence[tuple[str, HostPat
 def _opts_out(path: str, container: Object) -> bool:
     """Tell whether a container declines by its environment."""
     environment = _objects(container, "env", path)
-    return not OPT_OUTS.isdisjoint(f"{variable.get('name')}={variable.get('value')}" for variable in environment)
+    return bool(opt_out_in(f"{variable.get('name')}={variable.get('value') or ''}" for variable in environment))
 
 
 def _profile(spec: Object, annotations: Object) -> Iterator[Object]:

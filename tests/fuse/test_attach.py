@@ -448,7 +448,7 @@ def test_all_leaves_a_container_alone_that_opts_out_unless_it_is_named(
         init = box.init
         monkeypatch.setattr(Names, "of", lambda self, cgroup: Identity("docker", "0" * 64, "web", {KEY: "none"}))
     else:
-        _, init = nested(box, ["env", opted_out_by.split()[1], *NESTED, "--mount-proc"])
+        _, init = nested(box, ["env", opted_out_by.split()[1].replace("none", "None,"), *NESTED, "--mount-proc"])
     monkeypatch.setattr(attach, "all_targets", lambda: {init: [init]})
     options = ["--file", "meminfo", "--config", str(tmp_path / "lxcfs.toml")]
     assert command_line(["attach", "--all", *options]) == 0

@@ -38,7 +38,7 @@ def identity(root: Path, cgroup: str) -> Identity:
     [f"/docker/{ID}", f"/mine/{ID}", f"/system.slice/docker-{ID}.scope", f"/mine.slice/docker-{ID}.scope"],
 )
 def test_a_docker_container_is_called_as_docker_calls_it(tmp_path: Path, cgroup: str) -> None:
-    labels = {"Name": "/web", "Config": {"Labels": {names.KEY: "None"}, "Image": "nginx:1"}}
+    labels = {"Name": "/web", "Config": {"Labels": {names.KEY: "None, "}, "Image": "nginx:1"}}
     write(tmp_path, f"var/lib/docker/containers/{ID}/config.v2.json", labels)
     found = identity(tmp_path, cgroup)
     assert (found.engine, found.id, found.name, found.image) == ("docker", ID, "web", "nginx:1")

@@ -197,6 +197,7 @@ def test_no_container_is_to_mount_what_the_kernel_lacks(monkeypatch):
         ({}, {"mounts": [("/sys/devices", "bind", "/srv")]}, {m for m in MOUNTED if not m.startswith("/sys/devices")}),
         ({}, {"mounts": [("/host/lib", "bind", "/var/lib")]}, set()),
         ({}, {"environment": ["HOME=/", "LXCFS_PY_VIEWS=none"]}, set()),
+        ({}, {"environment": ["HOME=none", "LXCFS_PY_VIEWS=None, "]}, set()),
         ({"annotations": {"lxcfs.py/views": "all"}}, {"environment": ["lxcfs.py/views=none"]}, set()),
         ({}, {"mounts": [("/", "bind", "/srv")]}, MOUNTED),
     ],
@@ -212,7 +213,7 @@ def test_no_container_is_to_mount_what_the_kernel_lacks(monkeypatch):
             "the node's pids",
             "its own meminfo",
         ),
-        *("something above", "the whole mount", "a variable", "an annotation and a variable", "a root"),
+        *("something above", "the whole mount", "a variable", "another", "an annotation and a variable", "a root"),
     ],
 )
 def test_who_gets_what(runtime, of, described, gets):

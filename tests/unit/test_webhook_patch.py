@@ -208,9 +208,9 @@ def test_a_wish_that_cannot_be_met_is_answered_with_a_warning(wish, said):
 
 
 WISHES = {
-    **dict.fromkeys(("all", " all", "All", "true", "True"), "everything"),
-    **dict.fromkeys(("none ", "None", "memfino", "", " , ", "yes"), "nothing"),
-    **dict.fromkeys(("meminfo", "meminfo,", " , meminfo"), "/proc/meminfo"),
+    **dict.fromkeys(("all", " all", "All", "true", "True", "all,", "all, ", "true,", ", all,true"), "everything"),
+    **dict.fromkeys(("none ", "None", "none,", "none, all", "memfino", "", " , ", "yes", "all, memfino"), "nothing"),
+    **dict.fromkeys(("meminfo", "meminfo,", " , meminfo", "MemInfo"), "/proc/meminfo"),
     "meminfo,/proc/stat": "/proc/meminfo /proc/stat",
 }
 
@@ -229,10 +229,12 @@ def test_the_webhook_and_nri_understand_the_same_of_a_pod():
 
 
 @pytest.mark.parametrize("name", ["LXCFS_PY_VIEWS", KEY])
-def test_a_container_may_opt_out_by_its_environment(name):
-    opted_out = {"env": [{"name": name, "value": "none"}]}
-    containers = patched(a_pod(containers=[opted_out, {"env": [{"name": name, "value": "all"}]}]))["spec"]["containers"]
-    assert ["volumeMounts" in container for container in containers] == [False, True]
+@pytest.mark.parametrize("wish", ["none", " None,"])
+def test_a_container_may_opt_out_by_its_environment(name, wish):
+    opted_out = {"env": [{"name": name, "value": wish}]}
+    others = [{"env": [{"name": name, "value": "all"}]}, {"env": [{"name": name, "valueFrom": {}}]}]
+    containers = patched(a_pod(containers=[opted_out, *others]))["spec"]["containers"]
+    assert ["volumeMounts" in container for container in containers] == [False, True, True]
     assert not of_pod(a_pod(containers=[opted_out]), TWO, opt_in=False).operations
 
 

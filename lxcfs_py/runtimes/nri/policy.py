@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lxcfs_py.runtimes import pods, seccomp_profile
-from lxcfs_py.runtimes.names import CPU_MODE, KEY, OPT_OUTS
+from lxcfs_py.runtimes.names import CPU_MODE, KEY, opt_out_in
 from lxcfs_py.runtimes.nri import wire
 
 ENVIRONMENT = "lxcfs.py/environment"
@@ -150,7 +150,7 @@ class Policy:
 
 def _misfit(pod: Pod, container: Container, mountpoint: str) -> str:
     """Return why a container cannot have the files, or does not want them, "" if it gets them."""
-    if not OPT_OUTS.isdisjoint(container.environment):
+    if opt_out_in(container.environment):
         return "it opts out by its environment"
     if pods.other_kernel(pod.runtime_handler):
         return pods.other_kernel(pod.runtime_handler)
