@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 
-from lxcfs_py.cgroup.tree import Levels, processes
-
-_LOOK_SECONDS = 1.0
-
-# The part of the time that looking at one container's tasks may take: 1 %.
-_REST = 100
+from lxcfs_py.cgroup.tree import Levels, Looks, processes
 
 
 class Tasks:
-    """What both versions have in common; how they look at states is theirs.
+    """What both versions have in common; how they look at states is theirs."""
 
-    A look costs by the number of cgroups and tasks, which a container can have many of. So one serves all who ask
-    within a second, or for longer where it took long.
-    """
-
-    __slots__ = ("_counts", "_forked", "_levels", "_next_look")
+    __slots__ = ("_forked", "_levels", "_looks")
 
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
-        self._next_look = float("-inf")
-        self._counts = (0, 0, 0)
+        self._looks: Looks[tuple[int, int, int]] = Looks()
         self._forked = 0
 
     def states(self) -> tuple[int, int, int]:
@@ -35,13 +24,13 @@ class Tasks:
         There are as many as the pids controller has counted: a zombie is one until it is reaped, as everywhere in the
         kernel. Without that controller it is those that are listed, which zombies are not.
         """
-        running, blocked, listed = self._counted()
+        running, blocked, listed = self._looks.found(self._look)
         current = self._levels[0].get("pids.current")
         return running, blocked, int(current) if current else listed
 
     def active(self) -> tuple[int, int]:
         """Return how many tasks run, and how many are in uninterruptible sleep."""
-        running, blocked, _ = self._counted()
+        running, blocked, _ = self._looks.found(self._look)
         return running, blocked
 
     def forked(self) -> int:
@@ -58,15 +47,6 @@ class Tasks:
     def pids(self) -> Iterator[int]:
         """Yield processes in the cgroup, and then in those below it, as the daemon's pid namespace numbers them."""
         return processes(self._levels[0])
-
-    def _counted(self) -> tuple[int, int, int]:
-        """Return what the last look found, which is made anew when its time is over."""
-        now = time.monotonic()
-        if now >= self._next_look:
-            self._counts = self._look()
-            done = time.monotonic()
-            self._next_look = done + max(_LOOK_SECONDS, (done - now) * _REST)
-        return self._counts
 
     def _look(self) -> tuple[int, int, int]:
         """Return how many tasks run, are blocked, and are listed."""

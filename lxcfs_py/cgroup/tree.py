@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Iterator, Mapping
 from operator import itemgetter
-from typing import Callable, NamedTuple
+from typing import Callable, Generic, NamedTuple, Optional, TypeVar
 
 from lxcfs_py.linux.kernel_files import KernelDirectory
+
+A = TypeVar("A")
 
 Levels = tuple[KernelDirectory, ...]
 """A cgroup's directory and its ancestors', the cgroup's own first, without the root of the hierarchy."""
@@ -92,14 +95,47 @@ def processes(directory: KernelDirectory) -> Iterator[int]:
         yield from filter(None, read_pids(fd, "cgroup.procs"))
 
 
-def read_pids(directory: int, name: str) -> list[int]:
-    """Return the pids in a file of a cgroup's directory; none when that is gone."""
+def read_in(directory: int, name: str) -> bytes:
+    """Return the text of a file of a cgroup's directory; none when that is gone."""
     try:
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
         with open(fd, "rb") as file:
-            return [int(word) for word in file.read().split()]
+            return file.read()
     except OSError:
-        return []
+        return b""
+
+
+def read_pids(directory: int, name: str) -> list[int]:
+    """Return the pids in a file of a cgroup's directory; none when that is gone."""
+    return [int(word) for word in read_in(directory, name).split()]
+
+
+_LOOK_SECONDS = 1.0
+
+# The part of the time that looking at all cgroups of one container may take: 1 %.
+_REST = 100
+
+
+class Looks(Generic[A]):
+    """Looks at a cgroup and all below it, each of which costs by their number: a container can have many.
+
+    So one serves all who ask within a second, or for longer where it took long.
+    """
+
+    __slots__ = ("_found", "_next")
+
+    def __init__(self) -> None:
+        self._found: Optional[A] = None
+        self._next = 0.0
+
+    def found(self, look: Callable[[], A]) -> A:
+        """Return what the last look found, which is made anew when its time is over."""
+        found, now = self._found, time.monotonic()
+        if found is None or now >= self._next:
+            found = self._found = look()
+            done = time.monotonic()
+            self._next = done + max(_LOOK_SECONDS, (done - now) * _REST)
+        return found
 
 
 def stat_fields(text: bytes) -> Mapping[bytes, bytes]:

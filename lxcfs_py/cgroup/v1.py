@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Mapping
 from functools import partial
 from typing import Optional
 
 from lxcfs_py.cgroup import tasks, taskstats
 from lxcfs_py.cgroup.counting import Counting, Counts
-from lxcfs_py.cgroup.tree import NOTHING_USED, Fields, Levels, Room, Used, read_pids, stat_fields, subtree
+from lxcfs_py.cgroup.tree import (
+    NOTHING_USED,
+    Fields,
+    Levels,
+    Looks,
+    Room,
+    Used,
+    read_in,
+    read_pids,
+    stat_fields,
+    subtree,
+)
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 # "No limit" is the largest number of whole pages in a signed long, which depends on the page size.
@@ -20,7 +32,7 @@ _SHARES = 1024  # of CPU time, where nobody has set them
 class Memory(Counting):
     """The memory controller; its usage counts the cgroups below, as the `total_` fields of memory.stat do."""
 
-    __slots__ = ("_levels",)
+    __slots__ = ("_levels", "_looks")
 
     forgets = True
     fields = Fields(
@@ -47,6 +59,7 @@ class Memory(Counting):
     def __init__(self, levels: Levels) -> None:
         super().__init__()
         self._levels = levels
+        self._looks: Looks[int] = Looks()
 
     def is_counted(self) -> bool:
         return True
@@ -86,10 +99,13 @@ class Memory(Counting):
         return dict(self._read()["events"])
 
     def _count(self) -> Counts:
-        # "oom_kill_disable 0\nunder_oom 0\noom_kill 3"
-        killed = stat_fields(self._levels[0].get("memory.oom_control") or b"").get(b"oom_kill", 0)
-        counted = self._events.pick(self._levels[0].read("memory.stat"))
-        return {"events": {**counted, "oom_kill": int(killed)}}
+        killed = _killed(self._levels[0].get("memory.oom_control") or b"") + self._looks.found(self._killed_below)
+        return {"events": {**self._events.pick(self._levels[0].read("memory.stat")), "oom_kill": killed}}
+
+    def _killed_below(self) -> int:
+        """Return how many tasks were killed for want of memory in cgroups below: this alone, v1 does not sum."""
+        below = itertools.islice(subtree(self._levels[0]), 1, None)
+        return sum(_killed(read_in(directory, "memory.oom_control")) for directory in below)
 
     def numa_stat(self) -> Mapping[str, Mapping[int, int]]:
         return {}  # memory.numa_stat counts by kinds of pages that no field of /proc/meminfo is
@@ -102,6 +118,11 @@ class Memory(Counting):
             return self._levels[0].read_records("memory.kmem.slabinfo")
         except OSError:
             return None
+
+
+def _killed(text: bytes) -> int:
+    # "oom_kill_disable 0\nunder_oom 0\noom_kill 3"
+    return int(stat_fields(text).get(b"oom_kill", 0))
 
 
 def _swap_usage(level: KernelDirectory) -> int:

@@ -151,7 +151,7 @@ VMSTAT = (
         "KiB of `rbytes`, `wbytes` of `io.stat`, over all disks; what one passes on to another counts there",
     ),
     _row("pgfault, pgmajfault", "`total_pgfault`, `total_pgmajfault`", "`pgfault`, `pgmajfault`"),
-    _row("oom_kill", "`oom_kill` of `memory.oom_control`", "`oom_kill` of `memory.events`"),
+    _row("oom_kill", "`oom_kill` of `memory.oom_control`, of all cgroups", "`oom_kill` of `memory.events`"),
     _row(
         "pgscan_*, pgsteal_*, pgrefill, pgactivate, pgdeactivate, pglazyfree, pglazyfreed, pswpin, pswpout, "
         "swpin_zero, swpout_zero, zswp*, workingset_*, thp_*, numa_*, pgdemote_*, pgpromote_success",

@@ -148,8 +148,13 @@ def copied() -> Callable[[str, Path], Machine]:
     return lambda name, where: Machine(Path(shutil.copytree(TREES / name, where / name)))
 
 
+_DIRECTORY = os.open("/", os.O_PATH)
+
+
 class Files:
-    """A cgroup's directory with just these files: what the readers of cgroups ask of a KernelDirectory."""
+    """A cgroup's directory with just these files, and none below: what readers of cgroups ask of a KernelDirectory."""
+
+    path = ""
 
     def __init__(self, files: Mapping[str, object]) -> None:
         self.files = {name: f"{content}\n".encode() for name, content in files.items()}
@@ -162,6 +167,9 @@ class Files:
 
     def get(self, name: str) -> Optional[bytes]:
         return self.files.get(name)
+
+    def fd(self) -> int:
+        return _DIRECTORY
 
 
 @pytest.fixture(scope="session")

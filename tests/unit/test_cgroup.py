@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import struct
 import time
 
@@ -494,11 +495,11 @@ def test_tasks_of_cgroups_below_count_and_there_are_bounds(made, monkeypatch):
     assert tasks.states() == (2, 1, 6)
     monkeypatch.setattr(tree, "_MAX_CGROUPS", 1)
     assert tasks.states() == (2, 1, 6), "one look serves all who ask within a second"
-    tasks._next_look = 0
+    tasks._looks = tree.Looks()
     assert tasks.states() == (1, 0, 2)
     monkeypatch.setattr(tree, "_MAX_CGROUPS", 256)
     monkeypatch.setattr(v2, "_MAX_THREADS", 3)  # two stand for four: 11 and 13, or another one's
-    tasks._next_look = 0
+    tasks._looks = tree.Looks()
     running, blocked, total = tasks.states()
     assert running % 2 == blocked % 2 == 0
     assert total == 6
@@ -529,7 +530,7 @@ def test_tasks_of_v1_without_the_pids_controller_are_those_that_are_listed(made,
 def test_a_look_that_took_long_serves_for_longer(monkeypatch, files):
     """So that a container with very many tasks and cgroups takes no more of the daemon's time than others."""
     now = [1000.0]
-    monkeypatch.setattr("lxcfs_py.cgroup.tasks.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lxcfs_py.cgroup.tree.time.monotonic", lambda: now[0])
 
     class Slow(v1.Tasks):
         looks = 0
@@ -677,6 +678,25 @@ def test_events_of_v1_do_not_step_back(files):
 
     memory = v1.Memory((own,))
     assert [events(*counts) for counts in ((50, 2), (40, 0), (45, 1))] == [(50, 2), (50, 2), (55, 3)]
+
+
+def test_killed_processes_below_count_on_v1_too_and_after_their_cgroup_is_gone(made, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("lxcfs_py.cgroup.tree.time.monotonic", lambda: now[0])
+
+    def killed(**counts):
+        now[0] += 1.1
+        made({f"box/{path}/memory.oom_control": f"under_oom 0\noom_kill {count}\n" for path, count in counts.items()})
+        return memory.events()["oom_kill"]
+
+    root = made({"box/memory.oom_control": "under_oom 0\noom_kill 1\n", "box/memory.stat": "total_pgfault 3\n"})
+    memory = v1.Memory((KernelDirectory(f"{root}/box"),))
+    assert killed() == 1
+    assert killed(a=2) == 3
+    assert killed(**{"a/inner": 4}) == 7
+    shutil.rmtree(root / "box/a")
+    assert killed() == 7
+    assert killed(b=1) == 8
 
 
 def test_who_waits_for_io_is_blocked_whether_or_not_it_may_be_killed(monkeypatch):
