@@ -87,13 +87,17 @@ class Memory(Counting):
         room = Room()
         if not counted:
             return room, 0
-        for level in self._levels:
-            both = int(level.read("memory.memsw.limit_in_bytes"))
-            if both < _UNLIMITED:
-                memory = int(level.read("memory.limit_in_bytes"))
-                limit = max(both - memory, 0) if memory < _UNLIMITED else both
-                room = room.within(limit, max(limit - _swap_usage(level), 0), int)
-        return room, _swap_usage(self._levels[0])
+        used = _swap_usage(self._levels[0])
+        both = [int(level.read("memory.memsw.limit_in_bytes")) for level in self._levels]
+        if min(both) < _UNLIMITED:
+            # The kernel holds memory to each limit of it, and both to each limit of both, on whatever levels these are.
+            memory = min(int(level.read("memory.limit_in_bytes")) for level in self._levels)
+            for level, most in zip(self._levels, both):
+                if most < _UNLIMITED:
+                    limit = max(most - memory, 0) if memory < _UNLIMITED else most
+                    swapped = used if level is self._levels[0] else _swap_usage(level)
+                    room = room.within(limit, max(limit - swapped, 0), int)
+        return room, used
 
     def events(self) -> dict[str, int]:
         return dict(self._read()["events"])

@@ -77,8 +77,8 @@ MEMINFO = (
     _row("Unevictable", "`total_unevictable`", "`unevictable`"),
     _row(
         "SwapTotal",
-        "the least of `memory.memsw.limit_in_bytes` less the limit of memory, and the host's; what is in use where "
-        "`memory.swappiness` is 0; 0 with `memory.swap = false`",
+        "the least of `memory.memsw.limit_in_bytes` less the least of `memory.limit_in_bytes`, on whatever levels "
+        "these are, and the host's; what is in use where `memory.swappiness` is 0; 0 with `memory.swap = false`",
         "the least of `memory.swap.max`, and the host's; 0 with `memory.swap = false`",
     ),
     _row("SwapFree", "the least that one of these levels and the host have left"),

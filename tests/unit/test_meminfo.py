@@ -321,6 +321,23 @@ def test_v1_limits_memory_and_swap_together(show, host):
     assert (now["SwapTotal"], now["SwapFree"]) == (128 * MIB // KIB, 98 * MIB // KIB)
 
 
+@pytest.mark.parametrize(
+    ("own", "parent", "swap"),
+    [
+        ((100, 100), (50, 100), 50),
+        ((50, 100), (100, 100), 50),
+        ((200, 300), (100, None), 200),
+        ((None, None), (50, 80), 30),
+        ((50, None), (100, 120), 70),
+        ((50, 50), (100, 200), 0),
+    ],
+)
+def test_on_v1_the_tightest_limit_of_each_kind_holds_wherever_it_stands(own, parent, swap, show, host):
+    limits = [[UNLIMITED_V1 if limit is None else limit * MIB for limit in level] for level in (own, parent)]
+    now = show(1, host, *(level1(memory, both=both) for memory, both in limits))
+    assert now["SwapTotal"] == now["SwapFree"] == swap * MIB // KIB
+
+
 def test_v1_without_swap_accounting_shows_the_machines_swap(show, host):
     levels = {name: value for name, value in level1(256 * MIB, 100 * MIB).items() if "memsw" not in name}
     now = show(1, host, levels)
@@ -416,7 +433,7 @@ def test_swap_that_others_below_the_same_parent_use_is_not_free(show, host):
     now = show(2, host, level2(swap=100 * MIB, swap_usage=10 * MIB), level2(swap=200 * MIB, swap_usage=170 * MIB))
     assert (now["SwapTotal"], now["SwapFree"]) == (100 * MIB // KIB, 30 * MIB // KIB)
     own = level1(256 * MIB, 100 * MIB, both=356 * MIB, both_usage=110 * MIB)
-    now = show(1, host, own, level1(1000 * MIB, 300 * MIB, both=1200 * MIB, both_usage=470 * MIB))
+    now = show(1, host, own, level1(300 * MIB, 200 * MIB, both=456 * MIB, both_usage=370 * MIB))
     assert (now["SwapTotal"], now["SwapFree"]) == (100 * MIB // KIB, 30 * MIB // KIB)
 
 
