@@ -20,8 +20,8 @@ _CONTROLLERS = ("memory", "cpu", "cpuacct", "cpuset", "blkio", "io", "pids", "hu
 # A path of 4096 bytes must have room for the longest name of a file in a cgroup.
 _LONGEST_DIRECTORY = 4050
 
-# A path can be 4096 bytes long, which is room for a thousand levels; an operator's limits stand near the root.
-_MAX_LEVELS = 64
+# A path can be 4096 bytes long, which is room for a thousand levels; limits stand near the root, or near the container.
+_MOST_AT_EACH_END = 32
 
 Paths = Mapping[str, str]
 """A process's cgroup paths by controller ("memory", "cpu", …); the unified hierarchy's is under ""."""
@@ -108,7 +108,9 @@ class Layout:
         first, *rest = ancestors
         if first not in own:
             own[first] = KernelDirectory(hierarchy.mountpoint, hierarchy.below(path))
-        return (own[first], *map(self._shared, rest[-_MAX_LEVELS:]))
+        if len(rest) > 2 * _MOST_AT_EACH_END:
+            rest[_MOST_AT_EACH_END:-_MOST_AT_EACH_END] = []
+        return (own[first], *map(self._shared, rest))
 
     def top(self, controller: str) -> KernelDirectory:
         """Return the root of a controller's hierarchy, or what is mounted of it."""

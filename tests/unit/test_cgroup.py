@@ -212,10 +212,17 @@ def test_containers_share_the_open_files_of_the_parents_they_have_in_common_and_
     assert found.levels("memory", box, own)[0] is found.levels("memory", box, own)[0]
 
 
-def test_of_a_deep_path_the_cgroup_itself_and_the_levels_near_the_root_are_looked_at(made):
-    levels = find(str(made(all_v1()))).levels("memory", {"memory": "/a" * 1000}, {})
-    assert levels[0].path.endswith("/memory" + "/a" * 1000)
-    assert [len(level.path.partition("/memory")[2]) for level in levels[1:]] == list(range(128, 0, -2))
+@pytest.mark.parametrize(
+    ("depth", "above"),
+    [
+        (65, list(range(64, 0, -1))),
+        (66, [*range(65, 33, -1), *range(32, 0, -1)]),
+        (1000, [*range(999, 967, -1), *range(32, 0, -1)]),
+    ],
+)
+def test_of_a_deep_path_the_levels_near_the_cgroup_and_near_the_root_are_looked_at(depth, above, made):
+    levels = find(str(made(all_v1()))).levels("memory", {"memory": "/a" * depth}, {})
+    assert [level.path.partition("/memory")[2] for level in levels] == ["/a" * number for number in (depth, *above)]
 
 
 @pytest.mark.parametrize(
