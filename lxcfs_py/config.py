@@ -502,9 +502,9 @@ def _rule_of(key: str) -> Rule:
     return rule
 
 
-def allows(key: str, value: Any) -> bool:
-    """Whether a key, by its dotted name, may have a value."""
-    return not any(_rule_of(key)(value))
+def fault(key: str, value: Any) -> str:
+    """What is wrong with a value of a key, by its dotted name: 'is "x"; allowed: "a", "b"'. "" if nothing is."""
+    return next(iter(_rule_of(key)(value)), "")
 
 
 def _instead(word: Any, known: tuple[str, ...], title: str) -> str:

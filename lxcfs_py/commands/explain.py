@@ -28,6 +28,7 @@ from lxcfs_py.commands.show import text_of
 from lxcfs_py.commands.sources import Subject
 from lxcfs_py.printable import printable
 from lxcfs_py.runtimes.names import Names
+from lxcfs_py.runtimes.pods import unknown_words
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -157,6 +158,7 @@ def _subject(subject: Subject, pid: int, name: str) -> Iterator[str]:
     for policy in subject.policies:
         whose = ", ".join(f"{key} {value}" for key, value in policy.conditions())
         yield f"a policy for {whose} has {', '.join(key for key, _ in policy.settings)} otherwise"
+    yield from unknown_words(identity.annotations if identity else {})
 
 
 def _mounted(subject: Subject, name: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Optional
 
-from lxcfs_py.config import Config, Policy, allows
+from lxcfs_py.config import Config, Policy, fault
 from lxcfs_py.container.containers import Container
-from lxcfs_py.runtimes.names import CPU_MODE, Identity, Names
+from lxcfs_py.runtimes.names import CPU_MODE, Identity, Names, cpu_mode
 
 
 def applied(container: Container, config: Config) -> Config:
@@ -29,8 +29,8 @@ def matching(container: Container, config: Config) -> list[Policy]:
     path = max(container.paths.values(), key=len, default="/")
     identity = Names().of(path)
     found = [policy for policy in config.policy if _holds(policy, path, identity)]
-    mode = identity.annotations.get(CPU_MODE) if identity else None
-    if mode is not None and allows("cpu.mode", mode):
+    mode = cpu_mode(identity.annotations) if identity else None
+    if mode is not None and not fault("cpu.mode", mode):
         found.append(Policy(label=f"{CPU_MODE}={mode}", settings=(("cpu.mode", mode),)))
     return found
 

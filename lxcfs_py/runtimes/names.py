@@ -123,6 +123,11 @@ def is_opt_out(wish: str) -> bool:
     return "none" in words(wish)
 
 
+def cpu_mode(annotations: Mapping[str, Any]) -> Optional[str]:
+    """Return the cpu.mode that labels or annotations ask for, whatever it is, None where they ask for none."""
+    return str(annotations[CPU_MODE]).strip().lower() if CPU_MODE in annotations else None
+
+
 def opt_out_in(environment: Iterable[str]) -> str:
     """Return what opts a container out in its environment, "" if nothing does."""
     for variable in environment:

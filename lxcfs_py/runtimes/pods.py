@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lxcfs_py import files
-from lxcfs_py.runtimes.names import KEY, is_opt_out, words
+from lxcfs_py.config import fault
+from lxcfs_py.runtimes.names import CPU_MODE, KEY, cpu_mode, is_opt_out, words
+
+SYSCALLS = "lxcfs.py/syscalls"
+"""The annotation of a pod whose system calls the daemon is to answer too: "true"."""
 
 _ALL = {"all", "true"}  # the latter is what the OCI hook is asked for with
 # A pod in a virtual machine or with a kernel in user space has another /proc than the node's kernel makes.
@@ -40,3 +44,21 @@ def wished(
         named = unknown[0][:40] if unknown else ""
         return (), f"{KEY} names {named!r}; allowed: all, none, or files with commas between them"
     return [name for name in enabled if name in listed], ""
+
+
+def asks_for_syscalls(annotations: Mapping[str, Any]) -> bool:
+    """Tell whether the daemon is to answer a pod's system calls."""
+    return _syscalls(annotations) == "true"
+
+
+def unknown_words(annotations: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with what a pod says of its system calls and CPUs, for whoever wrote it."""
+    if _syscalls(annotations) not in ("true", "false"):
+        yield f"{SYSCALLS} is {_syscalls(annotations)[:40]!r}, which says nothing; allowed: true, false"
+    mode = cpu_mode(annotations)
+    if mode is not None and fault("cpu.mode", mode):
+        yield f"{CPU_MODE} {fault('cpu.mode', mode)}"
+
+
+def _syscalls(annotations: Mapping[str, Any]) -> str:
+    return str(annotations.get(SYSCALLS, "false")).strip().lower()

@@ -46,6 +46,9 @@ def of_pod(pod: Object, volumes: Sequence[HostPath], opt_in: bool, syscalls: boo
     answers its system calls, too.
     """
     volumes, reason, warnings = _chosen(pod, volumes, opt_in)
+    metadata = _object(pod, "metadata", "pod")
+    annotations = _optional_object(metadata, "annotations", "pod.metadata")
+    warnings = (*warnings, *pods.unknown_words(annotations))
     if reason:
         return Patch(reason=reason, warnings=warnings)
     spec = _object(pod, "spec", "pod")
@@ -60,9 +63,8 @@ def of_pod(pod: Object, volumes: Sequence[HostPath], opt_in: bool, syscalls: boo
         for index, container in enumerate(_objects(spec, kind, "pod.spec"))
         for operation in _container(f"/spec/{kind}/{index}", container, mounts)
     ]
-    metadata = _object(pod, "metadata", "pod")
     if syscalls:
-        operations += _profile(spec, _optional_object(metadata, "annotations", "pod.metadata"))
+        operations += _profile(spec, annotations)
     if not operations:
         return Patch(
             reason="its containers mount something at each of these files already, or opt out", warnings=warnings

@@ -235,6 +235,16 @@ def test_variables_that_a_pod_asks_for_say_how_many_cpus_it_may_use(runtime):
     assert runtime.create(of, container())[1] == {}, "without a quota, it may use all"
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [(" Requests", ""), ("quotas", 'lxcfs.py/cpu-mode is "quotas"; allowed: "quota", '), ("", 'is ""; allowed: ')],
+)
+def test_a_cpu_mode_that_there_is_not_is_told_to_the_operator(runtime, caplog, word, said):
+    runtime.create(pod(annotations={"lxcfs.py/cpu-mode": word}), container())
+    assert said in caplog.text
+    assert bool(said) == bool(caplog.text)
+
+
 def test_a_pods_cpu_mode_is_noted_with_its_containers(runtime):
     of = pod(annotations={"lxcfs.py/cpu-mode": "requests", "other": "1"})
     _, answer = runtime.ask("CreateContainer", wire.field(1, of) + wire.field(2, container()))
@@ -418,8 +428,8 @@ def test_its_policy_is_left_alone_where_it_did_not_ask_or_that_cannot_be(
     assert bool(said) == bool(caplog.text)
 
 
-def test_blanks_around_what_a_pod_asks_for_change_nothing(runtime, monkeypatch):
-    assert asked(runtime, {"lxcfs.py/syscalls": " true\n"}, seccomp_policy(), True, monkeypatch)
+def test_blanks_and_capitals_in_what_a_pod_asks_for_change_nothing(runtime, monkeypatch):
+    assert asked(runtime, {"lxcfs.py/syscalls": " True\n"}, seccomp_policy(), True, monkeypatch)
 
 
 def test_a_policy_that_is_the_daemons_already_stays_so(runtime, monkeypatch):

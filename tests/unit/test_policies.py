@@ -11,6 +11,7 @@ import pytest
 
 from lxcfs_py import config
 from lxcfs_py.cgroup import v1, v2
+from lxcfs_py.commands import explain
 from lxcfs_py.config import Config, ConfigError, Cpu, Files, Memory, Policy
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.daemon import policies
@@ -85,11 +86,20 @@ def test_it_is_looked_up_again_where_the_file_or_the_cgroup_changes():
     assert applied(box, Config()) == Config()
 
 
-@pytest.mark.parametrize(("label", "mode"), [("requests", "requests"), ("all", "cpuset")])
+@pytest.mark.parametrize(("label", "mode"), [("requests", "requests"), (" Requests ", "requests"), ("all", "cpuset")])
 def test_a_container_may_have_a_cpu_mode_by_its_label(monkeypatch, label, mode):
     labelled = Identity("docker", "1", "web", {"lxcfs.py/cpu-mode": label})
     monkeypatch.setattr(policies, "Names", lambda: SimpleNamespace(of=lambda path: labelled))
     assert applied(container("/docker/1"), config.parse(TEXT.encode(), "lxcfs.toml")).cpu.mode == mode
+
+
+def test_explain_says_which_label_says_nothing(monkeypatch):
+    labelled = Identity("docker", "1", "web", {"lxcfs.py/cpu-mode": "all"})
+    monkeypatch.setattr(explain, "Names", lambda: SimpleNamespace(of=lambda path: labelled))
+    monkeypatch.setattr(explain, "_mounted", lambda subject, name: "")
+    subject = SimpleNamespace(container=container("/docker/1"), init=1, policies=[], cgroup=lambda: "/docker/1")
+    told = list(explain._subject(subject, 1, "proc/cpuinfo"))
+    assert told[-1] == 'lxcfs.py/cpu-mode is "all"; allowed: "quota", "cpuset", "requests"'
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,12 @@ from lxcfs_py.runtimes.nri.policy import (
     Pod,
     Policy,
     adjustment,
-    asks_for_syscalls,
     noted_with,
     other_agent,
     policy_with_listener,
-    unknown_wish,
     variables,
 )
+from lxcfs_py.runtimes.pods import asks_for_syscalls, unknown_words
 
 log = logging.getLogger(__name__)
 
@@ -126,11 +125,11 @@ class Plugin:
         self._tell(results.GIVEN if mounted else results.LEFT_ALONE if self._is_mounted() else results.FAILED)
         seccomp = b""
         # Where nobody listens, such a container does not start.
-        if names and asks_for_syscalls(pod) and is_listening(self._listener):
+        if names and asks_for_syscalls(pod.annotations) and is_listening(self._listener):
             seccomp = policy_with_listener(pod, container, self._listener)
-        if unknown_wish(pod):
-            log.warning("%s: %s", _shown(pod, container), unknown_wish(pod))
-        if not seccomp and asks_for_syscalls(pod):
+        for unknown in unknown_words(pod.annotations):
+            log.warning("%s: %s", _shown(pod, container), unknown)
+        if not seccomp and asks_for_syscalls(pod.annotations):
             log.warning("%s: its system calls are not answered: %s", _shown(pod, container), self._why_not(container))
         noted = noted_with(pod)
         added = adjustment(self._policy.mountpoint, mounted, variables(pod, container), noted, seccomp)

@@ -17,9 +17,6 @@ from lxcfs_py.runtimes.nri import wire
 ENVIRONMENT = "lxcfs.py/environment"
 """The annotation of a pod that names variables, such as GOMAXPROCS, to be set to the number of CPUs it may use."""
 
-SYSCALLS = "lxcfs.py/syscalls"
-"""The annotation of a pod whose system calls the daemon is to answer too: "true"."""
-
 _SYSTEM_NAMESPACES = ("kube-system", "lxcfs-py")
 _OWN = ("app.kubernetes.io/name", "lxcfs-py")  # the label of the manifests' pods, whatever namespace they are in
 _KERNELS_OWN = ("proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue")  # what every container has mounted
@@ -179,7 +176,7 @@ def policy_with_listener(pod: Pod, container: Container, listener: str) -> bytes
     Only what the runtime shows is changed, as it knows then what to do with an answer; and none that has another agent.
     wire.WireError.
     """
-    if not asks_for_syscalls(pod) or not container.seccomp or other_agent(container):
+    if not pods.asks_for_syscalls(pod.annotations) or not container.seccomp or other_agent(container):
         return b""
     fields = wire.read(container.seccomp)
     kept = {number: values for number, values in fields.items() if number not in (_LISTENER_PATH, _RULES)}
@@ -196,17 +193,6 @@ def policy_with_listener(pod: Pod, container: Container, listener: str) -> bytes
 
 _DEFAULT_ACTION, _LISTENER_PATH, _RULES = 1, 5, 7  # of LinuxSeccomp
 _NAMES, _ACTION = 1, 2  # of LinuxSyscall
-
-
-def asks_for_syscalls(pod: Pod) -> bool:
-    """Tell whether the daemon is to answer a pod's system calls."""
-    return pod.annotations.get(SYSCALLS, "").strip() == "true"
-
-
-def unknown_wish(pod: Pod) -> str:
-    """Return what is wrong with what a pod says of its system calls, "" if nothing is."""
-    wish = pod.annotations.get(SYSCALLS, "false").strip()
-    return "" if wish in ("true", "false") else f"{SYSCALLS} is {wish[:40]!r}, which says nothing; allowed: true, false"
 
 
 def other_agent(container: Container) -> str:
