@@ -68,6 +68,9 @@ class Cpu(Protocol):
     def path(self) -> str:
         """Return the path in its hierarchy of the cgroup whose CPU time this is."""
 
+    def is_counted(self) -> bool:
+        """Tell whether the CPU time used is counted: v1 may have quotas alone for a cgroup."""
+
     def usage(self) -> Used:
         """Return the CPU time used."""
 
@@ -139,6 +142,11 @@ class Cgroup:
         """The memory controller, None too as long as it is enabled neither for the cgroup nor for one above it."""
         memory = self.memory_controller
         return memory if memory and memory.is_counted() else None
+
+    @property
+    def cpu_time(self) -> Optional[Cpu]:
+        """What counts the CPU time, None where nobody does."""
+        return self.cpu if self.cpu and self.cpu.is_counted() else None
 
     def go_on_from(self, before: Cgroup) -> None:
         """Let the counters go on from those of the cgroup where the container was before; CPU time has its own way."""

@@ -159,6 +159,9 @@ class Cpu:
     def path(self) -> str:
         return (self._accounts or self._levels)[0].below
 
+    def is_counted(self) -> bool:
+        return bool(self._accounts)
+
     def usage(self) -> Used:
         numbers = self._usage_all()
         return (sum(map(int, numbers[1::3])), 0, sum(map(int, numbers[2::3])))

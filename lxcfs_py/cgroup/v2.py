@@ -148,6 +148,9 @@ class Cpu:
     def path(self) -> str:
         return self._levels[0].below
 
+    def is_counted(self) -> bool:
+        return True
+
     def usage(self) -> Used:
         stat = stat_fields(self._levels[0].read("cpu.stat"))
         user = int(stat.get(b"user_usec", 0)) * 1000

@@ -150,6 +150,8 @@ def _stat(subject: Subject, text: str) -> Iterator[Entry]:
     ticks, of_host = (f"{rows['cpu']} 0 0 0".split() for rows in (own, host))
     for field, figure, beside in zip(_CPU_COLUMNS, ticks, of_host):
         source = _source("proc/stat", field, version)
+        if field in _CPU_COLUMNS[:4] and subject.container and not subject.container.cgroup.cpu_time:
+            source = "the host's on the visible CPUs: nobody counts CPU time for its cgroup"
         yield Entry(field, f"{figure} ticks", source, f"{beside} ticks", figure != "0")
     for field, figures in own.items():
         first = figures.split()[0]

@@ -215,8 +215,9 @@ class Collector:
         try:
             visible = visible_cpus.visible(container.cgroup, host, config.cpu)
             yield "lxcfs_container_cpus", visible.quota or len(visible.cpus)
-            if container.cgroup.cpu:
-                yield "lxcfs_container_cpu_seconds_total", sum(container.cgroup.cpu.usage()) / 1e9
+            cpu_time = container.cgroup.cpu_time
+            if cpu_time:
+                yield "lxcfs_container_cpu_seconds_total", sum(cpu_time.usage()) / 1e9
             memory = container.cgroup.memory
             if memory:
                 amounts = meminfo.figures(container.cgroup, memory, host, config)

@@ -282,6 +282,19 @@ class Host:
         """Return the numbers of the CPUs that are online."""
         return cpu_list.parse(self._cpu.get("online") or b"0") or (0,)
 
+    def cpu_times(self, cpus: Iterable[int]) -> list[tuple[int, int, int, int]]:
+        """Return what some CPUs did since boot, in ticks: user, nice, system and idle time.
+
+        As in cgroups, interrupts are system time; what is idle while it waits for a disk is idle.
+        """
+        lines = (line.split() for line in self.text("proc/stat").splitlines())
+        known = {name: [*map(int, times), 0, 0, 0] for name, *times in lines if name.startswith(b"cpu")}
+        times = (known.get(b"cpu%d" % cpu, [0] * 7)[:7] for cpu in cpus)
+        return [
+            (user, nice, system + irq + softirq, idle + iowait)
+            for user, nice, system, idle, iowait, irq, softirq in times
+        ]
+
     def disks_below(self, device: bytes) -> set[bytes]:
         """Return to which others a disk ("253:0") passes on what it is asked for, as those of LVM and RAID do.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def render(container: Container, host: Host, config: Config) -> bytes:
-    """Return the text; times in ticks (USER_HZ).
+    """Return the text; times in ticks (USER_HZ). Where nobody counts the container's, they are the machine's.
 
     btime is the kernel's in the reader's time namespace: programs add start times to it, which count from there.
 
@@ -23,7 +23,12 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     interrupt, which are most of the file on a large host.
     """
     visible = visible_cpus.visible(container.cgroup, host, config.cpu)
-    total, times = container.account.read(container.cgroup, visible, max(host.now() - container.start, 0))
+    total: tuple[int, ...]
+    if container.cgroup.cpu_time:
+        total, times = container.account.read(container.cgroup, visible, max(host.now() - container.start, 0))
+    else:
+        times = host.cpu_times(visible.cpus)
+        total = tuple(map(sum, zip(*times)))
     running, blocked = container.active()
     tasks = container.cgroup.tasks
     return _template(visible.cpus) % (

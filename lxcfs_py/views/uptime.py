@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from lxcfs_py.container import visible_cpus
@@ -19,7 +20,11 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     start times of processes count from there, too.
     """
     cgroup = container.cgroup
-    idle = container.account.idle(cgroup, lambda: visible_cpus.visible(cgroup, host, config.cpu), _age(container, host))
+    if cgroup.cpu_time:
+        look = functools.partial(visible_cpus.visible, cgroup, host, config.cpu)
+        idle = container.account.idle(cgroup, look, _age(container, host))
+    else:
+        idle = sum(times[3] for times in host.cpu_times(visible_cpus.visible(cgroup, host, config.cpu).cpus))
     return b"%.2f %.2f\n" % (uptime(container, host, config) / 1e9, idle / TICKS)
 
 

@@ -79,6 +79,9 @@ class Controller:
     def quota(self) -> float | None:
         return self.world.limit
 
+    def is_counted(self) -> bool:
+        return True
+
     def path(self) -> str:
         return f"/sys/fs/cgroup/{self.number}"
 

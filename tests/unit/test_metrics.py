@@ -148,7 +148,7 @@ class Inner:
 
     def __init__(self, init, start, cpus):
         self.init, self.start, self.reads, self.configured, self.paths = init, start, 10, None, {}
-        self.cgroup = SimpleNamespace(cpuset=SimpleNamespace(cpus=lambda: cpus), cpu=None, memory=None)
+        self.cgroup = SimpleNamespace(cpuset=SimpleNamespace(cpus=lambda: cpus), cpu=None, cpu_time=None, memory=None)
         self.load = SimpleNamespace(read=lambda _states: (0.5, 0.0, 0.0))
         self.states = None
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lxcfs_py.cgroup import v1
 from lxcfs_py.config import Config, Cpu, Loadavg, Uptime
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.files import NAMES
@@ -483,6 +484,31 @@ def test_pressure_that_is_switched_off_for_the_cgroup_is_zeros(cgroup, container
 
     container = container_in(cgroup(pressure=SimpleNamespace(read=read)))
     assert pressure.cpu(container, None, Config()).startswith(b"some avg10=0.00 ")
+
+
+# CPU time that nobody counts
+
+
+@pytest.mark.parametrize("of", [lambda files: None, lambda files: v1.Cpu((files({}),), ())])
+def test_where_nobody_counts_cpu_time_it_is_the_machines_on_the_visible_cpus(of, files, cgroup, container_in, made):
+    cpus = (
+        "cpu  99 99 99 99 99 99 99 99 0 0",
+        "cpu0 9 9 9 9 9 9 9 9 0 0",
+        "cpu1 1 2 3 4 50 60 700 8 0 0",
+        "cpu2 5 6 7 8",
+    )
+    lines = "".join(f"{line}\n" for line in cpus)
+    tree = {"proc/stat": f"{lines}intr 5 5\nbtime 1000\n", "proc/cpuinfo": "processor\t: 0\n\n"}
+    host = Host(str(made({**tree, "sys/devices/system/cpu/online": "0-3\n"})))
+    container = container_in(cgroup(cpu=of(files), cpuset=v1.Cpuset((files({"cpuset.cpus": "1-3"}),))))
+    times = [line.split() for line in VIEWS["proc/stat"](container, host, Config()).decode().splitlines()[:4]]
+    assert times == [
+        ["cpu", "6", "8", "770", "62", *"000000"],
+        ["cpu1", "1", "2", "763", "54", *"000000"],
+        ["cpu2", "5", "6", "7", "8", *"000000"],
+        ["cpu3", "0", "0", "0", "0", *"000000"],
+    ]
+    assert VIEWS["proc/uptime"](container, host, Config()).split()[1] == b"0.62"
 
 
 # Visible CPUs
