@@ -40,14 +40,19 @@ def _selftest(options: argparse.Namespace) -> int:
     require_root()
     place = served_mountpoint(options)
     questions = selftest.ask(Path(place), _configured(place))
-    failed = 0
+    failed = unknown = 0
     for question in questions:
+        if question.right is None:
+            unknown += 1
+            print(f"unknown  {question.text}")
+            continue
         wrong = question.wrong()
         failed += bool(wrong)
         print(f"{'differs' if wrong else 'agrees':<8} {question.text} {_short(question.right)}")
         for way in wrong:
             print(f"{'':<9}{way}: {_short(question.answers[way])}")
-    print(f"{len(questions) - failed} of {len(questions)} agree")
+    asked = len(questions) - unknown
+    print(f"{asked - failed} of {asked} agree")
     return 1 if failed else 0
 
 

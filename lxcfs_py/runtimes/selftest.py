@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from lxcfs_py import files
-from lxcfs_py.cgroup import Cgroup, open_cgroup
+from lxcfs_py.cgroup import Cgroup, Memory, open_cgroup
 from lxcfs_py.cgroup.layout import find
 from lxcfs_py.config import Config, Files
 from lxcfs_py.container import processes
 from lxcfs_py.linux import cpu_list
-from lxcfs_py.linux.host import TICKS
+from lxcfs_py.linux.host import TICKS, Host
 from lxcfs_py.runtimes.sandbox import Sandbox
 
 MEMORY = 256 << 20
@@ -31,7 +31,9 @@ _LOAD_SECONDS = 3
 # Runs in the container while it is busy, by the interpreter alone: prints the texts of all files that are there, by
 # their paths, and by paths below them what else was asked of them.
 _PROBE = """
-import glob, json, os, time
+import contextlib, glob, json, mmap, os, sys, time
+with contextlib.suppress(OSError):  # such as that of a tmpfs: something is read from a disk, where it can be
+    os.preadv(os.open(sys.executable, os.O_RDONLY | os.O_DIRECT), [mmap.mmap(-1, 1 << 16)], 0)
 texts = {}
 patterns = ["/proc/*", "/proc/pressure/*", "/sys/devices/system/cpu/*", "/sys/devices/system/cpu/cpu*/topology/*",
             "/sys/devices/system/node/node*/cpulist", "/sys/block/*/stat"]
@@ -60,7 +62,10 @@ while True: pass
 
 @dataclass(frozen=True)
 class Question:
-    """A question, what is right, and the answer by each way that it can be asked; None where a way does not exist."""
+    """A question, what is right, and the answer by each way that it can be asked; None where a way does not exist.
+
+    Where nobody knows what is right, that is None, and the text says why.
+    """
 
     text: str
     right: Any
@@ -69,7 +74,9 @@ class Question:
     """By how much an answer may differ from what is right: both are not read in the same instant."""
 
     def wrong(self) -> list[str]:
-        """Return the ways whose answers are wrong."""
+        """Return the ways whose answers are wrong; none where nobody knows."""
+        if self.right is None:
+            return []
         return [way for way, answer in self.answers.items() if answer is not None and not self._is_right(answer)]
 
     def _is_right(self, answer: Any) -> bool:
@@ -98,14 +105,14 @@ def ask(mountpoint: Path, configured: Optional[Configured] = None) -> list[Quest
         started, least = time.time(), _seconds(cgroup)
         texts = _probe(box, config)
         questions = [
-            *_memory(texts, cgroup),
+            *_memory(texts, cgroup, config),
             *_cpus(texts, cpu),
             *_time(texts, init, started, config),
             *_cpu_time(first, texts, least, _seconds(cgroup), config),
             *_tasks(texts, cgroup),
             *_io(texts, cgroup),
         ]
-        return [question for question in questions if any(answer is not None for answer in question.answers.values())]
+        return [each for each in questions if each.right is None or any(a is not None for a in each.answers.values())]
 
 
 def _probe(box: Sandbox, config: Config) -> dict[str, str]:
@@ -117,7 +124,7 @@ def _probe(box: Sandbox, config: Config) -> dict[str, str]:
     return {path: text for path, text in texts.items() if not any(f"{path}/".startswith(f"/{name}/") for name in hosts)}
 
 
-def _memory(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
+def _memory(texts: Mapping[str, str], cgroup: Cgroup, config: Config) -> Iterator[Question]:
     if "/proc/meminfo" not in texts:
         return
     meminfo, slowly = (_fields(texts[name]) for name in ("/proc/meminfo", "/proc/meminfo/by bytes"))
@@ -147,12 +154,21 @@ def _memory(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
             },
             tolerance=16 << 10,
         )
-    if "/proc/swaps" not in texts:
-        return
-    areas = [line.split() for line in texts["/proc/swaps"].splitlines()[1:]]
-    yield Question("How much swap is there, in KiB?", meminfo["SwapTotal"], {"swaps": sum(int(a[2]) for a in areas)})
-    swapped = meminfo["SwapTotal"] - meminfo["SwapFree"]
-    yield Question("How much of it is used, in KiB?", swapped, {"swaps": sum(int(a[3]) for a in areas)}, 1 << 10)
+        yield from _swap(texts, meminfo, memory, config)
+
+
+def _swap(texts: Mapping[str, str], meminfo: Mapping[str, int], memory: Memory, config: Config) -> Iterator[Question]:
+    host, (room, used) = Host().memory(), memory.swap()
+    total = min(room.limit, host.swap_total) if config.memory.swap else 0
+    # What others use of it cannot be used once more.
+    used = max(used, total - min(room.free, host.swap_free)) if total else 0
+    sizes = {"meminfo": meminfo["SwapTotal"]}
+    uses = {"meminfo": meminfo["SwapTotal"] - meminfo["SwapFree"]}
+    if "/proc/swaps" in texts:
+        areas = [line.split() for line in texts["/proc/swaps"].splitlines()[1:]]
+        sizes["swaps"], uses["swaps"] = (sum(int(area[column]) for area in areas) for column in (2, 3))
+    yield Question("How much swap is there, in KiB?", total >> 10, sizes)
+    yield Question("How much of it is used, in KiB?", used >> 10, uses, 1 << 10)
 
 
 def _cpus(texts: Mapping[str, str], cpu: int) -> Iterator[Question]:
@@ -251,19 +267,32 @@ def _tasks(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
 
 
 def _io(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
-    disks = {line.split()[2]: line.split()[3:14] for line in texts.get("/proc/diskstats", "").splitlines()}
-    for path in sorted(path for path in texts if path.startswith("/sys/block/")):
-        device = path.split("/")[3].replace("!", "/")
-        if device in disks:
-            answers: dict[str, Optional[list[str]]] = {path[1:]: texts[path].split()[:11]}
-            yield Question(f"What did {device} do?", disks[device], answers)
-            break
+    yield from _disk(texts, cgroup.io.stat() if cgroup.io else {})
     for resource in ("cpu", "io", "memory"):
         own = cgroup.pressure.read(resource) if cgroup.pressure else None
         shown_text = texts.get(f"/proc/pressure/{resource}")
         if own and shown_text:
             kinds = re.findall(r"^\w+", own.decode(), re.M)
             yield Question(f"Which lines has pressure/{resource}?", kinds, {"": re.findall(r"^\w+", shown_text, re.M)})
+
+
+def _disk(texts: Mapping[str, str], counted: Mapping[bytes, Mapping[bytes, int]]) -> Iterator[Question]:
+    """Ask of the disk that the container used most what was read and written, in requests and sectors of each."""
+    figures = {line.split()[2]: line.split()[3:] for line in texts.get("/proc/diskstats", "").splitlines()}
+    figures.update((path, text.split()) for path, text in texts.items() if path.startswith("/sys/block/"))
+    if not figures:
+        return
+    device, counts = max(counted.items(), key=lambda each: sum(each[1].values()), default=(b"", {}))
+    if not any(counts.values()):
+        yield Question("What did its disk do? The kernel has counted no I/O of its cgroup", None, {})
+        return
+    disk = os.path.basename(os.readlink(f"/sys/dev/block/{device.decode()}"))
+    ways = {"diskstats": disk.replace("!", "/"), f"sys/block/{disk}/stat": f"/sys/block/{disk}/stat"}
+    yield Question(
+        f"What did {disk} do?",
+        [counts.get(kind + what, 0) // size for kind in (b"r", b"w") for what, size in ((b"ios", 1), (b"bytes", 512))],
+        {way: [int(figure) for figure in figures[key][:8:2]] if key in figures else None for way, key in ways.items()},
+    )
 
 
 def _fields(meminfo: str) -> dict[str, int]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any, Callable
 
 import pytest
 
+from lxcfs_py.cgroup.tree import Room
+from lxcfs_py.commands import selftest as command
 from lxcfs_py.commands.selftest import _configured, _short
+from lxcfs_py.config import Config, Memory
 from lxcfs_py.files import NAMES
+from lxcfs_py.linux import syscalls
 from lxcfs_py.runtimes import selftest
 from tests.conftest import Daemon
 
@@ -27,12 +34,66 @@ def test_a_container_gets_the_same_answer_by_every_way(daemon: Any) -> None:
 
 
 def test_the_command_prints_a_table_and_says_how_many_agree(daemon: Any) -> None:
-    command = [sys.executable, "-m", "lxcfs_py", "selftest", "--mountpoint", str(daemon.mountpoint)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    words = [sys.executable, "-m", "lxcfs_py", "selftest", "--mountpoint", str(daemon.mountpoint)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    *rows, last = done.stdout.splitlines()
+    *rows, last = (row for row in done.stdout.splitlines() if not row.startswith("unknown  What did its disk do?"))
     assert all(row.startswith("agrees ") for row in rows)
     assert last == f"{len(rows)} of {len(rows)} agree"
+
+
+def test_the_disk_that_was_used_is_asked_of_and_held_against_the_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "readlink", lambda path: {"/sys/dev/block/8:0": "../../block/cciss!c0d0"}[path])
+    counted = {b"7:0": {b"rios": 0}, b"8:0": {b"rbytes": 65536, b"rios": 2, b"wbytes": 512, b"wios": 1}}
+    zeros = " 0" * 13
+    texts = {
+        "/proc/diskstats": f"7 0 loop0 0 0 0 0{zeros}\n8 0 cciss/c0d0 2 0 128 0 1 0 1{zeros}\n",
+        "/sys/block/loop0/stat": f"0 0 0 0{zeros}\n",
+        "/sys/block/cciss!c0d0/stat": f"0 0 0 0 0 0 0{zeros}\n",
+    }
+    (question,) = selftest._disk(texts, counted)
+    assert (question.right, question.wrong()) == ([2, 128, 1, 1], ["sys/block/cciss!c0d0/stat"])
+    del texts["/proc/diskstats"]
+    (question,) = selftest._disk(texts, counted)
+    assert question.answers["diskstats"] is None
+    assert not list(selftest._disk({}, counted))
+
+
+@pytest.mark.parametrize("counted", [{}, {b"8:0": {b"rios": 0, b"rbytes": 0}}])
+def test_where_the_kernel_counts_no_io_nothing_agrees(
+    counted: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = list(selftest._disk({"/sys/block/sda/stat": "0 0 0 0 0 0 0 0 0 0 0"}, counted))
+    monkeypatch.setattr(command, "require_root", lambda: None)
+    monkeypatch.setattr(command, "served_mountpoint", lambda options: "/")
+    monkeypatch.setattr(selftest, "ask", lambda place, configured: [*questions, selftest.Question("?", 1, {"a": 1})])
+    assert command._selftest(argparse.Namespace()) == 0
+    unknown, _, last = capsys.readouterr().out.splitlines()
+    assert unknown == "unknown  What did its disk do? The kernel has counted no I/O of its cgroup"
+    assert last == "1 of 1 agree"
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "of_others", "shown", "right"),
+    [
+        (1 << 62, 0, 0, (4096, 0), (4096, 0)),
+        (1 << 20, 4096, 0, (1024, 4), (1024, 4)),
+        (1 << 62, 0, 3 << 20, (4096, 3072), (4096, 3072)),
+    ],
+)
+def test_swap_is_held_against_the_cgroup(
+    limit: int, used: int, of_others: int, shown: Any, right: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = syscalls.Sysinfo(1 << 30, 0, 4 << 20, (4 << 20) - of_others)
+    monkeypatch.setattr(selftest, "Host", lambda: SimpleNamespace(memory=lambda: host))
+    memory: Any = SimpleNamespace(swap=lambda: (Room(limit, limit - used, limit - used), used))
+    meminfo = {"SwapTotal": shown[0], "SwapFree": shown[0] - shown[1]}
+    texts = {"/proc/swaps": "Filename\nnone virtual 9999 9999 0\n"}
+    size, use = selftest._swap(texts, meminfo, memory, Config())
+    assert (size.right, use.right) == right
+    assert (size.wrong(), use.wrong()) == (["swaps"], ["swaps"])
+    nothing, _ = selftest._swap({}, meminfo, memory, Config(memory=Memory(swap=False)))
+    assert nothing.wrong() == ["meminfo"]
 
 
 OTHERWISE = 'cpu.mode = "cpuset"\nuptime.source = "host"\nloadavg.enabled = false\n'
