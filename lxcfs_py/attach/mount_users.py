@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple, Optional
 
 from lxcfs_py.attach import servers
@@ -49,12 +49,13 @@ class Found(NamedTuple):
 
 
 def find(mountpoint: str, device: Optional[str] = None) -> Found:
-    """Return the mount namespaces where such a filesystem, or that device, is mounted elsewhere than at the mountpoint.
+    """Return the mount namespaces where such a filesystem, or that device, is mounted.
 
-    Every service with a mount namespace of its own has a copy of the host's mounts, that at the mountpoint too: it does
-    not use them, and they go when the host's go.
+    Mounts where the host has the whole of one, at the mountpoint or elsewhere, are nobody's. Every service with a mount
+    namespace of its own has a copy of them: it does not use them, and they go when the host's go.
     """
     until = time.monotonic() + SECONDS
+    hosts = {mount.mountpoint for mount in mount_table.read() if (mount.fstype, mount.root) == (FSTYPE, "/")}
     found: dict[tuple[int, str], User] = {}
     waiting = list(_first_processes())
     for most in _ROUNDS:
@@ -65,7 +66,7 @@ def find(mountpoint: str, device: Optional[str] = None) -> Found:
                 lines, is_all = _lines(pid, most, until)
             except OSError:  # it has ended, or is not for us to see
                 continue
-            for mount in _one_of_each_device(lines, mountpoint, device, until):
+            for mount in _one_of_each_device(lines, {mountpoint, *hosts}, device, until):
                 found[pid, mount.device] = User(pid, command, mount.device, mount.mountpoint)
             if not is_all or time.monotonic() >= until:
                 left.append(pid)
@@ -107,7 +108,7 @@ def _lines(pid: int, most: int, until: float) -> tuple[list[bytes], bool]:
 
 
 def _one_of_each_device(
-    lines: Iterable[bytes], mountpoint: str, device: Optional[str], until: float
+    lines: Iterable[bytes], left_out: Collection[str], device: Optional[str], until: float
 ) -> Iterator[mount_table.Mount]:
     """Yield a mount of each device, or of that one, from lines whose paths may be long: only what counts is read."""
     devices = set()
@@ -116,7 +117,7 @@ def _one_of_each_device(
         if its in devices or device not in (None, its) or time.monotonic() >= until:
             continue
         for mount in mount_table.parse(os.fsdecode(line)):
-            if mount.fstype == FSTYPE and mount.mountpoint != mountpoint:
+            if mount.fstype == FSTYPE and mount.mountpoint not in left_out:
                 devices.add(its)
                 yield mount
 

@@ -23,8 +23,9 @@ def add(commands: Commands) -> None:
         _users,
         "print who has files of the mount, or of another like it, mounted",
         "Print a line for each container, or other mount namespace, in which files of such a mount are mounted: its "
-        "first process, that process's name, one of the files, and whether a server still serves it. The columns are "
-        "separated by tabs.",
+        "first process, that process's name, one of the files, and whether a server still serves it: served, unserved, "
+        "silent where it does not answer, unknown where nobody could be asked. The columns are separated by tabs. The "
+        "host's own mounts, and copies of them, are not in it.",
         [("lxcfs-py users", "who is concerned when the mount ends")],
     )
     add_config(parser)
@@ -45,5 +46,5 @@ def _users(options: argparse.Namespace) -> int:
     for user in users:
         # Both names are the container's to choose: neither may end the line, or be none that can be printed.
         names = (name.encode("unicode_escape").decode() for name in (user.command, user.path))
-        print(user.pid, *names, served.get(user.device, "ended"), sep="\t")
+        print(user.pid, *names, served.get(user.device, "unknown"), sep="\t")
     return 0

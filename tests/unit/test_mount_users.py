@@ -25,6 +25,14 @@ def test_a_user_is_one_line_whatever_names_its_container_has_chosen(monkeypatch,
     assert capsys.readouterr().out == "7\ta\\n8\\tb\t/proc/x\\n9\\tc\\t/\\tserved\\udcff\tserved\n"
 
 
+def test_of_a_server_that_nobody_could_be_asked_about_nothing_is_said(monkeypatch, capsys):
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(mount_users, "find", lambda mountpoint: Found([User(7, "web", "0:45", "/views")], 0))
+    monkeypatch.setattr(mount_users, "served", lambda users: {})
+    assert cli.main(["users", "--config", "/dev/null"]) == 0
+    assert capsys.readouterr().out.endswith("\tunknown\n")
+
+
 def test_unmount_names_who_loses_the_files_on_one_line(monkeypatch, capsys):
     user = User(7, "\033[2Jü\nlxcfs-py: all is well", "0:45", "/proc/meminfo")
     monkeypatch.setattr(mount_users, "find", lambda mountpoint, device: Found([user], 0))
@@ -41,9 +49,13 @@ def test_unmount_names_who_loses_the_files_on_one_line(monkeypatch, capsys):
 def namespaces(tmp_path, monkeypatch):
     """A function that makes a process in a mount namespace of its own, with a mountinfo."""
     monkeypatch.setattr(roots, "PROC", str(tmp_path))
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/mountinfo").touch()
 
     def make(pid: int, mountinfo: str) -> None:
         process = tmp_path / str(pid)
+        if pid == 1:
+            (tmp_path / "self/mountinfo").write_text(mountinfo)
         (process / "ns").mkdir(parents=True)
         (process / "ns/mnt").touch()
         (process / "comm").write_text(f"number{pid}\n")
@@ -52,8 +64,8 @@ def namespaces(tmp_path, monkeypatch):
     return make
 
 
-def line(path: str, device: str = "0:45", fstype: str = FSTYPE) -> str:
-    return f"40 30 {device} /meminfo {path} rw - {fstype} lxcfs rw\n"
+def line(path: str, device: str = "0:45", fstype: str = FSTYPE, root: str = "/meminfo") -> str:
+    return f"40 30 {device} {root} {path} rw - {fstype} lxcfs rw\n"
 
 
 def test_who_has_files_is_found_and_the_mounts_of_the_host_are_passed_over(namespaces):
@@ -62,6 +74,14 @@ def test_who_has_files_is_found_and_the_mounts_of_the_host_are_passed_over(names
     users = [User(2, "number2", "0:45", "/proc/meminfo"), User(2, "number2", "0:46", "/a b")]
     assert mount_users.find("/views") == (users, 0)
     assert mount_users.find("/views", "0:46") == (users[1:], 0)
+
+
+def test_the_host_is_no_user_of_a_second_daemons_mount_and_a_service_with_a_copy_neither(namespaces):
+    second = line("/second", "0:46", root="/")
+    namespaces(1, line("/views", root="/") + second)
+    namespaces(2, line("/views", root="/") + second)
+    namespaces(3, line("/views", root="/") + second + line("/proc/stat", "0:46"))
+    assert mount_users.find("/views").users == [User(3, "number3", "0:46", "/proc/stat")]
 
 
 def test_one_with_many_mounts_hides_no_other_and_is_named(namespaces, monkeypatch):
