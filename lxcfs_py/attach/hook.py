@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from lxcfs_py.attach import attach
 from lxcfs_py.config import Config
 from lxcfs_py.errors import LxcfsError
+from lxcfs_py.runtimes.names import opt_out_in
 
 _MAX_STATE = 1 << 20  # bytes
 _MAX_CONFIG = 1 << 24
@@ -23,7 +24,7 @@ class HookError(LxcfsError):
 
 
 def run(state: BinaryIO, config: Config) -> list[attach.Outcome]:
-    """Bind the enabled files for a container of which `state` tells. HookError, AttachError."""
+    """Bind the enabled files for a container of which `state` tells, unless it opts out. HookError, AttachError."""
     told = _parse(state.read(_MAX_STATE + 1), _MAX_STATE, "the container's state on standard input")
     bundle = _path(told.get("bundle"))
     if not bundle.startswith("/"):
@@ -31,9 +32,13 @@ def run(state: BinaryIO, config: Config) -> list[attach.Outcome]:
     path = f"{bundle}/config.json"
     try:
         with open(path, "rb") as file:
-            root = _parse(file.read(_MAX_CONFIG + 1), _MAX_CONFIG, path).get("root")
+            container = _parse(file.read(_MAX_CONFIG + 1), _MAX_CONFIG, path)
     except OSError as error:
         raise HookError(f"{path} cannot be read: {error.strerror}") from None
+    process, root = container.get("process"), container.get("root")
+    environment = process.get("env") if isinstance(process, dict) else None
+    if isinstance(environment, list) and opt_out_in(map(str, environment)):
+        return []
     root_path = _path(root.get("path")) if isinstance(root, dict) else ""
     if not root_path:
         raise HookError(f"{path} does not say where the container's root is")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,19 @@ def test_a_bundle_that_cannot_be_used_is_one_sentence(tmp_path, text, reason):
     assert said == f"{BEGINNING}{tmp_path}/config.json {reason}\n"
 
 
+@pytest.mark.parametrize("environment", [["HOME=/", "LXCFS_PY_VIEWS=None"], ["lxcfs.py/views=none"]])
+def test_a_container_that_opts_out_by_its_environment_gets_nothing_and_nothing_is_said(tmp_path, environment):
+    bundle = {"root": {"path": "rootfs"}, "process": {"env": environment}}
+    (tmp_path / "config.json").write_text(json.dumps(bundle))
+    assert run(json.dumps({"bundle": str(tmp_path)}).encode()) == ""
+
+
+@pytest.mark.parametrize("process", [[], {"env": "LXCFS_PY_VIEWS=none"}, {"env": [1, None, "LXCFS_PY_VIEWS=all"]}])
+def test_an_environment_that_does_not_opt_out_is_no_matter(tmp_path, process):
+    (tmp_path / "config.json").write_text(json.dumps({"root": {"path": "rootfs"}, "process": process}))
+    assert run(json.dumps({"bundle": str(tmp_path)}).encode()).startswith(BEGINNING)
+
+
 def test_a_broken_configuration_is_one_sentence(tmp_path):
     (tmp_path / "lxcfs.toml").write_text("mountpoint = 1\n")
     said = run(b"{}", "--config", str(tmp_path / "lxcfs.toml"))
@@ -121,4 +135,7 @@ def test_the_packages_hook_is_for_containers_that_ask_for_it():
     shipped = json.loads((ROOT / "packaging/oci/lxcfs-py.json").read_text())
     assert set(shipped) == {"version", "hook", "when", "stages"}  # of version 1.0.0, oci-hooks(5)
     assert shipped["stages"] == ["createContainer"]
-    assert shipped["when"] == {"annotations": {r"^lxcfs\.py/views$": "^true$"}}
+    ((key, value),) = shipped["when"]["annotations"].items()
+    assert key == r"^lxcfs\.py/views$"
+    wishes = ("true", "all", " All,", "TRUE", "none", "false", "", "untrue", "meminfo")
+    assert [wish for wish in wishes if re.search(value, wish)] == ["true", "all", " All,", "TRUE"]
