@@ -13,6 +13,11 @@ from lxcfs_py.runtimes.names import CPU_MODE, KEY, cpu_mode, is_opt_out, words
 SYSCALLS = "lxcfs.py/syscalls"
 """The annotation of a pod whose system calls the daemon is to answer too: "true"."""
 
+ENVIRONMENT = "lxcfs.py/environment"
+"""The annotation of a pod that names variables, such as GOMAXPROCS, to be set to the number of CPUs it may use."""
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_MOST_VARIABLES = 16
 _ALL = {"all", "true"}  # the latter is what the OCI hook is asked for with
 # A pod in a virtual machine or with a kernel in user space has another /proc than the node's kernel makes.
 _OTHER_KERNEL = re.compile(r"kata|gvisor|runsc|firecracker|wasm|urunc|quark", re.IGNORECASE)
@@ -51,13 +56,22 @@ def asks_for_syscalls(annotations: Mapping[str, Any]) -> bool:
     return _syscalls(annotations) == "true"
 
 
+def variables(annotations: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return which variables a pod asks for, and what it names that cannot be one."""
+    listed = [name.strip() for name in str(annotations.get(ENVIRONMENT, "")).split(",") if name.strip()]
+    listed = listed[:_MOST_VARIABLES]
+    return list(filter(_VARIABLE.fullmatch, listed)), [name for name in listed if not _VARIABLE.fullmatch(name)]
+
+
 def unknown_words(annotations: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with what a pod says of its system calls and CPUs, for whoever wrote it."""
+    """Yield what is wrong with what a pod says of its system calls, CPUs and variables, for whoever wrote it."""
     if _syscalls(annotations) not in ("true", "false"):
         yield f"{SYSCALLS} is {_syscalls(annotations)[:40]!r}, which says nothing; allowed: true, false"
     mode = cpu_mode(annotations)
     if mode is not None and fault("cpu.mode", mode):
         yield f"{CPU_MODE} {fault('cpu.mode', mode)}"
+    for name in variables(annotations)[1][:1]:
+        yield f"{ENVIRONMENT} names {name[:40]!r}; allowed: names of variables with commas between them"
 
 
 def _syscalls(annotations: Mapping[str, Any]) -> str:

@@ -208,12 +208,13 @@ def test_a_wish_that_cannot_be_met_is_answered_with_a_warning(wish, said):
 
 
 def test_a_word_that_says_nothing_is_told_to_whoever_made_the_pod():
-    annotations = {"lxcfs.py/cpu-mode": "all", "lxcfs.py/syscalls": "yes"}
+    annotations = {"lxcfs.py/cpu-mode": "all", "lxcfs.py/syscalls": "yes", "lxcfs.py/environment": ", A, B C, D E"}
     patch = of_pod(a_pod(metadata={"annotations": annotations}), TWO, opt_in=False)
     assert patch.operations
     assert patch.warnings == (
         "lxcfs.py/syscalls is 'yes', which says nothing; allowed: true, false",
         'lxcfs.py/cpu-mode is "all"; allowed: "quota", "cpuset", "requests"',
+        "lxcfs.py/environment names 'B C'; allowed: names of variables with commas between them",
     )
 
 

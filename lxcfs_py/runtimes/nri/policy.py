@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import posixpath
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,14 +13,9 @@ from lxcfs_py.runtimes import pods, seccomp_profile
 from lxcfs_py.runtimes.names import CPU_MODE, KEY, opt_out_in
 from lxcfs_py.runtimes.nri import wire
 
-ENVIRONMENT = "lxcfs.py/environment"
-"""The annotation of a pod that names variables, such as GOMAXPROCS, to be set to the number of CPUs it may use."""
-
 _SYSTEM_NAMESPACES = ("kube-system", "lxcfs-py")
 _OWN = ("app.kubernetes.io/name", "lxcfs-py")  # the label of the manifests' pods, whatever namespace they are in
 _KERNELS_OWN = ("proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue")  # what every container has mounted
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_MOST_VARIABLES = 16
 
 
 class Mount(NamedTuple):
@@ -164,10 +158,9 @@ def variables(pod: Pod, container: Container) -> dict[str, str]:
     """Return what is set in a container's environment because its pod asks for it."""
     if not container.cpus:
         return {}
-    asked = [name.strip() for name in pod.annotations.get(ENVIRONMENT, "").split(",")][:_MOST_VARIABLES]
     present = {variable.partition("=")[0] for variable in container.environment}
     number = str(math.ceil(container.cpus))
-    return {name: number for name in asked if _VARIABLE.fullmatch(name) and name not in present}
+    return {name: number for name in pods.variables(pod.annotations)[0] if name not in present}
 
 
 def policy_with_listener(pod: Pod, container: Container, listener: str) -> bytes:
