@@ -13,9 +13,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Callable, NamedTuple, Union, get_type_hints
+from typing import Annotated, Any, BinaryIO, Callable, NamedTuple, Union, get_type_hints
 
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.files import BY_DEFAULT, NAMES
@@ -105,7 +106,10 @@ _whole = partial(_number, (int,), "a whole number")
 _switch = _rule("true, false", lambda value: isinstance(value, bool))
 
 
-_MOUNTPOINT = f"an absolute path other than / that is not in {', '.join(mountpoint.MACHINES_OWN)}"
+_MOUNTPOINT = (
+    f"an absolute path other than / that is not in {', '.join(mountpoint.MACHINES_OWN)}, "
+    f"of up to {mountpoint.PATH_MAX} bytes, {mountpoint.NAME_MAX} for each name"
+)
 
 
 def _is_mountpoint(value: Any) -> bool:
@@ -139,7 +143,7 @@ def _are_files(value: Any) -> Iterator[str]:
 
 
 def _is_line(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 256 and value.isprintable()
+    return isinstance(value, str) and len(value) <= 256 and value.isprintable() and value.strip() != ""
 
 
 def _are_cgroups(value: Any) -> Iterator[str]:
@@ -167,7 +171,9 @@ def _are_options(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(rf"(?:{option}(?:,{option})*)?", value) is not None
 
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 1 << 17
+_MAX_PARTS = 8  # of a key, with dots between; a parser takes memory by the square of them
+_MAX_FAULTS = 20  # that are told at once
 _MAX_PATTERNS = 64
 _MAX_LEVELS = 16
 _CGROUP_PATTERN = re.compile(rf"(?:/[^/]{{1,255}}){{1,{_MAX_LEVELS}}}")
@@ -263,9 +269,10 @@ class Metrics:
 
 _CONDITIONS: dict[str, Rule] = {
     "cgroup": lambda value: _are_cgroups([value]),
-    "image": _rule("an image's name, where * stands for any part of it", lambda value: _is_line(value) and value != ""),
+    "image": _rule("an image's name, where * stands for any part of it", _is_line),
     "label": _rule(
-        "a label's KEY or KEY=VALUE, where * stands for any part of the value", lambda value: _is_line(value) and value
+        "a label's KEY or KEY=VALUE, where * stands for any part of the value",
+        lambda value: _is_line(value) and _is_line(value.partition("=")[0]),
     ),
 }
 _BY_POLICY = (
@@ -343,12 +350,12 @@ KEYS = tuple(_keys(Config))
 def load(path: Union[str, Path]) -> Config:
     """The configuration in the file at path. ConfigError when it cannot be read or used."""
     try:
-        source = b"" if _is_null(path) else _read(path)
+        if _is_null(path):
+            return Config()
+        with open(path, "rb", opener=regular_file.opener) as file:
+            return read(file, str(path))
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
-    if len(source) > _MAX_BYTES:
-        raise ConfigError([f"{path}: has more than {_MAX_BYTES >> 20} MiB; allowed: up to that"])
-    return parse(source, str(path))
 
 
 def _is_null(path: Union[str, Path]) -> bool:
@@ -357,9 +364,12 @@ def _is_null(path: Union[str, Path]) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)
 
 
-def _read(path: Union[str, Path]) -> bytes:
-    with open(path, "rb", opener=regular_file.opener) as file:
-        return file.read(_MAX_BYTES + 1)
+def read(file: BinaryIO, name: str) -> Config:
+    """The configuration in a file that is called name. ConfigError with all that is wrong in it, OSError."""
+    source = file.read(_MAX_BYTES + 1)
+    if len(source) > _MAX_BYTES:
+        raise ConfigError([f"{name}: has more than {_MAX_BYTES >> 10} KiB; allowed: up to that"])
+    return parse(source, name)
 
 
 def parse(source: bytes, name: str) -> Config:
@@ -370,6 +380,9 @@ def parse(source: bytes, name: str) -> Config:
         raise ConfigError([f"{name}: reading it takes the Python package tomli, which is missing"])
     try:
         text = source.decode()
+        long = _line_of_a_long_key(text)
+        if long:
+            raise ConfigError([f"{name}:{long}: has a key of more than {_MAX_PARTS} parts; allowed: up to that"])
         document = tomllib.loads(text)
     except UnicodeDecodeError as error:
         line = source.count(b"\n", 0, error.start) + 1
@@ -382,9 +395,12 @@ def parse(source: bytes, name: str) -> Config:
     config: Config = _build(Config, document, "", faults)
     if faults:
         lines = _lines(text)
-        placed = [(_line(key, lines), sentence) for key, sentence in faults]
+        placed = [(_line(key, lines), sentence) for key, sentence in faults[:_MAX_FAULTS]]
         placed.sort(key=lambda fault: fault[0])
-        raise ConfigError(f"{name}:{line}: {sentence}" if line else f"{name}: {sentence}" for line, sentence in placed)
+        errors = [f"{name}:{line}: {sentence}" if line else f"{name}: {sentence}" for line, sentence in placed]
+        if len(faults) > _MAX_FAULTS:
+            errors.append(f"{name}: has more errors than these {_MAX_FAULTS}")
+        raise ConfigError(errors)
     return config
 
 
@@ -399,27 +415,32 @@ def _toml_fault(name: str, text: str, error: str) -> str:
     if not at:
         return f"{name}: cannot be read as TOML: {error}"
     meant = _meant(text.split("\n"), int(at[1]) - 1)
-    return f"{name}:{at[1]}: cannot be read as TOML: {error}" + (f"; did you mean {meant}?" if meant else "")
+    shown = error if len(error) <= _LONGEST_SHOWN else f"{error[:_LONGEST_SHOWN]}..."
+    return f"{name}:{at[1]}: cannot be read as TOML: {shown}" + (f"; did you mean {meant}?" if meant else "")
 
 
-_NO_TOML = re.compile(r"([\w.-]+)[ \t]*[=:][ \t]*([^\s#][^#]*?)[ \t]*;?[ \t\r]*(?:#.*)?")
+_LONGEST_SHOWN = 200  # of what the parser says, which may have a key in it
+_BEGINS = re.compile(r"\s*([\w.-]+)[ \t]*[=:]")
 _SWITCHES = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
-_AMOUNT = re.compile(r"0*(\d+(?:\.\d+)?|\.\d+)[ \t]*(?:s|sec|seconds?)?")
+_AMOUNT = re.compile(r"(\d*(?:\.\d+)?)[ \t]*(?:s|sec|seconds?)?")
 _QUOTES = "\"'\u201c\u201d\u201e\u2018\u2019"  # of word processors, too
 
 
 def _meant(lines: list[str], number: int) -> str:
     """Return what a line, counted from 0, was meant to be, as far as it may be that; "" where it is not known."""
-    line = _NO_TOML.fullmatch(lines[number].strip())
-    if not line:
+    statement = lines[number].partition("#")[0]
+    begins = _BEGINS.match(statement)
+    # No pattern for the rest: one that can divide blanks in several ways takes minutes for a line full of them.
+    word = statement[begins.end() :].strip().removesuffix(";").rstrip() if begins else ""
+    if not (begins and word):
         return ""
-    key, word = line.groups()
+    key = begins[1]
     *_, last = (_Statement("", 0, False), *_statements("\n".join([*lines[:number], f"{key} = 0"])))
     if last.line != number + 1:
         return ""
     bare = word.strip(_QUOTES)
     amount = _AMOUNT.fullmatch(bare)
-    number_of = amount[1] if amount else ""
+    number_of = re.sub(r"^0+(?=\d|\.)", "", amount[1]) if amount else ""
     values = (_SWITCHES.get(bare.lower()), f"0{number_of}" if number_of[:1] == "." else number_of, word, _quoted(bare))
     return next((f"{key} = {value}" for value in values if value and _may_be(last.key, value)), "")
 
@@ -444,13 +465,10 @@ def _build(table: type, values: dict[str, Any], prefix: str, faults: list[tuple[
         key, hint = prefix + name, hints.get(name)
         if hint is None:
             # [memroy] with swap = false below it: "memroy.swap" says more than "memroy", and finds "memory.swap".
-            for unknown in [f"{key}.{inner}" for inner in value] if isinstance(value, dict) and value else [key]:
-                instead = f"did you mean {key} without quotes?" if "." in name and key in KEYS else ""
-                instead = instead or _instead(unknown, KEYS, "known")
-                faults.append((unknown, f"unknown key {_quoted(unknown)}; {instead}"))
+            for unknown, _ in _flat(name, value):
+                _add(faults, prefix + unknown, _unknown(prefix + unknown, "." in name, KEYS))
         elif not isinstance(hint, type):
-            wrong = [f"{key} {sentence}" for sentence in hint.__metadata__[0](value)]
-            faults.extend((key, sentence) for sentence in wrong)
+            wrong = _add(faults, key, (f"{key} {sentence}" for sentence in hint.__metadata__[0](value)))
             if not wrong and key == "policy":
                 kept[name] = tuple(_build_policy(each, number, faults) for number, each in enumerate(value))
             elif not wrong:
@@ -458,8 +476,21 @@ def _build(table: type, values: dict[str, Any], prefix: str, faults: list[tuple[
         elif isinstance(value, dict):
             kept[name] = _build(hint, value, f"{key}.", faults)
         else:
-            faults.append((key, f"{key} is {_found(value)}; allowed: a table, [{key}]"))
+            _add(faults, key, [f"{key} is {_found(value)}; allowed: a table, [{key}]"])
     return table(**kept)
+
+
+def _add(faults: list[tuple[str, str]], key: str, sentences: Iterable[str]) -> bool:
+    """Add what is wrong with a key, and tell whether anything is; it is not even found out of more than are told."""
+    before = len(faults)
+    faults.extend((key, sentence) for sentence in islice(sentences, _MAX_FAULTS + 1 - before))
+    return len(faults) > before or before > _MAX_FAULTS
+
+
+def _unknown(key: str, is_quoted: bool, known: tuple[str, ...], within: str = "") -> Iterator[str]:
+    """What is wrong with a key that none is; a known one whose dot is in quotes is another key to TOML."""
+    without = f"did you mean {key} without quotes?" if is_quoted and key in known else ""
+    yield f"unknown key {_found(within + key)}; {without or _instead(key, known, 'known')}"
 
 
 def _build_policy(table: dict[str, Any], number: int, faults: list[tuple[str, str]]) -> Policy:
@@ -467,31 +498,32 @@ def _build_policy(table: dict[str, Any], number: int, faults: list[tuple[str, st
     conditions: dict[str, Any] = {}
     settings: list[tuple[str, Any]] = []
     place = f"policy[{number}]"
-    for key, value in _flat(table):
-        rule = _CONDITIONS.get(key) or (_rule_of(key) if key in _BY_POLICY else None)
-        if rule is None:
-            unknown = f"unknown key {_quoted(f'policy.{key}')}"
-            faults.append((f"{place}.{key}", f"{unknown}; {_instead(key, (*_CONDITIONS, *_BY_POLICY), 'known')}"))
-            continue
-        faults.extend((f"{place}.{key}", f"policy.{key} {sentence}") for sentence in rule(value))
-        if key in _CONDITIONS:
-            conditions[key] = value
-        else:
-            settings.append((key, tuple(value) if isinstance(value, list) else value))
-    understood = len(conditions) + len(settings) == len(list(_flat(table)))
-    for what, there, known in (("condition", conditions, _CONDITIONS), ("setting", settings, _BY_POLICY)):
+    known = (*_CONDITIONS, *_BY_POLICY)
+    understood = True
+    for name, inner in table.items():
+        for key, value in _flat(name, inner):
+            if key not in known or "." in name:
+                _add(faults, f"{place}.{key}", _unknown(key, "." in name, known, "policy."))
+                understood = False
+                continue
+            rule = _CONDITIONS.get(key) or _rule_of(key)
+            _add(faults, f"{place}.{key}", (f"policy.{key} {sentence}" for sentence in rule(value)))
+            if key in _CONDITIONS:
+                conditions[key] = value
+            else:
+                settings.append((key, tuple(value) if isinstance(value, list) else value))
+    for what, there, allowed in (("condition", conditions, _CONDITIONS), ("setting", settings, _BY_POLICY)):
         if understood and not there:
-            faults.append((place, f"policy {number + 1} has no {what}; allowed: {', '.join(map(_quoted, known))}"))
+            _add(faults, place, [f"policy {number + 1} has no {what}; allowed: {', '.join(map(_quoted, allowed))}"])
     return Policy(**conditions, settings=tuple(settings))
 
 
-def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values in a table and in those within it, by their dotted keys."""
-    for key, value in table.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """What is at a name: the values of a table, which is as deep as keys are, by their dotted keys; else the value."""
+    if isinstance(value, dict) and value:
+        yield from ((f"{name}.{key}", each) for key, each in value.items())
+    else:
+        yield name, value
 
 
 def _rule_of(key: str) -> Rule:
@@ -512,20 +544,35 @@ def _instead(word: Any, known: tuple[str, ...], title: str) -> str:
     return f"did you mean {_quoted(nearest[0])}?" if nearest else f"{title}: {', '.join(map(_quoted, known))}"
 
 
-# Comments go, and so does the text of strings that span lines: what looks like a key in them is none.
+# Comments go, and so does the text of strings that span lines: what looks like a key in them is none. A string that
+# does not end goes as far as it could: who tried anew behind each quote would take forever.
 _NOT_KEYS = re.compile(
-    r'"""(?:\\.|[^\\])*?"{3,5}' + r"|'''.*?'{3,5}" + r'|"(?:\\.|[^"\\\n])*"' + r"|'[^'\n]*'" + r"|#[^\n]*", re.DOTALL
+    r'"""(?:\\.|[^\\])*?(?:"{3,5}|\\?\Z)'
+    + r"|'''.*?(?:'{3,5}|\Z)"
+    + r'|"(?:\\.|[^"\\\n])*"?'
+    + r"|'[^'\n]*'?"
+    + r"|#[^\n]*",
+    re.DOTALL,
 )
+_LONG_KEY = re.compile(rf"(?:\.[\w-]+){{{_MAX_PARTS}}}")
+_LONGEST_KEY = 100  # letters, by which keys are told apart here
 _NAME = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
 _DOTTED = rf"{_NAME}(?:[ \t]*\.[ \t]*{_NAME})*"
 _STATEMENT = re.compile(rf"[ \t]*(?:\[\[?[ \t]*({_DOTTED})[ \t]*\]\]?[ \t\r]*$|({_DOTTED})[ \t]*=)")
+
+
+def _line_of_a_long_key(text: str) -> int:
+    """The line, from 1, of a key of more parts than may be; 0 where there is none."""
+    bare = re.sub("[ \t]+", "", _NOT_KEYS.sub(lambda match: "\n" * match[0].count("\n") or "x", text))
+    long = _LONG_KEY.search(bare)
+    return bare.count("\n", 0, long.start()) + 1 if long else 0
 
 
 class _Statement(NamedTuple):
     """A key that is set, or a table that is opened."""
 
     key: str
-    """Dotted, and numbered within an array: "policy[0].cpu.mode"."""
+    """Dotted, and numbered within an array: "policy[0].cpu.mode"; the beginning of one that is long."""
 
     line: int
     opens_next: bool
@@ -549,6 +596,7 @@ def _statements(text: str) -> Iterator[_Statement]:
         if not match:
             continue
         dotted = ".".join(part.strip("\"'") for part in re.findall(_NAME, match[1] or match[2]))
+        dotted = dotted[:_LONGEST_KEY]
         if match[1]:
             opens_next = match[0].lstrip().startswith("[[")
             if opens_next:
@@ -556,9 +604,9 @@ def _statements(text: str) -> Iterator[_Statement]:
             first, dot, rest = dotted.partition(".")
             key = f"{first}[{arrays[first]}]{dot}{rest}" if first in arrays else dotted
             table = f"{key}."
-            yield _Statement(key, number, opens_next)
+            yield _Statement(key[:_LONGEST_KEY], number, opens_next)
         else:
-            yield _Statement(table + dotted, number, False)
+            yield _Statement((table + dotted)[:_LONGEST_KEY], number, False)
 
 
 def _set_again(text: str) -> Iterator[tuple[str, int, int]]:
@@ -576,16 +624,20 @@ def _lines(text: str) -> dict[str, int]:
     for key, number, opens_next in _statements(text):
         if opens_next:
             found.setdefault(key.partition("[")[0], number)
-        for end in [at for at, letter in enumerate(key) if letter == "."] + [len(key)]:
-            found.setdefault(key[:end], number)
+        for place in _places(key):
+            found.setdefault(place, number)
     return found
 
 
 def _line(key: str, lines: dict[str, int]) -> int:
     """The line of a key, or of the table around it when the key's own was missed; 0 when that was missed too."""
-    while key and key not in lines:
-        key = key.rpartition(".")[0]
-    return lines.get(key, 0)
+    return next((lines[place] for place in _places(key) if place in lines), 0)
+
+
+def _places(key: str) -> list[str]:
+    """A dotted key and the tables around it, from the innermost on."""
+    parts = key[:_LONGEST_KEY].split(".")
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
 
 
 def dump(config: Config) -> str:

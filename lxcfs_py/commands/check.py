@@ -42,7 +42,7 @@ _INPUT = "/dev/stdin"
 
 def _of_input() -> Config:
     """Return the configuration on the standard input, which may be a pipe: a daemon could not read that anew."""
-    return resolved(configuration.parse(sys.stdin.buffer.read(), _INPUT))
+    return resolved(configuration.read(sys.stdin.buffer, _INPUT))
 
 
 def _check(options: argparse.Namespace) -> int:

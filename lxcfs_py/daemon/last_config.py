@@ -67,7 +67,7 @@ def _header(file: str) -> bytes:
 
 
 def _load(kept: Path) -> Optional[Config]:
-    try:
-        return configuration.load(kept) if kept.exists() else None
-    except configuration.ConfigError:  # another version's
-        return None
+    # It may be longer than the file that it is from.
+    with contextlib.suppress(OSError, configuration.ConfigError), open(kept, "rb", opener=regular_file.opener) as file:
+        return configuration.parse(file.read(), str(kept))
+    return None  # there is none, or it is another version's

@@ -30,6 +30,10 @@ PATIENCE = 5.0
 MACHINES_OWN = ("/proc", "/sys", "/dev", RUNTIME_DIRECTORY)
 """Directories in which nothing is mounted: this program and others need what is there."""
 
+PATH_MAX = 4095
+NAME_MAX = 255
+"""Bytes that a path, and a name in it, may have: linux/limits.h, which counts the zero that ends a path."""
+
 _MAX_LINKS = 40  # as many as the kernel follows
 
 
@@ -46,6 +50,11 @@ def resolve(path: str) -> str:
     """
     if not path:
         raise MountError("an empty path is no mountpoint: name a directory")
+    whole = os.fsencode(path)
+    if len(whole) > PATH_MAX or max(map(len, whole.split(b"/"))) > NAME_MAX:
+        raise MountError(
+            f"{path[:80]}... is no path: allowed are up to {PATH_MAX} bytes, {NAME_MAX} for each name in it"
+        )
     found = _follow(os.path.abspath(path), lambda path: is_mounted(path) or os.path.exists(_runtime_path(path)))
     if not found.strip("/"):
         raise MountError(f"{path} is the root directory: name a directory other than that")

@@ -1,5 +1,7 @@
 import os
 import re
+import time
+import tracemalloc
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -9,9 +11,14 @@ from hypothesis import strategies as st
 
 from lxcfs_py import config
 from lxcfs_py.config import Attach, Config, ConfigError, Cpu, Files, Fuse, Loadavg, Log, Memory, Metrics
+from lxcfs_py.daemon import last_config
 from lxcfs_py.files import NAMES
+from lxcfs_py.linux import mountpoint
 
-MOUNTPOINT = "an absolute path other than / that is not in /proc, /sys, /dev, /run/lxcfs-py"
+MOUNTPOINT = (
+    "an absolute path other than / that is not in /proc, /sys, /dev, /run/lxcfs-py, "
+    "of up to 4095 bytes, 255 for each name"
+)
 PATTERNS = 'allowed: a list of up to 64 patterns of cgroup paths such as "/docker/*"'
 PATTERN = "allowed: a cgroup's path, up to 16 names with a / before each, where * stands for any part of a name"
 
@@ -297,12 +304,12 @@ def test_a_device_without_an_end_is_an_error_and_the_null_device_an_empty_file(t
     assert config.load("/dev/null") == Config()
 
 
-def test_a_file_of_more_than_a_mebibyte_is_an_error(tmp_path):
+def test_a_file_of_more_than_128_kibibytes_is_an_error(tmp_path):
     path = tmp_path / "lxcfs.toml"
-    path.write_text("#" * (1 << 20))
+    path.write_text("#" * (1 << 17))
     assert config.load(path) == Config()
-    path.write_text("#" * ((1 << 20) + 1))
-    with pytest.raises(ConfigError, match=f"^{path}: has more than 1 MiB; allowed: up to that$"):
+    path.write_text("#" * ((1 << 17) + 1))
+    with pytest.raises(ConfigError, match=f"^{path}: has more than 128 KiB; allowed: up to that$"):
         config.load(path)
 
 
@@ -315,7 +322,7 @@ def test_errors_of_a_loaded_file_carry_its_path(tmp_path):
 
 CONFIGS = st.builds(
     Config,
-    mountpoint=st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1).map(lambda name: f"/x{name}"),
+    mountpoint=st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=60).map("/x{}".format),
     files=st.builds(Files, enabled=st.lists(st.sampled_from(NAMES), unique=True).map(tuple)),
     cpu=st.builds(Cpu, mode=st.sampled_from(["quota", "cpuset"])),
     memory=st.builds(Memory, swap=st.booleans()),
@@ -371,6 +378,7 @@ def test_any_bytes_give_a_configuration_or_a_config_error_of_whole_lines(source)
         ("[loadavg]", "interval = 5s", "interval = 5"),
         ("[loadavg]", "interval = 02.5", "interval = 2.5"),
         ("[fuse]", "threads = 08", "threads = 8"),
+        ("[loadavg]", "interval = 5 seconds ; # often", "interval = 5"),
         ("", "mountpoint = /srv/views", 'mountpoint = "/srv/views"'),
         ("", "memory.swap: true", "memory.swap = true"),
         ("[metrics]", "listen = 127.0.0.1:9756", 'listen = "127.0.0.1:9756"'),
@@ -415,12 +423,102 @@ def test_nothing_is_meant_that_would_be_refused_in_its_turn(table, line):
     assert "did you mean" not in error
 
 
-def test_a_dotted_key_in_quotes_is_meant_without_them():
-    (error,) = errors('"cpu.mode" = "quota"')
-    assert error == 'lxcfs.toml:1: unknown key "cpu.mode"; did you mean cpu.mode without quotes?'
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('"cpu.mode" = "quota"', '1: unknown key "cpu.mode"; did you mean cpu.mode without quotes?'),
+        (
+            '[[policy]]\nlabel = "a"\nmemory.swap = false\n"memory.swap" = true',
+            '3: unknown key "policy.memory.swap"; did you mean memory.swap without quotes?',
+        ),
+    ],
+)
+def test_a_dotted_key_in_quotes_is_meant_without_them(text, error):
+    assert errors(text) == [f"lxcfs.toml:{error}"]
+
+
+BYTES = 1 << 17
+NAMED = "a" * (BYTES // 2)
+WITH_DOTS = ".".join("a" * (BYTES // 4))
+
+ABSURD = {
+    "blanks behind a value": "cpu.mode = quota" + " " * 120_000 + "y",
+    "blanks before a value": "cpu.mode " + " " * 120_000 + "y",
+    "zeros": "fuse.threads = " + "0" * 120_000 + "x",
+    "zeros with a dot": "fuse.threads = " + "0" * 60_000 + "." + "0" * 60_000 + "x",
+    "tabs in a header": "[cpu" + "\t" * 120_000 + "y",
+    "a long key": f"{WITH_DOTS} = 1",
+    "a long key with blanks": " . ".join("a" * 30_000) + " = 1",
+    "a long key in quotes": ".".join(['"."'] * 30_000) + " = 1",
+    "a long key in an inline table": f"x = {{{WITH_DOTS} = 1}}",
+    "a long key in a policy": f"[[policy]]\n{'a.' * 2000}a = 1",
+    "a long header": f"[{WITH_DOTS}]\n" + "".join(f"a{number} = 1\n" for number in range(5000)),
+    "dots in quotes": f'"{"." * 120_000}" = 1',
+    "a long name": f"[{NAMED}]\n" + "".join(f"a{number} = 1\n" for number in range(5000)),
+    "a long name in a policy": f"[[policy]]\n[policy.{NAMED}]\n" + "".join(f"a{each} = 1\n" for each in range(5000)),
+    "a long name twice": f"{NAMED[:60_000]} = 1\n{NAMED[:60_000]} = 2",
+    "tables in tables": "x = " + "{a.a.a.a.a.a.a = " * 200 + "1" + "}" * 200,
+    "tables in tables of a policy": "[[policy]]\nx = " + "{a.a.a.a.a.a.a = " * 200 + "1" + "}" * 200,
+    "unknown keys": "".join(f"k{number} = 1\n" for number in range(10_000)),
+    "unknown keys in policies": "".join(f"[[policy]]\nk{number} = 1\n" for number in range(64)),
+    "unknown files": f"files.enabled = [{', '.join(map(repr, map(str, range(10_000))))}]",
+    "one file again and again": f"files.enabled = [{', '.join([repr(NAMES[0])] * 8_000)}]",
+    "quotes that end nowhere": "a = 1\na = 2\n" + '"""\n\\' * 20_000,
+    "escaped quotes": "a = 1\na = 2\n" + '\\"' * 60_000,
+    "a long mountpoint": f'mountpoint = "{"/a" * 60_000}"',
+    "apostrophes": "a = 1\na = 2\n" + "'" * 120_001,
+}
+
+
+@pytest.mark.parametrize("text", ABSURD.values(), ids=ABSURD)
+def test_no_text_takes_long_or_much_memory_or_says_much(text):
+    assert len(text) < BYTES
+    tracemalloc.start()
+    before = time.process_time()
+    try:
+        told = errors(text)
+        took, (_, memory) = time.process_time() - before, tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(told) <= 21
+    assert max(map(len, told)) < 1500
+    assert took < 5  # where tracing makes it some times slower
+    assert memory < 64 << 20
+
+
+def test_of_many_errors_the_first_are_told_and_that_there_are_more():
+    told = errors("".join(f"k{number} = 1\n" for number in range(1000)))
+    assert told[19].startswith('lxcfs.toml:20: unknown key "k19"; known: ')
+    assert told[20:] == ["lxcfs.toml: has more errors than these 20"]
+    assert len(errors("".join(f"k{number} = 1\n" for number in range(20)))) == 20
+
+
+@pytest.mark.parametrize("value", ["/" + "a" * 256, "/a" * 2048, "/" + "\u00e4" * 128])
+def test_a_mountpoint_is_no_longer_than_the_kernel_takes_a_path(value):
+    (error,) = errors(f'mountpoint = "{value}"')
+    assert error.endswith(f"; allowed: {MOUNTPOINT}")
+    for longest in ("/a" * 2047, "/" + "a" * 255):
+        assert config.parse(f'mountpoint = "{longest}"'.encode(), "lxcfs.toml").mountpoint == longest
+
+
+@pytest.mark.parametrize("condition", ["label = '=x'", "label = ' =x'", "label = ' '", "image = ' '"])
+def test_a_condition_that_no_container_can_meet_is_refused(condition):
+    (error,) = errors(f"[[policy]]\n{condition}\nmemory.swap = false")
+    assert error.startswith(f"lxcfs.toml:2: policy.{condition.split()[0]} is ")
 
 
 def test_a_byte_order_mark_is_named():
     with pytest.raises(ConfigError) as found:
         config.parse(b"\xef\xbb\xbf[cpu]\n", "lxcfs.toml")
     assert found.value.errors == ["lxcfs.toml:1: begins with a byte order mark; allowed: UTF-8 without one"]
+
+
+def test_what_served_last_is_known_again_however_much_longer_it_is_than_the_file_that_said_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(mountpoint, "RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    pattern = ("/" + '"' * 250) * 5
+    text = "attach.cgroups = [" + f"'{pattern}'," * 64 + "]"
+    served = config.parse(text.encode(), "lxcfs.toml")
+    assert len(text) < 1 << 17 < len(config.dump(served))
+    last_config.remember(served, "/etc/lxcfs.toml")
+    assert last_config.recall(served.mountpoint) == served
+    assert last_config.recall("/none") is None
