@@ -170,7 +170,8 @@ def _parsed(place: str, reply: bytes) -> Any:
     try:
         return json.loads(reply)
     except ValueError:
-        raise NotAnsweringError(_silent(place, ANSWER_SECONDS), _SILENT_HINT) from None
+        cut = f"the daemon of {place} does not answer: what it said breaks off after {len(reply)} bytes"
+        raise NotAnsweringError(cut if reply else _silent(place, ANSWER_SECONDS), _SILENT_HINT) from None
 
 
 def _request(place: str, path: str, request: dict[str, Any], seconds: float = ANSWER_SECONDS) -> bytes:

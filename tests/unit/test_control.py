@@ -168,13 +168,21 @@ def test_the_end_of_a_server_leaves_the_socket_of_its_successor(daemon):
     assert control.ask("/srv/a")["configuration"]["file"] == "/etc/new.toml"
 
 
-def test_a_daemon_that_dies_over_a_request_did_not_answer(daemon):
+@pytest.mark.parametrize(
+    ("answer", "said"), [(b"", "it said nothing within 2 s"), (b'{"a', "what it said breaks off after 3 bytes")]
+)
+def test_a_daemon_that_dies_over_a_request_did_not_answer(daemon, answer, said):
+    def die():
+        with listener.accept()[0] as connection:
+            connection.recv(1 << 16)
+            connection.sendall(answer)
+
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listener:
         listener.bind(control.path_of("/srv/a"))
         listener.listen()
-        dying = threading.Thread(target=lambda: listener.accept()[0].close())
+        dying = threading.Thread(target=die)
         dying.start()
-        with pytest.raises(control.NotAnsweringError, match="does not answer"):
+        with pytest.raises(control.NotAnsweringError, match=f"does not answer: {said}"):
             control.ask("/srv/a")
         dying.join()
 
