@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from lxcfs_py.attach import attach
 from lxcfs_py.config import Config
 from lxcfs_py.errors import LxcfsError
+from lxcfs_py.linux import regular_file
 from lxcfs_py.runtimes.names import opt_out_in
 
 _MAX_STATE = 1 << 20  # bytes
@@ -31,7 +32,7 @@ def run(state: BinaryIO, config: Config) -> list[attach.Outcome]:
         raise HookError("the container's state on standard input does not name its bundle: is this an OCI hook?")
     path = f"{bundle}/config.json"
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular_file.opener) as file:
             container = _parse(file.read(_MAX_CONFIG + 1), _MAX_CONFIG, path)
     except OSError as error:
         raise HookError(f"{path} cannot be read: {error.strerror}") from None

@@ -206,7 +206,7 @@ def counted(number: int, noun: str) -> str:
 
 def process_id(text: str) -> int:
     """Return a --pid. argparse.ArgumentTypeError where no process can have it."""
-    if not text.isdecimal() or not int(text):
+    if not (text.isascii() and text.isdecimal()) or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no process id: give a whole number above 0")
     return int(text)
 

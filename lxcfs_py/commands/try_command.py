@@ -57,7 +57,7 @@ def _size(text: str) -> int:
 
 def _cpus(text: str) -> float:
     try:
-        cpus = float(text)
+        cpus = float(text.encode("ascii"))
     except ValueError:
         cpus = math.nan
     if not 0 < cpus <= _MOST_CPUS:

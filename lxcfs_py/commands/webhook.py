@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import TYPE_CHECKING
 
 from lxcfs_py import log
@@ -34,12 +35,21 @@ def add(commands: Commands) -> None:
     pair.add_argument(
         "--self-signed",
         metavar="NAME",
+        type=_service_given,
         help="make and renew one for the Service of that name, keep it in the Secret and put its authority into the "
         "MutatingWebhookConfiguration of that name",
     )
     parser.add_argument("--listen", metavar="HOST:PORT", default=":8443", help="default: port 8443 of all addresses")
     parser.add_argument("--dry-run", action="store_true", help="change no pod, and log what would be changed")
     add_config(parser)
+
+
+def _service_given(text: str) -> str:
+    """Return the name of a Service, a DNS label. argparse.ArgumentTypeError for what can be none."""
+    if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", text):
+        allowed = "up to 63 letters, digits and dashes, all small, such as lxcfs-py-webhook"
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a Service: give {allowed}")
+    return text
 
 
 def _webhook(options: argparse.Namespace) -> int:

@@ -386,11 +386,14 @@ class Sandbox:
         self._init = None
 
 
+_MOST_BYTES = 1 << 63  # which no limit of the kernel's reaches
+
+
 def parse_size(text: str) -> int:
     """Return a size in bytes: "262144", "256M", "1.5G", in powers of 1024. ValueError says what it takes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
     size = float(match[1]) * 1024.0 ** " KMGT".index(match[2].upper() or " ") if match else math.inf
-    if size == math.inf:
+    if size >= _MOST_BYTES:
         raise ValueError(f"{text!r} is no size: write bytes, or a number with K, M, G or T, such as 256M or 1.5G")
     return int(size)
 

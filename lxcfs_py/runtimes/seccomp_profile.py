@@ -14,6 +14,7 @@ from typing import Any
 
 from lxcfs_py.config import Config
 from lxcfs_py.errors import LxcfsError
+from lxcfs_py.linux import regular_file
 from lxcfs_py.linux.digest import digest
 
 CALLS = ("sched_getaffinity", "sysinfo")
@@ -53,6 +54,9 @@ def lxc_socket_of(mountpoint: str) -> str:
 
 BASE = Path("/usr/share/containers/seccomp.json")
 """Podman's own profile, which Debian's golang-github-containers-common brings."""
+
+
+_MOST_LETTERS = 1 << 20
 
 
 class ProfileError(LxcfsError):
@@ -140,9 +144,13 @@ def _lxc_policy(base: Path, text: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(errors="replace")
+        with open(path, errors="replace", opener=regular_file.opener) as file:
+            text = file.read(_MOST_LETTERS + 1)
     except OSError as error:
         raise ProfileError(f"{path} cannot be read: {error.strerror}; --base names the profile to start from") from None
+    if len(text) > _MOST_LETTERS:
+        raise ProfileError(f"{path} has more than {_MOST_LETTERS} letters; --base names the profile to start from")
+    return text
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:

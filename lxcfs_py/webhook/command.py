@@ -24,7 +24,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
     served = certificates.Served()
     volumes = bind_snippets.kubernetes_volumes(bind_snippets.binds_of(config))
     try:
-        if options.self_signed:
+        if options.self_signed is not None:
             follow = Rotation(cluster.in_pod(), options.self_signed, served).follow()
         else:
             follow = certificates.follow_files(served, *options.certificate)

@@ -21,12 +21,11 @@ from tests.conftest import ROOT
 def lxcfs_py(*arguments, **options):
     return subprocess.run(
         [sys.executable, "-m", "lxcfs_py", *arguments],
-        stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         timeout=60,
         check=False,
-        **options,
+        **{"stdin": subprocess.DEVNULL, **options},
     )
 
 
@@ -75,6 +74,14 @@ def test_help_is_had_in_the_narrowest_terminal(columns, capsys, monkeypatch):
         (["try", "--memory", "lots", "true"], "'lots' is no size"),
         (["try", "--memory", "9" * 310, "true"], "9' is no size"),
         (["try", "--memory", "9" * 305 + "T", "true"], "9T' is no size"),
+        (["try", "--memory", "8388608T", "true"], "'8388608T' is no size"),
+        (["try", "--memory", "\u0663M", "true"], "is no size"),
+        (["try", "--memory", "1\u212a", "true"], "is no size"),  # the sign for kelvin
+        (["try", "--cpus", "\u0663", "true"], "is no number of CPUs"),
+        (["try", "--cpuset", "\u0663", "true"], "is no list of CPUs"),
+        (["show", "meminfo", "--pid", "\u0663"], "is no process id"),
+        (["run", "/" + "a" * 256], "... is no path: allowed are up to 4095 bytes, 255 for each name in it"),
+        (["webhook", "--self-signed", ""], "'' is no name of a Service"),
         (["check", ""], "an empty path is no configuration: name a file"),
         (["status", "--config", ""], "an empty path is no configuration"),
         (["reload", "--config", ""], "an empty path is no configuration"),
@@ -177,6 +184,9 @@ def test_check_takes_a_configuration_from_a_pipe_at_its_standard_input_alone(tmp
     assert (code, 'mode = "cpuset"' in told.out) == (0, True)
     code, told = check('[cpu]\nmode = "x"\n')
     assert (code, told.err.startswith('/dev/stdin:2: cpu.mode is "x"')) == (1, True)
+    with open("/dev/zero", "rb") as without_end:
+        done = lxcfs_py("check", "/dev/stdin", stdin=without_end)
+    assert (done.returncode, done.stderr) == (1, "/dev/stdin: has more than 128 KiB; allowed: up to that\n")
     os.mkfifo(tmp_path / "fifo")
     done = lxcfs_py("check", str(tmp_path / "fifo"))
     assert (done.returncode, done.stderr) == (1, f"{tmp_path}/fifo: cannot be read: it is no regular file\n")
@@ -281,6 +291,19 @@ def test_every_error_of_the_package_is_one_for_users():
         cwd=os.path.dirname(os.path.dirname(os.path.dirname(__file__))),
     ).stdout
     assert [line for line in found.splitlines() if "/errors.py:" not in line] == []
+
+
+def test_a_profile_to_start_from_is_a_file_with_an_end(tmp_path, capsys):
+    os.mkfifo(tmp_path / "fifo")
+    with open(tmp_path / "large", "wb") as large:
+        large.truncate((1 << 20) + 1)
+    for base, said in (
+        (tmp_path / "fifo", "cannot be read: it is no regular file"),
+        ("/dev/zero", "cannot be read: it is no regular file"),
+        (tmp_path / "large", "has more than 1048576 letters"),
+    ):
+        assert cli.main(["seccomp", "--config", "/dev/null", "--base", str(base)]) == 1
+        assert capsys.readouterr().err == f"lxcfs-py: {base} {said}; --base names the profile to start from\n"
 
 
 def test_a_seccomp_profile_is_printed_or_written(tmp_path, capsys):

@@ -80,6 +80,12 @@ def test_an_environment_that_does_not_opt_out_is_no_matter(tmp_path, process):
     assert run(json.dumps({"bundle": str(tmp_path)}).encode()).startswith(BEGINNING)
 
 
+def test_nobody_waits_for_a_bundle_whose_configuration_is_a_fifo(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    said = run(json.dumps({"bundle": str(tmp_path)}).encode())
+    assert said == f"{BEGINNING}{tmp_path}/config.json cannot be read: it is no regular file\n"
+
+
 def test_a_broken_configuration_is_one_sentence(tmp_path):
     (tmp_path / "lxcfs.toml").write_text("mountpoint = 1\n")
     said = run(b"{}", "--config", str(tmp_path / "lxcfs.toml"))
