@@ -18,11 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lxcfs_py.errors import LxcfsError
+from lxcfs_py.linux import regular_file
 
 log = logging.getLogger(__name__)
 
 LIFETIME = datetime.timedelta(days=365)
 _LOOK_SECONDS = 1.0
+_MAX_BYTES = 1 << 20
+_OF_SECRET = ("tls.crt of the Secret", "tls.key")
 _SKEW = datetime.timedelta(hours=1)  # by which the API server's clock may be behind
 
 
@@ -52,14 +55,13 @@ class Served:
 
     def load(self, certificate: str, key: str) -> None:
         """Serve with the pair in these files from now on. CertificateError, and what was served stays."""
-        self._current, expiry = _loaded(certificate, key)
+        self.load_pair(Pair(_read(certificate), _read(key), b""), certificate, key)
+
+    def load_pair(self, pair: Pair, certificate: str = _OF_SECRET[0], key: str = _OF_SECRET[1]) -> None:
+        """Serve with this pair from now on, called so; it gets into no file system. CertificateError."""
+        self._current, expiry = _loaded(pair, certificate, key)
         self.expiry = expiry.timestamp()
         log.info("serving with a certificate that expires at %s", expiry.isoformat())
-
-    def load_pair(self, pair: Pair) -> None:
-        """Serve with this pair from now on; it gets into no file system. CertificateError."""
-        with _in_memory(pair) as path:
-            self.load(path, path)
 
     def _choose(self, handshake: ssl.SSLObject, _name: Optional[str], _context: ssl.SSLContext) -> Optional[int]:
         if self._current is None:
@@ -129,8 +131,7 @@ def make(names: list[str], now: datetime.datetime) -> Pair:
 
 def check(pair: Pair) -> None:
     """CertificateError for a pair that cannot be served."""
-    with _in_memory(pair) as path:
-        _loaded(path, path)
+    _loaded(pair, *_OF_SECRET)
 
 
 def expires(certificate: bytes) -> datetime.datetime:
@@ -153,27 +154,58 @@ def names_of(certificate: bytes) -> list[str]:
 
 def first_of(text: bytes) -> bytes:
     """Return the first certificate of a PEM text; what is there to say it is not one is the reader's."""
-    match = re.search(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", text, re.DOTALL)
-    return match[0] if match else b""
+    begin = text.find(b"-----BEGIN CERTIFICATE-----")
+    match = _END.search(text, max(begin, 0))
+    return text[begin : match.end()] if match and begin >= 0 else b""
 
 
-def _loaded(certificate: str, key: str) -> tuple[ssl.SSLContext, datetime.datetime]:
-    """Return what serves with the pair in these files, and when that ends. CertificateError."""
+_END = re.compile(rb"-----END CERTIFICATE-----\n?")
+
+
+def _read(path: str) -> bytes:
+    """Return what a file of the pair has. CertificateError."""
+    try:
+        with open(path, "rb", opener=regular_file.opener) as file:
+            text = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise CertificateError(f"{path} cannot be read: {error.strerror}") from None
+    if len(text) > _MAX_BYTES:
+        raise CertificateError(f"{path} has more than {_MAX_BYTES >> 20} MiB; allowed: up to that, in PEM")
+    return text
+
+
+def _loaded(pair: Pair, certificate: str, key: str) -> tuple[ssl.SSLContext, datetime.datetime]:
+    """Return what serves with a pair, whose parts are called so, and when that ends. CertificateError."""
+
+    def refuse_to_ask() -> str:
+        raise CertificateError(f"the key {key} is encrypted; allowed: one that needs no passphrase")
+
     context = _context()
     try:
-        context.load_cert_chain(certificate, key)
-        with open(certificate, "rb") as file:
-            return context, expires(file.read())
-    except (OSError, ValueError) as error:
-        raise CertificateError(f"the certificate {certificate} with the key {key} cannot be served: {error}") from None
+        expiry = expires(pair.certificate)
+    except ValueError:
+        raise CertificateError(f"{certificate} has no certificate that can be read; allowed: PEM") from None
+    try:
+        with _in_memory(pair.certificate) as certificate_path, _in_memory(pair.key) as key_path:
+            context.load_cert_chain(certificate_path, key_path, refuse_to_ask)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise CertificateError(f"the key {key} is not that of the certificate {certificate}") from None
+        if b"PRIVATE KEY-----" not in pair.key:
+            raise CertificateError(f"{key} has no private key; allowed: PEM") from None
+        reason = error.reason.replace("_", " ").lower() if error.reason else "one of them cannot be read"
+        raise CertificateError(f"the certificate {certificate} with the key {key} cannot be served: {reason}") from None
+    except OSError as error:
+        raise CertificateError(f"the certificate {certificate} cannot be loaded: {error.strerror}") from None
+    return context, expiry
 
 
 @contextlib.contextmanager
-def _in_memory(pair: Pair) -> Iterator[str]:
-    """The path of a file with certificate and key, for as long as the block runs."""
+def _in_memory(text: bytes) -> Iterator[str]:
+    """The path of a file with this text, for as long as the block runs."""
     memory = os.memfd_create("lxcfs-py-certificate", os.MFD_CLOEXEC)
     try:
-        os.write(memory, pair.key + pair.certificate)
+        os.write(memory, text)
         yield f"/proc/self/fd/{memory}"
     finally:
         os.close(memory)

@@ -37,7 +37,11 @@ class Cluster:
             self.namespace = (account / "namespace").read_text().strip()
             self._tls = ssl.create_default_context(cafile=str(account / "ca.crt"))
         except OSError as error:
-            raise ClusterError(f"there is no service account at {account}: {error}") from None
+            what = "it has no certificate" if isinstance(error, ssl.SSLError) else error.strerror
+            raise ClusterError(
+                f"there is no service account at {account} ({error.filename or account / 'ca.crt'}: {what}); "
+                "--self-signed is for pods of a cluster, --certificate for all else"
+            ) from None
 
     async def get(self, path: str) -> Optional[Object]:
         """Return an object, None if there is none. ClusterError."""

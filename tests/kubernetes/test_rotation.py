@@ -269,8 +269,16 @@ def test_the_token_is_read_anew_and_a_refusal_is_one_sentence(api, tmp_path):
 
 
 def test_where_there_is_no_account_that_is_said(tmp_path):
-    with pytest.raises(ClusterError, match="no service account at"):
-        Cluster("https://localhost:1", tmp_path / "nothing")
+    def said() -> str:
+        with pytest.raises(ClusterError, match=f"^there is no service account at {tmp_path} ") as caught:
+            Cluster("https://localhost:1", tmp_path)
+        return str(caught.value).partition("(")[2].partition(")")[0]
+
+    assert said() == f"{tmp_path}/namespace: No such file or directory"
+    (tmp_path / "namespace").write_text("views\n")
+    assert said() == f"{tmp_path}/ca.crt: No such file or directory"
+    (tmp_path / "ca.crt").write_text("spoilt\n")
+    assert said() == f"{tmp_path}/ca.crt: it has no certificate"
 
 
 def test_the_authority_has_signed_the_certificate_for_the_service_and_signs_nothing_else():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import copy
+import datetime
 import gzip
 import http.client
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,9 +17,11 @@ import time
 import jsonpatch
 import kubernetes_validate
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from lxcfs_py.config import Config
 from lxcfs_py.runtimes.bind_snippets import binds_of, kubernetes_volumes
+from lxcfs_py.webhook import certificates
 from tests.conftest import ROOT
 from tests.kept import wait_for
 from tests.kubernetes.conftest import recorded
@@ -233,11 +237,8 @@ def test_it_ends_in_order_when_told_to(webhook):
             ["--listen", "192.0.2.1:8443"],
             "nothing can listen at 192.0.2.1:8443: ",
         ),
-        (
-            ["--certificate", "/dev/null", "/dev/null"],
-            "the certificate /dev/null with the key /dev/null cannot be served",
-        ),
-        (["--certificate", "/none", "/none"], "the certificate /none with the key /none cannot be served"),
+        (["--certificate", "/dev/zero", "/dev/zero"], "/dev/zero cannot be read: it is no regular file"),
+        (["--certificate", "/none", "/none"], "/none cannot be read: No such file or directory"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_sentence(webhook, options, said):
@@ -249,6 +250,44 @@ def test_what_cannot_be_is_said_in_one_sentence(webhook, options, said):
     assert done.stderr.splitlines()[-1].startswith(f"lxcfs-py: {said}")
     assert "Traceback" not in done.stderr
     assert "listening" not in done.stderr
+
+
+NOW = datetime.datetime.now(datetime.timezone.utc)
+PAIR, OTHER = (certificates.make(["lxcfs-py-webhook.views.svc"], NOW) for _ in range(2))
+ENCRYPTED = serialization.load_pem_private_key(PAIR.key, None).private_bytes(
+    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")
+)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "said"),
+    [
+        (PAIR.certificate, OTHER.key, "the key {0}/key is not that of the certificate {0}/certificate"),
+        (PAIR.certificate, ENCRYPTED, "the key {0}/key is encrypted; allowed: one that needs no passphrase"),
+        (PAIR.certificate, PAIR.certificate, "{0}/key has no private key; allowed: PEM"),
+        (PAIR.key, PAIR.key, "{0}/certificate has no certificate that can be read; allowed: PEM"),
+        (
+            PAIR.certificate,
+            PAIR.key[:60] + b"\n-----END PRIVATE KEY-----\n",
+            "the certificate {0}/certificate with the key {0}/key cannot be served: one of them cannot be read",
+        ),
+        (PAIR.certificate, b" " * ((1 << 20) + 1), "{0}/key has more than 1 MiB; allowed: up to that, in PEM"),
+    ],
+)
+def test_what_is_wrong_with_a_pair_is_one_sentence_that_names_the_file(tmp_path, certificate, key, said):
+    (tmp_path / "certificate").write_bytes(certificate)
+    (tmp_path / "key").write_bytes(key)
+    with pytest.raises(certificates.CertificateError) as caught:
+        certificates.Served().load(f"{tmp_path}/certificate", f"{tmp_path}/key")
+    assert str(caught.value) == said.format(tmp_path)
+
+
+def test_certificate_and_key_may_be_in_one_file_and_nobody_waits_for_a_fifo(tmp_path):
+    (tmp_path / "both").write_bytes(PAIR.certificate + PAIR.key)
+    certificates.Served().load(f"{tmp_path}/both", f"{tmp_path}/both")
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(certificates.CertificateError, match=r"/fifo cannot be read: it is no regular file$"):
+        certificates.Served().load(f"{tmp_path}/fifo", f"{tmp_path}/fifo")
 
 
 def test_without_its_packages_that_is_said():
