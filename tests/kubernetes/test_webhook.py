@@ -273,7 +273,7 @@ ENCRYPTED = serialization.load_pem_private_key(PAIR.key, None).private_bytes(
         ),
         (PAIR.certificate, b" " * ((1 << 20) + 1), "{0}/key has more than 1 MiB; allowed: up to that, in PEM"),
     ],
-    ids=["another key", "encrypted", "no key", "no certificate", "cut off", "large"],  # the pairs are new ones each time
+    ids=["another key", "encrypted", "no key", "no certificate", "cut off", "large"],  # the pairs are new each time
 )
 def test_what_is_wrong_with_a_pair_is_one_sentence_that_names_the_file(tmp_path, certificate, key, said):
     (tmp_path / "certificate").write_bytes(certificate)
