@@ -23,7 +23,10 @@ MIB = 1 << 20
 
 def has_ended(pid: int) -> bool:
     """Whose child it was has ended too: who gets it may be in no hurry to reap it."""
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.fixture(params=["in the foreground", "in the background"])
