@@ -491,6 +491,7 @@ def test_a_disabled_file_that_is_still_held_is_known_to_a_successor() -> None:
 # A server dies
 
 
+@pytest.mark.slow
 def test_no_reader_notices_two_hundred_kills(mount: Mount) -> None:
     server = mount.start()
     readers = Readers(8, mount)
@@ -740,6 +741,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_no_reader_notices_fifty_takeovers(mount: Mount) -> None:
     server = start_offered(mount)
     readers = Readers(4, mount)

@@ -88,6 +88,7 @@ def told(*command: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("situation", SITUATIONS, ids=lambda situation: situation.replace(" ", "-"))
 def test_no_command_shows_a_traceback(situation: str, place: Path) -> None:
     for command in cli.COMMANDS:
