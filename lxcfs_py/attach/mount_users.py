@@ -56,6 +56,7 @@ def find(mountpoint: str, device: Optional[str] = None) -> Found:
     """
     until = time.monotonic() + SECONDS
     hosts = {mount.mountpoint for mount in mount_table.read() if (mount.fstype, mount.root) == (FSTYPE, "/")}
+    hosts.add(mountpoint)
     found: dict[tuple[int, str], User] = {}
     waiting = list(_first_processes())
     for most in _ROUNDS:
@@ -66,7 +67,7 @@ def find(mountpoint: str, device: Optional[str] = None) -> Found:
                 lines, is_all = _lines(pid, most, until)
             except OSError:  # it has ended, or is not for us to see
                 continue
-            for mount in _one_of_each_device(lines, {mountpoint, *hosts}, device, until):
+            for mount in _one_of_each_device(lines, hosts, device, until):
                 found[pid, mount.device] = User(pid, command, mount.device, mount.mountpoint)
             if not is_all or time.monotonic() >= until:
                 left.append(pid)

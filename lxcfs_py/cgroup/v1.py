@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Optional
@@ -28,11 +29,14 @@ from lxcfs_py.linux.kernel_files import KernelDirectory
 _UNLIMITED = 1 << 62
 _SHARES = 1024  # of CPU time, where nobody has set them
 
+_MOST_KNOWN = 4096
+"""Cgroups below one of which it is remembered how many of their tasks were killed."""
+
 
 class Memory(Counting):
     """The memory controller; its usage counts the cgroups below, as the `total_` fields of memory.stat do."""
 
-    __slots__ = ("_levels", "_looks")
+    __slots__ = ("_killed_in", "_levels", "_looks")
 
     forgets = True
     fields = Fields(
@@ -60,6 +64,7 @@ class Memory(Counting):
         super().__init__()
         self._levels = levels
         self._looks: Looks[int] = Looks()
+        self._killed_in: dict[int, int] = {}  # by the inode number of a cgroup below
 
     def is_counted(self) -> bool:
         return True
@@ -107,9 +112,17 @@ class Memory(Counting):
         return {"events": {**self._events.pick(self._levels[0].read("memory.stat")), "oom_kill": killed}}
 
     def _killed_below(self) -> int:
-        """Return how many tasks were killed for want of memory in cgroups below: this alone, v1 does not sum."""
-        below = itertools.islice(subtree(self._levels[0]), 1, None)
-        return sum(_killed(read_in(directory, "memory.oom_control")) for directory in below)
+        """Return how many tasks were killed for want of memory in cgroups below: this alone, v1 does not sum.
+
+        Those that are gone count on, and so do those that are not seen this time: not all of very many are looked at.
+        """
+        known = self._killed_in
+        for directory in itertools.islice(subtree(self._levels[0]), 1, None):
+            number = os.fstat(directory).st_ino
+            killed = _killed(read_in(directory, "memory.oom_control"))
+            if killed and (number in known or len(known) < _MOST_KNOWN):
+                known[number] = max(killed, known.get(number, 0))
+        return sum(known.values())
 
     def numa_stat(self) -> Mapping[str, Mapping[int, int]]:
         return {}  # memory.numa_stat counts by kinds of pages that no field of /proc/meminfo is

@@ -151,7 +151,7 @@ class Glance:
         )
 
     def _count(self, container: Container, told: Optional[dict[str, Any]]) -> _Counters:
-        cpu = sum(container.cgroup.cpu.usage()) if container.cgroup.cpu else 0
+        cpu = sum(container.cgroup.cpu_time.usage()) if container.cgroup.cpu_time else 0
         devices = container.cgroup.io.stat().values() if container.cgroup.io else ()
         io = sum(device.get(key, 0) for device in devices for key in (b"rbytes", b"wbytes"))
         return _Counters(time.monotonic(), container.paths, cpu, io, told["reads"] if told else 0)

@@ -23,6 +23,7 @@ _NS_GET_PID_FROM_PIDNS = 0x8004B706
 _NS_GET_PID_IN_PIDNS = 0x8004B708
 
 _MAX_PROCESSES_EXAMINED = 64
+_MAX_ANCESTORS_ASKED = 16  # for their clock
 _READ_BYTES = 1 << 16
 
 
@@ -100,7 +101,7 @@ def boottime_offset(pid: int, init: int = 0) -> int:
     name = namespace_or_none(pid, "time")
     if name == _own_time_namespace():
         return 0
-    candidates = itertools.chain((pid, init), itertools.islice(ancestors(pid), 1, _MAX_PROCESSES_EXAMINED))
+    candidates = itertools.chain((pid, init), itertools.islice(ancestors(pid), 1, _MAX_ANCESTORS_ASKED))
     told = next((each for each in candidates if namespace_or_none(each, "time_for_children") == name), pid)
     for line in read(told, "timens_offsets").splitlines():
         clock, seconds, nanoseconds = line.split()

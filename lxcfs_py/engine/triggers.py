@@ -33,6 +33,9 @@ _MOST_OF_ALL = 2048
 _LOOK_SECONDS = 5.0
 """So often it is looked whether triggers are still where they are to be."""
 
+_AT_A_TIME = 32
+"""Of them, between which those that have fired are told."""
+
 _KEPT = 1 << 63
 """Added to a file's handle: under this number its trigger is kept, beside its text."""
 
@@ -227,8 +230,10 @@ class Triggers:
 
     def _watch(self) -> None:
         look = time.monotonic() + _LOOK_SECONDS
+        following: list[tuple[int, _Trigger]] = []
         while True:
-            fired = {descriptor for descriptor, _ in self._fired.poll(max(look - time.monotonic(), 0))}
+            pause = 0 if following else max(look - time.monotonic(), 0)
+            fired = {descriptor for descriptor, _ in self._fired.poll(pause)}
             with self._lock:
                 triggers = [each for each in self._held.values() if each.descriptor in fired]
             for trigger in triggers:
@@ -236,17 +241,20 @@ class Triggers:
                 if trigger.waits:
                     with contextlib.suppress(OSError):
                         self._wake(trigger.waits)
-            if time.monotonic() >= look:
-                self._follow()
+            if not following and time.monotonic() >= look:
+                with self._lock:
+                    following = list(self._held.items())
                 look = time.monotonic() + _LOOK_SECONDS
+            for handle, each in following[:_AT_A_TIME]:
+                self._follow(handle, each)
+            del following[:_AT_A_TIME]
 
-    def _follow(self) -> None:
-        """Arm those anew whose containers are in other cgroups by now."""
-        with self._lock:
-            held = list(self._held.items())
-        for handle, trigger in held:
-            with contextlib.suppress(OSError, ValueError):  # it stays as it is until the next look
-                what = self._tree.renewed(trigger.what)
-                if what != trigger.what:
-                    self._arm(handle, trigger, what)
-                    self._keep(handle, trigger, trigger.reader)
+    def _follow(self, handle: int, trigger: _Trigger) -> None:
+        """Arm one anew whose container is in another cgroup by now."""
+        try:
+            what = self._tree.renewed(trigger.what)
+            if what != trigger.what:
+                self._arm(handle, trigger, what)
+                self._keep(handle, trigger, trigger.reader)
+        except Exception as error:  # whatever it is of one container: the thread is there for all
+            log.debug("a trigger stays where it is until the next look: %r", error)

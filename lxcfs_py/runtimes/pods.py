@@ -40,11 +40,11 @@ def wished(
         return (), "it opted out"
     if opt_in and not wishes:
         return (), "it did not opt in"
-    said = [set(words(wish)) for wish in wishes]
-    if not wishes or any(each and each <= _ALL for each in said):
-        return enabled, ""
-    listed = {files.named(name) for each in said for name in each}
+    said = {word for wish in wishes for word in words(wish)}
+    listed = {files.named(word) for word in said - _ALL}
     unknown = sorted(listed - set(files.NAMES))
+    if not wishes or (said & _ALL and not unknown):
+        return enabled, ""
     if unknown or not listed:
         named = unknown[0][:40] if unknown else ""
         return (), f"{KEY} names {named!r}; allowed: all, none, or files with commas between them"

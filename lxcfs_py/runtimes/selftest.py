@@ -102,15 +102,17 @@ def ask(mountpoint: Path, configured: Optional[Configured] = None) -> list[Quest
         config = configured(box.init) if configured else Config(files=Files(files.NAMES))
         first = _probe(box, config)
         time.sleep(_LOAD_SECONDS)
-        started, least = time.time(), _seconds(cgroup)
+        started, least, io = time.time(), _seconds(cgroup), _counted(cgroup)
         texts = _probe(box, config)
+        io_since = _counted(cgroup)
         questions = [
             *_memory(texts, cgroup, config),
             *_cpus(texts, cpu),
             *_time(texts, init, started, config),
             *_cpu_time(first, texts, least, _seconds(cgroup), config),
             *_tasks(texts, cgroup),
-            *_io(texts, cgroup),
+            *_disk(texts, io, io_since),
+            *_pressure(texts, cgroup),
         ]
         return [each for each in questions if each.right is None or any(a is not None for a in each.answers.values())]
 
@@ -266,8 +268,7 @@ def _tasks(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
     yield Question("Which is the latest pid?", int(texts["own pid"]), {"loadavg": last})
 
 
-def _io(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
-    yield from _disk(texts, cgroup.io.stat() if cgroup.io else {})
+def _pressure(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
     for resource in ("cpu", "io", "memory"):
         own = cgroup.pressure.read(resource) if cgroup.pressure else None
         shown_text = texts.get(f"/proc/pressure/{resource}")
@@ -276,23 +277,40 @@ def _io(texts: Mapping[str, str], cgroup: Cgroup) -> Iterator[Question]:
             yield Question(f"Which lines has pressure/{resource}?", kinds, {"": re.findall(r"^\w+", shown_text, re.M)})
 
 
-def _disk(texts: Mapping[str, str], counted: Mapping[bytes, Mapping[bytes, int]]) -> Iterator[Question]:
-    """Ask of the disk that the container used most what was read and written, in requests and sectors of each."""
+_Counted = Mapping[bytes, Mapping[bytes, int]]
+
+
+def _counted(cgroup: Cgroup) -> _Counted:
+    """Return what a cgroup has counted of each disk."""
+    return cgroup.io.stat() if cgroup.io else {}
+
+
+def _disk(texts: Mapping[str, str], least: _Counted, most: _Counted) -> Iterator[Question]:
+    """Ask of the disk that the container used most what was read and written, in requests and sectors of each.
+
+    The cgroup told that before and after the container was asked.
+    """
     figures = {line.split()[2]: line.split()[3:] for line in texts.get("/proc/diskstats", "").splitlines()}
     figures.update((path, text.split()) for path, text in texts.items() if path.startswith("/sys/block/"))
     if not figures:
         return
-    device, counts = max(counted.items(), key=lambda each: sum(each[1].values()), default=(b"", {}))
+    device, counts = max(most.items(), key=lambda each: sum(each[1].values()), default=(b"", {}))
     if not any(counts.values()):
         yield Question("What did its disk do? The kernel has counted no I/O of its cgroup", None, {})
         return
-    disk = os.path.basename(os.readlink(f"/sys/dev/block/{device.decode()}"))
+    disk = os.path.basename(os.path.realpath(f"/sys/dev/block/{device.decode()}"))
     ways = {"diskstats": disk.replace("!", "/"), f"sys/block/{disk}/stat": f"/sys/block/{disk}/stat"}
-    yield Question(
-        f"What did {disk} do?",
-        [counts.get(kind + what, 0) // size for kind in (b"r", b"w") for what, size in ((b"ios", 1), (b"bytes", 512))],
-        {way: [int(figure) for figure in figures[key][:8:2]] if key in figures else None for way, key in ways.items()},
-    )
+    told = {way: [int(each) for each in figures[key][:8:2]] if key in figures else None for way, key in ways.items()}
+    low, high = _requests_and_sectors(least.get(device, {})), _requests_and_sectors(counts)
+    first = next(filter(None, told.values()), high)
+    yield Question(f"What did {disk} do?", [min(max(each), top) for *each, top in zip(first, low, high)], told)
+
+
+def _requests_and_sectors(counts: Mapping[bytes, int]) -> list[int]:
+    """Return those read and those written."""
+    return [
+        counts.get(kind + what, 0) // size for kind in (b"r", b"w") for what, size in ((b"ios", 1), (b"bytes", 512))
+    ]
 
 
 def _fields(meminfo: str) -> dict[str, int]:

@@ -20,12 +20,14 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     start times of processes count from there, too.
     """
     cgroup = container.cgroup
+    up = uptime(container, host, config) / 1e9
     if cgroup.cpu_time:
         look = functools.partial(visible_cpus.visible, cgroup, host, config.cpu)
-        idle = container.account.idle(cgroup, look, _age(container, host))
-    else:
-        idle = sum(times[3] for times in host.cpu_times(visible_cpus.visible(cgroup, host, config.cpu).cpus))
-    return b"%.2f %.2f\n" % (uptime(container, host, config) / 1e9, idle / TICKS)
+        idle = container.account.idle(cgroup, look, _age(container, host)) / TICKS
+    else:  # nobody counts what it used: the machine's idle time, of which no more can be than there was time
+        cpus = visible_cpus.visible(cgroup, host, config.cpu).cpus
+        idle = min(sum(times[3] for times in host.cpu_times(cpus)) / TICKS, up * len(cpus))
+    return b"%.2f %.2f\n" % (up, idle)
 
 
 def uptime(container: Container, host: Host, config: Config) -> int:

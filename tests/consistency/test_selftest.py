@@ -43,7 +43,8 @@ def test_the_command_prints_a_table_and_says_how_many_agree(daemon: Any) -> None
 
 
 def test_the_disk_that_was_used_is_asked_of_and_held_against_the_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "readlink", lambda path: {"/sys/dev/block/8:0": "../../block/cciss!c0d0"}[path])
+    links = {"/sys/dev/block/8:0": "/sys/devices/pci/block/cciss!c0d0"}
+    monkeypatch.setattr(os.path, "realpath", links.__getitem__)
     counted = {b"7:0": {b"rios": 0}, b"8:0": {b"rbytes": 65536, b"rios": 2, b"wbytes": 512, b"wios": 1}}
     zeros = " 0" * 13
     texts = {
@@ -51,19 +52,26 @@ def test_the_disk_that_was_used_is_asked_of_and_held_against_the_cgroup(monkeypa
         "/sys/block/loop0/stat": f"0 0 0 0{zeros}\n",
         "/sys/block/cciss!c0d0/stat": f"0 0 0 0 0 0 0{zeros}\n",
     }
-    (question,) = selftest._disk(texts, counted)
+    (question,) = selftest._disk(texts, counted, counted)
     assert (question.right, question.wrong()) == ([2, 128, 1, 1], ["sys/block/cciss!c0d0/stat"])
     del texts["/proc/diskstats"]
-    (question,) = selftest._disk(texts, counted)
+    (question,) = selftest._disk(texts, counted, counted)
     assert question.answers["diskstats"] is None
-    assert not list(selftest._disk({}, counted))
+    assert not list(selftest._disk({}, counted, counted))
+
+
+@pytest.mark.parametrize(("sectors", "wrong"), [(120, True), (128, False), (136, False), (144, False), (152, True)])
+def test_what_a_disk_does_while_the_container_is_asked_may_be_in_the_answer_or_not(sectors: int, wrong: bool) -> None:
+    least, most = ({b"8:0": {b"rbytes": sectors * 512, b"rios": 2}} for sectors in (128, 144))
+    (question,) = selftest._disk({"/proc/diskstats": f"8 0 8:0 2 0 {sectors} 0 0 0 0{' 0' * 7}\n"}, least, most)
+    assert bool(question.wrong()) == wrong
 
 
 @pytest.mark.parametrize("counted", [{}, {b"8:0": {b"rios": 0, b"rbytes": 0}}])
 def test_where_the_kernel_counts_no_io_nothing_agrees(
     counted: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    questions = list(selftest._disk({"/sys/block/sda/stat": "0 0 0 0 0 0 0 0 0 0 0"}, counted))
+    questions = list(selftest._disk({"/sys/block/sda/stat": "0 0 0 0 0 0 0 0 0 0 0"}, counted, counted))
     monkeypatch.setattr(command, "require_root", lambda: None)
     monkeypatch.setattr(command, "served_mountpoint", lambda options: "/")
     monkeypatch.setattr(selftest, "ask", lambda place, configured: [*questions, selftest.Question("?", 1, {"a": 1})])

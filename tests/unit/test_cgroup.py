@@ -687,6 +687,10 @@ def test_events_of_v1_do_not_step_back(files):
     assert [events(*counts) for counts in ((50, 2), (40, 0), (45, 1))] == [(50, 2), (50, 2), (55, 3)]
 
 
+def refuse(*_, **__):
+    raise OSError(errno.EMFILE, "too many open files")
+
+
 def test_killed_processes_below_count_on_v1_too_and_after_their_cgroup_is_gone(made, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr("lxcfs_py.cgroup.tree.time.monotonic", lambda: now[0])
@@ -701,9 +705,19 @@ def test_killed_processes_below_count_on_v1_too_and_after_their_cgroup_is_gone(m
     assert killed() == 1
     assert killed(a=2) == 3
     assert killed(**{"a/inner": 4}) == 7
+    made({"box/b/tasks": ""})  # while the other one is there, since other filesystems use their inode numbers again
     shutil.rmtree(root / "box/a")
     assert killed() == 7
     assert killed(b=1) == 8
+    with monkeypatch.context() as few:
+        few.setattr("lxcfs_py.cgroup.tree.os.open", refuse)
+        assert killed() == 8
+    assert killed() == 8, "one that could not be looked at for a while is not counted twice"
+    for number in range(3):
+        made({f"box/{number}/{each}/memory.oom_control": "oom_kill 1\n" for each in range(100)})
+    seen = killed()
+    shutil.rmtree(root / "box/1")
+    assert seen <= killed() <= killed() <= 308
 
 
 def test_who_waits_for_io_is_blocked_whether_or_not_it_may_be_killed(monkeypatch):

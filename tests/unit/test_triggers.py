@@ -82,6 +82,8 @@ class Tree:
         return near.detach()
 
     def renewed(self, what):
+        if what == "odd":
+            raise KeyError(what)
         return self.moved.get(what, what)
 
     def fire(self, what):
@@ -134,18 +136,18 @@ def test_one_whose_container_has_moved_is_armed_where_that_is_now_also_by_a_succ
 ) -> None:
     monkeypatch.setattr(module, "_LOOK_SECONDS", 0.05)
     triggers, woken = server()
-    for handle, what in enumerate(("old", "stays", "cannot be armed elsewhere")):
+    for handle, what in enumerate(("old", "stays", "cannot be armed elsewhere", "odd")):
         triggers.set(handle, what, READER, 0, 20)
         triggers.poll(handle, 70 + handle, READER)
     tree.moved = {"old": "new", "cannot be armed elsewhere": "gone"}
     wait_for(lambda: "new" in tree.far_ends)
     wait_for(lambda: tree.far_ends["old"].recv(1) == b"")  # nobody listens there any more
-    for what, expected in (("new", 70), ("stays", 71), ("cannot be armed elsewhere", 72)):
+    for what, expected in (("new", 70), ("stays", 71), ("cannot be armed elsewhere", 72), ("odd", 73)):
         tree.fire(what)
         assert woken.get(timeout=10) == expected
     tree.moved = {}
     kept = [json.loads(triggers._texts.get(key))[0] for key in triggers._texts.handles_from(module._KEPT)]
-    assert sorted(kept) == ["cannot be armed elsewhere", "new", "stays"]
+    assert sorted(kept) == ["cannot be armed elsewhere", "new", "odd", "stays"]
 
 
 def test_a_successor_has_them_too_but_those_that_are_over(tree, server) -> None:

@@ -490,7 +490,9 @@ def test_pressure_that_is_switched_off_for_the_cgroup_is_zeros(cgroup, container
 
 
 @pytest.mark.parametrize("of", [lambda files: None, lambda files: v1.Cpu((files({}),), ())])
-def test_where_nobody_counts_cpu_time_it_is_the_machines_on_the_visible_cpus(of, files, cgroup, container_in, made):
+def test_where_nobody_counts_cpu_time_it_is_the_machines_on_the_visible_cpus(
+    of, files, cgroup, container_in, made, monkeypatch
+):
     cpus = (
         "cpu  99 99 99 99 99 99 99 99 0 0",
         "cpu0 9 9 9 9 9 9 9 9 0 0",
@@ -508,7 +510,10 @@ def test_where_nobody_counts_cpu_time_it_is_the_machines_on_the_visible_cpus(of,
         ["cpu2", "5", "6", "7", "8", *"000000"],
         ["cpu3", "0", "0", "0", "0", *"000000"],
     ]
-    assert VIEWS["proc/uptime"](container, host, Config()).split()[1] == b"0.62"
+    for age, idle in ((10**9, b"0.62"), (10**8, b"0.30")):  # of three CPUs, no more than there was time
+        now = container.start + age
+        monkeypatch.setattr(Host, "now", lambda host, now=now: now)
+        assert VIEWS["proc/uptime"](container, host, Config()).split()[1] == idle
 
 
 # Visible CPUs

@@ -168,7 +168,14 @@ def test_a_name_that_the_pod_uses_for_something_else_is_not_touched():
 
 @pytest.mark.parametrize("place", ["labels", "annotations"])
 @pytest.mark.parametrize(
-    ("wish", "everybody", "who_asks"), [("none", False, False), ("all", True, True), (None, True, False)]
+    ("wish", "everybody", "who_asks"),
+    [
+        ("none", False, False),
+        ("none, stat", False, False),
+        ("all", True, True),
+        ("stat, all", True, True),
+        (None, True, False),
+    ],
 )
 def test_a_pod_opts_in_and_out(place, wish, everybody, who_asks):
     pod = a_pod(metadata={place: {KEY: wish} if wish else None})
