@@ -20,6 +20,7 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Callable, NamedTuple
 
@@ -98,7 +99,8 @@ class Agent:
         self._paused: dict[int, float] = {}  # servers, and until when
         self._runtimes: dict[int, _Runtime] = {}
         self._callers: dict[int, Caller] = {}
-        self._left_out: set[int] = set()  # owners that keep a thread waiting
+        self._left_out: Counter[int] = Counter()  # owners that keep threads or writers waiting, by how many
+        self._choice = threading.Lock()  # held by who changes which callers are attended to
         self._last: dict[int, int] = {}  # by descriptor of a caller, when it was served last
         self._served = 0
         self._silent_until = 0.0
@@ -203,16 +205,21 @@ class Agent:
 
     def _leave_out_all(self, owner: int) -> TakeBack:
         """Attend no longer to an owner's."""
-        self._left_out.add(owner)
-        for each in self._of(owner):
-            self._ignore(each)
+        with self._choice:
+            self._left_out[owner] += 1
+            for each in self._of(owner):
+                self._ignore(each)
         return lambda: self._take_back(owner)
 
     def _take_back(self, owner: int) -> None:
-        """Attend to all of an owner's again, with those that came meanwhile."""
-        self._left_out.discard(owner)
-        for descriptor in self._of(owner):
-            self._attend_again(descriptor)
+        """Attend to all of an owner's again, with those that came meanwhile, unless it keeps something else waiting."""
+        with self._choice:
+            self._left_out[owner] -= 1
+            if self._left_out[owner]:
+                return
+            del self._left_out[owner]
+            for descriptor in self._of(owner):
+                self._attend_again(descriptor)
 
     def _attend_again(self, descriptor: int) -> None:
         if descriptor in self._callers or descriptor in self._servers or descriptor in self._runtimes:
@@ -305,11 +312,12 @@ class Agent:
         return f"its container has {MAX_OF_ONE} already" if len(self._of(owner)) >= MAX_OF_ONE else ""
 
     def _add(self, caller: Caller) -> None:
-        self._callers[caller.descriptor] = caller
         with contextlib.suppress(OSError):  # then it is tried again for a call
             self._writers.prepare()
-        if owner_of(caller.number) not in self._left_out:
-            self._poll.register(caller.descriptor, select.EPOLLIN)
+        with self._choice:
+            self._callers[caller.descriptor] = caller
+            if owner_of(caller.number) not in self._left_out:
+                self._poll.register(caller.descriptor, select.EPOLLIN)
 
     def _give_up(self, descriptor: int, error: Exception) -> None:
         """Let go of what is not what it should be."""

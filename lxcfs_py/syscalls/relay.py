@@ -160,9 +160,11 @@ class Relay:
                     self._replace(shift)
 
     def _replace(self, shift: Shift) -> None:
-        shift.take_back = self._leave_out(shift.at)
-        if not self._try_to_lead():
-            shift.take_back()
+        take_back = self._leave_out(shift.at)
+        if self._try_to_lead():
+            shift.take_back = take_back
+        else:
+            take_back()
 
     def _try_to_lead(self) -> bool:
         """Let another thread lead; tell whether it does. Where none can, it is tried again."""

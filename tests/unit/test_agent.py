@@ -22,7 +22,7 @@ from lxcfs_py.linux import seccomp
 from lxcfs_py.linux.seccomp import Notification
 from lxcfs_py.syscalls import agent
 from lxcfs_py.syscalls.agent import Agent
-from lxcfs_py.syscalls.callers import Listener
+from lxcfs_py.syscalls.callers import Listener, owner_of
 from lxcfs_py.syscalls.relay import Shift
 from lxcfs_py.syscalls.writers import Order, Writer, Writers
 
@@ -237,6 +237,21 @@ def test_a_container_that_kept_a_thread_waiting_is_heard_when_it_starts_again(
     assert again not in dict(agent_of._poll.poll(0))
     take_back()
     assert again in dict(agent_of._poll.poll(0))
+
+
+def test_a_container_that_keeps_two_waiting_is_heard_when_neither_waits_any_longer(
+    agent_of: Agent, server: Full, ends: list[int]
+) -> None:
+    send(agent_of, server, {"state": {"id": "web"}}, ends)
+    (descriptor,) = agent_of._callers
+    os.write(ends[-1], b"a call")
+    owner = owner_of(agent_of._callers[descriptor].number)
+    of_a_writer, of_a_thread = agent_of._leave_out_all(owner), agent_of._leave_out(descriptor)
+    of_a_thread()
+    assert descriptor not in dict(agent_of._poll.poll(0)), "its writer is kept waiting still"
+    of_a_writer()
+    assert descriptor in dict(agent_of._poll.poll(0))
+    assert not agent_of._left_out
 
 
 class Caller(Listener):
