@@ -100,8 +100,8 @@ class Session:
             raise SessionError(f"the memory file cannot be used: {error.strerror}") from error
         magic, *_, length = _HEADER.unpack_from(self._map)
         self.mountpoint = os.fsdecode(self._map[_HEADER.size : min(_HEADER.size + length, _DEVICE)])
-        if magic != _MAGIC or not self.mountpoint.startswith("/"):
-            raise SessionError(f"the memory file that was kept begins with {magic!r}: it is no session's")
+        if magic != _MAGIC or not self.mountpoint.startswith("/") or "\0" in self.mountpoint:
+            raise SessionError(f"the memory file that was kept begins with {self._map[:64]!r}: it is no session's")
         view = memoryview(self._map)
         self.slots = [view[_PAGE + n * _SLOT : _PAGE + (n + 1) * _SLOT] for n in range(SLOTS)]
         self.texts = open_texts.Texts(self._map, _TEXTS)
@@ -273,11 +273,15 @@ def session_of(descriptors: Sequence[int], mountpoint: str) -> Optional[Session]
 
 
 def _salvage(memories: Sequence[int], mountpoint: str) -> int:
-    """A new memory file, with the requests that may be in the slots of old ones: the kernel refuses a wrong answer."""
+    """A new memory file, with the requests that old ones may have: the kernel refuses a wrong answer.
+
+    What the end of the header says goes with those at hand.
+    """
     new = new_memory(mountpoint, (protocol.KERNEL_MINOR_VERSION, protocol.WANTED))
     for old in memories:
-        with contextlib.suppress(OSError):
-            os.pwrite(new, os.pread(old, SLOTS * _SLOT, _PAGE), _PAGE)
+        for start, end in ((_DEVICE, _TEXTS), (_WAITING, _END)):
+            with contextlib.suppress(OSError):
+                os.pwrite(new, os.pread(old, end - start, start), start)
     return new
 
 

@@ -121,6 +121,12 @@ def test_a_memory_file_of_something_else_is_refused_in_a_sentence(memory: int) -
         session.Session(-1, memory)
 
 
+def test_a_memory_file_whose_mountpoint_can_be_none_is_refused_too(memory: int) -> None:
+    os.pwrite(memory, struct.pack("=I", 2000), session._HEADER.size - 4)
+    with pytest.raises(session.SessionError, match="no session's"):
+        session.Session(-1, memory)
+
+
 @pytest.mark.parametrize("size", [1 << 20, 1 << 30])
 def test_a_session_of_another_version_goes_on_without_its_texts(memory: int, size: int) -> None:
     """Above the texts, all versions agree. What another version kept of these may be less or more, or look like any."""
@@ -152,7 +158,12 @@ def fuse() -> Iterator[int]:
 
 @pytest.mark.parametrize("damage", ["truncated", "begins otherwise", "gone"])
 def test_a_session_goes_on_whatever_happened_to_its_memory_file(memory: int, fuse: int, damage: str) -> None:
-    session.Session(fuse, memory).slots[3][:8] = b"request."
+    before = session.Session(fuse, memory)
+    before.slots[3][:8] = b"request."
+    waits = before.waiting.get()
+    assert waits is not None
+    waits[:8] = b"waiting."
+    before.device, before.shows_machine = "0:45", True
     if damage == "truncated":
         os.ftruncate(memory, 0)
     elif damage == "begins otherwise":
@@ -163,6 +174,9 @@ def test_a_session_goes_on_whatever_happened_to_its_memory_file(memory: int, fus
     assert kept.mountpoint == "/srv/views"
     if damage == "begins otherwise":
         assert kept.slots[3][:8] == b"request.", "somebody may wait for that"
+        kept.claim()
+        assert [bytes(slot[:8]) for slot in kept.left_waiting] == [b"waiting."], "and for that"
+        assert (kept.device, kept.shows_machine) == ("0:45", True)
 
 
 def test_a_session_knows_its_mountpoint(memory: int) -> None:
