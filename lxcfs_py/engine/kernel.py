@@ -266,9 +266,12 @@ class Server:
         """
         reason = self._reasons.get()
         deadline = time.monotonic() + DRAIN
-        while (self._queue or any(slot[OPCODE] for slot in self.at_hand)) and time.monotonic() < deadline:
+        while self._holds_requests() and time.monotonic() < deadline:
             time.sleep(0.001)
         return reason
+
+    def _holds_requests(self) -> bool:
+        return bool(self._queue) or any(slot[OPCODE] for slot in (*self.at_hand, *self._session.left_waiting))
 
     @property
     def at_hand(self) -> Sequence[memoryview]:
@@ -297,9 +300,11 @@ class Server:
                 self._take_up(slot)
         if not number:
             for slot in self._session.left_waiting:
+                self._relay.show(number, slot)
                 self._take_up(slot)
                 self._session.waiting.put(slot)
         slot = self._session.slots[number]
+        self._relay.show(number, slot)
         slot[OPCODE] = slot[-1] = 0  # both pages are here now: SIGKILL must not cut the kernel's copying short
         while not self._relay.stopped:
             self._relay.stand_by(number)

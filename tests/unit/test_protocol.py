@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lxcfs_py.engine import End, kernel, protocol, session
+from lxcfs_py.engine import End, kernel, protocol, session, watchdog
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -300,6 +300,35 @@ def crowded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
     peer = Kernel()
     yield peer
     peer.close()
+
+
+def test_a_request_that_waited_and_hangs_in_the_next_server_is_seen() -> None:
+    """So that this server is replaced in its turn, and the request is refused in the end."""
+    peer, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with peer, theirs:
+        peer.settimeout(5)
+        left = session.Session(theirs.fileno(), session.new_memory("/nowhere"))
+        for unique in (2, 4):
+            slot = left.waiting.get()
+            assert slot is not None
+            asked = request(protocol.READ, unique, node("/proc/meminfo"), reading(0, 4096))
+            slot[: len(asked)] = asked
+        tree = Tree()
+        tree.gate.clear()
+        server = kernel.Server(tree, left, threads=2)
+        check = watchdog.of_workers(server.at_hand)
+        server.start()
+        deadline = time.monotonic() + 10
+        while not (said := check(0.1)):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert "worker 0" in said
+        server.stop(End.STOPPED)
+        threading.Timer(0.1, tree.gate.set).start()
+        server.wait()
+        assert {protocol.OUT_HEADER.unpack_from(peer.recv(4096))[2] for _ in range(2)} == {2, 4}
+        assert not check(0)
+        os.close(left.memory)
 
 
 def test_many_requests_that_wait_are_all_answered_and_counted_as_their_containers(crowded: Kernel) -> None:
