@@ -160,7 +160,9 @@ class Agent:
                 self._attend(shift, descriptor, event)
             except Exception as error:  # whatever one container does, the others are answered
                 self._give_up(descriptor, error)
-            if not self._relay.end(shift):
+            finally:
+                leads = self._relay.end(shift)
+            if not leads:
                 return
         for descriptor, until in list(self._paused.items()) if self._paused else ():
             if time.monotonic() >= until:
@@ -223,14 +225,14 @@ class Agent:
 
     def _attend_again(self, descriptor: int) -> None:
         if descriptor in self._callers or descriptor in self._servers or descriptor in self._runtimes:
-            with contextlib.suppress(FileExistsError):
+            with contextlib.suppress(OSError):  # it is attended to, or another thread has just closed it
                 self._poll.register(descriptor, select.EPOLLIN)
 
     def _of(self, owner: int) -> list[int]:
         return [each for each, caller in list(self._callers.items()) if owner_of(caller.number) == owner]
 
     def _ignore(self, descriptor: int) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it is not attended to, or another thread has just closed it
             self._poll.unregister(descriptor)
 
     # Listeners
@@ -328,8 +330,9 @@ class Agent:
         """Let go of a caller or a runtime."""
         if descriptor in self._servers:
             return
-        self._ignore(descriptor)
-        caller = self._callers.pop(descriptor, None)
+        with self._choice:
+            self._ignore(descriptor)
+            caller = self._callers.pop(descriptor, None)
         if caller is not None:
             self._last.pop(descriptor, None)
             self._forget(caller.name)

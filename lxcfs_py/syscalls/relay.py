@@ -149,15 +149,23 @@ class Relay:
             self._busy.wait()
             time.sleep(PATIENCE / 2)
             self._busy.clear()
-            with self._lock:
-                shift = self._leader
-                if shift is None and self._has_begun:
-                    self._try_to_lead()
-                if shift is None or not shift.since:
-                    continue
+            try:
+                self._look_once()
+            except Exception:  # whatever it is, somebody must look again
+                log.exception("the agent for system calls met an error")
+                time.sleep(_AFTER_AN_ERROR)
                 self._busy.set()
-                if time.monotonic() - shift.since >= PATIENCE:
-                    self._replace(shift)
+
+    def _look_once(self) -> None:
+        with self._lock:
+            shift = self._leader
+            if shift is None and self._has_begun:
+                self._try_to_lead()
+            if shift is None or not shift.since:
+                return
+            self._busy.set()
+            if time.monotonic() - shift.since >= PATIENCE:
+                self._replace(shift)
 
     def _replace(self, shift: Shift) -> None:
         take_back = self._leave_out(shift.at)

@@ -254,6 +254,53 @@ def test_a_container_that_keeps_two_waiting_is_heard_when_neither_waits_any_long
     assert not agent_of._left_out
 
 
+def test_a_listener_that_another_thread_drops_meanwhile_keeps_nobody_from_being_left_out(
+    agent_of: Agent, server: Full, ends: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(agent_of, server, {"state": {"id": "web"}}, ends, 2)
+    gone, stays = agent_of._callers
+    owner = owner_of(agent_of._callers[stays].number)
+    of = agent_of._of
+
+    def drop_meanwhile(owner: int) -> list[int]:
+        found = of(owner)
+        thread = threading.Thread(target=agent_of._drop, args=[gone], daemon=True)
+        thread.start()
+        thread.join(0.2)
+        return found
+
+    monkeypatch.setattr(agent_of, "_of", drop_meanwhile)
+    take_back = agent_of._leave_out_all(owner)
+    os.write(ends[-1], b"a call")
+    assert stays not in dict(agent_of._poll.poll(0))
+    take_back()
+    assert stays in dict(agent_of._poll.poll(0))
+
+
+def test_a_connection_that_was_closed_meanwhile_is_left_out_without_an_error(agent_of: Agent) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    agent_of._leave_out(read)()
+    os.close(write)
+
+
+def test_a_thread_is_at_nothing_any_more_even_where_its_caller_cannot_be_given_up(
+    agent_of: Agent, server: Full, ends: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "")
+
+    send(agent_of, server, {"state": {"id": "web"}}, ends)
+    os.write(ends[-1], b"a call")
+    shift = Shift(agent_of._memory.take())
+    agent_of._relay._leader = shift
+    monkeypatch.setattr(agent_of, "_attend", fail)
+    monkeypatch.setattr(agent_of, "_drop", fail)
+    with pytest.raises(OSError, match="5"):
+        agent_of._attend_all(shift)
+    assert not shift.since
+
+
 class Caller(Listener):
     """A listener by which the same call comes again and again."""
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import threading
 
+import pytest
+
+from lxcfs_py.syscalls import relay as relays
 from lxcfs_py.syscalls.memory import SLOTS, Memory, Slot, new
-from lxcfs_py.syscalls.relay import Relay, Shift
+from lxcfs_py.syscalls.relay import Relay, Shift, TakeBack
 from tests.kept import wait_for
 
 
@@ -46,4 +49,36 @@ def test_a_thread_gives_back_its_slot_whatever_comes_of_its_call() -> None:
     relay = Relay(memory, lambda shift: relay.stop(), lambda descriptor: lambda: None, finish)
     relay.start()
     wait_for(lambda: len(memory._free) == SLOTS and relay._leader is None)
+    os.close(file)
+
+
+def test_an_error_does_not_end_who_sees_to_it_that_somebody_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relays, "_AFTER_AN_ERROR", 0.01)
+    errors = [OSError("left out once too often")]
+    goes_on, released = threading.Event(), threading.Event()
+
+    def work(shift: Shift) -> None:
+        if not shifts:
+            shifts.append(shift)
+            relay.begin(shift, 0)
+            released.wait(60)
+            relay.end(shift)
+        else:
+            goes_on.set()
+            relay.stop()
+
+    def leave_out(descriptor: int) -> TakeBack:
+        if errors:
+            raise errors.pop()
+        return lambda: None
+
+    shifts: list[Shift] = []
+    file = new()
+    memory = Memory(file)
+    relay = Relay(memory, work, leave_out, lambda shift: None)
+    relay.start()
+    assert goes_on.wait(20)
+    assert not errors
+    released.set()
+    wait_for(lambda: len(memory._free) == SLOTS)
     os.close(file)
