@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from typing import Optional
+from weakref import WeakValueDictionary
 
 from lxcfs_py.cgroup.tree import Levels, Looks, processes
+
+_States = tuple[int, int, int]
+
+_shared: WeakValueDictionary[tuple[int, int], Looks[_States]] = WeakValueDictionary()
+"""By the device and inode number of a cgroup: somebody can make any number of pid namespaces in one."""
 
 
 class Tasks:
@@ -15,22 +23,22 @@ class Tasks:
 
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
-        self._looks: Looks[tuple[int, int, int]] = Looks()
+        self._looks: Optional[Looks[_States]] = None
         self._forked = 0
 
-    def states(self) -> tuple[int, int, int]:
+    def states(self) -> _States:
         """Return how many tasks run, how many are in uninterruptible sleep, and how many there are.
 
         There are as many as the pids controller has counted: a zombie is one until it is reaped, as everywhere in the
         kernel. Without that controller it is those that are listed, which zombies are not.
         """
-        running, blocked, listed = self._looks.found(self._look)
+        running, blocked, listed = self._found()
         current = self._levels[0].get("pids.current")
         return running, blocked, int(current) if current else listed
 
     def active(self) -> tuple[int, int]:
         """Return how many tasks run, and how many are in uninterruptible sleep."""
-        running, blocked, _ = self._looks.found(self._look)
+        running, blocked, _ = self._found()
         return running, blocked
 
     def forked(self) -> int:
@@ -48,6 +56,12 @@ class Tasks:
         """Yield processes in the cgroup, and then in those below it, as the daemon's pid namespace numbers them."""
         return processes(self._levels[0])
 
-    def _look(self) -> tuple[int, int, int]:
+    def _found(self) -> _States:
+        if self._looks is None:
+            place = os.fstat(self._levels[0].fd())
+            self._looks = _shared.setdefault((place.st_dev, place.st_ino), Looks())
+        return self._looks.found(self._look)
+
+    def _look(self) -> _States:
         """Return how many tasks run, are blocked, and are listed."""
         raise NotImplementedError

@@ -122,7 +122,7 @@ class Looks(Generic[A]):
     So one serves all who ask within a second, or for longer where it took long.
     """
 
-    __slots__ = ("_found", "_next")
+    __slots__ = ("__weakref__", "_found", "_next")
 
     def __init__(self) -> None:
         self._found: Optional[A] = None

@@ -512,6 +512,22 @@ def test_tasks_of_cgroups_below_count_and_there_are_bounds(made, monkeypatch):
     assert total == 6
 
 
+def test_one_look_at_tasks_serves_all_containers_in_a_cgroup_and_none_in_a_later_one_at_its_path(made, monkeypatch):
+    root = made({**all_v2(), "sys/fs/cgroup/box/cgroup.threads": "11\n12\n"})
+
+    def opened():
+        return open_cgroup(find(str(root)), {"": "/box"}, f"{root}/proc").tasks
+
+    looks, look = [], v2.Tasks._look
+    monkeypatch.setattr(v2.Tasks, "_look", lambda tasks: looks.append(tasks) or look(tasks))
+    namespaces = [opened() for _ in range(100)]
+    assert {tasks.states() for tasks in namespaces} == {(0, 0, 2)}
+    assert len(looks) == 1
+    (root / "sys/fs/cgroup/box").rename(root / "gone")
+    made({"sys/fs/cgroup/box/cgroup.threads": "13\n"})
+    assert opened().states() == (0, 0, 1)
+
+
 def test_tasks_are_as_many_as_the_kernel_has_counted_zombies_among_them(made, monkeypatch):
     """Those that it lists are fewer. Without the pids controller, there is no other count."""
     listed = {"sys/fs/cgroup/box/cgroup.threads": "11\n12\n"}
