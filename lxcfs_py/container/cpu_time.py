@@ -15,10 +15,13 @@ import os
 import threading
 import time
 import zlib
+from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Optional
 
 from lxcfs_py.cgroup import Cgroup
+from lxcfs_py.cgroup.layout import Paths
 from lxcfs_py.cgroup.tree import NOTHING_USED, Used
+from lxcfs_py.container.eviction import choose
 from lxcfs_py.container.visible_cpus import Visible
 from lxcfs_py.linux import cpu_list, regular_file, roots
 from lxcfs_py.linux.host import NS_PER_TICK
@@ -63,8 +66,8 @@ class Shown(NamedTuple):
 class Mark(NamedTuple):
     """Where counting goes on from, all in nanoseconds."""
 
-    cgroup: int
-    """Which cgroup's counters these are: a checksum of its path."""
+    cgroup: str
+    """The path of the cgroup whose counters these are."""
 
     visible: Visible
     start: int
@@ -83,6 +86,17 @@ class Mark(NamedTuple):
 _NONE: Nanoseconds = (0, 0, 0, 0)
 
 _updating = threading.Lock()
+
+
+@dataclass
+class _Entry:
+    """A container in the ledger, as one that may be forgotten."""
+
+    paths: Paths
+    checked: float
+    """The place in the order in which they were written."""
+
+    container: str
 
 
 class Ledger:
@@ -112,7 +126,7 @@ class Ledger:
         try:
             cgroup, (cpus, quota, whole), start, age, used, times = self._kept[container]
             mark = Mark(
-                int(cgroup),
+                str(cgroup),
                 Visible(tuple(map(int, cpus)), None if quota is None else _finite(quota), bool(whole)),
                 int(start),
                 int(age),
@@ -136,8 +150,10 @@ class Ledger:
     def _note(self, container: str, kept: Any) -> None:
         self._kept.pop(container, None)
         if kept is not None:
-            while len(self._kept) >= _MAX_KEPT:
-                del self._kept[next(iter(self._kept))]
+            if len(self._kept) >= _MAX_KEPT:
+                entries = enumerate(self._kept.items())
+                for entry in choose([_Entry({"": _cgroup(of)}, place, name) for place, (name, of) in entries]):
+                    del self._kept[entry.container]
             self._kept[container] = kept
 
     def _write(self, container: str, kept: Any) -> None:
@@ -170,6 +186,11 @@ def _finite(number: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(number)
     return float(number)
+
+
+def _cgroup(kept: Any) -> str:
+    """Return the path of the cgroup in an entry of the file, which may hold anything."""
+    return str(kept[0]) if isinstance(kept, (list, tuple)) and kept else ""
 
 
 def _line(container: str, kept: Any) -> str:
@@ -269,10 +290,10 @@ class Account:
 
     def _change(self, cgroup: Cgroup, visible: Visible, used: list[Used], age: int) -> Mark:
         """Go on with other CPUs, another quota or another cgroup from where the counters are; return the new mark."""
-        name = zlib.crc32(cgroup.cpu.path().encode(errors="surrogateescape")) if cgroup.cpu else 0
+        path = cgroup.cpu.path() if cgroup.cpu else ""
         before, counted = self._mark, self._cgroup
         if before is None:
-            before, counted = self._recall(cgroup, name) or (self._begin(cgroup, name, visible, used, age), cgroup)
+            before, counted = self._recall(cgroup, path) or (self._begin(cgroup, path, visible, used, age), cgroup)
             self._times = dict(before.times)
         try:
             used_before = _count(counted, before.visible) if counted else before.used
@@ -281,9 +302,9 @@ class Account:
         self._advance(before, used_before, age)
         self._cgroup = cgroup
         self._times = {**dict.fromkeys(visible.cpus, _NONE), **self._times}
-        return self._set_mark(Mark(name, visible, self.start, age, used, dict(self._times)))
+        return self._set_mark(Mark(path, visible, self.start, age, used, dict(self._times)))
 
-    def _begin(self, cgroup: Cgroup, name: int, visible: Visible, used: list[Used], age: int) -> Mark:
+    def _begin(self, cgroup: Cgroup, path: str, visible: Visible, used: list[Used], age: int) -> Mark:
         """Return the first mark: where the container was started, and what it used on CPUs that it no longer sees.
 
         What is more than it can have used since then was counted before it was there, and is none of its own.
@@ -296,11 +317,11 @@ class Account:
             most = age * max(_machines_cpus(), len(visible.cpus)) // len(visible.cpus)
         most += _ahead(visible)  # the kernel is not exact about quotas
         if any(sum(each) > most for each in (*used, *elsewhere.values())):
-            return Mark(name, visible, self.start, 0, used, times)
+            return Mark(path, visible, self.start, 0, used, times)
         times.update({cpu: (*each, 0) for cpu, each in elsewhere.items()})
-        return Mark(name, visible, self.start, 0, [NOTHING_USED] * len(used), times)
+        return Mark(path, visible, self.start, 0, [NOTHING_USED] * len(used), times)
 
-    def _recall(self, cgroup: Cgroup, name: int) -> Optional[tuple[Mark, Optional[Cgroup]]]:
+    def _recall(self, cgroup: Cgroup, path: str) -> Optional[tuple[Mark, Optional[Cgroup]]]:
         """Return the mark that a daemon before this one has kept, and the cgroup that it counts in, if that is known.
 
         How far the container was ahead of its quota when it was last shown its idle time is not: at the most.
@@ -312,7 +333,8 @@ class Account:
             ahead = _ahead(mark.visible)
             times = {cpu: (*mark.times[cpu][:3], mark.times[cpu][3] + ahead) for cpu in mark.visible.cpus}
             mark = mark._replace(times={**mark.times, **times})
-        return mark, cgroup if mark.cgroup == name else None
+        checksum = zlib.crc32(path.encode(errors="surrogateescape"))  # in its place up to 0.2
+        return mark, cgroup if mark.cgroup in (path, str(checksum)) else None
 
     def _set_mark(self, mark: Mark) -> Mark:
         self._mark = mark

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import zlib
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from lxcfs_py.views import stat, uptime
 SECOND = 1_000_000_000
 ONE = Visible((0,), 1.0)
 TWO = Visible((0, 1), None)
-MARK = Mark(7, ONE, 3, 5, [(1, 0, 2)], {0: (1, 0, 2, 3), 4: (9, 9, 9, 9)})
+MARK = Mark("/box", ONE, 3, 5, [(1, 0, 2)], {0: (1, 0, 2, 3), 4: (9, 9, 9, 9)})
 
 
 class World:
@@ -533,6 +534,43 @@ def test_the_ledger_keeps_a_bounded_number_of_containers_the_latest(tmp_path, mo
     for kept in (ledger, Ledger(path)):
         assert [number for number in range(20) if kept.get(f"{number}")] == list(range(12, 20))
     assert Ledger(path).get("19") == MARK
+
+
+def test_one_users_many_containers_leave_the_ledger_to_others(tmp_path, monkeypatch):
+    """However many cgroups he has below his own, and after a restart too."""
+    monkeypatch.setattr("lxcfs_py.container.cpu_time._MAX_KEPT", 64)
+    path = str(tmp_path / "counters")
+    ledger = Ledger(path)
+    others = [f"/user.slice/{number}" for number in range(8)]
+    for cgroup in others:
+        ledger.put(cgroup, MARK._replace(cgroup=cgroup))
+    for number in range(300):
+        ledger.put(f"{number}", MARK._replace(cgroup=f"/user.slice/flood/{number % 50}"))
+    for kept in (ledger, Ledger(path)):
+        assert all(map(kept.get, [*others, "299"]))
+        assert sum(kept.get(f"{number}") is not None for number in range(300)) <= 64 - len(others)
+
+
+def test_entries_that_make_no_sense_make_room_like_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("lxcfs_py.container.cpu_time._MAX_KEPT", 8)
+    path = tmp_path / "counters"
+    path.write_text("".join(f'["odd{number}", {kept}]\n' for number, kept in enumerate(["5", "[]", "{}", '"x"'] * 2)))
+    ledger = Ledger(str(path))
+    ledger.put("new", MARK)
+    assert ledger.get("new") == MARK
+
+
+def test_a_ledger_with_a_checksum_in_place_of_the_cgroup_is_gone_on_from(reader, tmp_path):
+    """It is what 0.2 wrote. What was used between the last mark and the restart is not lost."""
+    ledger = tmp_path / "counters"
+    world = World(version=2)
+    seen = reader(world, str(ledger))
+    seen.check()
+    name, (cgroup, *kept) = json.loads(ledger.read_text())
+    ledger.write_text(json.dumps([name, [zlib.crc32(cgroup.encode()), *kept]]) + "\n")
+    world.run(SECOND, (0.5, 0.5, 0.5, 0.5))
+    seen.restart()
+    assert sum(seen.check()["cpu"][:3]) == pytest.approx(200, abs=4)
 
 
 def test_a_ledger_that_cannot_be_written_is_a_warning_and_the_counters_go_on(reader, tmp_path, caplog):
