@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import logging
@@ -102,6 +103,15 @@ def _with_healthz(metrics: _Application, status: Status) -> _Application:
     return application
 
 
+class _Connection:
+    """One that was accepted, and has a thread of its own."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.is_answered = False
+        """Whether its request has come, and the answer is being made."""
+
+
 class _HttpServer(ThreadingMixIn, WSGIServer):
     """One that takes IPv6 addresses too, and that no silent client keeps from answering others, or from its end."""
 
@@ -110,7 +120,7 @@ class _HttpServer(ThreadingMixIn, WSGIServer):
 
     def __init__(self, address: tuple[str, int], handler: Any) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._open: dict[socket.socket, None] = {}  # the oldest first
+        self._open: dict[socket.socket, _Connection] = {}  # the oldest first
         self._lock = threading.Lock()
         super().__init__(address, handler)
 
@@ -121,15 +131,26 @@ class _HttpServer(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread. Where there are too many, the oldest gives way: it has had its time."""
+        """Answer in a thread. Where there are too many, one gives way first."""
         with self._lock:
             if len(self._open) >= _MAX_CONNECTIONS:
-                oldest = next(iter(self._open))
-                del self._open[oldest]
-                with contextlib.suppress(OSError):  # it has gone by itself
-                    oldest.shutdown(socket.SHUT_RDWR)
-            self._open[request] = None
+                self._make_room()
+            self._open[request] = _Connection(client_address[0])
         super().process_request(request, client_address)
+
+    def begin_answer(self, request: Any) -> None:
+        """Let a connection whose request has come stay before those that have sent none."""
+        with self._lock:
+            if request in self._open:
+                self._open[request].is_answered = True
+
+    def _make_room(self) -> None:
+        """End one connection: of whoever has the most, the oldest that has sent no request, else the oldest."""
+        counts = collections.Counter(one.address for one in self._open.values())
+        victim, _ = min(self._open.items(), key=lambda item: (-counts[item[1].address], item[1].is_answered))
+        del self._open[victim]
+        with contextlib.suppress(OSError):  # it has gone by itself
+            victim.shutdown(socket.SHUT_RDWR)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Be that thread."""
@@ -144,11 +165,19 @@ class _QuietHandler(WSGIRequestHandler):
     """One that does not log each request, nor that a client went away or said nothing."""
 
     timeout = _CONNECTION_SECONDS
+    server: _HttpServer
 
     def handle(self) -> None:
         """Answer one request."""
         with contextlib.suppress(OSError):
             super().handle()
+
+    def parse_request(self) -> bool:
+        """Tell the server that a whole request has come."""
+        is_whole = super().parse_request()
+        if is_whole:
+            self.server.begin_answer(self.connection)
+        return is_whole
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""

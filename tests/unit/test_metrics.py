@@ -300,6 +300,40 @@ def test_clients_that_say_nothing_or_little_keep_nobody_from_the_metrics(served)
     stop()
 
 
+def test_an_answer_that_is_being_made_is_not_taken_away_by_connections_that_say_nothing(served, told, monkeypatch):
+    making, describe = threading.Event(), told.describe
+    flooded = threading.Event()
+    monkeypatch.setattr(told, "describe", lambda: making.set() or (flooded.wait(3) and describe()))
+    port, stop = served
+    with ThreadPoolExecutor(1) as scraper, contextlib.ExitStack() as stack:
+        text = scraper.submit(fetched, port)
+        making.wait(3)
+        for _ in range(2 * metrics._MAX_CONNECTIONS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        last = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        last.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert last.recv(100), "all before it were accepted"
+        flooded.set()
+        assert "lxcfs_mounted 1.0" in text.result()
+    stop()
+
+
+def test_of_the_client_with_the_most_connections_one_gives_way(served):
+    """Of others even those that have sent nothing yet stay, whatever that one has sent."""
+    port, stop = served
+    with contextlib.ExitStack() as stack:
+
+        def connected(address):
+            return stack.enter_context(socket.create_connection(("127.0.0.1", port), 3, source_address=(address, 0)))
+
+        other = connected("127.0.0.2")
+        flood = [connected("127.0.0.1") for _ in range(2 * metrics._MAX_CONNECTIONS)]
+        assert flood[0].recv(1) == b""
+        other.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert other.recv(100).startswith(b"HTTP/1.0 200 OK")
+    stop()
+
+
 def test_a_client_that_says_nothing_is_let_go_without_a_word(served, monkeypatch, capfd):
     port, stop = served
     monkeypatch.setattr(metrics._QuietHandler, "timeout", 0.1)
