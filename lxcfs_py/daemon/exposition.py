@@ -94,10 +94,13 @@ class Collector:
         self._latency = Latency(filesystem.render)
         filesystem.render = self._latency  # type: ignore[method-assign]
         self._identities: WeakKeyDictionary[Container, _Named] = WeakKeyDictionary()
-        self._names: dict[str, _Named] = {}
+        self._names: dict[str, _Named] = {}  # by the path of a cgroup
+        self._files = Names()
 
     def collect(self) -> Iterator[Any]:
-        """Yield all of them."""
+        """Yield all of them. The engines' files are read once for it."""
+        self._files = Names()
+        self._names = {path: named for path, named in self._names.items() if _still(named)}
         yield from self._daemon()
         yield from self._reads()
         yield from self._waits()
@@ -158,9 +161,8 @@ class Collector:
     def _shares(self, shares: Mapping[str, Share]) -> Iterator[Any]:
         """Yield what the busiest had. Containers may have many cgroups."""
         busiest = sorted(shares, key=lambda whose: shares[whose].seconds, reverse=True)[:_MAX_SHARES]
-        self._names = {whose: _still(self._names.get(whose)) or _named(whose) for whose in busiest}
         families = _families(_SHARES)
-        for labels, group in _by_labels((self._names[whose], whose) for whose in busiest):
+        for labels, group in _by_labels((self._named(whose), whose) for whose in busiest):
             for family, had in zip(families.values(), zip(*(shares[whose] for whose in group))):
                 family.add_metric(labels, sum(had))
         yield from families.values()
@@ -191,11 +193,21 @@ class Collector:
         identity = _still(self._identities.get(container))
         if identity is None:
             try:
-                identity = _named(cgroup(container.init))
+                identity = self._named(cgroup(container.init))
             except OSError:  # it has just ended
                 return _Named(("none", ""), 0, 0)
             self._identities[container] = identity
         return identity
+
+    def _named(self, path: str) -> _Named:
+        """Return whose a cgroup is, in which there may be many. Names may hold bytes that are no UTF-8."""
+        named = _still(self._names.get(path))
+        if named is None:
+            around = list(self._files.around(path))
+            engine, name = (around[0].engine, around[0].name) if around else ("none", path)
+            labels = (engine, name.encode(errors="backslashreplace").decode())
+            named = self._names[path] = _Named(labels, len(around), time.monotonic() + _NAMED_SECONDS)
+        return named
 
     def _figures(self, known: Iterable[tuple[_Named, Container]]) -> Iterator[Any]:
         """Yield what containers see. Of several with one name, such as one in another, it is what the oldest sees."""
@@ -228,16 +240,8 @@ class Collector:
             return
 
 
-def _named(path: str) -> _Named:
-    """Return whose a cgroup is. Names may hold bytes that are no UTF-8."""
-    around = list(Names().around(path))
-    engine, name = (around[0].engine, around[0].name) if around else ("none", path)
-    labels = (engine, name.encode(errors="backslashreplace").decode())
-    return _Named(labels, len(around), time.monotonic() + _NAMED_SECONDS)
-
-
 def _still(known: Optional[_Named]) -> Optional[_Named]:
-    """Return what is known of a container, None where that is to be looked up anew."""
+    """Return what is known of a container or a cgroup, None where that is to be looked up anew."""
     return known if known and time.monotonic() < known.until else None
 
 

@@ -190,6 +190,20 @@ def test_of_containers_of_one_name_there_is_one_sample_of_the_outermost(served, 
     assert sorted(figures(text, "reads_total")) == [(one, "30.0"), (two, "10.0")]
 
 
+def test_the_engines_files_are_read_once_for_all_containers_and_for_each_cgroup(served, contained, monkeypatch):
+    looks, around = [], exposition.Names.around
+    monkeypatch.setattr(exposition.Names, "around", lambda *asked: looks.append(asked) or around(*asked))
+    one, two = (f"/docker/{digit * 64}" for digit in "de")
+    contained({one: [Inner(number, number, b"0") for number in range(1, 101)], two: [Inner(101, 0, b"0")]})
+    port, stop = served
+    text = fetched(port)
+    stop()
+    assert 'lxcfs_containers{engine="docker"} 101.0' in text
+    asked = [path for _, path in looks if path in (one, two)]
+    assert asked == [one, two]
+    assert len({id(names) for names, _ in looks}) == 1
+
+
 def test_cgroups_that_a_container_has_called_as_anothers_cost_that_one_nothing(served, told):
     told.shares = {f"/docker/{'a' * 64}/docker-{'b' * 64}.scope": Share(900, 50.0, 1.0)}
     told.shares[f"/docker/{'b' * 64}"] = Share(1, 2.0, 3.0)
