@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Callable, Optional, TextIO
@@ -173,13 +173,15 @@ def _in_background(serve: Callable[[Callable[[], None]], int]) -> int:
     os.chdir("/")
 
     def ready() -> None:
-        os.write(tells, b"1")
+        with suppress(OSError):  # the caller may be gone: the mount is for others
+            os.write(tells, b"1")
         os.close(tells)
         # Not before: until then, what goes wrong is said where the caller reads it.
-        null = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(null, standard)
-        os.close(null)
+        with suppress(OSError):
+            null = os.open(os.devnull, os.O_RDWR)
+            for standard in (0, 1, 2):
+                os.dup2(null, standard)
+            os.close(null)
 
     return serve(ready)
 

@@ -139,7 +139,10 @@ def serve(
 
         def begun() -> None:
             unless_begun.pop_all()
-            ready()
+            try:
+                ready()
+            except Exception as error:
+                log.error("serving, which could not be told: %r", error)
 
         _Loop(service, engine, unit, status, source, signals).run(begun)
         unit.stopping()

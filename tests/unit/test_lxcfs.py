@@ -219,6 +219,8 @@ import os, signal, sys, time
 from lxcfs_py import lxcfs
 from lxcfs_py.daemon import service
 
+caller = os.getpid()
+
 def serve(config, ready):
     {}
 
@@ -322,6 +324,24 @@ def test_the_caller_hears_why_a_daemon_has_not_started(in_background, tmp_path):
 def test_the_caller_hears_of_a_daemon_that_was_killed_before_it_was_ready(in_background):
     done = in_background("os.kill(os.getpid(), signal.SIGKILL)")
     assert (done.returncode, done.stderr) == (1, "lxcfs: the daemon ended before its mount was ready\n")
+
+
+CALLER_DIES = """
+    os.kill(caller, signal.SIGKILL)
+    while open(f"/proc/{caller}/stat").read().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    ready()
+    open(config.mountpoint, "w").close()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    signal.sigwait([signal.SIGTERM])
+"""
+
+
+def test_a_daemon_whose_caller_is_gone_serves_and_lets_go_of_its_files(in_background, tmp_path):
+    assert in_background(CALLER_DIES).returncode == -signal.SIGKILL
+    until((tmp_path / "views").exists)
+    standard = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/fd")
+    assert [(standard / str(fd)).readlink() for fd in range(3)] == [Path("/dev/null")] * 3
 
 
 @pytest.mark.usefixtures("in_background")

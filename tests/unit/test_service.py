@@ -90,6 +90,16 @@ def test_a_server_that_has_begun_leaves_its_mount_whatever_ends_it(served, monke
     assert served.done == []
 
 
+def test_a_server_that_cannot_tell_that_it_is_ready_serves(served, caplog):
+    def ready():
+        served.ready.set()
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    assert service.serve(Config(), ready) == 0
+    assert served.done == ["calls"]
+    assert "could not be told" in caplog.text
+
+
 @pytest.fixture
 def engine(monkeypatch):
     """The kernel engine with a session that is kept, its server's ends in `stopped`, and how it is told to leave."""
