@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from lxcfs_py import config as configuration
 from lxcfs_py.cgroup.layout import parse_paths
 from lxcfs_py.config import Config
-from lxcfs_py.errors import LxcfsError
+from lxcfs_py.errors import LxcfsError, in_words
 from lxcfs_py.linux import mountpoint, regular_file, roots
 
 if TYPE_CHECKING:
@@ -110,21 +110,25 @@ def mountpoint_given(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def load_config(path: Optional[str]) -> Config:
-    """Return the configuration of a file, or of the default path; the defaults where that does not exist.
+def load_config(path: Optional[str], place: Optional[str] = None) -> Config:
+    """Return the configuration of a file, or of the default path; the defaults where that does not exist. ConfigError.
 
-    Its mountpoint is as the kernel lists it.
+    Its mountpoint is as the kernel lists it, or `place`, where somebody has named that.
     """
     if path is None and not os.path.lexists(CONFIG_PATH):
         config = Config()
     else:
         config = configuration.load(Path(path or CONFIG_PATH))
-    return resolved(config)
+    return dataclasses.replace(config, mountpoint=place) if place else resolved(config)
 
 
 def resolved(config: Config) -> Config:
-    """Return a configuration with its mountpoint as the kernel lists it."""
-    return dataclasses.replace(config, mountpoint=mountpoint.resolve(config.mountpoint))
+    """Return a configuration with its mountpoint as the kernel lists it. ConfigError where none can be there."""
+    try:
+        return dataclasses.replace(config, mountpoint=mountpoint.resolve(config.mountpoint))
+    except (mountpoint.MountError, OSError) as error:
+        sentence = f"the mountpoint {config.mountpoint} cannot be used: {in_words(error)}"
+        raise configuration.ConfigError([sentence]) from None
 
 
 def served_mountpoint(options: argparse.Namespace) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import signal
@@ -60,6 +61,12 @@ def _refuse_another_mountpoint(options: argparse.Namespace) -> None:
             )
 
 
+def _default_place() -> str:
+    with contextlib.suppress(mountpoint.MountError, OSError):
+        return mountpoint.resolve(Config().mountpoint)
+    return Config().mountpoint
+
+
 def _run(options: argparse.Namespace) -> int:
     log.to_stderr()
     if options.stay and not options.keep:
@@ -79,13 +86,12 @@ def _run(options: argparse.Namespace) -> int:
     path = config_path(options.config)
 
     def load() -> Config:
-        config = load_config(options.config)
-        return dataclasses.replace(config, mountpoint=place or config.mountpoint)
+        return load_config(options.config, place)
 
     try:
         config = load()
     except ConfigError as error:
-        kept = store.inherited().session(place or mountpoint.resolve(Config().mountpoint))
+        kept = store.inherited().session(place or _default_place())
         if kept is None:
             report(error)
             return os.EX_CONFIG  # systemd need not try again

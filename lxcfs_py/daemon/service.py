@@ -30,7 +30,7 @@ from lxcfs_py.daemon.engines import Engine
 from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.daemon.status import Status
 from lxcfs_py.engine import End
-from lxcfs_py.errors import LxcfsError, of_system
+from lxcfs_py.errors import LxcfsError, in_words, of_system
 from lxcfs_py.linux import limits, mountpoint, roots, threads
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.mountpoint import MountError
@@ -316,11 +316,12 @@ class _Loop:
             result: tuple[list[str], list[str]] = [], _take(self._service, self._source.load())
             degraded.leave("configuration")
             self._remember()
-        except ConfigError as error:
-            for sentence in error.errors:
+        except (LxcfsError, OSError) as error:
+            errors = error.errors if isinstance(error, ConfigError) else [in_words(error)]
+            for sentence in errors:
                 log.error("%s", sentence)
             log.info("the configuration was not reloaded; the old one stays")
-            result = error.errors, []
+            result = errors, []
         self._told.reloaded(result[0])
         self._unit.ready(self._status())
         return result

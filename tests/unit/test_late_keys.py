@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from lxcfs_py.commands import common, status
+from lxcfs_py.commands import common, run, status
 from lxcfs_py.config import KEYS, Config, ConfigError, Policy
 from lxcfs_py.daemon import late_keys
+from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux.mountpoint import MountError
 
 OTHERWISE = {bool: lambda value: not value, int: lambda value: value + 1, float: lambda value: value + 1}
 
@@ -57,3 +61,15 @@ def test_a_link_that_leads_nowhere_is_no_configuration_that_is_absent(
     file.symlink_to(tmp_path / leads_to)
     with pytest.raises(ConfigError, match="cannot be read"):
         common.load_config(None)
+
+
+@pytest.mark.parametrize("error", [MountError("it is in /dev"), OSError(errno.EMFILE, "Too many open files")])
+def test_a_mountpoint_that_cannot_be_is_an_error_of_the_configuration_unless_another_is_named(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "CONFIG_PATH", str(tmp_path / "none"))
+    monkeypatch.setattr(mountpoint, "resolve", Mock(side_effect=error))
+    with pytest.raises(ConfigError, match=r"^the mountpoint /var/lib/lxcfs cannot be used: (it is|Too many)"):
+        common.load_config(None)
+    assert common.load_config(None, "/srv/views") == Config(mountpoint="/srv/views")
+    assert run._default_place() == "/var/lib/lxcfs"

@@ -17,6 +17,7 @@ from lxcfs_py.daemon import degraded, engines, service
 from lxcfs_py.engine import End, kernel, session, store
 from lxcfs_py.engine.waiting import Crowd
 from lxcfs_py.linux import roots
+from lxcfs_py.linux.mountpoint import MountError
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +99,15 @@ def test_a_server_that_cannot_tell_that_it_is_ready_serves(served, caplog):
     assert service.serve(Config(), ready) == 0
     assert served.done == ["calls"]
     assert "could not be told" in caplog.text
+
+
+@pytest.mark.parametrize("error", [MountError("it is in /dev"), OSError(errno.EMFILE, "Too many open files")])
+def test_a_reload_that_fails_for_whatever_reason_leaves_the_configuration_of_before(error):
+    told, source = Mock(), service.Source("f", Mock(side_effect=error))
+    loop = service._Loop(Mock(), Mock(), Mock(), told, source, Mock())
+    loop._status = Mock(return_value="")
+    assert loop._reload() == ([error.args[-1]], [])
+    told.reloaded.assert_called_once_with([error.args[-1]])
 
 
 @pytest.fixture
