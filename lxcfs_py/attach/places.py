@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, Optional
 
 from lxcfs_py.attach.errors import AttachError
@@ -78,14 +79,15 @@ class Tree:
         self._root = root
         self._descriptors = os.open("/proc/self/fdinfo", os.O_PATH | os.O_DIRECTORY)
         below = mounts(process).get(self._mount_id(root))
-        ask(below.mount.device if below else "", "the container's root filesystem")
+        self._ask_root = partial(ask, below.mount.device if below else "", "the container's root filesystem")
 
     def find(self, name: str) -> Optional[Place]:
         """Return where a file is, None if there is none. RefusedError if it is not the kernel's, or not to be seen.
 
-        HiddenError where it is hidden as engines do it.
+        HiddenError where it is hidden as engines do it. SilentError if the root is known not to answer.
         """
         kind, *between, last = name.split("/")
+        self._ask_root()
         try:
             directory = _open(kind, self._root, os.O_DIRECTORY)
         except OSError as error:
@@ -139,6 +141,7 @@ class Tree:
         """
         *between, last = path.strip("/").split("/")
         directory = self._root
+        self._ask_root()
         for component in between:
             directory = _open(component, directory, os.O_DIRECTORY)
         descriptor = _open(last, directory)

@@ -6,12 +6,14 @@ import gc
 import os
 import signal
 import time
+from typing import Callable
 
 import psutil
 import pytest
 
-from lxcfs_py.attach import visits
+from lxcfs_py.attach import places, visits
 from lxcfs_py.attach.errors import AttachError, LeftAloneError, SilentError
+from lxcfs_py.attach.places import Tree
 from lxcfs_py.attach.visits import Ask, Visits, Work
 
 
@@ -84,6 +86,24 @@ def test_what_does_not_answer_is_named_and_asked_by_nobody_else(monkeypatch: pyt
     assert os.read(reader, 10) == b"."
     os.close(reader)
     os.close(writer)
+
+
+@pytest.mark.parametrize("look", [Tree.find, Tree.open])
+def test_a_container_whose_root_does_not_answer_is_not_taken_for_the_daemon(
+    monkeypatch: pytest.MonkeyPatch, look: Callable[[Tree, str], object]
+) -> None:
+    process = os.open("/proc/self", os.O_PATH)
+
+    def attach(ask: Ask) -> None:
+        tree = places.tree_of(process, ask)
+        ask("0:99", "the daemon's mount")
+        look(tree, "proc/meminfo")
+
+    monkeypatch.setattr(places, "_open", lambda *_: time.sleep(60))
+    with pytest.raises(SilentError, match=r"^the container's root filesystem did not answer") as raised:
+        Visits().one(attach)
+    assert raised.value.device != "0:99"
+    os.close(process)
 
 
 def test_several_that_wait_do_so_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
