@@ -34,9 +34,9 @@ _STOPPING = (signal.SIGTERM, signal.SIGINT)
 def keep(command: Sequence[str], stay: bool = False) -> int:
     """Run a server and keep its session; start it again as long as there is one. Returns an exit status.
 
-    SIGTERM, SIGINT, SIGHUP and SIGUSR2 are passed on. It ends with its server when that ends with status 0, was told to
-    stop, or has no session yet. A server that gives no sign of life is killed, and so is one that does not begin to
-    serve what is kept for it.
+    SIGTERM, SIGINT, SIGHUP and SIGUSR2 are passed on, the latter two once a server is ready. It ends with its server
+    when that ends with status 0, was told to stop, or has no session yet. A server that gives no sign of life is
+    killed, and so is one that does not begin to serve what is kept for it.
 
     With `stay`, as a pod, it ends only when it is told to. Where another server has taken the session over, it waits,
     and starts its own again when nobody serves the session any more. When it is told to stop, the mount stays if the
@@ -86,6 +86,8 @@ class _Keeper:
         self._patience = START  # for how long it may give none
         self._failed = 0  # starts in a row of which none has come to serve
         self._server = 0
+        self._is_ready = False  # it has said so
+        self._noted: set[int] = set()  # signals that it gets once it is ready
         self._told_to_stop = False
         self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
@@ -100,6 +102,7 @@ class _Keeper:
         status = self._run_servers()
         while self._stay and (self._handed_over or not status) and self._waits_until_nobody_serves():
             log.warning("nobody serves what another server had taken over: serving it again")
+            self._noted.clear()  # they came long ago
             status = self._run_servers()
         if self._handed_over and not self._told_to_stop:  # however the server went then
             status = 0
@@ -214,9 +217,13 @@ class _Keeper:
 
     def _pass_on(self, number: int, _frame: object) -> None:
         self._told_to_stop |= number in _STOPPING
-        if self._server:
+        if self._server and (self._is_ready or number in _STOPPING):
             with contextlib.suppress(ProcessLookupError):  # it has just been reaped
                 os.kill(self._server, number)
+        elif number == signal.SIGUSR2:
+            self._noted ^= {number}  # two are none
+        else:
+            self._noted |= {number}
 
     def _serve(self) -> int:
         """One life of the server; its status, negative for a signal."""
@@ -225,7 +232,7 @@ class _Keeper:
         try:
             if self._told_to_stop:
                 return 0
-            self._handed_over = False
+            self._handed_over = self._is_ready = False
             self._server = os.fork()
             if not self._server:
                 self._become_server(before)
@@ -245,8 +252,9 @@ class _Keeper:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._woken, 64)
             status = self._reap()
+            if status is not None:
+                self._server = 0
             self._listen()
-        self._server = 0
         return status
 
     def _listen(self) -> None:
@@ -306,6 +314,10 @@ class _Keeper:
         name = next((line[7:] for line in lines if line.startswith("FDNAME=")), store.NAMES[0])
         if "READY=1" in lines or "WATCHDOG=1" in lines:
             self._heard, self._patience, self._failed = time.monotonic(), WATCHDOG, 0
+            self._is_ready = True
+            noted, self._noted = self._noted, set()
+            for number in noted:
+                self._pass_on(number, None)
         if name not in store.NAMES:
             descriptors = self._take_other(name, lines, descriptors)
         elif "FDSTORE=1" in lines and descriptors:

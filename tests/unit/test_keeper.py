@@ -152,7 +152,7 @@ sys.exit(3)
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGALRM, signal.SIGQUIT, signal.SIGPIPE, signal.SIGRTMIN])
 def test_no_other_signal_ends_a_keeper_or_reaches_its_server(keep, tmp_path, number):
     heeds = 'signal.signal(signal.SIGUSR2, lambda *_: lives.write_text("told"))'
-    keeper = keep(f'{heeds}; lives.write_text("ready"); time.sleep(30)')
+    keeper = keep(f'{heeds}; say("READY=1"); lives.write_text("ready"); time.sleep(30)')
     wait_for(lambda: (tmp_path / "lives").read_text() == "ready")
     keeper.send_signal(number)
     keeper.send_signal(signal.SIGUSR2)
@@ -178,6 +178,37 @@ def test_a_signal_that_comes_when_the_server_has_just_been_reaped_is_kept_in_min
     keeper._server = ended.pid
     keeper._pass_on(signal.SIGTERM, None)
     assert keeper._told_to_stop
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
+def test_a_signal_that_comes_before_the_next_server_is_ready_reaches_it_then(keep, tmp_path, number):
+    server = (
+        MOUNTED
+        + """
+if life == 1:
+    say("READY=1")
+    os.kill(os.getpid(), signal.SIGKILL)
+while not lives.with_name("sent").exists():
+    time.sleep(0.01)
+for number in (signal.SIGHUP, signal.SIGUSR2):
+    signal.signal(number, lambda came, _: lives.write_text(str(came)))
+say("READY=1")
+time.sleep(30)
+"""
+    )
+    keeper = keep(server)
+    wait_for(lambda: (tmp_path / "lives").read_text() == "II")
+    keeper.send_signal(number)
+    time.sleep(0.3)
+    (tmp_path / "sent").touch()
+    wait_for(lambda: (tmp_path / "lives").read_text() == str(int(number)))
+
+
+def test_two_signals_of_which_each_takes_back_the_other_are_none():
+    keeper = _Keeper([], None, False, "")
+    for number in (signal.SIGUSR2, signal.SIGHUP, signal.SIGUSR2, signal.SIGHUP):
+        keeper._pass_on(number, None)
+    assert keeper._noted == {signal.SIGHUP}
 
 
 SIGNALLED = """
