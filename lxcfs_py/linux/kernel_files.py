@@ -11,6 +11,7 @@ import errno
 import os
 import threading
 import time
+from typing import Callable, TypeVar
 
 _CHUNK = 16384
 _RETRY_MISSING_MS = 1000
@@ -20,6 +21,8 @@ _SYSFS_BYTES = 1 << 16
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 _opening = threading.Lock()
+
+_Read = TypeVar("_Read")
 
 
 class KernelDirectory:
@@ -124,18 +127,25 @@ class HeldDirectory:
 
     Paths are relative to it, "" for itself. Every method raises OSError when nothing is there, as all do where the
     kernel has no such directory. None follows a symbolic link.
+
+    Where the process may open no more, a read makes room for itself: two descriptors are spare, of which os.listdir()
+    takes the second.
     """
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "_making_room", "_spare")
 
     def __init__(self, path: str) -> None:
         self._fd = -1
+        self._making_room = threading.Lock()
+        self._spare: list[int] = []
         with contextlib.suppress(FileNotFoundError):
             self._fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            self._spare = [os.dup(self._fd), os.dup(self._fd)]
 
     def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+        for fd in (self._fd, *self._spare):
+            if fd >= 0:
+                os.close(fd)
 
     @property
     def exists(self) -> bool:
@@ -144,6 +154,37 @@ class HeldDirectory:
 
     def text(self, path: str) -> bytes:
         """Return the text of a file."""
+        return self._with_room(lambda: self._text(path))
+
+    def names(self, path: str) -> list[str]:
+        """Return the names in a directory, in order."""
+        return self._with_room(lambda: self._names(path))
+
+    def mode(self, path: str) -> int:
+        """Return the type and mode of what is at a path."""
+        return os.lstat(path or ".", dir_fd=self._directory()).st_mode
+
+    def link(self, path: str) -> str:
+        """Return the target of a symbolic link."""
+        return os.readlink(path, dir_fd=self._directory())
+
+    def _with_room(self, read: Callable[[], _Read]) -> _Read:
+        try:
+            return read()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        with self._making_room:
+            while self._spare:
+                os.close(self._spare.pop())
+            try:
+                return read()
+            finally:
+                with contextlib.suppress(OSError):  # somebody else was quicker
+                    while len(self._spare) < 2:
+                        self._spare.append(os.dup(self._fd))
+
+    def _text(self, path: str) -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._directory())
         try:
             text = part = os.read(fd, _SYSFS_BYTES)
@@ -154,22 +195,13 @@ class HeldDirectory:
         finally:
             os.close(fd)
 
-    def names(self, path: str) -> list[str]:
-        """Return the names in a directory, in order."""
+    def _names(self, path: str) -> list[str]:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
         fd = os.open(path or ".", flags, dir_fd=self._directory())
         try:
             return sorted(os.listdir(fd))
         finally:
             os.close(fd)
-
-    def mode(self, path: str) -> int:
-        """Return the type and mode of what is at a path."""
-        return os.lstat(path or ".", dir_fd=self._directory()).st_mode
-
-    def link(self, path: str) -> str:
-        """Return the target of a symbolic link."""
-        return os.readlink(path, dir_fd=self._directory())
 
     def _directory(self) -> int:
         if self._fd < 0:  # a negative number would stand for the working directory, or for none at all

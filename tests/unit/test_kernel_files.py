@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -82,6 +83,25 @@ def test_a_list_of_sysfs_that_comes_page_by_page_is_read_to_the_end(tmp_path, mo
     monkeypatch.setattr("lxcfs_py.linux.kernel_files._PAGE", 4096)
     monkeypatch.setattr("lxcfs_py.linux.kernel_files.os.read", lambda fd, most: read(fd, min(most, 4096)))
     assert HeldDirectory(str(tmp_path)).text("cpulist") == text
+
+
+def test_a_process_that_may_open_no_more_still_reads_a_held_directory(tmp_path):
+    (tmp_path / "online").write_text("0-3\n")
+    directory = HeldDirectory(str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first_free = os.dup(0)
+    os.close(first_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, before[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        for _ in range(3):
+            assert directory.text("online") == b"0-3\n"
+            assert directory.names("") == ["online"]
+        with pytest.raises(FileNotFoundError):
+            directory.text("offline")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_missing_file_is_looked_for_again_after_a_second(tmp_path, monkeypatch):
