@@ -71,6 +71,9 @@ class Store:
         """Let a mount that stands nowhere be kept, in place of the one before. OSError."""
         before = [name for name in _MOUNTS if name in self.others]
         name = next((name for name in _MOUNTS if name not in before), _MOUNTS[0])
+        unheard = self.others.pop(name, None)  # of a time when nobody listened: then both names are taken
+        if unheard is not None:
+            os.close(unheard)
         self.keep(name, parcel.pack(mount))
         for other in before:
             if other != name:

@@ -51,3 +51,26 @@ def test_a_mount_is_stored_before_the_one_before_it_is_let_go(monkeypatch: pytes
         "FDSTORE=1 FDNAME=mount FDPOLL=0",
         "FDSTOREREMOVE=1 FDNAME=mount-2",
     ]
+
+
+def test_while_nobody_listens_who_would_keep_mounts_no_more_and_more_of_them_are_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def is_not_heard(*_arguments: object) -> bool:
+        raise BlockingIOError
+
+    kept = store.Store()
+    file = os.open("/", os.O_RDONLY)
+    monkeypatch.setattr(store, "notify", is_not_heard)
+    held = []
+    for _ in range(4):
+        with pytest.raises(BlockingIOError):
+            kept.keep_mount(file)
+        held.append(len(os.listdir("/proc/self/fd")))
+    assert held[1:] == [held[1]] * 3
+    monkeypatch.setattr(store, "notify", lambda *_: True)
+    kept.keep_mount(file)
+    assert list(kept.others) == ["mount"]
+    assert len(os.listdir("/proc/self/fd")) == held[0]
+    os.close(file)
+    os.close(kept.others["mount"])
