@@ -23,6 +23,7 @@ PAUSES = (0.1, 5.0)  # seconds from the second failed start to the next, longer 
 START = 60.0  # seconds that a server has to begin to serve the session of the one before
 _LOOK, _ALONE = 0.5, 3.0  # seconds: how often a successor is looked for, and how long it may be missing
 WATCHDOG = 20.0  # seconds without a sign of life after which a server that has a session is killed
+_SOCKET = "keeper-"  # what the names of keepers' sockets begin with
 HANDED_OVER = "X_HANDED_OVER=1"  # what a server says when another one takes its session over
 
 _NOT_STARTED = 127  # the status of a server that could not even be forked, as of one that could not be executed
@@ -54,9 +55,10 @@ def _listening() -> Iterator[socket.socket]:
     with contextlib.ExitStack() as stack:
         notified = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         # Containers that share the directory may have the same process ids.
-        address = str(session.RUN / f"keeper-{os.urandom(8).hex()}")
+        address = str(session.RUN / f"{_SOCKET}{os.urandom(8).hex()}")
         try:
             runtime_directory.make(str(session.RUN))
+            _remove_those_of_the_dead()
             notified.bind(address)
         except OSError as error:
             import tempfile  # here, as its imports take much memory
@@ -67,6 +69,18 @@ def _listening() -> Iterator[socket.socket]:
         stack.callback(_remove, address)
         notified.setblocking(False)
         yield notified
+
+
+def _remove_those_of_the_dead() -> None:
+    """Remove the sockets of keepers that were killed. One that has just been made may not be heard at yet."""
+    for path in session.RUN.glob(f"{_SOCKET}*"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asked:
+            left = path.lstat()
+            if stat.S_ISSOCK(left.st_mode) and left.st_uid == os.geteuid() and time.time() - left.st_mtime > START:
+                try:
+                    asked.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink()
 
 
 def _remove(path: str) -> None:

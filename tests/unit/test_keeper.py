@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lxcfs_py.engine import session
-from lxcfs_py.engine.keeper import _Keeper
+from lxcfs_py.engine.keeper import _Keeper, _listening
 
 ROOT = Path(__file__).parents[2]
 
@@ -169,6 +170,25 @@ def test_a_keeper_works_where_its_directory_cannot_be_used(keep, tmp_path):
     _, said = keeper.communicate(timeout=20)
     assert "the keeper's socket is elsewhere" in said
     assert "Traceback" not in said
+
+
+def test_a_keeper_removes_the_sockets_of_those_that_were_killed_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "RUN", tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lives:
+        lives.bind(str(tmp_path / "keeper-lives"))
+        for name in ("keeper-killed", "keeper-just-made", "another"):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as killed:
+                killed.bind(str(tmp_path / name))
+        (tmp_path / "keeper-file").touch()
+        for path in tmp_path.iterdir():
+            if path.name != "keeper-just-made":
+                os.utime(path, (0, 0))
+        with _listening() as notified:
+            own = Path(notified.getsockname()).name
+            left = {path.name for path in tmp_path.iterdir()}
+    assert left == {own, "keeper-lives", "keeper-just-made", "keeper-file", "another"}
+    assert own.startswith("keeper-")
+    assert own not in os.listdir(tmp_path)
 
 
 def test_a_signal_that_comes_when_the_server_has_just_been_reaped_is_kept_in_mind():
