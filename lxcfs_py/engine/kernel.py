@@ -43,6 +43,7 @@ MANY = 16  # requests that wait: from so many on they are served fairly, not in 
 BURST = 0.0003  # seconds between two looks at what has come, while only one container's requests wait
 AS_MACHINE = 5  # servers that may die of one request before it is answered as if the machine itself had asked
 MAX_ATTEMPTS = 100  # servers that may die of one request before it is refused
+MAX_BACKGROUND = 0xFFFF  # releases that the kernel hands out at a time: among 12, one container's keep all others back
 
 OPENED = (
     protocol.FOPEN_DIRECT_IO
@@ -392,6 +393,9 @@ class Server:
             relay.begin(number)
             if slot[OPCODE] in _SILENT:
                 session.waiting.put(slot)
+            elif slot[OPCODE] == protocol.RELEASE:  # it names nobody: all of them would wait in one line
+                self._answer(slot, received)
+                session.waiting.put(slot)
             else:
                 queue.add(self._owners.of(*owner_in(slot)), slot, received, slot[OPCODE] in protocol.LOCKING)
             if relay.reader != number:
@@ -479,7 +483,7 @@ class Server:
         flags = offered & protocol.WANTED
         self._session.negotiated(min(minor, protocol.KERNEL_MINOR_VERSION), flags)
         version = (protocol.KERNEL_VERSION, protocol.KERNEL_MINOR_VERSION)
-        return protocol.INIT_OUT.pack(*version, max_readahead, flags, 0, 0, protocol.MAX_WRITE, 1)
+        return protocol.INIT_OUT.pack(*version, max_readahead, flags, MAX_BACKGROUND, 0, protocol.MAX_WRITE, 1)
 
     def _lookup(self, request: memoryview, node: int, _caller: int) -> bytes:
         """Find whatever is there for anybody: all share the kernel's entry for a name.

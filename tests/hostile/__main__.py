@@ -33,6 +33,7 @@ def cells(arena: Arena, attack: Attack, privileged: bool, seconds: float) -> str
         return "does not answer | | | "
     if noticed.first:
         print(f"  {attack}: {noticed.first}", file=sys.stderr, flush=True)
+    print(f"  {attack}: triggers in ms: {noticed.triggers}", file=sys.stderr, flush=True)
     wrong = f"{noticed.failed} + {noticed.odd} of {noticed.reads}"
     return f"{noticed.p50:.2f} | {noticed.p99:.1f} | {noticed.longest:.1f} | {wrong}"
 

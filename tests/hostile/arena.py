@@ -87,7 +87,7 @@ ATTACKS = (
 
 @dataclass(frozen=True)
 class Noticed:
-    """What a victim noticed: its reads, open to close, in ms."""
+    """What a victim noticed: its reads and its triggers, open to close, in ms."""
 
     reads: int
     failed: int
@@ -96,6 +96,7 @@ class Noticed:
     p50: float
     p99: float
     longest: float
+    triggers: dict[str, float]
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ def fought(arena: Arena, server: Server, attack: Attack, capabilities: list[str]
         print(attack, json.dumps(attacker.outcomes), noticed)
     assert (noticed.failed, noticed.odd) == (0, 0), noticed.first
     assert noticed.reads > 7
+    assert not noticed.triggers["refused"], noticed.first
+    assert noticed.triggers["set"]
     assert server.process is not None
     assert server.process.poll() is None
     return attacker.outcomes

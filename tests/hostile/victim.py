@@ -1,9 +1,8 @@
 """Read all files for some seconds, or until there is /tmp/stop, and see that each text is whole and one's own.
 
-`python victim.py SECONDS MEBIBYTES`: the memory limit that it has. Where there is pressure, it sets triggers, too: a
-trigger that is set counts as a read.
+`python victim.py SECONDS MEBIBYTES`: the memory limit that it has. Where there is pressure, it sets triggers beside.
 Prints JSON: the reads, those that failed, those that were odd, with the first of both, and how long each took, open to
-close, in microseconds.
+close, in microseconds; and the triggers that were set, those that were refused, and the longest time of one in ms.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from collections import Counter
 from typing import Optional
@@ -51,17 +51,26 @@ FILES = {
 }
 TRIGGER = b"some 150000 2000000\0"
 PRESSURE = "/views/cpu"
-if os.path.exists(PRESSURE):
-    FILES[PRESSURE] = lambda written: written != TRIGGER
+triggers = {"set": 0, "refused": 0, "longest": 0.0}
 
 
-def trigger() -> bytes:
-    """Set one and let it go; return what was taken of it."""
-    fd = os.open(PRESSURE, os.O_RDWR)
-    try:
-        return TRIGGER[: os.write(fd, TRIGGER)]
-    finally:
-        os.close(fd)
+def set_triggers() -> None:
+    """Set one and let it go, again and again."""
+    global first
+    while True:
+        began = time.perf_counter()
+        try:
+            fd = os.open(PRESSURE, os.O_RDWR)
+            try:
+                os.write(fd, TRIGGER)
+            finally:
+                os.close(fd)
+            triggers["set"] += 1
+        except OSError as error:
+            triggers["refused"] += 1
+            first = first or f"{PRESSURE}: {error}"
+        triggers["longest"] = max(triggers["longest"], (time.perf_counter() - began) * 1000)
+        time.sleep(0.02)
 
 
 def read(path: str) -> bytes:
@@ -86,12 +95,14 @@ reads = failed = odd = 0
 longest = 0.0
 first: Optional[str] = None
 deadline = time.monotonic() + seconds
+if os.path.exists(PRESSURE):
+    threading.Thread(target=set_triggers, daemon=True).start()
 while time.monotonic() < deadline and not os.path.exists("/tmp/stop"):
     for name, is_odd in FILES.items():
         reads += 1
         began = time.perf_counter()
         try:
-            text = trigger() if name == PRESSURE else read(f"/proc/{name}")
+            text = read(f"/proc/{name}")
         except OSError as error:
             failed += 1
             first = first or f"{name}: {error}"
@@ -119,4 +130,4 @@ def percentile(share: float) -> int:
 
 
 times = [percentile(0.5), percentile(0.99), round(longest)]
-print(json.dumps({"reads": reads, "failed": failed, "odd": odd, "first": first, "took": times}))
+print(json.dumps({"reads": reads, "failed": failed, "odd": odd, "first": first, "took": times, "triggers": triggers}))
