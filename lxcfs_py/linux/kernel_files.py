@@ -21,6 +21,7 @@ _SYSFS_BYTES = 1 << 16
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 _opening = threading.Lock()
+_making_room = threading.Lock()
 
 _Read = TypeVar("_Read")
 
@@ -132,11 +133,10 @@ class HeldDirectory:
     takes the second.
     """
 
-    __slots__ = ("_fd", "_making_room", "_spare")
+    __slots__ = ("_fd", "_spare")
 
     def __init__(self, path: str) -> None:
         self._fd = -1
-        self._making_room = threading.Lock()
         self._spare: list[int] = []
         with contextlib.suppress(FileNotFoundError):
             self._fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -174,7 +174,7 @@ class HeldDirectory:
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-        with self._making_room:
+        with _making_room:
             while self._spare:
                 os.close(self._spare.pop())
             try:
