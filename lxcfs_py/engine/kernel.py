@@ -21,7 +21,7 @@ from typing import Any, Callable
 
 from lxcfs_py.engine import End, Tree, protocol
 from lxcfs_py.engine.owners import Owners, owner_in
-from lxcfs_py.engine.session import ATTEMPTS, CALLER, OPCODE, RENDERED, Session, create
+from lxcfs_py.engine.session import ATTEMPTS, CALLER, OPCODE, SETTLED, Session, create
 from lxcfs_py.engine.sizes import SIZE, Sizes, has_end
 from lxcfs_py.engine.triggers import Triggers
 from lxcfs_py.engine.turns import Relay
@@ -438,7 +438,7 @@ class Server:
             offset = self._triggers.offset(handle, offset, owner_in(slot))
         texts = self._session.texts
         text = texts.get(handle)
-        if text is not None and (offset or slot[RENDERED]) and flags & protocol.READ_LOCKOWNER:
+        if text is not None and (offset or slot[SETTLED]) and flags & protocol.READ_LOCKOWNER:
             self._send(reply(unique, text[offset : offset + size]))
         elif not self._answer(slot, length) and text is None:
             texts.drop(handle)  # the file is closed, by a release that was taken after this read
@@ -549,7 +549,7 @@ class Server:
             texts.put(handle, text, owner_in(request))
             self._sizes.note(path, len(text))
         if not offset:
-            request[RENDERED] = 1  # from here on, this read has no other text
+            request[SETTLED] = 1  # from here on, this read has no other text
         return text[offset : offset + size]
 
     def _setattr(self, request: memoryview, node: int, caller: int) -> bytes:
@@ -563,8 +563,11 @@ class Server:
 
     def _write(self, request: memoryview, node: int, caller: int) -> bytes:
         handle, offset, size, flags = protocol.WRITE_IN.unpack_from(request, _HEADER)
+        if request[SETTLED] and self._triggers.holds(handle):  # set by a predecessor that could not say so any more
+            return protocol.WRITE_OUT.pack(size)
         start = _HEADER + protocol.WRITE_IN.size
         what = self._tree.trigger(caller, self._nodes.path(node), bytes(request[start : start + size]))
+        request[SETTLED] = not self._triggers.holds(handle)
         self._triggers.set(handle, what, owner_in(request), offset, size, appends=bool(flags & os.O_APPEND))
         return protocol.WRITE_OUT.pack(size)
 

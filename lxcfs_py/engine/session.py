@@ -44,7 +44,7 @@ SLOTS = 32  # the most workers that a server can have
 # instruction, has either written one or not.
 OPCODE = 4 if sys.byteorder == "little" else 7  # in IN_HEADER.opcode; 0 when the slot holds no request
 CALLER = 32  # IN_HEADER.pid, four bytes
-RENDERED = 38  # in IN_HEADER.padding, 0 from the kernel; 1 when a read's text is settled, and may have been sent
+SETTLED = 38  # in IN_HEADER.padding, 0 from the kernel; 1 when a read's text, or whose a file's trigger is, is settled
 ATTEMPTS = 39  # in IN_HEADER.padding; how many servers took this request up from another
 
 RUN = Path(runtime_directory.PATH)

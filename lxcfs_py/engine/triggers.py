@@ -86,6 +86,10 @@ class Triggers:
     def __contains__(self, handle: int) -> bool:
         return handle in self._held or handle in self.moved
 
+    def holds(self, handle: int) -> bool:
+        """Tell whether an open file has a trigger."""
+        return handle in self._held
+
     def take_up(self) -> None:
         """Arm anew what a predecessor had. Who waits is let look again."""
         for key in self._texts.handles_from(_KEPT):

@@ -595,7 +595,7 @@ class ByHand:
         taken = bytes(slot)
         self.succeed()
         slot[:] = taken
-        slot[session.RENDERED] = self.opcodes[-1] == protocol.READ and not any(taken[48:56])  # at offset 0
+        slot[session.SETTLED] = self.opcodes[-1] == protocol.READ and not any(taken[48:56])  # at offset 0
         self.succeed()
 
     def succeed(self) -> None:
@@ -661,7 +661,7 @@ def test_a_read_taken_up_after_its_file_was_closed_leaves_no_text(mount: Mount, 
         by_hand.succeed()
         if by_hand.opcodes[-1] == protocol.RELEASE:
             slot[:] = first[0]
-            slot[session.RENDERED] = 1
+            slot[session.SETTLED] = 1
             by_hand.succeed()
 
     by_hand.run(lambda: read(f"{mount.path}/proc/short"), die_and_take_up_the_first_read_at_last)

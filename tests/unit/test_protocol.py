@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -88,12 +88,12 @@ class Tree:
 class Kernel:
     """The other end of a server's descriptor."""
 
-    def __init__(self, left: bytes = b"", attempts: int = 0) -> None:
-        """Let a server begin with a request that so many before it have left."""
+    def __init__(self, left: bytes = b"", attempts: int = 0, memory: Optional[int] = None) -> None:
+        """Let a server begin with a request that so many before it have left, and in a memory file of theirs."""
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(5)
         self.tree = Tree()
-        self.session = session.Session(theirs.detach(), session.new_memory("/nowhere"))
+        self.session = session.Session(theirs.detach(), memory or session.new_memory("/nowhere"))
         slot = self.session.slots[7]
         slot[: len(left)] = left
         slot[session.ATTEMPTS] = attempts
@@ -290,6 +290,29 @@ def test_who_appends_a_trigger_reads_from_the_beginning(monkeypatch: pytest.Monk
     assert peer.ask(protocol.WRITE, node("/proc/meminfo"), written)[0] == 0
     assert peer.ask(protocol.READ, node("/proc/meminfo"), reading(4101, 4)) == (0, b"MemT")
     peer.close()
+
+
+@pytest.mark.parametrize(("writes", "expected"), [(1, 0), (2, errno.EBUSY)])
+def test_the_last_write_before_a_servers_death_is_answered_as_it_would_have_been_by_that(
+    monkeypatch: pytest.MonkeyPatch, writes: int, expected: int
+) -> None:
+    """The first one has set its file's trigger, which is no second one then."""
+    monkeypatch.setattr(Tree, "trigger", lambda *_: "never")
+    monkeypatch.setattr(Tree, "arm", lambda *_: None)
+    written = struct.pack("=QQIIQII", 7, 0, 5, 0, 0, os.O_RDWR, 0) + b"some\0"
+    before = Kernel()
+    answers = [before.ask(protocol.WRITE, node("/proc/meminfo"), written)[0] for _ in range(writes)]
+    left = bytearray(before.session.slots[0])
+    left[session.OPCODE] = protocol.WRITE  # as long as it is not answered
+    memory = os.dup(before.session.memory)
+    before.close()
+    after = Kernel(bytes(left), memory=memory)
+    assert after.socket.recv(4096)[8:16] == bytes(8), "who waits is to look again"
+    error, unique, _ = after.reply()
+    assert (error, unique) == (expected, 2 * writes)
+    assert error == answers[-1]
+    assert after.ask(protocol.WRITE, node("/proc/meminfo"), written)[0] == errno.EBUSY
+    after.close()
 
 
 @pytest.fixture
