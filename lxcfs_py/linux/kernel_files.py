@@ -22,8 +22,16 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 _opening = threading.Lock()
 _making_room = threading.Lock()
+_spare: list[int] = []
 
 _Read = TypeVar("_Read")
+
+
+def _spare_two(fd: int) -> None:
+    """Have two descriptors to spare, of whatever; fewer where others are quicker."""
+    with contextlib.suppress(OSError):
+        while len(_spare) < 2:
+            _spare.append(os.dup(fd))
 
 
 class KernelDirectory:
@@ -133,19 +141,17 @@ class HeldDirectory:
     takes the second.
     """
 
-    __slots__ = ("_fd", "_spare")
+    __slots__ = ("_fd",)
 
     def __init__(self, path: str) -> None:
         self._fd = -1
-        self._spare: list[int] = []
         with contextlib.suppress(FileNotFoundError):
             self._fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            self._spare = [os.dup(self._fd), os.dup(self._fd)]
+            _spare_two(self._fd)
 
     def __del__(self) -> None:
-        for fd in (self._fd, *self._spare):
-            if fd >= 0:
-                os.close(fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
     @property
     def exists(self) -> bool:
@@ -175,14 +181,12 @@ class HeldDirectory:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
         with _making_room:
-            while self._spare:
-                os.close(self._spare.pop())
+            while _spare:
+                os.close(_spare.pop())
             try:
                 return read()
             finally:
-                with contextlib.suppress(OSError):  # somebody else was quicker
-                    while len(self._spare) < 2:
-                        self._spare.append(os.dup(self._fd))
+                _spare_two(self._fd)
 
     def _text(self, path: str) -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._directory())
