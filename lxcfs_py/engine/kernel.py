@@ -43,7 +43,7 @@ MANY = 16  # requests that wait: from so many on they are served fairly, not in 
 BURST = 0.0003  # seconds between two looks at what has come, while only one container's requests wait
 AS_MACHINE = 5  # servers that may die of one request before it is answered as if the machine itself had asked
 MAX_ATTEMPTS = 100  # servers that may die of one request before it is refused
-MAX_BACKGROUND = 0xFFFF  # releases that the kernel hands out at a time: among 12, one container's keep all others back
+MAX_BACKGROUND = 512  # releases that the kernel hands out at a time: among 12, one container's keep all others back
 
 OPENED = (
     protocol.FOPEN_DIRECT_IO
@@ -370,6 +370,7 @@ class Server:
         """
         session, queue, relay = self._session, self._queue, self._relay
         rest = bytearray(protocol.MIN_READ_BUFFER)
+        released = 0
         while arrivals.poll(0):
             slot = session.waiting.get()
             if slot is None:
@@ -396,6 +397,9 @@ class Server:
             elif slot[OPCODE] == protocol.RELEASE:  # it names nobody: all of them would wait in one line
                 self._answer(slot, received)
                 session.waiting.put(slot)
+                released += 1
+                if released >= MANY and queue:
+                    break
             else:
                 queue.add(self._owners.of(*owner_in(slot)), slot, received, slot[OPCODE] in protocol.LOCKING)
             if relay.reader != number:
@@ -427,9 +431,18 @@ class Server:
             slot[CALLER : CALLER + 4] = bytes(4)
         if opcode == protocol.READ:
             self._take_up_read(slot, length, unique)
+        elif opcode == protocol.WRITE:
+            self._take_up_write(slot, length)
         else:
             self._answer(slot, length)
         slot[OPCODE] = 0
+
+    def _take_up_write(self, slot: memoryview, length: int) -> None:
+        """Answer a write; where its file is closed by now, it has set no trigger."""
+        handle, *_ = protocol.WRITE_IN.unpack_from(slot, _HEADER)
+        held = self._triggers.holds(handle)
+        if not self._answer(slot, length) and not held:
+            self._triggers.drop(handle)
 
     def _take_up_read(self, slot: memoryview, length: int, unique: int) -> None:
         """Answer a read with the text that was rendered for it: its reader may have a part already, and go on in it."""

@@ -275,12 +275,13 @@ def session_of(descriptors: Sequence[int], mountpoint: str) -> Optional[Session]
 def _salvage(memories: Sequence[int], mountpoint: str) -> int:
     """A new memory file, with the requests that old ones may have: the kernel refuses a wrong answer.
 
-    What the end of the header says goes with those at hand.
+    What the end of the header says goes with those at hand, where its beginning is that of a header.
     """
     new = new_memory(mountpoint, (protocol.KERNEL_MINOR_VERSION, protocol.WANTED))
     for old in memories:
-        for start, end in ((_DEVICE, _TEXTS), (_WAITING, _END)):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            first = _DEVICE if os.pread(old, len(_MAGIC), 0) == _MAGIC else _PAGE
+            for start, end in ((first, _TEXTS), (_WAITING, _END)):
                 os.pwrite(new, os.pread(old, end - start, start), start)
     return new
 

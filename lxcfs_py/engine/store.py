@@ -70,10 +70,10 @@ class Store:
     def keep_mount(self, mount: int) -> None:
         """Let a mount that stands nowhere be kept, in place of the one before. OSError."""
         before = [name for name in _MOUNTS if name in self.others]
-        name = next((name for name in _MOUNTS if name not in before), _MOUNTS[0])
-        unheard = self.others.pop(name, None)  # of a time when nobody listened: then both names are taken
-        if unheard is not None:
-            os.close(unheard)
+        name = next((name for name in _MOUNTS if name not in before), None)
+        if name is None:  # nobody listened when the latest was to be kept
+            name = [each for each in self.others if each in _MOUNTS][-1]
+            os.close(self.others.pop(name))
         self.keep(name, parcel.pack(mount))
         for other in before:
             if other != name:

@@ -156,7 +156,7 @@ def fuse() -> Iterator[int]:
     os.close(other)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "begins otherwise", "gone"])
+@pytest.mark.parametrize("damage", ["truncated", "begins otherwise", "wrong length", "gone"])
 def test_a_session_goes_on_whatever_happened_to_its_memory_file(memory: int, fuse: int, damage: str) -> None:
     before = session.Session(fuse, memory)
     before.slots[3][:8] = b"request."
@@ -166,17 +166,19 @@ def test_a_session_goes_on_whatever_happened_to_its_memory_file(memory: int, fus
     before.device, before.shows_machine = "0:45", True
     if damage == "truncated":
         os.ftruncate(memory, 0)
+    elif damage == "wrong length":
+        os.pwrite(memory, struct.pack("=I", 2000), session._HEADER.size - 4)
     elif damage == "begins otherwise":
         os.pwrite(memory, b"LXCFS-PY", 0)
     kept = session.session_of([fuse] if damage == "gone" else [fuse, memory], "/srv/views")
     assert kept is not None
     assert kept.agreed != (0, 0), "the kernel does not say it again"
     assert kept.mountpoint == "/srv/views"
-    if damage == "begins otherwise":
+    if damage in ("begins otherwise", "wrong length"):
         assert kept.slots[3][:8] == b"request.", "somebody may wait for that"
         kept.claim()
         assert [bytes(slot[:8]) for slot in kept.left_waiting] == [b"waiting."], "and for that"
-        assert (kept.device, kept.shows_machine) == ("0:45", True)
+        assert (kept.device, kept.shows_machine) == (("0:45", True) if damage == "wrong length" else ("", False))
 
 
 def test_a_session_knows_its_mountpoint(memory: int) -> None:
