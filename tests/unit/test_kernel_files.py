@@ -85,7 +85,9 @@ def test_a_list_of_sysfs_that_comes_page_by_page_is_read_to_the_end(tmp_path, mo
     assert HeldDirectory(str(tmp_path)).text("cpulist") == text
 
 
-def test_a_process_that_may_open_no_more_still_reads_a_held_directory(tmp_path):
+def test_a_process_that_may_open_no_more_still_reads_a_held_directory(tmp_path, monkeypatch):
+    spare = []
+    monkeypatch.setattr("lxcfs_py.linux.kernel_files._spare", spare)  # those of before may be above the limit
     (tmp_path / "online").write_text("0-3\n")
     directory = HeldDirectory(str(tmp_path))
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -102,6 +104,8 @@ def test_a_process_that_may_open_no_more_still_reads_a_held_directory(tmp_path):
             directory.text("offline")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    for fd in spare:
+        os.close(fd)
 
 
 def test_a_missing_file_is_looked_for_again_after_a_second(tmp_path, monkeypatch):
