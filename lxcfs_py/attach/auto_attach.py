@@ -308,7 +308,10 @@ def _attach_and_end(pid: int, path: str, settings: Settings) -> NoReturn:
 
 
 def _attach_and_log(pid: int, path: str, settings: Settings) -> int:
-    """Return 0, _HAS_ENDED or _NO_ANSWER. Whoever has ended is no result: another process of the container may do."""
+    """Return 0, _HAS_ENDED or _NO_ANSWER. Whoever has ended is no result: another process of the container may do.
+
+    Nor is one that does not answer: it is looked at again as if it had ended.
+    """
     try:
         identity = Names().of(path)
         reason = identity.opt_out() if identity else ""
@@ -324,8 +327,8 @@ def _attach_and_log(pid: int, path: str, settings: Settings) -> int:
         results.tell(results.of_error(error))
         level = logging.DEBUG if isinstance(error, attach.LeftAloneError) else logging.WARNING
         log.log(level, "container %d (%s): %s", pid, path, error)
-        if isinstance(error, attach.SilentError) and error.device == mount_users.device(settings.mountpoint):
-            return _NO_ANSWER
+        if isinstance(error, attach.SilentError):  # by the container, or a busy machine: it is looked at for a while
+            return _NO_ANSWER if error.device == mount_users.device(settings.mountpoint) else _HAS_ENDED
     except Exception:
         results.tell(results.FAILED)
         log.exception("container %d (%s)", pid, path)
