@@ -280,8 +280,9 @@ def _attach(
         raise LeftAloneError(reason)
     if wanted.opt_outs:
         environment = places.read("environ", process, _MAX_ENVIRONMENT).decode(errors="replace").split("\0")
-        if opt_out_in(environment):
-            raise LeftAloneError(f"it opts out by its environment: {opt_out_in(environment)}")
+        opt_out = opt_out_in(environment)
+        if opt_out:
+            raise LeftAloneError(f"it opts out by its environment: {opt_out}")
     tree = places.tree_of(process, ask)
     namespace = os.open("ns/mnt", os.O_RDONLY, dir_fd=process)
     # A clone of a shared mount would be shared too: what the container mounts over it would come over all containers.

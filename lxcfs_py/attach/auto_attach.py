@@ -42,8 +42,9 @@ MAX_ATTACHING = 16
 _LOOK_SECONDS = (0.002, 0.05)
 _GIVE_UP_SECONDS = 30.0
 
-# What a process that was to attach ends with when that is to be tried again.
-_HAS_ENDED = 1
+# What a process that was to attach ends with when that is to be tried again: for as long as a cgroup is looked at, or,
+# where it is the daemon that does not answer, until it does.
+_LOOK_AGAIN = 1
 _NO_ANSWER = 2
 _AGAIN_SECONDS = 1.0
 
@@ -292,7 +293,7 @@ class Attacher:
         self._poll.unregister(pidfd)
         os.close(pidfd)
         now = time.monotonic()
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _HAS_ENDED:
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _LOOK_AGAIN:
             self._look_again(candidate, now)  # another process of it may be there
         elif os.WIFEXITED(status) and os.WEXITSTATUS(status) == _NO_ANSWER:
             heapq.heappush(self._candidates, Candidate(now + _AGAIN_SECONDS, candidate.path, now))
@@ -308,9 +309,9 @@ def _attach_and_end(pid: int, path: str, settings: Settings) -> NoReturn:
 
 
 def _attach_and_log(pid: int, path: str, settings: Settings) -> int:
-    """Return 0, _HAS_ENDED or _NO_ANSWER. Whoever has ended is no result: another process of the container may do.
+    """Return 0, _LOOK_AGAIN or _NO_ANSWER.
 
-    Nor is one that does not answer: it is looked at again as if it had ended.
+    Who has ended is no result, as another process of the container may do, nor is one that does not answer.
     """
     try:
         identity = Names().of(path)
@@ -322,13 +323,13 @@ def _attach_and_log(pid: int, path: str, settings: Settings) -> int:
         _log(pid, path, outcomes)
     except attach.EndedError:
         log.debug("container %d (%s) has ended", pid, path)
-        return _HAS_ENDED
+        return _LOOK_AGAIN
     except attach.AttachError as error:
         results.tell(results.of_error(error))
         level = logging.DEBUG if isinstance(error, attach.LeftAloneError) else logging.WARNING
         log.log(level, "container %d (%s): %s", pid, path, error)
         if isinstance(error, attach.SilentError):  # by the container, or a busy machine: it is looked at for a while
-            return _NO_ANSWER if error.device == mount_users.device(settings.mountpoint) else _HAS_ENDED
+            return _NO_ANSWER if error.device == mount_users.device(settings.mountpoint) else _LOOK_AGAIN
     except Exception:
         results.tell(results.FAILED)
         log.exception("container %d (%s)", pid, path)

@@ -275,7 +275,10 @@ class Pressure:
             self._of(resource).go_on_from(stalls)
 
     def _of(self, resource: str) -> _Stalls:
-        return self._stalls.setdefault(resource, _Stalls(self._directory, f"{resource}.pressure"))
+        stalls = self._stalls.get(resource)
+        if stalls is None:
+            stalls = self._stalls.setdefault(resource, _Stalls(self._directory, f"{resource}.pressure"))
+        return stalls
 
 
 class _Stalls(Counting):
