@@ -136,12 +136,25 @@ class Daemon:
             unmount_below(self.mountpoint)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def start_daemon(require: Callable[[object, str], None]) -> Iterator[Callable[..., Daemon]]:
-    """start_daemon(engine="kernel", config="") returns a Daemon that is stopped when the tests are over.
+    """start_daemon(engine="kernel", config="") returns a Daemon that is stopped when the test is over.
 
     `config` is TOML; what it has to say about [fuse] beside the engine goes into `fuse`. With `keep`, it has a keeper.
     """
+    with _daemons(require) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def start_shared_daemon(require: Callable[[object, str], None]) -> Iterator[Callable[..., Daemon]]:
+    """The same, for a Daemon of many tests, that is stopped when all are over."""
+    with _daemons(require) as start:
+        yield start
+
+
+@contextlib.contextmanager
+def _daemons(require: Callable[[object, str], None]) -> Iterator[Callable[..., Daemon]]:
     require(os.geteuid() == 0, "root")
     require(Path("/dev/fuse").exists(), "/dev/fuse")
     with contextlib.ExitStack() as stack:
@@ -162,9 +175,9 @@ def start_daemon(require: Callable[[object, str], None]) -> Iterator[Callable[..
 
 
 @pytest.fixture(scope="session", params=ENGINES)
-def daemon(request: Any, start_daemon: Callable[..., Daemon]) -> Daemon:
+def daemon(request: Any, start_shared_daemon: Callable[..., Daemon]) -> Daemon:
     """A daemon with the default configuration; a test that takes it runs once with each engine."""
-    return start_daemon(request.param)
+    return start_shared_daemon(request.param)
 
 
 def _stop_if_running(daemon: Daemon) -> None:

@@ -47,9 +47,9 @@ def box(sandbox: Callable[..., Sandbox]) -> Sandbox:
 
 
 @pytest.fixture(scope="session")
-def served(start_daemon: Callable[..., Daemon]) -> Daemon:
+def served(start_shared_daemon: Callable[..., Daemon]) -> Daemon:
     """The daemon that these tests attach to."""
-    return start_daemon("kernel")
+    return start_shared_daemon("kernel")
 
 
 @pytest.fixture

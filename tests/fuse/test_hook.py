@@ -19,8 +19,8 @@ PROC = "mkdir proc sys && mount -t proc none proc && mount -t sysfs none sys"
 
 
 @pytest.fixture(scope="session")
-def served(start_daemon):
-    return start_daemon("kernel")
+def served(start_shared_daemon):
+    return start_shared_daemon("kernel")
 
 
 @pytest.fixture

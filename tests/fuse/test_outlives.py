@@ -119,6 +119,7 @@ def test_cpu_counters_go_on_in_the_next_daemon(kept: Kept, sandbox: MakeSandbox)
     assert sum(after) - sum(before) < 10 * os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.slow
 def test_load_averages_go_on_in_the_next_daemon(kept: Kept, sandbox: MakeSandbox) -> None:
     box = sandbox(views=kept.daemon.mountpoint)
     path = mountpoint.runtime_file(str(kept.daemon.mountpoint), "loads")

@@ -31,8 +31,8 @@ ROWS = [row for row in rows(SUITE) if row.name in NAMES]
 
 
 @pytest.fixture(scope="module")
-def said(start_daemon, tmp_path_factory) -> Iterator[dict[str, Sayings]]:
-    daemon = start_daemon()
+def said(start_shared_daemon, tmp_path_factory) -> Iterator[dict[str, Sayings]]:
+    daemon = start_shared_daemon()
     directory = tmp_path_factory.mktemp("programs")
     observed.write_scripts(directory, ROWS)
     host = directory / "host"

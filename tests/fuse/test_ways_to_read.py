@@ -40,8 +40,8 @@ def engine(request: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def served(engine: str, start_daemon: Callable[..., Daemon]) -> Path:
-    return start_daemon(engine).mountpoint
+def served(engine: str, start_shared_daemon: Callable[..., Daemon]) -> Path:
+    return start_shared_daemon(engine).mountpoint
 
 
 @pytest.mark.parametrize("seconds", ["3", pytest.param("60", marks=pytest.mark.slow)])

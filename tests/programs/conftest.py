@@ -34,13 +34,13 @@ BOOTSTRAP = (
 def engine(
     cache: Path,  # noqa: F811
     require: Callable[[object, str], None],
-    start_daemon: Callable[..., Any],
+    start_shared_daemon: Callable[..., Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Engine]:
     directory = tmp_path_factory.mktemp("programs")
     observed.write_scripts(directory, ROWS)
     shutil.copytree(ROOT / "lxcfs_py", directory / "lxcfs_py")  # filtered.py has the kernel's interface from there
-    daemon = start_daemon("kernel")
+    daemon = start_shared_daemon("kernel")
     with engine_with(BOOTSTRAP, cache, require) as docker, directory_on_a_disk(cache, require) as (disk, device):
 
         def shell(command: str) -> str:
