@@ -2,7 +2,7 @@
 
 Nothing is shared with an engine that may already run on the machine: data, sockets, pid file, containerd namespace and
 cgroups are this run's own, and all of them are gone when it ends. Only the image stays, as a tarball in the cache
-directory (`LXCFS_PY_CACHE`, else `~/.cache/lxcfs-py`), under the hash of what it is built from.
+(tests/cached.py), under the hash of what it is built from.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+
+from tests import cached
 
 # The files of the article's own command line.
 ARTICLE = ("proc/cpuinfo", "proc/diskstats", "proc/meminfo", "proc/stat", "proc/swaps", "proc/uptime")
@@ -102,10 +104,7 @@ def start(docker: Docker, views: Path) -> Iterator[Callable[..., Container]]:
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
-    """The directory that outlives a test run."""
-    directory = Path(os.environ.get("LXCFS_PY_CACHE") or "~/.cache/lxcfs-py").expanduser()
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
+    return cached.directory()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from bench.contenders import Contender, c_program, lxcfs_py, running
+from tests import cached
 from tests.hostile.arena import ATTACKS, DEFAULT, Arena, Attack, engine, everything
 
 SECONDS = 10.0
@@ -48,7 +49,7 @@ def main() -> None:
     """Print the table, row by row."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
     wanted = sys.argv[2:]
-    cache = Path(os.environ.get("LXCFS_PY_CACHE") or "~/.cache/lxcfs-py").expanduser()
+    cache = cached.directory()
     contenders = (lxcfs_py("kernel"), c_program())
     print(f"Linux {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} CPUs\n")
     names = [f"{contender.name}: p50 ms | p99 | longest | failed + odd" for contender in contenders]

@@ -11,10 +11,10 @@ import os
 import platform
 import signal
 import sys
-from pathlib import Path
 from typing import Callable, Optional
 
 from bench.contenders import Server, lxcfs_py, running
+from tests import cached
 from tests.docker.conftest import Docker
 from tests.hostile.__main__ import require
 from tests.hostile.arena import Arena, Attack, engine, everything
@@ -68,7 +68,7 @@ def row(docker: Docker, kind: str) -> str:
 
 def main() -> None:
     """Print a table."""
-    cache = Path(os.environ.get("LXCFS_PY_CACHE") or "~/.cache/lxcfs-py").expanduser()
+    cache = cached.directory()
     print(f"Linux {platform.release()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.0f}; ms of CPU time\n")
     print(f"| the container has | {' | '.join([*FILES, 'a listing of the CPUs'])} |")
     print(f"| --- {'| ---: ' * (len(FILES) + 1)}|", flush=True)

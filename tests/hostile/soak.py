@@ -14,10 +14,10 @@ import random
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 
+from tests import cached
 from tests.conftest import ROOT
 from tests.hostile.__main__ import require
 from tests.hostile.arena import ATTACKS, DEFAULT, Arena, Attack, Noticed, engine, everything, noticed
@@ -121,7 +121,7 @@ class Soak:
 
 
 def soak(minutes: float, containers: int) -> None:
-    cache = Path(os.environ.get("LXCFS_PY_CACHE") or "~/.cache/lxcfs-py").expanduser()
+    cache = cached.directory()
     with place() as where, engine(cache, require) as docker, contextlib.ExitStack() as stack:
         arena = Arena(docker, where.mountpoint, CPUS)
         began = time.monotonic()

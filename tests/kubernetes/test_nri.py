@@ -23,10 +23,11 @@ import pytest
 from lxcfs_py.attach import nri, running
 from lxcfs_py.runtimes import seccomp_profile
 from lxcfs_py.runtimes.names import Names
+from tests import cached
 from tests.conftest import ROOT, STOP, unmount_below
 from tests.kept import wait_for
 from tests.kubernetes import cri
-from tests.vm.machine import apt_options, cache_directory, command_output, locked, mirror
+from tests.vm.machine import apt_options, command_output, locked, mirror
 
 # Written in version 2, which containerd 1.7 and 2 read.
 CONFIG = """
@@ -137,7 +138,7 @@ def is_listening(path: str) -> bool:
 
 def newer_containerd() -> Path:
     """The directory of a containerd that knows NRI, from the cache or fetched now."""
-    directory = cache_directory().parent / f"containerd-{SUITE}"
+    directory = cached.directory() / f"containerd-{SUITE}"
     with locked(directory.with_suffix(".lock")):
         if not directory.exists():
             with tempfile.TemporaryDirectory(dir=directory.parent) as building:

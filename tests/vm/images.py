@@ -5,6 +5,7 @@ It is done while tests run that need none. All others are built by the first tes
 
 from __future__ import annotations
 
+from tests import cached
 from tests.docker import conftest as docker
 from tests.programs import conftest as programs
 from tests.vm import machine, test_podman
@@ -13,7 +14,7 @@ from tests.vm import machine, test_podman
 def main() -> None:
     """Build one after the other: another processor is for the tests."""
     for bootstrap in (docker.BOOTSTRAP, programs.BOOTSTRAP):
-        docker.image(machine.cache_directory().parent, bootstrap)
+        docker.image(cached.directory(), bootstrap)
     machine.image(test_podman.SUITE, test_podman.PACKAGES)
 
 

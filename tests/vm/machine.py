@@ -6,7 +6,7 @@
         machine.reboot()
 
 Needs root (for mmdebstrap to keep the owners of files) and the commands that `missing()` looks for; no KVM. Building an
-image takes a minute or two. It is kept in vm/ of $LXCFS_PY_CACHE (else of ~/.cache/lxcfs-py) under a hash of what it is
+image takes a minute or two. It is kept in vm/ of the directory of tests/cached.py under a hash of what it is
 made from; a machine writes to a copy-on-write overlay, which ends with it. Booting takes about half a minute.
 """
 
@@ -28,6 +28,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+
+from tests import cached
 
 MIRROR = "http://deb.debian.org/debian"  # where apt on this machine has no Debian mirror configured
 BASE_PACKAGES = (
@@ -118,7 +120,8 @@ def image(suite: str, packages: Sequence[str] = (), downloads: Sequence[str] = (
     inputs |= {"unwanted": UNWANTED, "machine-id": MACHINE_ID}
     inputs |= {"downloads": sorted(downloads)} if downloads else {}
     name = f"{suite}-{hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]}"
-    cache = cache_directory()
+    cache = cached.directory() / "vm"
+    cache.mkdir(exist_ok=True)
     directory = cache / name
     with locked(cache / f"{name}.lock"):
         if not directory.exists():
@@ -130,12 +133,6 @@ def image(suite: str, packages: Sequence[str] = (), downloads: Sequence[str] = (
 
 def image_in(directory: Path) -> Image:
     return Image(directory / "disk.img", directory / "vmlinuz", directory / "initrd.img", directory / "key")
-
-
-def cache_directory() -> Path:
-    directory = Path(os.environ.get("LXCFS_PY_CACHE") or Path.home() / ".cache/lxcfs-py") / "vm"
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
 
 
 @contextlib.contextmanager
