@@ -149,8 +149,6 @@ def _thread(caller: int, named: int) -> Optional[int]:
     if named >> 31:  # a negative number
         return None
     with contextlib.suppress(OSError):
-        if named == _number_within(f"{roots.PROC}/{caller}/status"):
-            return caller
         namespace = os.open(f"{roots.PROC}/{caller}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         try:
             return fcntl.ioctl(namespace, _NS_GET_PID_FROM_PIDNS, named)
@@ -158,9 +156,10 @@ def _thread(caller: int, named: int) -> Optional[int]:
             pass  # before Linux 6.11, the threads of its own process are found
         finally:
             os.close(namespace)
-        for thread in os.listdir(f"{roots.PROC}/{caller}/task"):
-            if named == _number_within(f"{roots.PROC}/{caller}/task/{thread}/status"):
-                return int(thread)
+        for thread in (caller, *map(int, os.listdir(f"{roots.PROC}/{caller}/task"))):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if named == _number_within(f"{roots.PROC}/{caller}/task/{thread}/status"):
+                    return thread
     return None
 
 

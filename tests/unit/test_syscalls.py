@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
 import threading
 from pathlib import Path
 from typing import Optional
+from unittest.mock import Mock
 
 import pytest
 
@@ -116,7 +118,13 @@ def two_cpus(require):
     require(len(os.sched_getaffinity(0)) > 1, "two CPUs")
 
 
-@pytest.mark.usefixtures("two_cpus")
+@pytest.fixture(params=["this kernel", "before Linux 6.11"])
+def kernel(request, monkeypatch):
+    if request.param != "this kernel":
+        monkeypatch.setattr(answers.fcntl, "ioctl", Mock(side_effect=OSError(errno.ENOTTY, "not known")))
+
+
+@pytest.mark.usefixtures("two_cpus", "kernel")
 def test_a_threads_own_number_is_itself_and_what_does_not_exist_is_left_to_the_kernel():
     first = answers.sched_getaffinity(call(seccomp.X86_64, 0, 128, 0x1000), ONE_CPU)
     assert first
@@ -125,7 +133,7 @@ def test_a_threads_own_number_is_itself_and_what_does_not_exist_is_left_to_the_k
         assert answers.sched_getaffinity(call(seccomp.X86_64, number, 128, 0x1000), ONE_CPU) is None
 
 
-@pytest.mark.usefixtures("two_cpus")
+@pytest.mark.usefixtures("two_cpus", "kernel")
 def test_the_number_of_another_thread_is_that_threads():
     bound, enough = threading.Event(), threading.Event()
     found: list[int] = []
@@ -143,6 +151,21 @@ def test_the_number_of_another_thread_is_that_threads():
         asked = call(seccomp.X86_64, found[0], 128, 0x1000)
         assert answers.sched_getaffinity(asked, ONE_CPU) is None, "it runs on one CPU: as the kernel says"
         assert answers.sched_getaffinity(call(seccomp.X86_64, 0, 128, 0x1000), ONE_CPU)
+    finally:
+        enough.set()
+        thread.join()
+
+
+def test_a_thread_that_ends_while_another_is_looked_for_hides_nobody(monkeypatch):
+    monkeypatch.setattr(answers.fcntl, "ioctl", Mock(side_effect=OSError(errno.ENOTTY, "not known")))
+    ended, listed = 0x7FFFFFF0, os.listdir
+    monkeypatch.setattr(answers.os, "listdir", lambda path: [str(ended), *listed(path)])
+    enough = threading.Event()
+    thread = threading.Thread(target=enough.wait)
+    thread.start()
+    try:
+        assert thread.native_id
+        assert answers._thread(os.getpid(), thread.native_id) == thread.native_id
     finally:
         enough.set()
         thread.join()
