@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from lxcfs_py.daemon.status import Status
     from lxcfs_py.engine.waiting import Share
 
-_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0)  # seconds
+_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0)
+"""Of seconds. What an alert takes for slow is one of them: a quantile is guessed between two."""
 
 _MAX_CONTAINERS = 500
 """With metrics.containers, those with figures of their own: more would take the scrape too long."""

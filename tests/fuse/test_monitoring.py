@@ -136,7 +136,7 @@ def test_each_question_of_the_dashboard_has_an_answer_and_a_rule_is_evaluated(
 
     groups = prometheus.get("rules")["groups"]
     rules = {rule["name"]: rule for group in groups for rule in group["rules"]}
-    assert len(rules) == 10
+    assert len(rules) == 11
     daemon.config.write_text(daemon.config.read_text() + "\n[cpu]\nmode = 1\n")
     assert lxcfs_py(daemon, "reload").returncode == 1
     within(lambda: [each for each in prometheus.get("alerts")["alerts"] if each["labels"]["alertname"] == REFUSED])

@@ -287,6 +287,22 @@ def test_promtool_takes_the_alerts_and_they_fire_as_their_tests_say(require):
         subprocess.run(["promtool", *command], check=True, cwd=MONITORING, timeout=60)
 
 
+def test_what_an_alert_takes_for_slow_is_a_bucket_and_its_test_has_the_daemons(filesystem):
+    buckets = {str(bound) for bound in exposition._BUCKETS}
+    slow = re.findall(r"histogram_quantile\(.*> (.+)$", (MONITORING / "alerts.yaml").read_text(), re.MULTILINE)
+    tested = re.findall('le="([0-9.]+)"', (MONITORING / "alerts.test.yaml").read_text())
+    assert len(slow) == 1
+    assert {*slow, *tested} <= buckets
+
+
+def test_few_texts_of_11_ms_are_not_taken_for_such_of_more_than_50(filesystem):
+    latency = exposition.Latency(filesystem.render)
+    for seconds in [0.0003] * 97 + [0.011] * 3:
+        latency._count("proc/stat", seconds)
+    cumulated = dict(exposition._cumulated(latency.counts["proc/stat"]))
+    assert (cumulated["0.01"], cumulated["0.025"], cumulated["0.05"]) == (97, 100, 100)
+
+
 def test_a_client_that_says_nothing_keeps_nobody_from_the_metrics_and_the_server_not_from_its_end(served):
     port, stop = served
     with socket.create_connection(("127.0.0.1", port)):
