@@ -187,6 +187,23 @@ def test_a_daemon_that_dies_over_a_request_did_not_answer(daemon, answer, said):
         dying.join()
 
 
+def test_of_an_answer_without_an_end_no_more_is_taken_than_the_bound(monkeypatch):
+    monkeypatch.setattr(control, "_MAX_BYTES", 1 << 18)
+    stop = control.listen("/srv/a", lambda request: bytes(1 << 24), lambda: None)
+    reply = control.read("/srv/a", 1, "proc/meminfo")
+    assert 1 << 18 <= len(reply) < (1 << 18) + (1 << 16)
+    stop()
+
+
+def test_no_more_loads_are_asked_for_than_the_bound(monkeypatch):
+    monkeypatch.setattr(control, "_MAX_LOADS", 3)
+    asked = []
+    stop = control.listen("/srv/a", lambda request: asked.append(request) or b"{}", lambda: None)
+    assert control.ask("/srv/a", range(10)) == {}
+    assert asked == [{"loads": [0, 1, 2]}]
+    stop()
+
+
 @pytest.mark.parametrize("request_", [b"pardon?", b"[]", b"3", b'{"path": 1}', b"[" * 3000])
 def test_who_asks_for_nothing_that_is_known_does_not_hurt_the_daemon(daemon, request_):
     daemon("/srv/a", "/etc/lxcfs.toml")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lxcfs_py.linux import host as host_module
 from lxcfs_py.linux.host import NS_PER_TICK, TICKS, Host
 from lxcfs_py.views import VIEWS, sys_cpu
 
@@ -96,6 +97,16 @@ def test_the_clock_counts_from_boot_as_start_times_of_processes_do():
     own = int(Path("/proc/self/stat").read_text().rpartition(") ")[2].split()[19]) * NS_PER_TICK
     assert own <= Host.now() < own + 24 * 3600 * 10**9
     assert TICKS * NS_PER_TICK == 10**9
+
+
+def test_of_no_more_clocks_than_the_bound_a_machine_is_kept(monkeypatch):
+    """Each time namespace may have one, and any user may make those."""
+    monkeypatch.setattr(host_module, "_MAX_CLOCKS", 3)
+    host = Host()
+    for offset in range(1, 20):
+        assert host.with_clock(offset).boottime_offset == offset
+        assert host.with_clock(offset) is host.with_clock(offset)
+        assert len(host._with_clock) <= 3
 
 
 def test_memory_is_what_proc_meminfo_says():

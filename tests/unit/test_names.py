@@ -97,6 +97,13 @@ def test_a_docker_that_was_told_on_its_command_line_where_to_keep_them_is_found(
     assert (identity(tmp_path, f"/docker/{ID}").name == "web") == is_found
 
 
+def test_of_an_engines_file_no_more_is_read_than_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "_MAX_BYTES", 30)
+    for name, found in (("a" * 10, "a" * 10), ("a" * 30, ID[:12])):
+        write(tmp_path, f"var/lib/docker/containers/{ID}/config.v2.json", {"Name": f"/{name}"})
+        assert identity(tmp_path, f"/docker/{ID}").name == found
+
+
 def test_no_process_is_asked_for_its_arguments_but_the_hosts_dockerd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
