@@ -88,6 +88,16 @@ def test_the_engine_here_gets_the_device_once_the_specification_is_there_and_fit
     assert shortest.shortest(runtime, Config(mountpoint="/srv/views"), None) is None, "it is for another mountpoint"
 
 
+@pytest.mark.parametrize("runtime", ["docker", "compose"])
+def test_a_docker_in_which_devices_are_switched_off_gets_mounts_whatever_its_version(
+    runtime: str, tmp_path: Path
+) -> None:
+    Path(cdi.PATH).write_text(json.dumps(cdi.specification(Config())))
+    (tmp_path / "bin/docker").write_text('#!/bin/sh\ntest "$1" = info || echo 28.5.2\n')
+    (tmp_path / "bin/docker").chmod(0o755)
+    assert shortest.shortest(runtime, Config(), None) is None
+
+
 @pytest.mark.parametrize("says", ["podman version 4.0.9", "", "no version at all"])
 def test_an_older_engine_and_one_that_does_not_say_get_mounts(says: str, tmp_path: Path) -> None:
     Path(cdi.PATH).write_text(json.dumps(cdi.specification(Config())))

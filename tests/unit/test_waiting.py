@@ -146,6 +146,16 @@ def test_all_that_waits_is_served_once_and_each_containers_in_its_order(owners: 
     assert all(lengths == sorted(lengths) for lengths in served.values())
 
 
+def test_whose_requests_have_all_been_taken_waits_no_longer() -> None:
+    """Who is alone again is served without a queue."""
+    queue = Queue()
+    for whose in ("/docker/one", "/docker/other"):
+        queue.add(whose, NONE, 1)
+    assert queue.lines == 2
+    serve(queue, 0.001)
+    assert queue.lines == 1
+
+
 def test_shares_are_of_those_who_had_the_most_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "_MAX_SHARES", 3)
     queue = Queue()
