@@ -30,7 +30,7 @@ from lxcfs_py.daemon.engines import Engine
 from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.daemon.status import Status
 from lxcfs_py.engine import End
-from lxcfs_py.errors import LxcfsError, in_words, of_system
+from lxcfs_py.errors import LxcfsError, in_words
 from lxcfs_py.linux import limits, mountpoint, roots, threads
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.mountpoint import MountError
@@ -41,10 +41,6 @@ _START_SECONDS = 30
 
 _ENDED = 0
 """The byte that stands among the signals' numbers for the engine's end."""
-
-
-class ServiceError(LxcfsError):
-    """Why the daemon cannot run: one sentence for the operator."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ def serve(
 
     `ready` is called once the mount answers. SIGHUP takes the configuration from its source anew, and keeps what there
     was where that raises ConfigError; so does who asks at the daemon's socket. SIGUSR2 lets all files show the
-    machine's figures, and the next one the containers' again. ServiceError when the daemon cannot start.
+    machine's figures, and the next one the containers' again. LxcfsError or OSError when the daemon cannot start.
     """
     unit = unit or systemd.Unit()
     logging.getLogger().setLevel(config.log.level.upper())
@@ -116,7 +112,7 @@ def serve(
         degraded.enter("roots", covered)
     signals = _Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
     with signals, contextlib.ExitStack() as unless_begun:
-        engine = _chosen(config)
+        engine = engines.choose(config)
         if not engine.resumes:  # then nobody depends on the mount yet
             unless_begun.callback(_give_up, engine)
         service = _start(engine)
@@ -131,10 +127,7 @@ def serve(
             ended.append(engine.wait())
             signals.note(_ENDED)
 
-        try:
-            threads.start(watch, name="engine")
-        except OSError as error:
-            raise ServiceError(of_system(error)) from None
+        threads.start(watch, name="engine")
         _wait_until_it_answers(engine, ended)
 
         def begun() -> None:
@@ -158,26 +151,11 @@ def serve(
     return 1 if end is End.FAILED else 0
 
 
-def _chosen(config: Config) -> Engine:
-    """Return the engine, which has its mount. ServiceError."""
-    try:
-        return engines.choose(config)
-    except MountError as error:
-        raise ServiceError(str(error), error.hint) from None
-    except OSError as error:
-        raise ServiceError(of_system(error)) from None
-
-
 def _start(engine: Engine) -> Service:
-    """Return what serves, with the engine that has begun to. ServiceError."""
-    try:
-        service = Service(engine.config, engine.resumes)
-        service.show_machine(engine.shows_machine())
-        engine.start(service.filesystem)
-    except (MountError, LayoutError) as error:
-        raise ServiceError(str(error)) from None
-    except OSError as error:
-        raise ServiceError(of_system(error)) from None
+    """Return what serves, with the engine that has begun to."""
+    service = Service(engine.config, engine.resumes)
+    service.show_machine(engine.shows_machine())
+    engine.start(service.filesystem)
     return service
 
 
@@ -342,7 +320,7 @@ def _take(service: Service, new: Config) -> list[str]:
 
 
 def _listen_for_metrics(service: Service, status: Status, resumes: bool) -> Callable[[], None]:
-    """Serve metrics where they are wanted. ServiceError when that cannot be and nobody depends on the mount yet."""
+    """Serve metrics where they are wanted. MetricsError when that cannot be and nobody depends on the mount yet."""
     address = service.filesystem.config.metrics.listen
     if not address:
         return lambda: None
@@ -352,7 +330,7 @@ def _listen_for_metrics(service: Service, status: Status, resumes: bool) -> Call
         return metrics.listen(address, status, service.filesystem)
     except metrics.MetricsError as error:
         if not resumes:
-            raise ServiceError(str(error)) from None
+            raise
         degraded.enter("metrics", f"there are no metrics: {error}")
         return lambda: None
 
@@ -401,8 +379,8 @@ def _wait_until_it_answers(engine: Engine, ended: list[End]) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if ended:
-            raise ServiceError(f"nothing could be mounted at {path}: {ended[0].value}", engines.what_a_mount_needs())
+            raise MountError(f"nothing could be mounted at {path}: {ended[0].value}", engines.what_a_mount_needs())
         if engine.answers():
             return
         time.sleep(0.005)
-    raise ServiceError(f"the mount at {path} does not answer after {_START_SECONDS} seconds")
+    raise MountError(f"the mount at {path} does not answer after {_START_SECONDS} seconds")

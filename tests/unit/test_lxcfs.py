@@ -206,7 +206,7 @@ def test_a_pidfile_on_a_full_disk_is_an_error_that_names_it(monkeypatch, tmp_pat
 
 def test_the_pidfile_is_removed_when_the_service_does_not_start(monkeypatch, tmp_path, capsys):
     def serve(config, ready):
-        raise service.ServiceError(f"{config.mountpoint} is no directory")
+        raise service.MountError(f"{config.mountpoint} is no directory")
 
     monkeypatch.setattr(service, "serve", serve)
     assert lxcfs.main(["-f", "-p", str(tmp_path / "pid"), "/mnt/x"]) == 1
@@ -313,7 +313,7 @@ def test_a_second_daemon_is_refused_with_the_first_ones_id(in_background, tmp_pa
 
 
 def test_the_caller_hears_why_a_daemon_has_not_started(in_background, tmp_path):
-    done = in_background("raise service.ServiceError(f'{config.mountpoint} is no directory')")
+    done = in_background("raise service.MountError(f'{config.mountpoint} is no directory')")
     assert done.returncode == 1
     assert done.stderr == (
         f"lxcfs: {tmp_path}/views is no directory\nlxcfs: the daemon ended before its mount was ready\n"

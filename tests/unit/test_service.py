@@ -74,8 +74,8 @@ def test_a_start_that_fails_takes_away_the_mount_that_it_made_and_no_other(serve
 
 def test_why_a_start_fails_is_told_where_the_mount_cannot_be_taken_away_either(served, monkeypatch, caplog):
     served.engine.stop = Mock(side_effect=service.MountError("it is busy"))
-    monkeypatch.setattr(service, "_start", Mock(side_effect=service.ServiceError("no memory")))
-    with pytest.raises(service.ServiceError, match=r"^no memory$"):
+    monkeypatch.setattr(service, "_start", Mock(side_effect=service.MountError("no memory")))
+    with pytest.raises(service.MountError, match=r"^no memory$"):
         service.serve(Config())
     assert caplog.messages == ["the mount is left: it is busy"]
 
@@ -260,8 +260,8 @@ def test_who_may_not_open_the_device_is_told_so_before_anything_is_tried(wanted,
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setattr(engines.capabilities, "has", lambda pid, capability: False)
     monkeypatch.setattr(engines, "FusepyEngine", pytest.fail)
-    with pytest.raises(service.ServiceError, match=r"^nothing can be mounted at /srv/views$") as refused:
-        service._chosen(Config(mountpoint="/srv/views", fuse=Fuse(engine=wanted)))
+    with pytest.raises(service.MountError, match=r"^nothing can be mounted at /srv/views$") as refused:
+        engines.choose(Config(mountpoint="/srv/views", fuse=Fuse(engine=wanted)))
     what = "the right to open " if there else ""
     assert refused.value.hint.startswith(f"this process has not got {what}{device}, which ")
     assert "the capability CAP_SYS_ADMIN, which root has" in refused.value.hint
