@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from lxcfs_py import log
 from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command
+from lxcfs_py.linux import address
+from lxcfs_py.runtimes import bind_snippets
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -53,8 +55,12 @@ def _service_given(text: str) -> str:
 
 
 def _webhook(options: argparse.Namespace) -> int:
+    """Serve until told to stop."""
     try:
-        from lxcfs_py.webhook import command
+        import asyncio
+
+        from lxcfs_py.webhook import certificates, cluster, server
+        from lxcfs_py.webhook.rotation import Rotation
     except ImportError as error:
         raise CommandError(
             "webhook needs the Python packages aiohttp, cryptography and prometheus-client (Debian: python3-aiohttp, "
@@ -62,4 +68,17 @@ def _webhook(options: argparse.Namespace) -> int:
         ) from None
     config = load_config(options.config)
     log.to_stderr(config.log.level)
-    return command.run(options, config)
+    try:
+        host, port = address.parse(options.listen)
+    except ValueError:
+        allowed = ":PORT, HOST:PORT, [IPV6]:PORT"
+        options.parser.error(f"--listen {options.listen}: nothing can listen there; allowed: {allowed}")
+    served = certificates.Served()
+    if options.self_signed is not None:
+        follow = Rotation(cluster.in_pod(), options.self_signed, served).follow()
+    else:
+        follow = certificates.follow_files(served, *options.certificate)
+    volumes = bind_snippets.kubernetes_volumes(bind_snippets.binds_of(config))
+    syscalls = config.kubernetes.syscalls == "pods"
+    asyncio.run(server.serve(host, port, served, follow, volumes, options.dry_run, syscalls))
+    return 0
