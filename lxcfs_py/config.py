@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Callable, NamedTuple, Union, get_type_hints
 
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.files import BY_DEFAULT, NAMES
+from lxcfs_py.files import NAMES
 from lxcfs_py.linux import address, mountpoint, regular_file
 from lxcfs_py.printable import printable
 
@@ -205,7 +205,7 @@ _CGROUPS = (
 
 @dataclass(frozen=True)
 class Files:
-    enabled: Annotated[tuple[str, ...], _are_files] = BY_DEFAULT
+    enabled: Annotated[tuple[str, ...], _are_files] = NAMES
 
 
 @dataclass(frozen=True)

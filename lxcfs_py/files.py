@@ -36,9 +36,6 @@ class File(NamedTuple):
     everywhere: bool = True
     """False when a kernel may be built without it: a container where it is to be mounted does not start there."""
 
-    by_default: bool = True
-    """True when it is enabled where the configuration does not say which files are."""
-
 
 FILES = {
     file.name: file
@@ -89,7 +86,6 @@ FILES = {
 """By name, in the order in which lists show them."""
 
 NAMES = tuple(FILES)
-BY_DEFAULT = tuple(name for name, file in FILES.items() if file.by_default)
 DIRECTORIES = tuple(name for name, file in FILES.items() if file.is_directory)
 
 

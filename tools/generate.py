@@ -35,11 +35,11 @@ def table_of_files() -> Iterator[str]:
     yield "| file | shows |"
     yield "| --- | --- |"
     for name, file in files.FILES.items():
-        yield f"| `/{name}` | {file.shows}{'' if file.by_default else '; off by default'} |"
+        yield f"| `/{name}` | {file.shows} |"
 
 
 def enabled_files() -> Iterator[str]:
-    for name in files.BY_DEFAULT:
+    for name in files.NAMES:
         yield f'  "{name}",'
 
 
@@ -47,7 +47,7 @@ def manual_of_files() -> Iterator[str]:
     for name, file in files.FILES.items():
         yield ".TP"
         yield f".B {name}"
-        yield file.shows[0].upper() + file.shows[1:] + ("." if file.by_default else "; off by default.")
+        yield file.shows[0].upper() + file.shows[1:] + "."
 
 
 def volume_mounts() -> Iterator[str]:

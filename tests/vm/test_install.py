@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lxcfs_py.files import BY_DEFAULT
+from lxcfs_py.files import NAMES
 from tests.vm.debian import FUSEPY, ROOT, container
 
 MIB = 1 << 20
@@ -17,7 +17,7 @@ def test_after_apt_install_the_service_runs_and_is_enabled(machine):
     assert machine.run("cat /root/active").stdout == "active\n", machine.run("cat /root/installed").stdout
     assert machine.run("systemctl is-enabled lxcfs-py").stdout == "enabled\n"
     assert machine.run("systemctl show --property Id --value lxcfs").stdout == "lxcfs-py.service\n"
-    assert f"Serving {len(BY_DEFAULT)} files at /var/lib/lxcfs" in machine.run("systemctl status lxcfs-py").stdout
+    assert f"Serving {len(NAMES)} files at /var/lib/lxcfs" in machine.run("systemctl status lxcfs-py").stdout
 
 
 def test_the_test_that_the_package_brings_for_autopkgtest_passes(machine):

@@ -10,7 +10,7 @@ import json
 import pytest
 
 from lxcfs_py import files
-from lxcfs_py.files import BY_DEFAULT
+from lxcfs_py.files import NAMES
 from tests.vm.debian import HERE
 from tests.vm.machine import MachineError
 
@@ -169,7 +169,7 @@ def test_all_containers_can_be_made_to_have_the_profile(machine):
 def test_the_hook_gives_a_container_that_asks_for_it_its_own_limits(machine, runtime):
     engine = f"podman --runtime {runtime}"
     seen = run(machine, engine, "--annotation lxcfs.py/views=true", f"{SEEN}; {FILES}")
-    assert seen == f"{LIMITED}{len(BY_DEFAULT)}\n"
+    assert seen == f"{LIMITED}{len(NAMES)}\n"
 
 
 def test_a_container_that_does_not_ask_for_it_sees_the_machine(machine, host):
@@ -232,7 +232,7 @@ def test_attach_finds_a_container_by_podmans_name_for_it(machine, host):
     try:
         assert machine.run(f"podman exec box sh -c '{SEEN}'").stdout == host
         said = machine.run("lxcfs-py attach --podman box").stdout
-        assert said.endswith(f": {len(BY_DEFAULT)} attached\n")
+        assert said.endswith(f": {len(NAMES)} attached\n")
         assert machine.run(f"podman exec box sh -c '{SEEN}'").stdout == LIMITED
     finally:
         machine.run("podman rm --force --time 0 box")
@@ -262,7 +262,7 @@ def test_a_container_has_the_name_that_its_engine_gave_it(machine, engine, calle
         machine.run(f"{engine} rm --force box")
 
 
-WAIT = f"until [ $({FILES}) = {len(BY_DEFAULT)} ]; do sleep 0.1; done; {SEEN}"
+WAIT = f"until [ $({FILES}) = {len(NAMES)} ]; do sleep 0.1; done; {SEEN}"
 
 STARTS = {
     "docker": f"docker run --rm {FLAGS} box sh -c '{WAIT}'",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lxcfs_py.files import BY_DEFAULT
+from lxcfs_py.files import NAMES
 from tests.vm.debian import configure, container, main_pid, mount, under_load
 
 KILLS = """
@@ -77,7 +77,7 @@ def test_a_restart_with_a_broken_file_goes_on_with_the_configuration_of_before(m
         machine.run("systemctl restart lxcfs-py")
         assert machine.run(f"{within} grep --count ^processor /proc/cpuinfo").stdout == "1\n"
         status = machine.run("systemctl show --property StatusText lxcfs-py").stdout
-        assert f"Serving {len(BY_DEFAULT)} files" in status
+        assert f"Serving {len(NAMES)} files" in status
         assert "cpu.mode" in status
     assert mount(machine) == mounted
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lxcfs_py.files import BY_DEFAULT
+from lxcfs_py.files import NAMES
 from tests.vm.debian import container, mount
 
 SUITES = ("bookworm", "trixie")
@@ -52,7 +52,7 @@ def test_the_c_program_serves_its_containers_until_the_operator_restarts_the_ser
     assert machine.run("docker exec old free --mebi").stdout.splitlines()[1].split()[1] == "256"
 
     machine.run("systemctl restart lxcfs-py")
-    assert f"Serving {len(BY_DEFAULT)} files" in machine.run("systemctl status lxcfs-py").stdout
+    assert f"Serving {len(NAMES)} files" in machine.run("systemctl status lxcfs-py").stdout
     with container(machine) as within:
         assert machine.run(f"{within} free --mebi").stdout.splitlines()[1].split()[1] == "256"
     machine.run("docker restart --time 0 old")
@@ -62,7 +62,7 @@ def test_the_c_program_serves_its_containers_until_the_operator_restarts_the_ser
 def test_a_c_program_that_nobody_uses_makes_way_at_once(machine):
     machine.run(C_PROGRAM)
     machine.run("apt-get install --quiet --yes /root/lxcfs-py.deb")
-    assert f"Serving {len(BY_DEFAULT)} files" in machine.run("systemctl status lxcfs-py").stdout
+    assert f"Serving {len(NAMES)} files" in machine.run("systemctl status lxcfs-py").stdout
     assert machine.run("pgrep --exact lxcfs", check=False).stdout == ""
 
 
@@ -74,7 +74,7 @@ def test_the_c_program_takes_the_place_and_gives_it_back(machine):
 
     machine.run("apt-get install --quiet --yes /root/lxcfs-py.deb")
     assert machine.run("readlink /etc/systemd/system/lxcfs.service").stdout.endswith("/lxcfs-py.service\n")
-    assert f"Serving {len(BY_DEFAULT)} files" in machine.run("systemctl status lxcfs-py").stdout
+    assert f"Serving {len(NAMES)} files" in machine.run("systemctl status lxcfs-py").stdout
     assert machine.run("pgrep --exact lxcfs", check=False).stdout == ""
 
 
@@ -84,4 +84,4 @@ def test_a_purge_leaves_the_c_program_its_directory_and_its_mount(machine):
     assert machine.run("cat /var/lib/lxcfs/proc/uptime").stdout
     machine.run("systemctl stop lxcfs && test -d /var/lib/lxcfs")
     machine.run("apt-get install --quiet --yes /root/lxcfs-py.deb")
-    assert f"Serving {len(BY_DEFAULT)} files" in machine.run("systemctl status lxcfs-py").stdout
+    assert f"Serving {len(NAMES)} files" in machine.run("systemctl status lxcfs-py").stdout
