@@ -382,7 +382,7 @@ def _clones(mountpoint: str, device: str, names: Sequence[str], ask: Ask) -> dic
 def _clone(mountpoint: str, name: str) -> Optional[int]:
     """Return a mount of the file that is mounted nowhere yet, None when it is not served. AttachError."""
     try:
-        return syscalls.open_tree(f"{mountpoint}/{name}", syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
+        return syscalls.clone_mount(f"{mountpoint}/{name}")
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -62,11 +62,6 @@ def containers(among: Iterable[Process]) -> Iterator[Process]:
             yield process
 
 
-def inits() -> Iterator[int]:
-    """Yield the pids of the containers' first processes."""
-    return (container.pid for container in containers(processes()))
-
-
 def within(container: Process, among: Sequence[Process], deep: bool) -> Iterator[Process]:
     """Yield a process of each other mount namespace of a container that has a /proc or /sys of the kernel's.
 

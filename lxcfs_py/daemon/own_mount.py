@@ -151,7 +151,7 @@ class OwnMount:
     def _hold(self) -> None:
         """Hold a clone of what the mountpoint shows, in place of another. A keeper holds it, too."""
         try:
-            clone = syscalls.open_tree(self._path, syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
+            clone = syscalls.clone_mount(self._path)
         except OSError as error:
             degraded.enter("clone", f"what is mounted at {self._path} stays away if it is taken away: {error.strerror}")
             return

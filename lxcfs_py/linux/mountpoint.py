@@ -213,9 +213,9 @@ def answers(path: str, seconds: float = 1.0) -> bool:
     return _told(path, seconds) == 0
 
 
-def may_answer(path: str, seconds: float = 1.0) -> bool:
-    """Tell whether what is mounted at a path has a server, though it be one that is silent for so many seconds."""
-    return _told(path, seconds) != errno.ENOTCONN
+def may_answer(path: str) -> bool:
+    """Tell whether what is mounted at a path has a server, though it be one that is silent for a second."""
+    return _told(path, 1.0) != errno.ENOTCONN
 
 
 def _told(path: str, seconds: float) -> Optional[int]:

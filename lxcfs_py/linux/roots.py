@@ -86,4 +86,4 @@ def _mount(fstype: str, path: str) -> int:
 
 
 def _clone(path: str) -> int:
-    return syscalls.open_tree(path, syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
+    return syscalls.clone_mount(path)

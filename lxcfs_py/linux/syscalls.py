@@ -10,14 +10,12 @@ import struct
 import time
 from typing import NamedTuple
 
-MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 MS_NOEXEC = 8
 MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
-MS_SLAVE = 1 << 19
 
 MNT_FORCE = 1
 MNT_DETACH = 2
@@ -26,7 +24,6 @@ UMOUNT_NOFOLLOW = 8
 AT_FDCWD = -100
 AT_STATX_DONT_SYNC = 0x4000
 OPEN_TREE_CLONE = 1
-OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
 FSOPEN_CLOEXEC = 1
@@ -172,9 +169,10 @@ def inotify_add_watch(fd: int, path: str, mask: int) -> int:
     return _check(_libc.inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint32(mask)), path)
 
 
-def open_tree(path: str, flags: int) -> int:
-    """Return a descriptor as open_tree(2) does, which Linux has since 5.2; the number is the same on all machines."""
-    return _check(_libc.syscall(ctypes.c_long(428), AT_FDCWD, os.fsencode(path), ctypes.c_uint(flags)), path)
+def clone_mount(path: str) -> int:
+    """Return a descriptor of a copy of the mount at a path, which is nowhere yet: open_tree(2), since Linux 5.2."""
+    flags = ctypes.c_uint(OPEN_TREE_CLONE | os.O_CLOEXEC)
+    return _check(_libc.syscall(ctypes.c_long(428), AT_FDCWD, os.fsencode(path), flags), path)
 
 
 _STATX_DEVICE = struct.Struct("=136xII")
@@ -194,7 +192,7 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
 
 
 def move_mount(source: int, target: int) -> None:
-    """Mount what `open_tree` has cloned onto what `target` is open at: move_mount(2), which Linux has since 5.2."""
+    """Mount what `clone_mount` has cloned onto what `target` is open at: move_mount(2), which Linux has since 5.2."""
     flags = ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
     _check(_libc.syscall(ctypes.c_long(429), source, b"", target, b"", flags))
 

@@ -724,7 +724,7 @@ def test_a_kernel_before_5_2_is_named_as_the_reason(box: Sandbox, views: str, mo
     def missing(path: str, flags: int) -> int:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr(syscalls, "open_tree", missing)
+    monkeypatch.setattr(syscalls, "clone_mount", missing)
     with pytest.raises(attach.AttachError, match=r"Linux 5\.2 or later"):
         attach.attach(box.init, views, MEMINFO)
 

@@ -339,7 +339,8 @@ def test_a_pod_is_called_by_its_namespace_and_name_and_its_pause_container_left_
     (tmp_path / "run/containerd").symlink_to(node.directory / "state")
     pod = node.cri.pod(namespace="accounts")
     try:
-        found = (Names(str(tmp_path)).of(running.cgroup(pid)) for pid in running.inits())
+        inits = (container.pid for container in running.containers(running.processes()))
+        found = (Names(str(tmp_path)).of(running.cgroup(pid)) for pid in inits)
         (pause,) = [each for each in found if each and each.name.startswith("accounts/")]
     finally:
         pod.remove()

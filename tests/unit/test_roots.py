@@ -15,7 +15,7 @@ def refuse(*_):
 
 def test_where_nothing_may_be_mounted_both_are_read_by_their_paths(monkeypatch):
     monkeypatch.setattr(syscalls, "mount_nowhere", refuse)
-    monkeypatch.setattr(syscalls, "open_tree", refuse)
+    monkeypatch.setattr(syscalls, "clone_mount", refuse)
     assert "Operation not permitted" in roots.take()
     assert (roots.PROC, roots.SYS) == ("/proc", "/sys")
     assert roots.uncovered("/sys/fs/cgroup") == "/sys/fs/cgroup"
