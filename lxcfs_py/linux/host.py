@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import math
 import os
-import re
 import time
 from collections.abc import Iterable, Mapping
-from typing import Callable, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from lxcfs_py.files import DIRECTORIES, FILES, NAMES
-from lxcfs_py.linux import cpu_list, personality, roots, syscalls
+from lxcfs_py.linux import cpu_list, roots, syscalls
+from lxcfs_py.linux.cpuinfo import Cpuinfo, CpuinfoFile
 from lxcfs_py.linux.kernel_files import HeldDirectory, KernelDirectory
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -24,39 +23,11 @@ NS_PER_TICK = 1_000_000_000 // TICKS
 NODES = "sys/devices/system/node"
 """The directory of the NUMA nodes."""
 
-_FREQUENCY_SECONDS = 1.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SETTINGS_SECONDS = 1.0
 _SECOND = 1_000_000_000
 _CLOCK_WAS_SET_NS = 1_000_000  # a process that is preempted between two clocks sees less, or looks once more
-_ALL_CPUS = 1 << 30
 _MAX_CLOCKS = 64
-
-
-class Cpuinfo(NamedTuple):
-    """/proc/cpuinfo in parts, of which the first and the last are of the machine: most kernels have nothing there."""
-
-    head: bytes
-    """MIPS, LoongArch and s390x begin with it."""
-
-    blocks: dict[int, bytes]
-    """By the number of the CPU; in the text, there is a blank line between them."""
-
-    tail: bytes
-    """From the end of the last block's last line: that of ppc64, and of Raspberry Pi."""
-
-
-class _KnownCpuinfo(NamedTuple):
-    """What was read of it: for these CPUs online, the blocks of the CPUs below a number, good until then."""
-
-    online: Optional[bytes]
-    below: int
-    until: float
-    parts: Cpuinfo
-
-
-_NO_CPUINFO = _KnownCpuinfo(None, 0, 0.0, Cpuinfo(b"", {}, b""))
-_CPU = re.compile(rb"(?m)^(?:processor|cpu number)[\t ]*: (\d+)$")
 
 
 class _Booted(NamedTuple):
@@ -121,14 +92,7 @@ class Host:
         # Until when it is known, and what the administrator has set.
         self._huge_pages_known: tuple[float, dict[int, int]] = (0.0, {})
         self._overcommit = (0.0, 0, 0)
-        cpuinfo = self._proc.read_records("cpuinfo")
-        head, _, self._cpuinfo_tail = _parse_cpuinfo(cpuinfo)
-        self._cpuinfo_head = len(head)
-        self._cpuinfo_block = max(map(len, cpuinfo.split(b"\n\n"))) + 32  # they differ by some digits
-        # By the CPU's own counters (x86), or by a cpufreq driver.
-        self._measures_frequency = b" aperfmperf" in cpuinfo or os.path.exists(f"{self._cpu.path}/cpu0/cpufreq")
-        self._cpuinfo = _NO_CPUINFO
-        self._personality: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        self._cpuinfo = CpuinfoFile(self._proc, self._cpu)
         self._booted = _Booted(0, 0)
         self.boottime_offset = 0
         """By how many nanoseconds the clock since boot of whoever looks is ahead of the machine's."""
@@ -139,8 +103,7 @@ class Host:
     def as_32_bit(self) -> Host:
         """The same machine, with the /proc/cpuinfo that it shows to a 32-bit personality."""
         host = copy.copy(self)
-        host._personality = personality.as_32_bit
-        host._cpuinfo = _NO_CPUINFO
+        host._cpuinfo = self._cpuinfo.as_32_bit()
         return host
 
     def with_clock(self, offset: int) -> Host:
@@ -164,7 +127,7 @@ class Host:
         if name == "proc/slabinfo":
             return b"".join(self._proc.read(name[5:]).splitlines(keepends=True)[:2])
         if name == "proc/cpuinfo":
-            return self._read_cpuinfo()
+            return self._cpuinfo.text()
         if FILES[name].in_records:
             return self._proc.read_records(name[5:])
         return self._proc.read(name[5:])
@@ -175,31 +138,8 @@ class Host:
         return self.text("proc/swaps").partition(b"\n")[0]
 
     def cpuinfo(self, count: int) -> Cpuinfo:
-        """Return the parts of /proc/cpuinfo, with the blocks of the CPUs below `count` at least.
-
-        The file is long on a large machine, and the kernel renders no more of it than is read. Where the kernel
-        measures the CPUs' frequency, which takes it long, a text may be a second old; else nothing in it changes as
-        long as the same CPUs are online.
-        """
-        online = self._cpu.get("online")
-        known = self._cpuinfo
-        if online != known.online or count > known.below or time.monotonic() > known.until:
-            if self._measures_frequency:
-                text = self._read_cpuinfo(self._cpuinfo_head + count * self._cpuinfo_block)
-                whole_blocks = text[: text.rfind(b"\n\n") + 2]
-                parts = _parse_cpuinfo(whole_blocks)._replace(tail=self._cpuinfo_tail)
-                if count - 1 not in parts.blocks:
-                    parts = _parse_cpuinfo(self._read_cpuinfo())
-                known = _KnownCpuinfo(online, count, time.monotonic() + _FREQUENCY_SECONDS, parts)
-            else:
-                parts = _parse_cpuinfo(self._read_cpuinfo())
-                known = _KnownCpuinfo(online, _ALL_CPUS, math.inf, parts)
-            self._cpuinfo = known
-        return known.parts
-
-    def _read_cpuinfo(self, enough: int = 1 << 30) -> bytes:
-        with self._personality():
-            return self._proc.read_records("cpuinfo", enough)
+        """Return the parts of /proc/cpuinfo, with the blocks of the CPUs below `count` at least."""
+        return self._cpuinfo.parts(count)
 
     def memory(self) -> syscalls.Sysinfo:
         """Return the sizes of memory and swap and what is free of them, which /proc/meminfo would cost more to tell."""
@@ -345,22 +285,3 @@ def _meminfo_field(text: bytes, name: bytes, before: bytes = b"\n") -> int:
     """Return a size of /proc/meminfo in bytes, 0 where there is none of that name. A node's has "Node 0 " before it."""
     rest = (b"\n" + text).partition(before + name + b":")[2]
     return int(rest.split(None, 1)[0]) << 10 if rest else 0
-
-
-def _parse_cpuinfo(text: bytes) -> Cpuinfo:
-    """Split /proc/cpuinfo; without any block of a CPU, as sparc64's, all of it is the head."""
-    first = _CPU.search(text)
-    if first is None:
-        return Cpuinfo(text, {}, b"")
-    head, text = text[: first.start()], text[first.start() :]
-    blocks, last, after = {}, 0, 0
-    paragraphs = text.split(b"\n\n")
-    for place, paragraph in enumerate(paragraphs, 1):
-        cpu = _CPU.match(paragraph)
-        if cpu:
-            last, after = int(cpu[1]), place
-            blocks[last] = paragraph
-    tail = b"\n\n".join((b"", *paragraphs[after:]))
-    if not tail:  # s390x has no blank line after its last block
-        blocks[last], tail = blocks[last].rstrip(b"\n"), b"\n"
-    return Cpuinfo(head, blocks, tail)
