@@ -15,7 +15,7 @@ import pytest
 from lxcfs_py.cgroup import Cgroup, open_cgroup
 from lxcfs_py.cgroup.layout import find, parse_paths
 from lxcfs_py.cgroup.taskstats import Count
-from lxcfs_py.config import Config
+from lxcfs_py.config import Config, Cpu
 from lxcfs_py.container.cpu_time import Account, Ledger
 from lxcfs_py.container.load import Load, Sampler
 from lxcfs_py.container.paged import Paged
@@ -24,7 +24,19 @@ from lxcfs_py.views import VIEWS
 
 TREES = Path(__file__).parent / "trees"
 MACHINES = ("v1-2cpu", "v1-2cpu-swap", "hybrid", "v2-2cpu-noswap-nopsi", "v2-64cpu", "v2-arm64")
-CPU_DIRECTORY = "sys/devices/system/cpu"
+
+# What trees/README.md says of the limits: the CPUs of the smaller quota rounded up, the cpuset.
+CPUS = {
+    "v1-2cpu": (2, [0, 1]),
+    "v1-2cpu-swap": (2, [0, 1]),
+    "hybrid": (2, [0, 1]),
+    "v2-2cpu-noswap-nopsi": (1, [1]),
+    "v2-64cpu": (3, [2, 3, 4, 5, 6, 7, 8, 9]),
+    "v2-arm64": (2, [1, 3]),
+}
+
+CPUSET = Config(cpu=Cpu(mode="cpuset"))
+QUOTA = Config(cpu=Cpu(mode="quota"))
 
 
 _NOBODY = 65534
@@ -57,7 +69,7 @@ class RecordedHost(Host):
 class RecordedContainer:
     """What the views know of a container: see lxcfs_py.container.containers.Container."""
 
-    def __init__(self, machine: Machine, init: Path, ledger: Optional[Ledger] = None) -> None:
+    def __init__(self, machine: Machine, init: Path) -> None:
         self.proc = machine.root / "proc"
         self.paths = parse_paths((init / "cgroup").read_bytes())
         self.init, self.home = int(init.name), None
@@ -65,7 +77,7 @@ class RecordedContainer:
         self.amounts: Any = (0.0, None, {})
         self.cgroup = open_cgroup(find(str(machine.root)), self.paths, str(self.proc))
         self.start = int((init / "stat").read_text().rpartition(") ")[2].split()[19]) * NS_PER_TICK
-        self.account = Account(ledger or Ledger(), init.name)
+        self.account = Account(Ledger(), init.name)
         self.load = Load(Sampler(5))
         self.paged = Paged()
         self.last_pid = 31

@@ -15,28 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lxcfs_py.cgroup import v2
-from lxcfs_py.config import Config, Cpu, Files
+from lxcfs_py.config import Config, Files
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.daemon.call_figures import CallFigures
 from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.kernel_files import HeldDirectory
+from tests.unit.conftest import CPUS, CPUSET, QUOTA
 
 CPU = "/sys/devices/system/cpu"
 READER, STRANGER = 4711, 1  # a process in the container, and one of the host
-CPUSET = Config(cpu=Cpu(mode="cpuset"))
-QUOTA = Config(cpu=Cpu(mode="quota"))
-
-# What trees/README.md says of the limits: the CPUs of the smaller quota rounded up, the cpuset.
-CPUS = {
-    "v1-2cpu": (2, [0, 1]),
-    "v1-2cpu-swap": (2, [0, 1]),
-    "hybrid": (2, [0, 1]),
-    "v2-2cpu-noswap-nopsi": (1, [1]),
-    "v2-64cpu": (3, [2, 3, 4, 5, 6, 7, 8, 9]),
-    "v2-arm64": (2, [1, 3]),
-}
 
 
 class Seen:

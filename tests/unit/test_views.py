@@ -18,19 +18,8 @@ from lxcfs_py.files import NAMES
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import NS_PER_TICK, TICKS, Host
 from lxcfs_py.views import TREES, VIEWS, diskstats, pressure, sys_cpu
+from tests.unit.conftest import CPUS, CPUSET, QUOTA
 
-CPUSET = Config(cpu=Cpu(mode="cpuset"))
-QUOTA = Config(cpu=Cpu(mode="quota"))
-
-# What trees/README.md says of the limits: the CPUs of the smaller quota rounded up, the cpuset.
-CPUS = {
-    "v1-2cpu": (2, [0, 1]),
-    "v1-2cpu-swap": (2, [0, 1]),
-    "hybrid": (2, [0, 1]),
-    "v2-2cpu-noswap-nopsi": (1, [1]),
-    "v2-64cpu": (3, [2, 3, 4, 5, 6, 7, 8, 9]),
-    "v2-arm64": (2, [1, 3]),
-}
 # Where the container's files are, and what it read and wrote there, in MiB; v1 counts where there is a throttle limit.
 DISK = {
     "v1-2cpu": ("loop0", 8, 40),
