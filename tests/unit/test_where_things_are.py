@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent.parent / "lxcfs_py"
+ROOT = Path(__file__).parent.parent.parent
+PACKAGE = ROOT / "lxcfs_py"
 
 PLACES = {
     "what MemAvailable counts": ("views/meminfo.py", r'"MemAvailable"\] = '),
@@ -29,3 +30,18 @@ def test_each_thing_stands_where_its_name_says_and_nowhere_else(what):
         if re.search(line, path.read_text(), re.MULTILINE)
     ]
     assert found == [place]
+
+
+EXERCISE = "lxcfs_py/views/version.py"
+"""What a reader of docs/adding-a-file.md makes."""
+
+
+def test_documents_name_no_module_that_is_not_there():
+    paths = [str(path) for top in ("lxcfs_py", "tests", "tools") for path in (ROOT / top).rglob("*.py")]
+    named = {
+        (document.name, name)
+        for document in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
+        for name in re.findall(r"`([^`\s]+\.py)`", document.read_text())
+    }
+    missing = {(document, name) for document, name in named if not any(path.endswith(f"/{name}") for path in paths)}
+    assert missing == {("adding-a-file.md", EXERCISE)}
