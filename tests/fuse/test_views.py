@@ -139,9 +139,13 @@ def test_a_container_that_uses_all_of_its_quota_is_busy_all_of_the_time(daemon: 
     assert float(box.run([sys.executable, "-c", script]).stdout) < 0.2
 
 
+@pytest.fixture
+def two_cpus(require: Callable[[object, str], None]) -> None:
+    require(Path("/sys/devices/system/cpu/cpu1").exists(), "two CPUs")
+
+
+@pytest.mark.usefixtures("two_cpus")
 def test_a_container_that_is_pinned_to_a_cpu_sees_that_cpu_and_no_other(daemon: Daemon, sandbox: MakeSandbox) -> None:
-    if not Path("/sys/devices/system/cpu/cpu1").exists():
-        pytest.skip("this test needs two CPUs")
     box = sandbox(cpuset="1", cpus=0.5, views=daemon.mountpoint)
     assert re.findall(r"^processor\t: (\d+)", read(box, "/proc/cpuinfo"), re.MULTILINE) == ["1"]
     assert re.findall(r"^cpu(\d+)", read(box, "/proc/stat"), re.MULTILINE) == ["1"]
@@ -268,10 +272,9 @@ def test_a_file_takes_as_many_blocks_as_its_size(daemon: Daemon) -> None:
         assert status.st_blocks * 512 == status.st_size > 0
 
 
+@pytest.mark.usefixtures("two_cpus")
 def test_the_cpu_directory_is_the_hosts_with_the_visible_cpus(daemon: Daemon, sandbox: MakeSandbox) -> None:
     host = Path("/sys/devices/system/cpu")
-    if not (host / "cpu1").exists():
-        pytest.skip("this test needs two CPUs")
     box = sandbox(cpuset="0", views=daemon.mountpoint)
     names = box.run(["ls", "/sys/devices/system/cpu"]).stdout.split()
     assert sorted(names) == sorted(path.name for path in host.iterdir() if path.name != "cpu1")
@@ -296,12 +299,11 @@ for path, *looks in (directory, os.listdir, os.chdir), (file,):
 """
 
 
+@pytest.mark.usefixtures("two_cpus")
 def test_what_a_container_has_mounted_below_a_cpu_stays_when_another_looks_for_that_cpu_in_vain(
     start_daemon: Callable[..., Daemon], sandbox: MakeSandbox, tmp_path: Path
 ) -> None:
     """For a name that is not there any more, the kernel unmounts what is below it, in every mount namespace."""
-    if not Path("/sys/devices/system/cpu/cpu1").exists():
-        pytest.skip("this test needs two CPUs")
     views = start_daemon("kernel").mountpoint
     first, second = (sandbox(cpuset=cpu, views=views) for cpu in "01")
     (tmp_path / "masked").write_text("masked")
@@ -384,9 +386,8 @@ def _line(text: str, name: str) -> str:
 # Trees of the machine's sysfs
 
 
+@pytest.mark.usefixtures("two_cpus")
 def test_programs_that_ask_for_cpus_and_nodes_tell_one_story(daemon: Daemon, sandbox: MakeSandbox) -> None:
-    if not Path("/sys/devices/system/cpu/cpu1").exists():
-        pytest.skip("this test needs two CPUs")
     box = sandbox(cpuset="1", cpus=0.5, memory=300 * MIB, views=daemon.mountpoint)
 
     def says(*command: str) -> str:

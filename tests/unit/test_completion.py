@@ -16,7 +16,6 @@ from tools import commands
 COMPLETION = Path(__file__).parent.parent.parent / "packaging/completion"
 
 
-@pytest.mark.skipif(not shutil.which("bash"), reason="bash")
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
@@ -29,7 +28,8 @@ COMPLETION = Path(__file__).parent.parent.parent / "packaging/completion"
         ("lxcfs-py top --sort mem", "memory"),
     ],
 )
-def test_bash_offers(typed, offered):
+def test_bash_offers(require, typed, offered):
+    require(shutil.which("bash"), "bash")
     words = typed.split()
     program = f"source {COMPLETION}/lxcfs-py; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _lxcfs_py; "
     done = subprocess.run(

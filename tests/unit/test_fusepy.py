@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import importlib
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-fusepy = pytest.importorskip("lxcfs_py.engine.fusepy", exc_type=(ImportError, OSError))  # type: ignore[arg-type]
+fusepy: Any = None
+with contextlib.suppress(ImportError, OSError):
+    fusepy = importlib.import_module("lxcfs_py.engine.fusepy")
 
 READER = 4711
 LINE = b"%08d\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _library(require: Callable[[object, str], None]) -> None:
+    require(fusepy, "libfuse, and fusepy or mfusepy")
 
 
 class Tree:

@@ -49,8 +49,8 @@ def test_an_image_says_of_which_architecture_it_is(tmp_path, architecture):
         assert json.load(archive.extractfile(manifest["Config"]))["architecture"] == architecture
 
 
-@pytest.mark.skipif(not shutil.which("make") or not shutil.which("dpkg"), reason="needs make and dpkg")
-def test_an_emulator_is_installed_for_another_architectures_image_alone():
+def test_an_emulator_is_installed_for_another_architectures_image_alone(require):
+    require(shutil.which("make") and shutil.which("dpkg"), "make and dpkg")
     native = subprocess.check_output(["dpkg", "--print-architecture"], text=True).strip()
     for architecture in ("", "amd64", "arm64"):
         command = ["make", "--dry-run", "image", *([f"ARCH={architecture}"] if architecture else [])]
@@ -59,8 +59,8 @@ def test_an_emulator_is_installed_for_another_architectures_image_alone():
         assert ("qemu-user" in said) == (architecture not in ("", native)), architecture
 
 
-@pytest.mark.skipif(not shutil.which("dpkg"), reason="needs dpkg")
-def test_an_image_whose_programs_do_not_run_here_is_refused_before_anything_is_built(tmp_path):
+def test_an_image_whose_programs_do_not_run_here_is_refused_before_anything_is_built(require, tmp_path):
+    require(shutil.which("dpkg"), "dpkg")
     (tmp_path / "arch-test").write_text("#!/bin/sh\necho $1: not supported on this machine/kernel\nexit 1\n")
     (tmp_path / "arch-test").chmod(0o755)
     command = [ROOT / "packaging/image/build", tmp_path / "dist", "sh4"]
@@ -73,9 +73,9 @@ def test_an_image_whose_programs_do_not_run_here_is_refused_before_anything_is_b
     assert not (tmp_path / "dist").exists()
 
 
-@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 @pytest.mark.parametrize("options", [(), ("--environment-overrides",)])
-def test_an_architecture_in_the_environment_is_not_the_images(options: tuple[str, ...]):
+def test_an_architecture_in_the_environment_is_not_the_images(require, options):
+    require(shutil.which("make"), "make")
     environment = {**os.environ, "ARCH": "mips"}
     command = ["make", *options, "--dry-run", "image"]
     said = subprocess.check_output(command, cwd=ROOT, env=environment, text=True, timeout=60)

@@ -12,8 +12,6 @@ from lxcfs_py.daemon import control
 from lxcfs_py.engine import session
 from lxcfs_py.linux import mountpoint, peer, runtime_directory
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
 
 @pytest.fixture
 def directory(tmp_path, monkeypatch):
@@ -46,8 +44,8 @@ def test_where_others_may_write_they_may_no_longer(directory, caplog):
     ]
 
 
-@as_root
-def test_what_its_owner_before_has_left_there_leads_nothing_elsewhere(directory, tmp_path):
+def test_what_its_owner_before_has_left_there_leads_nothing_elsewhere(require, directory, tmp_path):
+    require(os.geteuid() == 0, "root")
     directory.mkdir()
     (directory / "own").touch()
     (directory / "link").symlink_to(tmp_path / "elsewhere")
