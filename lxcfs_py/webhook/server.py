@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional
 
 import prometheus_client
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.runtimes.bind_snippets import HostPath
@@ -73,6 +74,9 @@ def application(served: Served, volumes: Sequence[HostPath], dry_run: bool, sysc
             except asyncio.TimeoutError:
                 reviews.labels("refused").inc()
                 return web.Response(status=408, text=f"allowed: {_BODY_SECONDS:.0f} seconds\n")
+            except (OSError, web.RequestPayloadError):
+                reviews.labels("refused").inc()
+                return web.Response(status=400, text="the body did not come whole\n")
             reviews.labels(answer.outcome).inc()
             return web.json_response(answer.review)
 
@@ -112,11 +116,10 @@ async def serve(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     following = asyncio.ensure_future(follow)
     following.add_done_callback(lambda _: stop.set())
-    # An API server compresses nothing, and what is compressed may be of any size.
     app = application(served, volumes, dry_run, syscalls)
     open_connections = connections.Connections(served.context)
     app.middlewares.append(open_connections.attend)
-    runner = web.AppRunner(app, access_log=None, auto_decompress=False)
+    runner = _runner(app)
     await runner.setup()
     assert runner.server
     try:
@@ -130,6 +133,17 @@ async def serve(
         following.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await following
+
+
+def _runner(app: web.Application) -> web.AppRunner:
+    logging.getLogger("aiohttp.server").addFilter(_is_no_clients_fault)
+    # An API server compresses nothing, and what is compressed may be of any size.
+    return web.AppRunner(app, access_log=None, auto_decompress=False, keepalive_timeout=connections.NEXT_SECONDS)
+
+
+def _is_no_clients_fault(record: logging.LogRecord) -> bool:
+    """Tell whether aiohttp is to log this: not what is no HTTP, which it answers with 400, traceback and all."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def _listen(host: Optional[str], port: int) -> list[socket.socket]:

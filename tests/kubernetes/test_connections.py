@@ -7,12 +7,15 @@ import contextlib
 import json
 import socket
 import ssl
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 from aiohttp import web
 
-from lxcfs_py.webhook import connections
+from lxcfs_py.webhook import connections, server
 from lxcfs_py.webhook.certificates import Served
 from tests.kubernetes.conftest import Pair, recorded
 
@@ -21,33 +24,66 @@ ATTACKER = ("127.0.0.2", 0)
 
 @pytest.fixture
 def silent(webhook):
-    """silent(COUNT, shaken): connections of another address that say nothing, after the handshake or before it."""
+    """silent(COUNT, SAID): connections of another address that say nothing after that; None: before a handshake."""
     with contextlib.ExitStack() as stack:
 
-        def connect(count, shaken):
-            for _ in range(count):
+        def connect(count, said):
+            for number in range(count):
                 plain = socket.create_connection(("127.0.0.1", webhook.port), 10, ATTACKER)
                 stack.callback(plain.close)
-                if shaken:
-                    with contextlib.suppress(OSError):  # it was one too many already
-                        tls = webhook.pair.trusting.wrap_socket(plain, server_hostname="localhost")
-                        stack.callback(tls.close)
+                if said is None:
+                    continue
+                context = webhook.pair.trusting
+                tls = context.wrap_socket(plain, do_handshake_on_connect=False, server_hostname="localhost")
+                stack.callback(tls.close)
+                if number < connections.MOST - 1:
+                    tls.do_handshake()
+                    tls.sendall(said)
+                else:  # it waits to be let in
+                    tls.setblocking(False)
+                    with contextlib.suppress(OSError):
+                        tls.do_handshake()
 
         yield connect
 
 
-@pytest.mark.parametrize("shaken", [True, False], ids=["after the handshake", "before it"])
-def test_a_thousand_connections_that_say_nothing_keep_nobody_out(webhook, silent, shaken):
+BODY = b"POST /all HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\nabc"
+
+
+@pytest.mark.parametrize("said", [None, b"", BODY], ids=["before the handshake", "after it", "in a body"])
+def test_a_thousand_connections_that_say_nothing_keep_nobody_out(webhook, silent, said):
     with contextlib.closing(webhook.connect()) as kept:
         kept.request("GET", "/healthz")
         assert kept.getresponse().read() == b"ok\n"
-        silent(1000, shaken)
+        silent(1000, said)
         for _ in range(20):
             assert "patch" in webhook.ask(recorded("deployment"))
         kept.request("POST", "/all", json.dumps(recorded("deployment")).encode())
         assert kept.getresponse().status == 200, "one who has few connections keeps them"
     memory = psutil.Process(webhook.process.pid).memory_info()
     assert memory.rss <= 128 << 20
+    assert "Traceback" not in webhook.log.read_text()
+
+
+@pytest.mark.parametrize("stays", [False, True], ids=["each closes its connection", "all connections stay open"])
+def test_of_a_burst_of_reviews_from_one_address_each_is_answered(webhook, stays):
+    body = json.dumps(recorded("deployment")).encode()
+    barrier = threading.Barrier(400)
+
+    def ask(_number):
+        connection = webhook.connect()
+        connection.timeout = 60
+        stack.callback(connection.close)
+        barrier.wait()
+        connection.request("POST", "/all", body)
+        status = connection.getresponse().status
+        if not stays:
+            connection.close()
+        return status
+
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(barrier.parties) as clients:
+        assert Counter(clients.map(ask, range(barrier.parties))) == {200: barrier.parties}
+    assert "Traceback" not in webhook.log.read_text()
 
 
 async def ask(port, trusting, said):
@@ -117,3 +153,14 @@ def test_it_listens_where_the_machine_has_an_address():
     finally:
         for listener in listeners:
             listener.close()
+
+
+def test_idle_connections_live_as_long_as_is_said():
+    async def scenario():
+        runner = server._runner(web.Application())
+        await runner.setup()
+        seconds = runner.server().keepalive_timeout
+        await runner.cleanup()
+        return seconds
+
+    assert asyncio.run(scenario()) == connections.NEXT_SECONDS

@@ -170,16 +170,49 @@ def test_a_body_that_is_compressed_is_refused(webhook):
         assert connection.getresponse().status == 400
 
 
+POST = b"POST /all HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "then", "refused"),
+    [
+        (POST + b"Content-Length: 500\r\n\r\nabc", b"", 1),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab", b"", 1),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab", b"cde\r\nno number\r\n", 1),
+        (POST + b"Content-Length: abc\r\n\r\n", b"", 0),
+        (b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\n\r\n", b"", 0),
+    ],
+    ids=["gone in a body", "gone in a chunk", "no chunk", "no length", "no line"],
+)
+def test_what_is_no_whole_request_is_counted_where_it_began_one_and_logs_nothing(webhook, said, then, refused):
+    before = webhook.log.read_text()
+    with contextlib.closing(webhook.connect()) as connection:
+        connection.connect()
+        connection.sock.sendall(said)
+        webhook.request("GET", "/healthz")  # the first part is taken by then
+        connection.sock.sendall(then)
+    wait_for(lambda: outcomes(webhook)["refused"] == refused)
+    assert outcomes(webhook) == {"patched": 0, "unchanged": 0, "refused": refused, "failed": 0}
+    assert webhook.log.read_text() == before
+
+
+def samples(webhook):
+    _, text = webhook.request("GET", "/metrics")
+    return dict(line.rsplit(" ", 1) for line in text.decode().splitlines() if not line.startswith("#"))
+
+
+def outcomes(webhook):
+    found = samples(webhook)
+    return {name: float(found[f'lxcfs_webhook_reviews_total{{outcome="{name}"}}']) for name in OUTCOMES}
+
+
 def test_health_and_metrics(webhook):
     assert webhook.request("GET", "/healthz") == (200, b"ok\n")
     webhook.ask(recorded("deployment"))
     webhook.ask(recorded("deployment"), "/opt-in")
     webhook.request("POST", "/all", b"garbage")
-    _, text = webhook.request("GET", "/metrics")
-    samples = dict(line.rsplit(" ", 1) for line in text.decode().splitlines() if not line.startswith("#"))
-    counts = {name: float(samples[f'lxcfs_webhook_reviews_total{{outcome="{name}"}}']) for name in OUTCOMES}
-    assert counts == {"patched": 1, "unchanged": 1, "refused": 1, "failed": 0}
-    assert float(samples["lxcfs_webhook_certificate_expiry_timestamp_seconds"]) > time.time() + 86400
+    assert outcomes(webhook) == {"patched": 1, "unchanged": 1, "refused": 1, "failed": 0}
+    assert float(samples(webhook)["lxcfs_webhook_certificate_expiry_timestamp_seconds"]) > time.time() + 86400
 
 
 OUTCOMES = ("patched", "unchanged", "refused", "failed")
