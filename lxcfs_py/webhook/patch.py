@@ -18,6 +18,8 @@ _LEFT_OUT = "this pod sees the figures of its node, not its own (lxcfs-py): {}"
 _EVICTABLE = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 _MIRROR = "kubernetes.io/config.mirror"
 _OLD_PROFILES = "seccomp.security.alpha.kubernetes.io/"
+_WINDOWS = "windows"
+_SYSTEM_LABELS = ("kubernetes.io/os", "beta.kubernetes.io/os")  # of a node; older pods ask for the second
 _KINDS = ("initContainers", "containers", "ephemeralContainers")
 # What is added takes memory for each container, and time for each mount that is there.
 _MOST_CONTAINERS, _MOST_VOLUMES, _MOST_MOUNTS = 200, 1000, 5000
@@ -130,21 +132,46 @@ def _misfit(pod: Object, annotations: Object) -> tuple[str, tuple[str, ...]]:
     spec = _object(pod, "spec", "pod")
     if _MIRROR in annotations:
         return "it is a static pod, which only its node can change", ()
-    system = _optional_object(spec, "nodeSelector", "pod.spec").get("kubernetes.io/os")
-    if "windows" in (system, _optional_object(spec, "os", "pod.spec").get("name")):
+    if _is_for_windows(spec):
         return "it is for Windows", ()
     if spec.get("hostUsers") is False:
         return _said("it has a user namespace, in which Kubernetes can mount no FUSE files")
     reason = pods.other_kernel(str(spec.get("runtimeClassName") or ""))
     if reason:
         return _said(reason)
-    containers = [container for kind in _KINDS for container in _objects(spec, kind, "pod.spec")]
+    containers = _containers(spec)
     mounts = sum(len(_objects(container, "volumeMounts", "pod.spec.containers")) for container in containers)
     sizes = (len(containers), len(_objects(spec, "volumes", "pod.spec")), mounts)
     most = (_MOST_CONTAINERS, _MOST_VOLUMES, _MOST_MOUNTS)
     if any(map(operator.gt, sizes, most)):
         return _said("it has more than {} containers, {} volumes or {} mounts".format(*most))
     return "", ()
+
+
+def _is_for_windows(spec: Object) -> bool:
+    """Tell whether a pod runs on nodes with Windows, or on none: by its system, its options, its choice of nodes."""
+    contexts = [_optional_object(each, "securityContext", "pod.spec") for each in (spec, *_containers(spec))]
+    selector = _optional_object(spec, "nodeSelector", "pod.spec")
+    nodes = _optional_object(_optional_object(spec, "affinity", "pod.spec"), "nodeAffinity", "pod.spec.affinity")
+    required = _optional_object(nodes, "requiredDuringSchedulingIgnoredDuringExecution", "nodeAffinity")
+    terms = _objects(required, "nodeSelectorTerms", "nodeAffinity")  # one of them has to fit, and all that is in it
+    expressions = [_objects(term, "matchExpressions", "nodeSelectorTerms") for term in terms]
+    return (
+        _optional_object(spec, "os", "pod.spec").get("name") == _WINDOWS
+        or any(context.get("windowsOptions") for context in contexts)
+        or any(selector.get(label) == _WINDOWS for label in _SYSTEM_LABELS)
+        or (bool(terms) and all(any(map(_wants_windows, term)) for term in expressions))
+    )
+
+
+def _wants_windows(expression: Object) -> bool:
+    """Tell whether what a pod asks of a node's labels is so of those with Windows only."""
+    is_of_system = expression.get("key") in _SYSTEM_LABELS and expression.get("operator") == "In"
+    return is_of_system and expression.get("values") == [_WINDOWS]
+
+
+def _containers(spec: Object) -> list[Object]:
+    return [container for kind in _KINDS for container in _objects(spec, kind, "pod.spec")]
 
 
 def _said(reason: str) -> tuple[str, tuple[str, ...]]:
@@ -193,12 +220,11 @@ def _profile(spec: Object, annotations: Object) -> Iterator[Object]:
     context = _optional_object(spec, "securityContext", "pod.spec")
     if context.get("seccompProfile") is not None or any(key.startswith(_OLD_PROFILES) for key in annotations):
         return
-    for kind in _KINDS:
-        for container in _objects(spec, kind, "pod.spec"):
-            rights = _optional_object(container, "securityContext", "pod.spec.containers")
-            added = _optional_object(rights, "capabilities", "pod.spec.containers.securityContext").get("add")
-            if rights.get("privileged") or added or _opts_out("pod.spec.containers", container):
-                return
+    for container in _containers(spec):
+        rights = _optional_object(container, "securityContext", "pod.spec.containers")
+        added = _optional_object(rights, "capabilities", "pod.spec.containers.securityContext").get("add")
+        if rights.get("privileged") or added or _opts_out("pod.spec.containers", container):
+            return
     profile = {"type": "Localhost", "localhostProfile": LOCALHOST}
     if context:
         yield {"op": "add", "path": "/spec/securityContext/seccompProfile", "value": profile}

@@ -269,8 +269,6 @@ def test_a_pod_with_a_container_that_opts_out_gets_no_profile(name, kind):
 @pytest.mark.parametrize(
     ("pod", "reason"),
     [
-        (a_pod(os={"name": "windows"}), "it is for Windows"),
-        (a_pod(nodeSelector={"kubernetes.io/os": "windows"}), "it is for Windows"),
         (a_pod(runtimeClassName="kata-qemu"), "its runtime kata-qemu has another kernel"),
         (a_pod(runtimeClassName="gvisor"), "its runtime gvisor has another kernel"),
         (a_pod(hostUsers=False), "it has a user namespace, in which Kubernetes can mount no FUSE files"),
@@ -283,6 +281,45 @@ def test_a_pod_with_a_container_that_opts_out_gets_no_profile(name, kind):
 def test_pods_that_could_not_start_with_the_files_do_not_get_them(pod, reason):
     patch = of_pod(pod, TWO, opt_in=False)
     assert (patch.operations, patch.reason) == ([], reason)
+
+
+def on_nodes(*terms):
+    """What a pod asks of its node's labels: one of these terms, each a list of expressions."""
+    required = {"nodeSelectorTerms": [{"matchExpressions": list(term)} for term in terms]}
+    return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}}
+
+
+def of_label(label, *values, operator="In"):
+    return {"key": label, "operator": operator, "values": list(values)}
+
+
+WINDOWS, ZONE = of_label("kubernetes.io/os", "windows"), of_label("topology.kubernetes.io/zone", "a")
+HOST_PROCESS = {"securityContext": {"windowsOptions": {"hostProcess": True}}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_left_out"),
+    [
+        ({"os": {"name": "windows"}}, True),
+        ({"os": {"name": "linux"}, "nodeSelector": {"kubernetes.io/os": "linux"}}, False),
+        ({"nodeSelector": {"kubernetes.io/os": "windows"}}, True),
+        ({"nodeSelector": {"beta.kubernetes.io/os": "windows"}}, True),
+        (HOST_PROCESS, True),
+        ({"initContainers": [HOST_PROCESS]}, True),
+        ({"containers": [{}, HOST_PROCESS]}, True),
+        ({"securityContext": {"windowsOptions": None}, "affinity": None}, False),
+        (on_nodes([WINDOWS]), True),
+        (on_nodes([ZONE, WINDOWS], [of_label("beta.kubernetes.io/os", "windows")]), True),
+        (on_nodes([WINDOWS], [ZONE]), False),
+        (on_nodes([of_label("kubernetes.io/os", "windows", "linux")]), False),
+        (on_nodes([of_label("kubernetes.io/os", "windows", operator="NotIn")]), False),
+        (on_nodes(), False),
+        ({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}}, False),
+    ],
+)
+def test_a_pod_for_windows_gets_nothing_whichever_way_it_says_so(spec, is_left_out):
+    patch = of_pod(a_pod(**spec), TWO, opt_in=False)
+    assert (patch.reason, bool(patch.operations)) == (("it is for Windows", False) if is_left_out else ("", True))
 
 
 @pytest.mark.parametrize(
