@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Any, NamedTuple, Optional
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -130,8 +131,18 @@ def make(names: list[str], now: datetime.datetime) -> Pair:
 
 
 def check(pair: Pair) -> None:
-    """CertificateError for a pair that cannot be served."""
+    """CertificateError for a pair that cannot be served, or whose authority is not as `make` has it. ValueError."""
     _loaded(pair, *_OF_SECRET)
+    certificate, authority = (
+        x509.load_pem_x509_certificate(first_of(text)) for text in (pair.certificate, pair.authorities)
+    )
+    key = authority.public_key()
+    try:
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise InvalidSignature
+        key.verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        raise CertificateError("the authority ca.crt of the Secret has not signed the certificate tls.crt") from None
 
 
 def expires(certificate: bytes) -> datetime.datetime:

@@ -160,6 +160,21 @@ def test_what_somebody_spoils_is_mended(api):
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("authorities", [certificates.make([f"{NAME}.views.svc"], TODAY).authorities, b"", b"spoilt"])
+def test_an_authority_that_has_not_signed_the_certificate_is_mended(api, authorities):
+    async def scenario():
+        async with api.running() as cluster:
+            await Replica(cluster).step()
+            other = base64.b64encode(authorities).decode()
+            api.put(SECRET, {**api.objects[SECRET], "data": {**api.objects[SECRET]["data"], "ca.crt": other}})
+            api.put(CONFIGURATION, {"webhooks": [{"clientConfig": {}}]})
+            replica = Replica(cluster)
+            assert await replica.step()
+            assert await replica.certificate(api.trusted()) == der(api.pair()[0])
+
+    asyncio.run(scenario())
+
+
 def test_a_key_that_is_another_certificates_is_mended(api):
     async def scenario():
         async with api.running() as cluster:
