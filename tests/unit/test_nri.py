@@ -144,6 +144,23 @@ def test_a_container_gets_no_mounts_of_what_is_not_there(runtime):
     assert runtime.told == ["failed"]
 
 
+@pytest.mark.parametrize(
+    ("default", "of", "described"),
+    [
+        ("all", {"annotations": {"lxcfs.py/views": "none"}}, {}),
+        ("all", {}, {"environment": ["LXCFS_PY_VIEWS=none"]}),
+        ("all", {"namespace": "kube-system"}, {}),
+        ("opt-in", {}, {}),
+    ],
+    ids=["opted out", "by a variable", "kube-system", "did not ask"],
+)
+def test_who_wants_no_files_fails_to_get_none_where_nothing_is_mounted(default, of, described):
+    runtime = Runtime(default)
+    runtime.is_mounted = False
+    assert runtime.create(pod(**of), container(**described)) == ({}, {})
+    assert runtime.told == ["left alone"]
+
+
 def test_a_list_with_a_file_that_is_none_is_told_to_the_operator(runtime, caplog):
     runtime.create(pod(annotations={"lxcfs.py/views": "memfino"}), container())
     assert "lxcfs.py/views names 'memfino'" in caplog.text

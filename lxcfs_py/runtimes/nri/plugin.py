@@ -117,12 +117,14 @@ class Plugin:
 
     def _create(self, pod: Pod, container: Container) -> bytes:
         names, reason = self._policy.names_for(pod, container)
+        without_mounts = results.LEFT_ALONE
         if names and not self._is_mounted():
             names, reason = (), f"nothing is mounted at {self._policy.mountpoint}"
+            without_mounts = results.FAILED
         if reason:
             log.log(logging.WARNING if KEY in reason else logging.DEBUG, "%s: %s", _shown(pod, container), reason)
         mounted = [name for name in names if FILES[name].runc_mounts]
-        self._tell(results.GIVEN if mounted else results.LEFT_ALONE if self._is_mounted() else results.FAILED)
+        self._tell(results.GIVEN if mounted else without_mounts)
         seccomp = b""
         # Where nobody listens, such a container does not start.
         if names and asks_for_syscalls(pod.annotations) and is_listening(self._listener):
