@@ -14,8 +14,8 @@ from typing import Optional
 
 from lxcfs_py.cgroup import tasks
 from lxcfs_py.cgroup.counting import Counting, Counts
-from lxcfs_py.cgroup.tree import Fields, Levels, Room, Used, read_pids, stat_fields, subtree
-from lxcfs_py.linux import roots
+from lxcfs_py.cgroup.tree import Fields, Levels, Looks, Room, Used, read_in, read_pids, stat_fields, subtree
+from lxcfs_py.linux import cpu_list, roots
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 _MAX = b"max\n"
@@ -171,19 +171,35 @@ class Cpuset:
     So the root says which CPUs there are where the controller is enabled for no level.
     """
 
-    __slots__ = ("_levels",)
+    __slots__ = ("_divided", "_levels")
 
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
+        self._divided: Looks[tuple[int, ...]] = Looks()
 
     def cpus(self) -> Optional[bytes]:
-        return self._nearest("cpuset.cpus.effective")
+        divided = self._divided.found(self._look)
+        return cpu_list.render(divided) if divided else self._nearest("cpuset.cpus.effective")
+
+    def _look(self) -> tuple[int, ...]:
+        """Return the CPUs of its tasks and of those in cgroups below; none where no partition can have any of them.
+
+        What a partition below has is in no effective list above it. Nor does cpuset.cpus.exclusive.effective tell that:
+        what is in there belongs to others too, as long as no partition has it.
+        """
+        own = self._levels[0]
+        exclusive = own.get("cpuset.cpus.exclusive.effective")
+        if exclusive is None:  # before Linux 6.7, there are partitions below others alone
+            exclusive = (own.get("cpuset.cpus.partition") or b"").replace(b"member", b"")
+        if not exclusive.strip():
+            return ()
+        texts = (read_in(directory, "cpuset.cpus.effective") for directory in subtree(own))
+        return tuple(sorted({cpu for text in texts for cpu in cpu_list.parse(text)}))
 
     def mems(self) -> Optional[bytes]:
         return self._nearest("cpuset.mems.effective")
 
     def _nearest(self, name: str) -> Optional[bytes]:
-        # A partition that has given all of its CPUs to those below it names none; its tasks run where those above may.
         return next((text for level in self._levels if (text := level.get(name)) and text.strip()), None)
 
 

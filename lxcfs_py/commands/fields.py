@@ -187,7 +187,8 @@ CPUS = (
         "CPUs",
         "`cpuset.effective_cpus`, cut to the least `cpu.cfs_quota_us` ÷ `cpu.cfs_period_us`; with "
         '`cpu.mode = "requests"` and no quota, to `cpu.shares` ÷ `cpu.shares_per_cpu`',
-        '`cpuset.cpus.effective`, cut to the least `cpu.max`; with `cpu.mode = "requests"` and no quota, to '
+        "`cpuset.cpus.effective`, with the CPUs of partitions below, cut to the least `cpu.max`; with "
+        '`cpu.mode = "requests"` and no quota, to '
         "`cpu.weight`, converted as `cpu.weights` says, ÷ `cpu.shares_per_cpu`",
         called="which CPUs",
     ),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
-from lxcfs_py.cgroup import layout
+from lxcfs_py.cgroup import layout, v1, v2
 from lxcfs_py.config import Config
 from lxcfs_py.container import processes, visible_cpus
 from lxcfs_py.container.containers import Container, Containers
@@ -17,6 +18,7 @@ from lxcfs_py.container.load import Sampler
 from lxcfs_py.daemon.policies import applied, matching
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import Host
+from lxcfs_py.linux.kernel_files import KernelDirectory
 from lxcfs_py.printable import printable
 
 _NO_LIMIT_V1 = 1 << 62  # memory.limit_in_bytes shows the largest multiple of a page that fits 63 bits
@@ -86,11 +88,11 @@ class Subject:
     def cpusets(self) -> list[tuple[str, str]]:
         """Return the effective cpuset of its cgroup, "0-3", with the cgroup that says so; none where there is none."""
         for path, directory, version in self._levels("cpuset"):
-            names = ("cpuset.cpus.effective",) if version == 2 else ("cpuset.effective_cpus", "cpuset.cpus")
-            for name in names:
-                text = _read(os.path.join(directory, name))
+            cpuset = (v2 if version == 2 else v1).Cpuset((KernelDirectory(directory),))
+            with contextlib.suppress(OSError):
+                text = cpuset.cpus()
                 if text:
-                    return [(self.called(path), text)]
+                    return [(self.called(path), text.decode().strip())]
         hierarchy = self._layout.hierarchies.get("cpuset")
         if hierarchy and hierarchy.version == 2:  # the root has those that no partition has taken
             text = _read(hierarchy.directory("/") + "/cpuset.cpus.effective")

@@ -306,10 +306,42 @@ def test_the_cpuset_of_v2_is_the_nearest_levels_that_has_the_controller(files):
     assert v2.Cpuset((files({}),)).cpus() is None
 
 
-def test_a_partition_that_has_given_all_its_cpus_away_runs_where_the_level_above_may(files):
-    levels = [files({"cpuset.cpus.effective": ""}), files({"cpuset.cpus.effective": "2-3"})]
-    assert v2.Cpuset(tuple(levels)).cpus() == b"2-3\n"
-    assert v2.Cpuset(tuple(levels[:1])).cpus() is None
+@pytest.mark.parametrize(
+    ("own", "inner", "shown"),
+    [
+        ({"effective": "", "exclusive.effective": "2-9"}, "2-9", b"2-9\n"),
+        ({"effective": "2-3", "exclusive.effective": "2-9"}, "4-9", b"2-9\n"),
+        ({"effective": "2-3", "exclusive.effective": "10-13"}, "10-13", b"2-3,10-13\n"),  # a remote one
+        ({"effective": "2-9", "exclusive.effective": "2-9"}, "2-5", b"2-9\n"),
+        # No partition has what it might be given: others run there.
+        ({"effective": "2-3", "exclusive.effective": "2-3,10-13"}, "2-3", b"2-3\n"),
+        # Before Linux 6.7
+        ({"effective": "", "partition": "root"}, "2-9", b"2-9\n"),
+        ({"effective": "2-3", "partition": "isolated"}, "4-9", b"2-9\n"),
+        ({"effective": "2-3", "partition": "root invalid (Parent is not a partition root)"}, "2-3", b"2-3\n"),
+    ],
+)
+def test_the_cpus_of_partitions_below_a_cgroup_are_its_own(own, inner, shown, made):
+    box = {f"sys/fs/cgroup/parent/box/cpuset.cpus.{name}": f"{text}\n" for name, text in own.items()}
+    others = {
+        "sys/fs/cgroup/parent/cpuset.cpus.effective": "0-1,10-15\n",
+        "sys/fs/cgroup/parent/box/inner/cpuset.cpus.effective": f"{inner}\n",
+        "sys/fs/cgroup/parent/box/without/cgroup.procs": "",
+        "sys/fs/cgroup/parent/other/cpuset.cpus.effective": "16-19\n",
+    }
+    root = made({**all_v2(), **others, **box})
+    assert open_cgroup(find(str(root)), PATHS_V2).cpuset.cpus() == shown
+
+
+def test_at_the_cpus_of_partitions_is_looked_once_a_second(made, monkeypatch):
+    own = "sys/fs/cgroup/parent/box/cpuset.cpus"
+    root = made({**all_v2(), f"{own}.effective": "2-9\n", f"{own}.exclusive.effective": "\n"})
+    cpuset, read = open_cgroup(find(str(root)), PATHS_V2).cpuset, []
+    assert cpuset.cpus() == b"2-9\n"
+    kernels = KernelDirectory.read
+    monkeypatch.setattr(KernelDirectory, "read", lambda self, name: read.append(name) or kernels(self, name))
+    assert cpuset.cpus() == b"2-9\n"
+    assert read == ["cpuset.cpus.effective"]
 
 
 def test_where_no_level_has_the_cpuset_controller_the_root_says_what_partitions_have_left(made):
