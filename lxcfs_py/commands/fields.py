@@ -66,7 +66,7 @@ MEMINFO = (
         "`total_cache`; where the tightest is not the cgroup itself, what can be reclaimed there, if that is more",
         "`file`; where the tightest is not the cgroup itself, what can be reclaimed there, if that is more",
     ),
-    _row("SwapCached", "`total_swapcached`", "`swapcached`"),
+    _row("SwapCached", "`total_swapcached`, up to the swap in use", "`swapcached`, up to the swap in use"),
     _row(
         "Active(anon), Inactive(anon)", "`total_active_anon`, `total_inactive_anon`", "`active_anon`, `inactive_anon`"
     ),
@@ -82,12 +82,16 @@ MEMINFO = (
         "the least of `memory.swap.max`, and the host's; 0 with `memory.swap = false`",
     ),
     _row("SwapFree", "the least that one of these levels and the host have left"),
-    _row("Zswap, Zswapped", "0: v1 does not count it", "`zswap`, `zswapped`"),
+    _row("Zswap, Zswapped", "0: v1 does not count it", "`zswap`, `zswapped`, up to the swap in use"),
     _row("Dirty, Writeback", "`total_dirty`, `total_writeback`", "`file_dirty`, `file_writeback`"),
     _row("AnonPages", "`total_rss`", "`anon`"),
     _row("Mapped", "`total_mapped_file`", "`file_mapped`"),
-    _row("Shmem", "`total_shmem`", "`shmem`"),
-    _row("SReclaimable, KReclaimable", "0: v1 counts no slab in bytes", "`slab_reclaimable`"),
+    _row("Shmem", "`total_shmem`, up to `Cached`", "`shmem`, up to `Cached`"),
+    _row(
+        "SReclaimable, KReclaimable",
+        "0: v1 counts no slab in bytes",
+        "`slab_reclaimable`, up to what is not free",
+    ),
     _row("SUnreclaim", "0: v1 counts no slab in bytes", "`slab_unreclaimable`"),
     _row("Slab", "0: v1 counts no slab in bytes", "the sum of `slab_reclaimable` and `slab_unreclaimable`"),
     _row(

@@ -66,11 +66,10 @@ class CallFigures:
 
     def _memory(self, container: Container, memory: Memory, config: Config) -> _Sizes:
         host, cgroup = self._filesystem.host, container.cgroup
-        amounts = _amounts(container, cgroup, memory)
+        amounts = dict(_amounts(container, cgroup, memory))
         machine = host.memory()
-        room = meminfo.room_in(cgroup, memory, amounts, machine, host, config)
-        swap = meminfo.swap_in(memory, machine)
-        return room.limit, min(room.free, room.limit), amounts.get("Shmem", 0), 0, *swap
+        meminfo.fit(amounts, meminfo.room_in(cgroup, memory, amounts, machine, host, config))
+        return amounts["MemTotal"], amounts["MemFree"], amounts["Shmem"], 0, *meminfo.swap_in(memory, machine)
 
 
 def _amounts(container: Container, cgroup: Cgroup, memory: Memory) -> Mapping[str, int]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # Of the kernel itself, the same for everybody.
 _CONSTANT = (b"VmallocTotal", b"Hugepagesize")
 
+# What is in swap, or was there and still has its place in it.
+_IN_SWAP = {"SwapCached", "Zswap", "Zswapped"}
+
 # A label of 16 characters and a number flush right in 8, unless that has more digits.
 _NUMBER_END = 24
 
@@ -39,34 +42,47 @@ def render(container: Container, host: Host, config: Config) -> bytes:
 def figures(cgroup: Cgroup, memory: Memory, host: Host, config: Config) -> dict[str, int]:
     """Return the fields that are known, of vmstat and nodes too, in bytes, but for the counts of huge pages.
 
-    MemTotal is the smallest limit along the cgroup, its ancestors, the NUMA nodes that it may use and the host, MemFree
-    what is free in the tightest of them, MemAvailable that and what can be reclaimed there: file pages and, on v2,
-    slab. The usage figures are those of memory.stat.
+    The usage figures are those of memory.stat, as far as they fit into what the container has.
     """
     amounts = memory.stat()
-    reclaimable = amounts.get("SReclaimable", 0)
     machine = host.memory()
-    room = room_in(cgroup, memory, amounts, machine, host, config)
-    total = amounts["MemTotal"] = room.limit
-    free = amounts["MemFree"] = min(room.free, total)
-    available = amounts["MemAvailable"] = min(room.available, total)
-    # Programs without MemAvailable add MemFree, Cached and SReclaimable up to it. So where the tightest level is not
-    # the container's own, Cached has what others cached there, which the container can have as well.
-    cached = max(amounts["Cached"], available - free - reclaimable)
-    amounts["Cached"] = max(min(cached, total - free - reclaimable), 0)
+    fit(amounts, room_in(cgroup, memory, amounts, machine, host, config))
+    total, reclaimable = amounts["MemTotal"], amounts.get("SReclaimable", 0)
     amounts["Active"] = amounts["Active(anon)"] + amounts["Active(file)"]
     amounts["Inactive"] = amounts["Inactive(anon)"] + amounts["Inactive(file)"]
-    amounts["SwapTotal"], amounts["SwapFree"] = swap_in(memory, machine) if config.memory.swap else (0, 0)
+    swap, free = swap_in(memory, machine) if config.memory.swap else (0, 0)
+    amounts["SwapTotal"], amounts["SwapFree"] = swap, free
+    for name in _IN_SWAP & amounts.keys():
+        amounts[name] = min(amounts[name], swap - free)
     huge, ordinary = host.huge_pages(), total
     if huge:  # a limit of memory leaves them out, and the machine's memory has them in it
         ordinary = min(total, machine.total - sum(size * pages for size, pages in huge.items()))
-    amounts["CommitLimit"] = host.commit_limit(total, ordinary) + amounts["SwapTotal"]
+    amounts["CommitLimit"] = host.commit_limit(total, ordinary) + swap
     amounts["KReclaimable"] = reclaimable
     amounts["Slab"] = reclaimable + amounts.get("SUnreclaim", 0)
     amounts["FilePages"] = amounts["Cached"] + amounts.get("SwapCached", 0)  # as vmstat and nodes have it
     if huge:
         amounts.update(_huge_pages(cgroup, host))
     return amounts
+
+
+def fit(amounts: dict[str, int], room: Room) -> None:
+    """Add what room there is to what memory.stat counts, and cut down what does not fit: limits may be lowered later.
+
+    MemTotal is the smallest limit along the cgroup, its ancestors, the NUMA nodes that it may use and the host, MemFree
+    what is free in the tightest of them, MemAvailable that and what can be reclaimed there: file pages and, on v2,
+    slab. Programs subtract some of these from others, as unsigned numbers.
+    """
+    total = amounts["MemTotal"] = room.limit
+    free = amounts["MemFree"] = min(room.free, total)
+    available = amounts["MemAvailable"] = min(room.available, total)
+    reclaimable = 0
+    if "SReclaimable" in amounts:
+        reclaimable = amounts["SReclaimable"] = min(amounts["SReclaimable"], total - free)
+    # Programs without MemAvailable add MemFree, Cached and SReclaimable up to it. So where the tightest level is not
+    # the container's own, Cached has what others cached there, which the container can have as well.
+    cached = amounts["Cached"] = min(max(amounts["Cached"], available - free - reclaimable), total - free - reclaimable)
+    amounts["Shmem"] = min(amounts["Shmem"], cached)
 
 
 def _huge_pages(cgroup: Cgroup, host: Host) -> Iterator[tuple[str, int]]:
@@ -109,7 +125,7 @@ def swap_in(memory: Memory, machine: Sysinfo) -> tuple[int, int]:
     return total, min(room.free, machine.swap_free, max(total - used, 0))
 
 
-_SWAP = re.compile(rb"(?m)^(SwapTotal|SwapFree|CommitLimit):( *\d+)")
+_SWAP = re.compile(rb"(?m)^(SwapTotal|SwapFree|SwapCached|Zswap|Zswapped|CommitLimit):( *\d+)")
 
 
 def _without_swap(text: bytes) -> bytes:

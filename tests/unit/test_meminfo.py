@@ -188,6 +188,7 @@ def test_psutil_reads_the_figures(machine, rendered, monkeypatch):
 
 
 LAYOUT = Path(__file__).parent.joinpath("trees", "v2-64cpu", "proc", "meminfo").read_bytes()
+LAYOUT = LAYOUT.replace(b"\nDirty:", b"\nZswap:                 0 kB\nZswapped:              0 kB\nDirty:")
 
 
 def make_host(root: Path, pages: int = 0, free: int | None = None, **figures: int) -> Host:
@@ -354,6 +355,19 @@ USED = {
     ),
 }
 
+# What programs subtract from each other beside that, as unsigned numbers, in KiB.
+DIFFERENCES = {
+    "htop's cache": lambda now: now["Cached"] + now["SReclaimable"] - now["Shmem"],
+    "htop's swap": lambda now: now["SwapTotal"] - now["SwapFree"] - now["SwapCached"],
+    "what is in swap and on no disk": lambda now: (
+        now["SwapTotal"] - now["SwapFree"] - max(now["Zswapped"], now["Zswap"])
+    ),
+    "swap that is kept free for it": lambda now: now["CommitLimit"] - now["SwapTotal"],
+    "active pages of files": lambda now: now["Active"] - now["Active(anon)"],
+    "inactive pages of files": lambda now: now["Inactive"] - now["Inactive(anon)"],
+    "slab that stays": lambda now: now["Slab"] - now["SReclaimable"],
+}
+
 
 def usage(version: int, **amounts: int) -> str:
     """A memory.stat with so many MiB of file pages (file), reclaimable slab (slab) and other figures."""
@@ -472,8 +486,9 @@ def test_swaps_and_meminfo_agree_where_nobody_counts_the_memory(cgroup, containe
     own, without = host.text("proc/meminfo"), meminfo.render(container, host, NO_SWAP)
     assert (fields(without)["SwapTotal"], fields(without)["SwapFree"]) == (0, 0)
     assert [len(line) for line in without.splitlines()] == [len(line) for line in own.splitlines()]
+    assert fields(own)["SwapCached"] > fields(without)["SwapCached"] == 0
     assert {name for name, size in fields(own).items() if fields(without)[name] != size} <= {
-        *("SwapTotal", "SwapFree", "CommitLimit")
+        *("SwapTotal", "SwapFree", "SwapCached", "Zswap", "Zswapped", "CommitLimit")
     }
 
 
@@ -483,6 +498,34 @@ def test_sysinfo_agrees_with_meminfo_where_nobody_counts_the_memory(cgroup, cont
     for config, swap in ((Config(), 512 * MIB), (NO_SWAP, 0)):
         told = CallFigures(filesystem)._sysinfo(container_in(cgroup(), load=load), host, config)
         assert (told.total, told.swap_total) == (4096 * MIB, swap)
+
+
+@pytest.mark.parametrize(("version", "level", "prefix"), [(1, level1, "total_"), (2, level2, "")])
+def test_where_there_is_no_swap_nothing_is_in_it(version, level, prefix, show, host, swapless):
+    stat = "\n".join(f"{prefix}{name} {MIB}" for name in ("swapcached", "zswap", "zswapped", "cache", "file"))
+    for machine, config in ((host, NO_SWAP), (swapless, Config())):
+        now = show(version, machine, level(stat=stat), config=config)
+        assert [now[name] for name in ("SwapTotal", "SwapCached", "Zswap", "Zswapped")] == [0, 0, 0, 0]
+
+
+def test_shared_memory_is_no_more_than_the_cache_that_it_is_part_of_where_a_limit_was_lowered(
+    files, cgroup, container_in, host
+):
+    own = level2(20 * MIB, usage=64 * MIB, stat=f"file {60 * MIB}\nshmem {60 * MIB}\nslab_reclaimable {4 * MIB}")
+    load = SimpleNamespace(read=lambda _states: (0.0, 0.0, 0.0))
+    container = container_in(cgroup(memory=v2.Memory((files(own),))), load=load)
+    now = fields(meminfo.render(container, host, Config()))
+    assert (now["Cached"], now["SReclaimable"], now["Shmem"]) == (16 * KIB, 4 * KIB, 16 * KIB)
+    filesystem: Any = SimpleNamespace(host=host)
+    assert CallFigures(filesystem)._sysinfo(container, host, Config()).shared == 16 * MIB
+    host.vmstat_layout = ("nr_shmem", "nr_file_pages", "nr_slab_reclaimable")
+    text = VIEWS["proc/vmstat"](container, host, Config()).decode().split()[1::2]
+    assert [int(pages) * PAGE // MIB for pages in text] == [16, 16, 4]
+
+
+def test_slab_is_no_more_than_what_a_limit_that_was_lowered_has_room_for(show, host):
+    now = show(2, host, level2(20 * MIB, usage=64 * MIB, stat=f"file {4 * MIB}\nslab_reclaimable {60 * MIB}"))
+    assert (now["SReclaimable"], now["KReclaimable"], now["Slab"], now["Cached"]) == (*[20 * KIB] * 3, 0)
 
 
 def test_sysinfo_tells_what_is_free_now_and_what_was_shared_within_the_last_second(
@@ -497,7 +540,7 @@ def test_sysinfo_tells_what_is_free_now_and_what_was_shared_within_the_last_seco
     container = container_in(cgroup(memory=v1.Memory((directory,))), load=load)
 
     def told(usage, shared):
-        levels.append(level1(64 * MIB, usage=usage * MIB, stat=f"total_shmem {shared * MIB}\n"))
+        levels.append(level1(64 * MIB, usage=usage * MIB, stat=f"total_cache {8 * MIB}\ntotal_shmem {shared * MIB}\n"))
         said = CallFigures(filesystem)._sysinfo(container, host, Config())
         return said.free // MIB, said.shared // MIB
 
@@ -602,8 +645,8 @@ def test_figures_are_in_order_whatever_the_kernel_counts(case, figures, swap, sh
     assert min(now.values()) >= 0
     assert now["MemFree"] <= now["MemAvailable"] <= now["MemTotal"]
     assert now["MemAvailable"] <= max(own["MemAvailable"], own["MemFree"])
-    if now["SReclaimable"] <= now["MemTotal"] - now["MemFree"]:  # as it is in a kernel
-        assert all(used(now) >= 0 for used in USED.values())
+    assert {name: find(now) for name, find in {**USED, **DIFFERENCES}.items() if find(now) < 0} == {}
+    assert now["KReclaimable"] == now["SReclaimable"]
     assert now["SwapFree"] <= now["SwapTotal"] <= own["SwapTotal"]
     assert now["SwapFree"] <= own["SwapFree"]
     limits = [level.get("memory.limit_in_bytes", level.get("memory.max", "max")) for level in levels]

@@ -251,7 +251,8 @@ def large(made, files, cgroup, container_in):
         tree = {
             "proc/cpuinfo": "processor\t: 0\n\n",
             "proc/meminfo": "MemTotal:        4194304 kB\nMemFree:         4194304 kB\nMemAvailable:    4194304 kB\n"
-            "Cached: 0 kB\nSwapCached: 0 kB\nHugePages_Total: 0\nHugePages_Free: 0\nHugepagesize: 2048 kB\n",
+            "Cached: 0 kB\nSwapCached: 0 kB\nSwapTotal: 8192 kB\nSwapFree: 7168 kB\n"
+            "HugePages_Total: 0\nHugePages_Free: 0\nHugepagesize: 2048 kB\n",
             f"{CPU[1:]}/online": "0-3\n",
             f"{MEMORY[1:]}/block_size_bytes": "8000000\n",
             **{f"{NODE[1:]}/{name}": "0-1\n" for name in ("online", "possible", "has_memory", "has_cpu")},
@@ -350,8 +351,9 @@ def test_the_nodes_file_pages_are_together_what_meminfo_has_in_its_cache_and_its
     seen = large("0-3", "0-1", 512 * MIB, numa, file=8 * MIB, swapcached=MIB)
     assert kib_on_nodes(seen, "FilePages") == [7 * KIB, 2 * KIB]
     # Where the machine is tightest, others' cache is in it.
-    tight = "MemTotal: 4194304 kB\nMemFree: 8192 kB\nMemAvailable: 32768 kB\nCached: 0 kB\nSwapCached: 0 kB\n"
-    Path(seen.filesystem.host.root, "proc/meminfo").write_text(tight)
+    meminfo = Path(seen.filesystem.host.root, "proc/meminfo")
+    tight = "MemTotal: 4194304 kB\nMemFree: 8192 kB\nMemAvailable: 32768 kB\n"
+    meminfo.write_text(tight + meminfo.read_text().partition("MemAvailable:")[2].partition("\n")[2])
     now = memory_of(seen, "/proc/meminfo")
     assert (now["Cached"], now["SwapCached"]) == (24, 1)
     assert kib_on_nodes(seen, "FilePages") == [(7 + 4) * KIB, (2 + 12) * KIB]

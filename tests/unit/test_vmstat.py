@@ -114,7 +114,7 @@ def paged(made, cgroup, container_in):
         (root / "sys/class/block" / place.rpartition("/")[2]).symlink_to(f"../../devices/{place}")
     memory = SimpleNamespace(
         is_counted=lambda: True,
-        stat=lambda: dict.fromkeys(("Cached", "Active(anon)", "Active(file)", "Inactive(anon)", "Inactive(file)"), 0),
+        stat=lambda: dict.fromkeys(v2.Memory.fields.wanted, 0),
         room=lambda _reclaimable, _high: SimpleNamespace(
             within=lambda *_: SimpleNamespace(limit=0, free=0, available=0)
         ),
