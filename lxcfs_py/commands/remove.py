@@ -88,7 +88,7 @@ def _delete(place: str) -> None:
     own = {*mountpoint.runtime_files(place), *(Path(mountpoint.RUNTIME_DIRECTORY, name) for name in sockets_of_calls)}
     for path in kept & own if any(map(_is_of_a_mountpoint, kept - own)) else kept:
         with contextlib.suppress(OSError):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     sockets = (os.path.dirname(path) for path in (nri.SOCKET, node_keeper.BUS))  # the kubelet makes them for a pod
     for directory in (mountpoint.RUNTIME_DIRECTORY, place, *sockets):
         with contextlib.suppress(OSError):  # not there, not empty, or a pod's own mount

@@ -13,6 +13,7 @@ from lxcfs_py.linux import regular_file
 from lxcfs_py.runtimes import seccomp_profile
 
 KUBELET = Path("/var/lib/kubelet")
+_MAX_BYTES = 1 << 20
 
 
 def apply(config: Config) -> None:
@@ -24,10 +25,10 @@ def apply(config: Config) -> None:
     try:
         made = json.loads(Path(seccomp_profile.INSTALLED_AS_OCI).read_text())
         made["listenerPath"] = seccomp_profile.socket_of(config.mountpoint)
-        text = json.dumps(made, indent=2) + "\n"
-        if not (path.exists() and path.read_text() == text):
+        text = (json.dumps(made, indent=2) + "\n").encode()
+        if _content(path) != text:
             os.makedirs(path.parent, exist_ok=True)
-            regular_file.replace(path, text.encode())
+            regular_file.replace(path, text)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         degraded.enter("profile", f"pods whose system calls are to be answered do not start here: {path}: {why}")
@@ -36,7 +37,20 @@ def apply(config: Config) -> None:
 def remove(mountpoint: str) -> None:
     """Take it away, where it is that of the daemon at a mountpoint."""
     path = KUBELET / "seccomp" / seccomp_profile.LOCALHOST
-    with contextlib.suppress(OSError, ValueError):
-        if json.loads(path.read_text())["listenerPath"] == seccomp_profile.socket_of(mountpoint):
+    try:
+        profile = json.loads(_content(path))
+    except (ValueError, RecursionError):
+        return
+    if isinstance(profile, dict) and profile.get("listenerPath") == seccomp_profile.socket_of(mountpoint):
+        with contextlib.suppress(OSError):
             path.unlink()
             path.parent.rmdir()
+
+
+def _content(path: Path) -> bytes:
+    """Return what is there, up to what a profile may have; nothing where that is no file that can be read."""
+    try:
+        with open(path, "rb", opener=regular_file.opener) as file:
+            return file.read(_MAX_BYTES)
+    except OSError:
+        return b""

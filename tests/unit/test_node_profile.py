@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -38,6 +39,16 @@ def test_where_pods_are_answered_the_profile_names_the_daemons_socket(kubelet):
     assert path.exists(), "it is another daemon's"
     node_profile.remove("/views")
     assert not path.parent.exists()
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[]", None])
+def test_what_is_no_profile_is_replaced(kubelet, content):
+    path = kubelet / "seccomp/lxcfs-py/seccomp.json"
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+    node_profile.apply(PODS)
+    assert json.loads(path.read_text()) == {"listenerPath": seccomp_profile.SOCKET, "syscalls": []}
+    assert degraded.states() == {}
 
 
 def test_where_it_cannot_be_written_that_is_said(kubelet):

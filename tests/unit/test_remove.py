@@ -54,5 +54,18 @@ def test_what_another_daemon_keeps_stays(kept, gone, stays):
 def test_what_is_nobodys_goes_with_the_last(kept):
     alone = kept(OTHER)
     (alone / "odd").mkdir()
+    (alone / "link").symlink_to("/proc")
+    os.mkfifo(alone / "fifo")
     remove._delete(OTHER)
     assert not alone.exists()
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b'"x"', b"7", b"", b"\xff", b"[" * 100_000, None])
+def test_a_profile_that_is_none_keeps_nothing_else(kept, content):
+    directory = kept(OTHER)
+    profile = node_profile.KUBELET / "seccomp/lxcfs-py/seccomp.json"
+    profile.parent.mkdir(parents=True)
+    os.mkfifo(profile) if content is None else profile.write_bytes(content)
+    remove._delete(OTHER)
+    assert not directory.exists()
+    assert profile.exists(), "it is nobody knows whose"
