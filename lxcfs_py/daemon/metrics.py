@@ -54,7 +54,7 @@ def listen(address: str, status: Status, filesystem: Filesystem) -> Callable[[],
     application = _with_healthz(text, status)
     host, port = parse(address)
     try:
-        server = make_server(host or "", port, application, _HttpServer, _QuietHandler)
+        server = _server(host or "", port, application)
     except OSError as error:
         confined = error.errno == errno.EAFNOSUPPORT
         hint = "; the service needs a drop-in for that: lxcfs-py.service(8)" if confined else ""
@@ -71,6 +71,16 @@ def listen(address: str, status: Status, filesystem: Filesystem) -> Callable[[],
         server.server_close()
 
     return stop
+
+
+def _server(host: str, port: int, application: _Application) -> _HttpServer:
+    """Return one that listens there; "::" is all of this machine's addresses, whether it has IPv6 or not. OSError."""
+    try:
+        return make_server(host, port, application, _HttpServer, _QuietHandler)
+    except OSError as error:
+        if host != "::" or error.errno != errno.EAFNOSUPPORT:
+            raise
+        return make_server("0.0.0.0", port, application, _HttpServer, _QuietHandler)
 
 
 class _Text:
@@ -126,6 +136,8 @@ class _HttpServer(ThreadingMixIn, WSGIServer):
 
     def server_bind(self) -> None:
         """Bind, and ask no name server for this machine's name, as HTTPServer does: it may take its time."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # whatever net.ipv6.bindv6only is
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()

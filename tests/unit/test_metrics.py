@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -79,9 +80,33 @@ def test_no_name_server_is_asked(monkeypatch):
     metrics._HttpServer(("127.0.0.1", 0), metrics._QuietHandler).server_close()
 
 
-def fetched(port, path="/metrics"):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=3) as answer:
+def fetched(port, path="/metrics", host="127.0.0.1"):
+    with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=3) as answer:
         return answer.read().decode()
+
+
+@pytest.mark.parametrize("has_ipv6", [True, False])
+def test_all_addresses_are_those_that_the_kernel_has(has_ipv6, told, filesystem, monkeypatch, require):
+    if has_ipv6:
+        require(os.path.exists("/proc/net/if_inet6"), "IPv6")
+    else:
+        create = socket.socket.__init__
+
+        def without_ipv6(self, family=-1, *arguments, **named):
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            create(self, family, *arguments, **named)
+
+        monkeypatch.setattr(socket.socket, "__init__", without_ipv6)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    stop = metrics.listen(f"[::]:{port}", told, filesystem)
+    try:
+        texts = [fetched(port, "/healthz", host) for host in ["127.0.0.1", *(["[::1]"] if has_ipv6 else [])]]
+    finally:
+        stop()
+    assert set(texts) == {"ok\n"}
 
 
 def test_what_the_daemon_did_and_how_it_is_can_be_fetched(served, filesystem):
