@@ -123,12 +123,15 @@ def test_another_configuration_is_a_rollout():
     assert before[DAEMON]["spec"]["template"] != after[DAEMON]["spec"]["template"]
 
 
+OF_OTHERS = ("global", "enabled")  # Helm's own, and what a chart with this one in it has for its `condition`
+
+
 def leaves(schema, path=()):
     """The schema of each value, by the names that lead to it."""
     for name, each in schema["properties"].items():
         if "properties" in each:
             yield from leaves(each, (*path, name))
-        elif name != "global":  # Helm's own, which every chart has
+        elif path or name not in OF_OTHERS:
             yield (*path, name), each
 
 
@@ -187,9 +190,20 @@ def test_the_images_name_tag_and_policy_are_the_daemons_and_the_webhooks():
     assert objects({**EVERYTHING, "webhook": {"enabled": True, "replicas": 5}})[WEBHOOK]["spec"]["replicas"] == 5
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_chart_that_has_this_one_in_it_may_say_by_a_value_whether_it_is_installed(enabled):
+    assert objects({"enabled": enabled, "global": {"region": "x"}}) == objects({})
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"webhooks": {}}, {"config": 1}, {"webhook": {"enabled": "yes", "replicas": 2}}, {"image": {"repository": ""}}],
+    [
+        {"enabled": "no"},
+        {"webhooks": {}},
+        {"config": 1},
+        {"webhook": {"enabled": "yes", "replicas": 2}},
+        {"image": {"repository": ""}},
+    ],
 )
 def test_values_that_mean_nothing_are_refused(wrong):
     with pytest.raises(jsonschema.ValidationError):
