@@ -151,8 +151,9 @@ VMSTAT = (
     _row(
         "pgpgin, pgpgout",
         "KiB of `blkio.throttle.io_service_bytes_recursive`, over all disks; what one passes on to another counts "
-        "there",
-        "KiB of `rbytes`, `wbytes` of `io.stat`, over all disks; what one passes on to another counts there",
+        "there, as far as it is counted there",
+        "KiB of `rbytes`, `wbytes` of `io.stat`, over all disks; what one passes on to another counts there, as far as "
+        "it is counted there",
     ),
     _row("pgfault, pgmajfault", "`total_pgfault`, `total_pgmajfault`", "`pgfault`, `pgmajfault`"),
     _row("oom_kill", "`oom_kill` of `memory.oom_control`, of all cgroups", "`oom_kill` of `memory.events`"),

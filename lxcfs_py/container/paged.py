@@ -24,17 +24,27 @@ class Paged:
     def look(self, io: Io, host: Host) -> tuple[int, int]:
         """Return how many bytes it read and wrote.
 
-        What a stacked disk, such as LVM's, was asked for is counted again where it went, and so only there; unless
-        nothing is counted there, as cgroup v1 does for disks without limits.
+        What a stacked disk, such as LVM's, was asked for is counted again where it went, and so only there. Of each
+        direction, what is not counted there counts all the same: cgroup v1 counts nothing of disks without limits, and
+        what dm-crypt writes is the kernel's own.
         """
         with self._looking:
             disks = io.stat()
-            counted = {device for device, counts in disks.items() if any(counts.values())}
-            for device in counted:
-                if len(counted) > 1 and counted & host.disks_below(device):
-                    continue
-                now, before = disks[device], self._seen.get(device, _NONE)
-                self._read += max(now.get(b"rbytes", 0) - before.get(b"rbytes", 0), 0)
-                self._written += max(now.get(b"wbytes", 0) - before.get(b"wbytes", 0), 0)
+            self._read += self._grown(disks, b"rbytes", host)
+            self._written += self._grown(disks, b"wbytes", host)
             self._seen = disks
             return self._read, self._written
+
+    def _grown(self, disks: Mapping[bytes, Mapping[bytes, int]], key: bytes, host: Host) -> int:
+        """Return by how much all together have grown since the last look."""
+        grown = {
+            device: more
+            for device, counts in disks.items()
+            if (more := counts.get(key, 0) - self._seen.get(device, _NONE).get(key, 0)) > 0
+        }
+        if len(grown) < 2:
+            return sum(grown.values())
+        return sum(
+            max(more - sum(grown.get(below, 0) for below in host.disks_below(device)), 0)
+            for device, more in grown.items()
+        )

@@ -85,8 +85,8 @@ def test_what_was_paged_in_and_out_is_the_block_io(machine):
 
 
 @pytest.fixture
-def paged(made, cgroup, container_in):
-    """paged(disks) is what vmstat says was paged in, in KiB, of a container that has read so many KiB from each disk.
+def both_paged(made, cgroup, container_in):
+    """both_paged(read, written) is what vmstat says was paged in and out, in KiB, by what was on each disk, in KiB.
 
     The machine has a stacked disk 253:0 on a partition of 8:0, another one 253:1 on the whole of 8:16, and a loop 7:0.
     """
@@ -124,10 +124,21 @@ def paged(made, cgroup, container_in):
     container = container_in(cgroup(memory=memory, io=SimpleNamespace(stat=lambda: dict(now))))
     host = Host(str(root))
 
-    def look(disks):
+    def look(read, written):
         now.clear()
-        now.update({disk.encode(): {b"rbytes": kib << 10, b"wbytes": kib << 11} for disk, kib in disks.items()})
-        read, written = fields(VIEWS["proc/vmstat"](container, host, Config())).values()
+        for disk, kib in read.items():
+            now[disk.encode()] = {b"rbytes": kib << 10, b"wbytes": written[disk] << 10}
+        return tuple(fields(VIEWS["proc/vmstat"](container, host, Config())).values())
+
+    return look
+
+
+@pytest.fixture
+def paged(both_paged):
+    """paged(disks) is what was paged in where twice as much was written."""
+
+    def look(disks):
+        read, written = both_paged(disks, {disk: 2 * kib for disk, kib in disks.items()})
         assert written == 2 * read
         return read
 
@@ -143,6 +154,15 @@ def test_a_stacked_disk_counts_where_nothing_is_counted_of_those_below_it(paged)
     assert paged({"253:0": 100, "7:0": 1}) == 101
     assert paged({"253:0": 110, "7:0": 1, "8:0": 0}) == 111
     assert paged({"253:0": 115, "7:0": 1, "8:0": 5}) == 116, "5 of each, which are the same"
+
+
+def test_what_an_encrypted_disk_writes_counts_as_what_it_reads_does(both_paged):
+    """dm-crypt writes from the kernel's own threads, which are in no container's cgroup."""
+    assert both_paged({"253:0": 4, "8:0": 4}, {"253:0": 100, "8:0": 0}) == (4, 100)
+    # The container writes to the lower disk too, beside it and by turns.
+    assert both_paged({"253:0": 4, "8:0": 4}, {"253:0": 100, "8:0": 7}) == (4, 107)
+    assert both_paged({"253:0": 6, "8:0": 6}, {"253:0": 130, "8:0": 7}) == (6, 137)
+    assert both_paged({"253:0": 6, "8:0": 6}, {"253:0": 150, "8:0": 12}) == (6, 157), "the more of both"
 
 
 def test_what_was_paged_never_steps_back(paged):
