@@ -190,8 +190,9 @@ class Host:
         return pages
 
     def free_huge_pages(self, size: int) -> int:
-        """Return how many of the huge pages of a size nobody uses."""
-        return int(self._huge_pages[size].read("free_hugepages"))
+        """Return how many of the huge pages of a size nobody uses, or has reserved."""
+        directory = self._huge_pages[size]
+        return max(int(directory.read("free_hugepages")) - int(directory.read("resv_hugepages")), 0)
 
     def huge_pages_on(self, nodes: Iterable[int], size: int) -> tuple[int, int]:
         """Return how many huge pages of a size some NUMA nodes have, and how many of them nobody uses."""

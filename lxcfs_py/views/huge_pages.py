@@ -19,7 +19,7 @@ class HugePages(NamedTuple):
 
     total: int
     free: int
-    """With those that are reserved."""
+    """With those that it has reserved."""
 
     reserved: int
     used: int
@@ -30,16 +30,16 @@ def of(cgroup: Cgroup, host: Host) -> Iterator[HugePages]:
     kinds = host.huge_pages()
     nodes = allowed_nodes(cgroup, host) if kinds else None
     for size, pages in kinds.items():
-        if nodes is None:
-            free = host.free_huge_pages(size)
-        else:
-            pages, free = host.huge_pages_on(nodes, size)
         room, used, reserved = cgroup.hugetlb.room(_name(size)) if cgroup.hugetlb else (Room(), 0, 0)
-        used //= size
+        used, reserved = used // size, reserved // size
+        free = host.free_huge_pages(size) + reserved
+        if nodes is not None:  # what is reserved is on no certain node
+            pages, free_there = host.huge_pages_on(nodes, size)
+            free = min(free, free_there)
         total = max(min(room.limit // size, pages), used)
-        # What others use, along the ancestors or on the host, cannot be used once more.
+        # What others use or have reserved, along the ancestors or on the host, cannot be used once more.
         free = min(total - used, room.free // size, free)
-        yield HugePages(size, total, free, min(reserved // size, free), used)
+        yield HugePages(size, total, free, min(reserved, free), used)
 
 
 def _name(size: int) -> str:

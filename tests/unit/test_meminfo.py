@@ -191,10 +191,10 @@ LAYOUT = Path(__file__).parent.joinpath("trees", "v2-64cpu", "proc", "meminfo").
 LAYOUT = LAYOUT.replace(b"\nDirty:", b"\nZswap:                 0 kB\nZswapped:              0 kB\nDirty:")
 
 
-def make_host(root: Path, pages: int = 0, free: int | None = None, **figures: int) -> Host:
+def make_host(root: Path, pages: int = 0, free: int | None = None, reserved: int = 0, **figures: int) -> Host:
     """A machine with the layout of a recorded one and other figures, in bytes, and so many huge pages of 2 MiB.
 
-    All of these are free, or so many of them.
+    All of these are free, or so many of them, of which some are reserved.
     """
     text = LAYOUT.replace(b"HugePages_Total:      16", b"HugePages_Total:%8d" % pages)
     for name, value in {"SwapTotal": 0, "SwapFree": 0, **figures}.items():
@@ -211,6 +211,7 @@ def make_host(root: Path, pages: int = 0, free: int | None = None, **figures: in
     huge.mkdir(parents=True, exist_ok=True)
     (huge / "nr_hugepages").write_text(f"{pages}\n")
     (huge / "free_hugepages").write_text(f"{pages if free is None else free}\n")
+    (huge / "resv_hugepages").write_text(f"{reserved}\n")
     return Host(str(root))
 
 
@@ -683,11 +684,20 @@ def test_huge_pages_that_are_reserved_are_told(files, cgroup, container_in, tmp_
     assert (now["HugePages_Total"], now["HugePages_Free"], now["HugePages_Rsvd"]) == (10, 8, 4)
 
 
+def test_huge_pages_that_others_have_reserved_are_not_free(files, cgroup, container_in, tmp_path):
+    host = make_host(tmp_path, pages=16, free=16, reserved=12, **MEMORY)
+    for own, shown in ((0, (16, 4, 0)), (3, (16, 7, 3)), (12, (16, 16, 12))):
+        hugetlb = v2.Hugetlb((files({"hugetlb.2MB.max": "max", "hugetlb.2MB.rsvd.current": own * 2 * MIB}),))
+        container = container_in(cgroup(memory=v2.Memory((files(level2()),)), hugetlb=hugetlb))
+        now = fields(meminfo.render(container, host, Config()))
+        assert (now["HugePages_Total"], now["HugePages_Free"], now["HugePages_Rsvd"]) == shown
+
+
 def test_huge_pages_of_all_sizes_are_summed_and_those_of_the_default_size_told_apart(
     files, cgroup, container_in, made, tmp_path
 ):
     huge = "sys/kernel/mm/hugepages/hugepages-1048576kB"
-    made({f"{huge}/nr_hugepages": "2\n", f"{huge}/free_hugepages": "1\n"})
+    made({f"{huge}/{name}_hugepages": f"{count}\n" for name, count in (("nr", 2), ("free", 1), ("resv", 0))})
     counted = {"hugetlb.1GB.max": 1024 * MIB, "hugetlb.1GB.current": 1024 * MIB, "hugetlb.2MB.max": "max"}
     hugetlb = v2.Hugetlb((files({**counted, "hugetlb.2MB.current": 4 * MIB}),))
     container = container_in(cgroup(memory=v2.Memory((files(level2()),)), hugetlb=hugetlb))

@@ -246,7 +246,7 @@ Node {node} HugePages_Free:      9
 def large(made, files, cgroup, container_in):
     """large(cpus, mems, limit) is the mount of a machine of 4 CPUs and 4 GiB, of which 1 is on the first of 2 nodes."""
 
-    def make(cpus: str, mems: str, limit: int, numa: str = "", hugetlb=None, pages=(0, 0), **stat):
+    def make(cpus: str, mems: str, limit: int, numa: str = "", hugetlb=None, pages=(0, 0), reserved=0, **stat):
         sizes = {0: 1024 * 1024, 1: 3 * 1024 * 1024}
         tree = {
             "proc/cpuinfo": "processor\t: 0\n\n",
@@ -271,6 +271,7 @@ def large(made, files, cgroup, container_in):
             kind = f"hugepages/hugepages-2048kB/{name}_hugepages"
             tree[f"sys/kernel/mm/{kind}"] = f"{sum(pages)}\n"
             tree |= {f"{NODE[1:]}/node{node}/{kind}": f"{count}\n" for node, count in enumerate(pages)}
+        tree["sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages"] = f"{reserved}\n"
         for block in (*range(24), *range(32, 40)):
             node = 0 if block < 8 else 1
             tree |= {f"{MEMORY[1:]}/memory{block}/{name}": "" for name in ("state", f"node{node}/online")}
@@ -379,6 +380,12 @@ def test_huge_pages_are_on_the_nodes_where_the_machine_has_them(large, files):
         text = seen.read("/proc/meminfo")
         assert b"HugePages_Total: %7d\n" % sum(pages(seen, "nr")) in text
         assert (pages(seen, "nr"), pages(seen, "free"), pages(seen, "surplus")) == (total, free, [0, 0])
+
+
+def test_of_a_nodes_huge_pages_no_more_are_free_than_nobody_on_the_machine_has_reserved(large):
+    seen = large("0-3", "1", 512 * MIB, pages=(2, 6), reserved=5)
+    assert kib_on_nodes(seen, "HugePages_Free") == [0, 3]
+    assert kib_on_nodes(seen, "HugePages_Total") == [0, 6]
 
 
 @pytest.mark.parametrize(
