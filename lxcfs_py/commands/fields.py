@@ -318,8 +318,8 @@ NODE_TREE = (
 MEMORY_TREE = (
     _row(
         "memory[0-9]*",
-        "the first blocks of the nodes in `has_memory`, as many as `MemTotal` needs; all of them where that is the "
-        "nodes' or the host's",
+        "the first blocks of the nodes in `has_memory` that are online, as many as `MemTotal` needs; all of them where "
+        "that is the nodes' or the host's",
         called="`memoryN`",
     ),
     _row("*", "the host's", called="all else"),

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Optional
@@ -23,11 +24,15 @@ NS_PER_TICK = 1_000_000_000 // TICKS
 NODES = "sys/devices/system/node"
 """The directory of the NUMA nodes."""
 
+MEMORY = "sys/devices/system/memory"
+"""The directory of the blocks of memory."""
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SETTINGS_SECONDS = 1.0
 _SECOND = 1_000_000_000
 _CLOCK_WAS_SET_NS = 1_000_000  # a process that is preempted between two clocks sees less, or looks once more
 _MAX_CLOCKS = 64
+_BLOCK = re.compile(r"memory(\d+)")
 
 
 class _Booted(NamedTuple):
@@ -68,6 +73,7 @@ class Host:
         with contextlib.suppress(OSError):
             self.has_nodes = len(cpu_list.parse(self.directory(NODES).text("possible"))) > 1
         self._nodes_known: tuple[float, tuple[int, ...]] = (0.0, ())
+        self._offline_known: tuple[float, frozenset[int]] = (0.0, frozenset())
         self.meminfo_layout = self._proc.get("meminfo") or b""
         self.vmstat_layout: tuple[str, ...] = ()
         """The names of /proc/vmstat's fields."""
@@ -166,6 +172,20 @@ class Host:
             nodes = cpu_list.parse(self.directory(NODES).text("has_memory"))
             self._nodes_known = now + _SETTINGS_SECONDS, nodes
         return nodes
+
+    def offline_memory(self) -> frozenset[int]:
+        """Return the numbers of the blocks of memory that were offline within the last second."""
+        until, blocks = self._offline_known
+        now = time.monotonic()
+        if now > until:
+            directory, offline = self.directory(MEMORY), set()
+            for block in filter(None, map(_BLOCK.fullmatch, directory.names(""))):
+                with contextlib.suppress(FileNotFoundError):  # it has just been taken out
+                    if directory.text(f"{block[0]}/state") == b"offline\n":
+                        offline.add(int(block[1]))
+            blocks = frozenset(offline)
+            self._offline_known = now + _SETTINGS_SECONDS, blocks
+        return blocks
 
     def memory_on(self, nodes: Iterable[int]) -> tuple[int, int, int]:
         """Return the memory of some NUMA nodes, what is free of it, and what can be reclaimed beside, in bytes."""

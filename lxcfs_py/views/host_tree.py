@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Callable, Optional
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux import cpu_list
-from lxcfs_py.linux.host import NODES, Host
+from lxcfs_py.linux.host import MEMORY, NODES, Host
 from lxcfs_py.views import meminfo
 from lxcfs_py.views.allowed_nodes import allowed_nodes
 
 if TYPE_CHECKING:
     from lxcfs_py.config import Config
 
-
-MEMORY = "sys/devices/system/memory"
 
 _BLOCK = re.compile(r"memory(\d+)")
 
@@ -82,10 +80,12 @@ class Sight:
         else:
             whole, _, _ = self.host.memory_on(nodes)
             names = [name for node in nodes for name in self.host.directory(NODES).names(f"node{node}")]
-        blocks = sorted(int(block[1]) for block in map(_BLOCK.fullmatch, names) if block)
+        # A block that has memory of two nodes is in the directories of both.
+        blocks = sorted({int(block[1]) for block in map(_BLOCK.fullmatch, names) if block})
         if total < whole:  # which the kernel's own memory is not part of, as it is of the blocks
             count = -(-total // int(directory.text("block_size_bytes"), 16))
-            blocks = blocks[: max(count, 1)]
+            offline = self.host.offline_memory()
+            blocks = [block for block in blocks if block not in offline][: max(count, 1)]
         return frozenset(blocks)
 
 

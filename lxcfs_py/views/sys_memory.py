@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from lxcfs_py.linux.host import MEMORY
 from lxcfs_py.views import sys_node
-from lxcfs_py.views.host_tree import MEMORY, HostTree, Sight
+from lxcfs_py.views.host_tree import HostTree, Sight
 
 
 def _is_hidden(sight: Sight, block: int) -> bool:

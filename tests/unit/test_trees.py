@@ -274,8 +274,8 @@ def large(made, files, cgroup, container_in):
         tree["sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages"] = f"{reserved}\n"
         for block in (*range(24), *range(32, 40)):
             node = 0 if block < 8 else 1
-            tree |= {f"{MEMORY[1:]}/memory{block}/{name}": "" for name in ("state", f"node{node}/online")}
-            tree[f"{NODE[1:]}/node{node}/memory{block}/state"] = ""
+            tree |= {f"{MEMORY[1:]}/memory{block}/{name}": "online\n" for name in ("state", f"node{node}/online")}
+            tree[f"{NODE[1:]}/node{node}/memory{block}/state"] = "online\n"
         root = made(tree)
         own = {
             "memory.max": limit,
@@ -397,6 +397,25 @@ def test_the_blocks_of_memory_are_together_the_limit_rounded_up(large, limit, bl
     assert numbers == [*range(24), *range(32, 40)][:blocks]
     assert seen.has(f"{MEMORY}/memory39") == (blocks == 32)
     assert len([name for name in seen.names(MEMORY, STRANGER) if name.startswith("memory")]) == 32
+
+
+def test_a_block_of_memory_that_is_offline_holds_none_of_the_containers(large):
+    seen = large("0", "0-1", 300 * MIB)
+    for block in (0, 2, 3):
+        Path(seen.filesystem.host.root, MEMORY[1:], f"memory{block}/state").write_text("offline\n")
+    assert blocks_in(seen, MEMORY) == [1, 4, 5]
+
+
+def test_a_block_of_memory_that_two_nodes_share_counts_once(large):
+    seen = large("0", "0-1", 300 * MIB)
+    root = Path(seen.filesystem.host.root)
+    Path(root, NODE[1:], "node2").mkdir()
+    for name in ("online", "possible", "has_memory"):
+        Path(root, NODE[1:], name).write_text("0-2\n")  # of which the container may use the first two
+    shared = Path(root, NODE[1:], "node1/memory0/state")
+    shared.parent.mkdir()
+    shared.write_text("online\n")
+    assert blocks_in(seen, MEMORY) == [0, 1, 2]
 
 
 def memory_of(seen: Seen, path: str) -> dict[str, int]:
