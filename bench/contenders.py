@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from lxcfs_py.linux import mountpoint, syscalls
+from lxcfs_py.linux import runtime_directory, syscalls
 
 ENGINES = ("fusepy", "kernel")
 LXCFS = "/usr/bin/lxcfs"
@@ -179,7 +179,7 @@ def _clear_away(room: Path, mount: Path, proc: Path) -> None:
             syscalls.umount(str(path), syscalls.MNT_DETACH)
         path.rmdir()  # before the rest: it fails on a mount, and nothing below a mount may ever be removed
     shutil.rmtree(room)
-    kept = mountpoint.runtime_file(str(mount), "*")  # what the next server of this mount would want
+    kept = runtime_directory.writable_path_of(str(mount), "*")  # what the next server of this mount would want
     if kept:
         for path in Path(kept).parent.glob(Path(kept).name):
             path.unlink()

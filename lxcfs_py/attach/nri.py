@@ -22,7 +22,7 @@ from typing import NamedTuple, NoReturn, Optional
 
 from lxcfs_py.attach import attach, results, running
 from lxcfs_py.attach.errors import EndedError
-from lxcfs_py.linux import mountpoint, syscalls
+from lxcfs_py.linux import mountpoint, runtime_directory, syscalls
 from lxcfs_py.log import to_stderr
 from lxcfs_py.runtimes.bind_snippets import is_here
 from lxcfs_py.runtimes.nri.connection import Connection, ConnectionLostError
@@ -190,7 +190,7 @@ def _attach_and_end(wanted: Attachment, place: str) -> NoReturn:
 def _alone() -> Iterator[None]:
     """Wait until no other daemon's process is registered: a runtime starts no container that both adjust."""
     try:
-        lock = os.open(f"{mountpoint.RUNTIME_DIRECTORY}/nri.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(f"{runtime_directory.PATH}/nri.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:  # a directory that cannot be written to is nobody's
         yield
         return

@@ -17,7 +17,7 @@ from lxcfs_py.commands.common import add_config, mountpoint_even_if_broken, new_
 from lxcfs_py.daemon import node_profile
 from lxcfs_py.engine import node_keeper
 from lxcfs_py.errors import report
-from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux import mountpoint, runtime_directory
 from lxcfs_py.printable import printable
 from lxcfs_py.runtimes import seccomp_profile
 
@@ -83,14 +83,14 @@ def _delete(place: str) -> None:
     What belongs to no mountpoint goes with the last one.
     """
     node_profile.remove(place)
-    kept = set(Path(mountpoint.RUNTIME_DIRECTORY).glob("*"))
+    kept = set(Path(runtime_directory.PATH).glob("*"))
     sockets_of_calls = map(os.path.basename, (seccomp_profile.socket_of(place), seccomp_profile.lxc_socket_of(place)))
-    own = {*mountpoint.runtime_files(place), *(Path(mountpoint.RUNTIME_DIRECTORY, name) for name in sockets_of_calls)}
+    own = {*runtime_directory.files_of(place), *(Path(runtime_directory.PATH, name) for name in sockets_of_calls)}
     for path in kept & own if any(map(_is_of_a_mountpoint, kept - own)) else kept:
         with contextlib.suppress(OSError):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     sockets = (os.path.dirname(path) for path in (nri.SOCKET, node_keeper.BUS))  # the kubelet makes them for a pod
-    for directory in (mountpoint.RUNTIME_DIRECTORY, place, *sockets):
+    for directory in (runtime_directory.PATH, place, *sockets):
         with contextlib.suppress(OSError):  # not there, not empty, or a pod's own mount
             os.rmdir(directory)
 

@@ -16,7 +16,7 @@ from typing import Any, Callable
 
 from lxcfs_py.daemon import last_config
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import mount_table, mountpoint, peer, threads
+from lxcfs_py.linux import mount_table, mountpoint, peer, runtime_directory, threads
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class NotAnsweringError(LxcfsError):
 
 def path_of(place: str) -> str:
     """Return where the daemon at a mountpoint is asked. OSError when there can be no such place."""
-    path = mountpoint.runtime_file(place, _KIND)
+    path = runtime_directory.writable_path_of(place, _KIND)
     if path is None:
         raise OSError(0, "it cannot be written")
     return path
@@ -134,7 +134,7 @@ def reload(config_path: str) -> tuple[list[str], list[str]]:
     silent: dict[str, NotAnsweringError] = {}  # but for those that are known to serve with another file
     known = _mountpoints()
     theirs = {config.mountpoint for config in last_config.served_with(config_path)}
-    for path in sorted(map(str, Path(mountpoint.RUNTIME_DIRECTORY).glob(f"*.{_KIND}"))):
+    for path in sorted(map(str, Path(runtime_directory.PATH).glob(f"*.{_KIND}"))):
         place = known.get(path, path)
         try:
             told = _parsed(place, _request(place, path, {}))
@@ -163,7 +163,7 @@ def _mountpoints() -> dict[str, str]:
 
 
 def _path(place: str) -> str:
-    return mountpoint.runtime_path(place, _KIND)
+    return runtime_directory.path_of(place, _KIND)
 
 
 def _parsed(place: str, reply: bytes) -> Any:
@@ -212,11 +212,11 @@ def _silent(place: str, seconds: float) -> str:
 
 def _out_of_reach(place: str, error: OSError) -> NotAnsweringError:
     if error.errno in (errno.EACCES, errno.EPERM):
-        why, hint = f"only root may ask it, in {mountpoint.RUNTIME_DIRECTORY}", "run this with sudo"
+        why, hint = f"only root may ask it, in {runtime_directory.PATH}", "run this with sudo"
     elif error.errno == errno.ECONNREFUSED:
-        why, hint = f"it does not listen at its socket in {mountpoint.RUNTIME_DIRECTORY}", _SILENT_HINT
+        why, hint = f"it does not listen at its socket in {runtime_directory.PATH}", _SILENT_HINT
     else:
-        why, hint = f"it has no socket in {mountpoint.RUNTIME_DIRECTORY}", _SILENT_HINT
+        why, hint = f"it has no socket in {runtime_directory.PATH}", _SILENT_HINT
     return NotAnsweringError(f"{place} is served, by a process that cannot be asked: {why}", hint)
 
 

@@ -17,7 +17,7 @@ from lxcfs_py.daemon import degraded, held_open, systemd
 from lxcfs_py.daemon.own_mount import OwnMount
 from lxcfs_py.engine import End, Tree, keeper, kernel, session, store, watchdog
 from lxcfs_py.engine.waiting import Crowd
-from lxcfs_py.linux import capabilities, mountpoint, threads
+from lxcfs_py.linux import capabilities, mountpoint, runtime_directory, threads
 from lxcfs_py.linux.mountpoint import MountError
 from lxcfs_py.linux.notify import SECONDS, notify
 
@@ -187,7 +187,8 @@ class KernelEngine:
         try:
             session.offer(self._session, self._leave, store.inherited().hand_over)
         except OSError as error:
-            degraded.enter("takeover", f"no other server can take the mount over ({session.RUN}: {error.strerror})")
+            why = f"{runtime_directory.PATH}: {error.strerror}"
+            degraded.enter("takeover", f"no other server can take the mount over ({why})")
 
     def _take_the_rest(self) -> None:
         """Take what the server before had beside the session. Where nobody listens who would keep it, wait once."""

@@ -13,18 +13,17 @@ from typing import Optional
 from lxcfs_py import config as configuration
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import degraded
-from lxcfs_py.linux import mountpoint, regular_file
-from lxcfs_py.linux.mountpoint import runtime_file
+from lxcfs_py.linux import regular_file, runtime_directory
 
 _KIND = "toml"
 
 
 def remember(config: Config, file: str) -> None:
     """Keep what is served, by its mountpoint, and the file that says so, "" where it does not name the mountpoint."""
-    kept = runtime_file(config.mountpoint, _KIND)
+    kept = runtime_directory.writable_path_of(config.mountpoint, _KIND)
     try:
         if kept is None:
-            raise OSError(0, f"{mountpoint.RUNTIME_DIRECTORY} cannot be written")
+            raise OSError(0, f"{runtime_directory.PATH} cannot be written")
         regular_file.replace(kept, _header(file) + configuration.dump(config).encode())
     except OSError as error:
         degraded.enter(
@@ -36,14 +35,14 @@ def remember(config: Config, file: str) -> None:
 
 def recall(mount: str) -> Optional[Config]:
     """Return what served last at a mountpoint, None when that is not known."""
-    kept = runtime_file(mount, _KIND)
+    kept = runtime_directory.writable_path_of(mount, _KIND)
     return _load(Path(kept)) if kept else None
 
 
 def served_with(file: str) -> list[Config]:
     """Return what served last with a configuration file that named the mountpoint, or does so still."""
     found = []
-    for kept in sorted(Path(mountpoint.RUNTIME_DIRECTORY).glob(f"*.{_KIND}")):
+    for kept in sorted(Path(runtime_directory.PATH).glob(f"*.{_KIND}")):
         with contextlib.suppress(OSError), open(kept, "rb", opener=regular_file.opener) as text:
             config = _load(kept) if text.readline() == _header(file) else None
             if config:

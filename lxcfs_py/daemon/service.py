@@ -31,7 +31,7 @@ from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.daemon.status import Status
 from lxcfs_py.engine import End
 from lxcfs_py.errors import LxcfsError, in_words
-from lxcfs_py.linux import limits, mountpoint, roots, threads
+from lxcfs_py.linux import limits, mountpoint, roots, runtime_directory, threads
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.mountpoint import MountError
 
@@ -65,10 +65,11 @@ class Service:
 
         LayoutError where not all cgroups can be seen, unless a mount is resumed, whose files somebody has.
         """
-        counters, loads = (mountpoint.runtime_file(config.mountpoint, kind) for kind in ("counters", "loads"))
+        place = config.mountpoint
+        counters, loads = (runtime_directory.writable_path_of(place, kind) for kind in ("counters", "loads"))
         if counters is None:
             what = "CPU counters and load averages start anew"
-            degraded.enter("counters", f"{mountpoint.RUNTIME_DIRECTORY} cannot be written: {what}")
+            degraded.enter("counters", f"{runtime_directory.PATH} cannot be written: {what}")
         self.sampler = Sampler(config.loadavg.interval, loads)
         try:
             layout = find_for_all()
@@ -249,7 +250,7 @@ class _Loop:
         except OSError as error:
             degraded.enter(
                 "control",
-                f"commands cannot ask this server ({mountpoint.RUNTIME_DIRECTORY}: {error.strerror}); SIGHUP reloads",
+                f"commands cannot ask this server ({runtime_directory.PATH}: {error.strerror}); SIGHUP reloads",
             )
             return lambda: None
 

@@ -12,6 +12,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Optional
 
 from lxcfs_py.engine import node_keeper, session, store
@@ -55,15 +56,16 @@ def _listening() -> Iterator[socket.socket]:
     with contextlib.ExitStack() as stack:
         notified = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         # Containers that share the directory may have the same process ids.
-        address = str(session.RUN / f"{_SOCKET}{os.urandom(8).hex()}")
+        address = f"{runtime_directory.PATH}/{_SOCKET}{os.urandom(8).hex()}"
         try:
-            runtime_directory.make(str(session.RUN))
+            runtime_directory.make(runtime_directory.PATH)
             _remove_those_of_the_dead()
             notified.bind(address)
         except OSError as error:
             import tempfile  # here, as its imports take much memory
 
-            log.warning("%s cannot be used (%s): the keeper's socket is elsewhere", session.RUN, error.strerror)
+            why = f"{runtime_directory.PATH} cannot be used ({error.strerror})"
+            log.warning("%s: the keeper's socket is elsewhere", why)
             address = stack.enter_context(tempfile.TemporaryDirectory(prefix="lxcfs-py-")) + "/keeper"
             notified.bind(address)
         stack.callback(_remove, address)
@@ -73,7 +75,7 @@ def _listening() -> Iterator[socket.socket]:
 
 def _remove_those_of_the_dead() -> None:
     """Remove the sockets of keepers that were killed. One that has just been made may not be heard at yet."""
-    for path in session.RUN.glob(f"{_SOCKET}*"):
+    for path in Path(runtime_directory.PATH).glob(f"{_SOCKET}*"):
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asked:
             left = path.lstat()
             if stat.S_ISSOCK(left.st_mode) and left.st_uid == os.geteuid() and time.time() - left.st_mtime > START:

@@ -28,13 +28,11 @@ import struct
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Callable, Optional
 
 from lxcfs_py.engine import open_texts, protocol, waiting
 from lxcfs_py.errors import LxcfsError, of_system
 from lxcfs_py.linux import peer, runtime_directory, syscalls, threads
-from lxcfs_py.linux.digest import digest
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +45,6 @@ CALLER = 32  # IN_HEADER.pid, four bytes
 SETTLED = 38  # in IN_HEADER.padding, 0 from the kernel; 1 when a read's text, or whose a file's trigger is, is settled
 ATTEMPTS = 39  # in IN_HEADER.padding; how many servers took this request up from another
 
-RUN = Path(runtime_directory.PATH)
 PATIENCE = 5.0  # seconds that another server is given to answer, and to leave
 
 _PAGE = 4096
@@ -340,13 +337,9 @@ def somebody_waits_for(memory: int) -> bool:
 # From one running server to the next
 
 
-def _socket_path(mountpoint: str) -> str:
-    return str(RUN / digest(mountpoint).hex())
-
-
 def was_offered(mountpoint: str) -> bool:
     """Tell whether a server of this program has served there since the machine's start, and was not stopped."""
-    return os.path.exists(_socket_path(mountpoint))
+    return os.path.exists(runtime_directory.path_of(mountpoint))
 
 
 def offer(session: Session, leave: Callable[[], None], others: Others = dict) -> None:
@@ -354,8 +347,8 @@ def offer(session: Session, leave: Callable[[], None], others: Others = dict) ->
 
     `leave` is called, in another thread, when one does.
     """
-    runtime_directory.make(str(RUN))
-    path = _socket_path(session.mountpoint)
+    runtime_directory.make(runtime_directory.PATH)
+    path = runtime_directory.path_of(session.mountpoint)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{path}.new")
@@ -372,7 +365,7 @@ def offer(session: Session, leave: Callable[[], None], others: Others = dict) ->
 def withdraw(mountpoint: str) -> None:
     """Offer the session at a mountpoint no longer: it is about to end."""
     with contextlib.suppress(OSError):
-        os.unlink(_socket_path(mountpoint))
+        os.unlink(runtime_directory.path_of(mountpoint))
 
 
 def _hand_over(session: Session, others: Others, listener: socket.socket, leave: Callable[[], None]) -> None:
@@ -410,7 +403,7 @@ def take_over(mountpoint: str) -> Optional[Session]:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.settimeout(PATIENCE)
     try:
-        connection.connect(_socket_path(mountpoint))
+        connection.connect(runtime_directory.path_of(mountpoint))
         stranger = peer.stranger(connection)
         if stranger:
             log.warning("%s listens for who takes %s over, and is not asked", stranger, mountpoint)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import logging
 import os
 import shutil
@@ -16,18 +15,15 @@ from typing import Callable, Optional
 
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import mount_table, roots, runtime_directory, syscalls, threads
-from lxcfs_py.linux.digest import digest
 
 log = logging.getLogger(__name__)
 
 FSTYPE = "fuse.lxcfs"
 
-RUNTIME_DIRECTORY = runtime_directory.PATH
-
 PATIENCE = 5.0
 """Seconds for a server on a busy machine to answer."""
 
-MACHINES_OWN = ("/proc", "/sys", "/dev", RUNTIME_DIRECTORY)
+MACHINES_OWN = ("/proc", "/sys", "/dev", runtime_directory.PATH)
 """Directories in which nothing is mounted: this program and others need what is there."""
 
 PATH_MAX = 4095
@@ -55,7 +51,9 @@ def resolve(path: str) -> str:
         raise MountError(
             f"{path[:80]}... is no path: allowed are up to {PATH_MAX} bytes, {NAME_MAX} for each name in it"
         )
-    found = _follow(os.path.abspath(path), lambda path: is_mounted(path) or os.path.exists(_runtime_path(path)))
+    found = _follow(
+        os.path.abspath(path), lambda path: is_mounted(path) or os.path.exists(runtime_directory.path_of(path))
+    )
     if not found.strip("/"):
         raise MountError(f"{path} is the root directory: name a directory other than that")
     for directory in MACHINES_OWN:
@@ -153,7 +151,7 @@ def unmount(mountpoint: str) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:  # nothing is mounted there any more
             raise MountError(f"{mountpoint} cannot be unmounted: {error.strerror}") from None
-    forget(mountpoint)
+    runtime_directory.forget(mountpoint)
 
 
 def _unmount_by_fusermount(mountpoint: str) -> None:
@@ -181,15 +179,7 @@ def unmount_all(mountpoint: str) -> None:
 def end(mountpoint: str) -> None:
     """Take a mount away and end it for all who have files of it, whoever serves or keeps it. OSError."""
     syscalls.umount(mountpoint, syscalls.MNT_FORCE | syscalls.MNT_DETACH)
-    forget(mountpoint)
-
-
-def forget(mountpoint: str) -> None:
-    """Throw away what was kept for the next server of a mount that has ended."""
-    kept = runtime_file(mountpoint, "*")
-    for path in glob.glob(kept) if kept else []:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+    runtime_directory.forget(mountpoint)
 
 
 def machine_roots(mountpoint: str) -> tuple[str, str]:
@@ -242,32 +232,6 @@ def _told(path: str, seconds: float) -> Optional[int]:
     with contextlib.suppress(OSError):  # where no thread can be had, it is reaped with this process
         threads.start(os.waitpid, child, 0, name="reap")  # it may take its time
     return None
-
-
-def runtime_file(mountpoint: str, kind: str) -> Optional[str]:
-    """Return where something is kept for this mount's next server, None when there is no such place."""
-    try:
-        runtime_directory.make(RUNTIME_DIRECTORY)
-    except OSError:
-        return None
-    if not os.access(RUNTIME_DIRECTORY, os.W_OK):
-        return None
-    return runtime_path(mountpoint, kind)
-
-
-def runtime_path(mountpoint: str, kind: str) -> str:
-    """Return where something is kept for this mount's next server, whether this process may write there or not."""
-    return f"{_runtime_path(mountpoint)}.{kind}"
-
-
-def runtime_files(mountpoint: str) -> list[Path]:
-    """Return all that a server keeps there by its mountpoint's name."""
-    return sorted(Path(RUNTIME_DIRECTORY).glob(f"{digest(mountpoint).hex()}*"))
-
-
-def _runtime_path(mountpoint: str) -> str:
-    """Return what the names of all that a server keeps for the next one begin with; it is that of its socket."""
-    return f"{RUNTIME_DIRECTORY}/{digest(mountpoint).hex()}"
 
 
 def _servers(mountpoint: str) -> str:

@@ -7,10 +7,39 @@ import logging
 import os
 import stat
 from pathlib import Path
+from typing import Optional
+
+from lxcfs_py.linux.digest import digest
 
 log = logging.getLogger(__name__)
 
 PATH = "/run/lxcfs-py"
+
+
+def path_of(mountpoint: str, kind: str = "") -> str:
+    """Return where something is kept for the next server of a mount, or, of no kind, the socket of the one there is."""
+    return f"{PATH}/{digest(mountpoint).hex()}{'.' * bool(kind)}{kind}"
+
+
+def writable_path_of(mountpoint: str, kind: str) -> Optional[str]:
+    """Return the same where this process may write there, None where it may not."""
+    try:
+        make(PATH)
+    except OSError:
+        return None
+    return path_of(mountpoint, kind) if os.access(PATH, os.W_OK) else None
+
+
+def files_of(mountpoint: str) -> list[Path]:
+    """Return all that a server keeps there by its mountpoint's name."""
+    return sorted(Path(PATH).glob(f"{digest(mountpoint).hex()}*"))
+
+
+def forget(mountpoint: str) -> None:
+    """Throw away what was kept for the next server of a mount that has ended."""
+    for path in Path(PATH).glob(f"{digest(mountpoint).hex()}.*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def make(path: str) -> None:

@@ -29,7 +29,7 @@ from typing import Any, Callable, Optional
 import pytest
 
 from lxcfs_py.engine import End, keeper, kernel, open_texts, protocol, session, store
-from lxcfs_py.linux import syscalls
+from lxcfs_py.linux import runtime_directory, syscalls
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -199,7 +199,7 @@ def mountpoint(tmp_path: Path, require: Callable[[object, str], None], monkeypat
     """A directory to mount on. Who waits there in vain, and can't even be killed, is set free."""
     require(os.geteuid() == 0, "root")
     require(os.path.exists("/dev/fuse"), "/dev/fuse")
-    monkeypatch.setattr(session, "RUN", tmp_path / "run")
+    monkeypatch.setattr(runtime_directory, "PATH", str(tmp_path / "run"))
     directory = tmp_path / "mount"
     directory.mkdir()
     watchdog = threading.Timer(45, abort, (str(directory),))
@@ -731,7 +731,7 @@ def start_offered(mount: Mount) -> Any:
 
 
 def is_offered() -> bool:
-    return session.RUN.exists() and any(not entry.suffix for entry in session.RUN.iterdir())
+    return any(not entry.suffix for entry in Path(runtime_directory.PATH).glob("*"))
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 10) -> None:
@@ -800,14 +800,15 @@ def test_where_no_server_runs_there_is_none_to_take_over(mount: Mount) -> None:
 
 def test_only_root_may_reach_a_server(mount: Mount) -> None:
     start_offered(mount)
-    assert stat.S_IMODE(session.RUN.stat().st_mode) == 0o700
-    (path,) = session.RUN.iterdir()
+    run = Path(runtime_directory.PATH)
+    assert stat.S_IMODE(run.stat().st_mode) == 0o700
+    (path,) = run.iterdir()
     answer = FORK.SimpleQueue()
 
     def connect() -> None:
         mount.forget()
-        directory = os.open(session.RUN, os.O_PATH)
-        session.RUN.chmod(0o755)
+        directory = os.open(run, os.O_PATH)
+        run.chmod(0o755)
         path.chmod(0o777)
         os.setuid(65534)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
@@ -927,7 +928,7 @@ class Kept:
         self.path = path
         self.deaths = Path(f"{path}.deaths")
         self.pid_file = Path(f"{path}.pid")
-        command = [sys.executable, __file__, path, str(session.RUN)]
+        command = [sys.executable, __file__, path, runtime_directory.PATH]
         self.keeper = FORK.Process(target=lambda: os._exit(keeper.keep(command)))
         self.keeper.start()
 
@@ -963,7 +964,7 @@ def kept(mountpoint: str) -> Iterator[Kept]:
 
 def serve_below_a_keeper(mountpoint: str, run: str) -> None:
     """The program that the keeper starts: it serves, unless it is one of so many that are to die at their start."""
-    session.RUN = Path(run)
+    runtime_directory.PATH = run
     deaths = Path(f"{mountpoint}.deaths")
     if deaths.exists() and int(deaths.read_text()):
         deaths.write_text(str(int(deaths.read_text()) - 1))
@@ -1020,7 +1021,7 @@ def test_a_keeper_ends_when_its_server_was_taken_over(kept: Kept) -> None:
 
 
 def test_a_keeper_does_not_start_a_server_again_that_never_had_a_session(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(session, "RUN", tmp_path)
+    monkeypatch.setattr(runtime_directory, "PATH", str(tmp_path))
     above = FORK.Process(target=lambda: os._exit(keeper.keep(["sh", "-c", f"echo >> {tmp_path}/starts; exit 3"])))
     above.start()
     above.join(5)

@@ -17,7 +17,7 @@ from typing import Callable
 import psutil
 import pytest
 
-from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux import runtime_directory
 from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ROOT, Daemon, mountpoints
 from tests.kept import Kept, reading, wait_for
@@ -122,7 +122,7 @@ def test_cpu_counters_go_on_in_the_next_daemon(kept: Kept, sandbox: MakeSandbox)
 @pytest.mark.slow
 def test_load_averages_go_on_in_the_next_daemon(kept: Kept, sandbox: MakeSandbox) -> None:
     box = sandbox(views=kept.daemon.mountpoint)
-    path = mountpoint.runtime_file(str(kept.daemon.mountpoint), "loads")
+    path = runtime_directory.writable_path_of(str(kept.daemon.mountpoint), "loads")
     assert path
 
     def load() -> float:

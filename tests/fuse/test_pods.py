@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lxcfs_py.linux import mountpoint, syscalls
+from lxcfs_py.linux import runtime_directory, syscalls
 from tests.conftest import ROOT, STOP, Daemon, mountpoints, unmount_below
 from tests.kept import reading, wait_for
 
@@ -159,7 +159,7 @@ def test_removal_leaves_neither_mount_nor_file_and_the_pod_waits_for_its_end(nod
     assert int(container.run(["head", "-n", "1", "/proc/meminfo"]).stdout.split()[1]) > 65536
     wait_for(lambda: not node.has_server(pod))
     assert pod.poll() is None, "a pod whose container ends is started again"
-    assert mountpoint.runtime_files(str(node.views)) == []
+    assert runtime_directory.files_of(str(node.views)) == []
     pod.send_signal(signal.SIGTERM)
     assert pod.wait(STOP) == 0, pod.log.read_text()
     assert lxcfs_py("remove", "--config", str(config)).returncode == 0, "there is nothing to remove"

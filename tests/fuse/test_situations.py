@@ -19,6 +19,7 @@ import pytest
 from lxcfs_py import cli
 from lxcfs_py.commands import remove
 from lxcfs_py.engine import node_keeper, session
+from lxcfs_py.linux import runtime_directory
 from lxcfs_py.runtimes import selftest
 from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ROOT, Daemon, unmount_below
@@ -134,7 +135,7 @@ def test_a_mount_that_somebody_holds_and_nobody_serves_is_not_waited_for(place: 
     views = place.parent / "views"
     views.mkdir()
     held = session.create(str(views))
-    Path(session._socket_path(str(views))).touch()  # as a server leaves it that was killed
+    Path(runtime_directory.path_of(str(views))).touch()  # as a server leaves it that was killed
     try:
         done = told(sys.executable, "-m", "lxcfs_py", *arguments("run", place))
         assert done.returncode == 1

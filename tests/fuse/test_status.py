@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 import pytest
 
 from lxcfs_py.daemon import engines
-from lxcfs_py.linux.mountpoint import runtime_file
+from lxcfs_py.linux import runtime_directory
 from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ENGINES, ROOT, Daemon
 from tests.kept import wait_for
@@ -176,7 +176,7 @@ def test_who_reads_most_is_named(daemon: Daemon, sandbox: Callable[..., Sandbox]
 
 
 def test_only_root_may_ask_and_the_socket_goes_with_the_daemon(daemon: Daemon) -> None:
-    socket = Path(runtime_file(str(daemon.mountpoint), "status") or "")
+    socket = Path(runtime_directory.writable_path_of(str(daemon.mountpoint), "status") or "")
     assert socket.stat().st_mode & 0o777 == 0o600
     daemon.process.terminate()
     daemon.process.wait(10)

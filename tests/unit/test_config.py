@@ -13,7 +13,7 @@ from lxcfs_py import config
 from lxcfs_py.config import Attach, Config, ConfigError, Cpu, Files, Fuse, Loadavg, Log, Memory, Metrics
 from lxcfs_py.daemon import last_config
 from lxcfs_py.files import NAMES
-from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux import runtime_directory
 
 MOUNTPOINT = (
     "an absolute path other than / that is not in /proc, /sys, /dev, /run/lxcfs-py, "
@@ -514,7 +514,7 @@ def test_a_byte_order_mark_is_named():
 
 
 def test_what_served_last_is_known_again_however_much_longer_it_is_than_the_file_that_said_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(mountpoint, "RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setattr(runtime_directory, "PATH", str(tmp_path / "run"))
     pattern = ("/" + '"' * 250) * 5
     text = "attach.cgroups = [" + f"'{pattern}'," * 64 + "]"
     served = config.parse(text.encode(), "lxcfs.toml")

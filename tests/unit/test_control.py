@@ -13,14 +13,14 @@ import pytest
 
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import control, last_config
-from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux import mountpoint, runtime_directory
 from lxcfs_py.linux.mount_table import Mount
 
 
 @pytest.fixture(autouse=True)
 def _runtime(tmp_path, monkeypatch):
     """A directory in place of /run/lxcfs-py."""
-    monkeypatch.setattr(mountpoint, "RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setattr(runtime_directory, "PATH", str(tmp_path / "run"))
 
 
 @pytest.fixture

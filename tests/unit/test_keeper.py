@@ -14,6 +14,7 @@ import pytest
 
 from lxcfs_py.engine import session
 from lxcfs_py.engine.keeper import _Keeper, _listening
+from lxcfs_py.linux import runtime_directory
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,7 +22,8 @@ KEEPER = """
 import os, signal, sys
 from pathlib import Path
 from lxcfs_py.engine import keeper, session
-session.RUN = Path(sys.argv[1])
+from lxcfs_py.linux import runtime_directory
+runtime_directory.PATH = sys.argv[1]
 keeper.node_keeper.BUS = sys.argv[1] + "/no-bus"
 {change}
 sys.exit(keeper.keep([sys.executable, "-c", sys.argv[2]], stay={stay}))
@@ -173,7 +175,7 @@ def test_a_keeper_works_where_its_directory_cannot_be_used(keep, tmp_path):
 
 
 def test_a_keeper_removes_the_sockets_of_those_that_were_killed_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "RUN", tmp_path)
+    monkeypatch.setattr(runtime_directory, "PATH", str(tmp_path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lives:
         lives.bind(str(tmp_path / "keeper-lives"))
         for name in ("keeper-killed", "keeper-just-made", "another"):

@@ -10,7 +10,7 @@ from lxcfs_py.commands import remove
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import node_profile
 from lxcfs_py.engine import node_keeper
-from lxcfs_py.linux import mountpoint
+from lxcfs_py.linux import runtime_directory
 from lxcfs_py.linux.digest import digest
 
 WELL_KNOWN, OTHER = Config().mountpoint, "/srv/views"
@@ -20,7 +20,7 @@ WELL_KNOWN, OTHER = Config().mountpoint, "/srv/views"
 def kept(tmp_path, monkeypatch):
     """kept(mountpoint, ...) makes what servers at these mountpoints keep; it returns the directory."""
     directory = tmp_path / "lxcfs-py"
-    monkeypatch.setattr(mountpoint, "RUNTIME_DIRECTORY", str(directory))
+    monkeypatch.setattr(runtime_directory, "PATH", str(directory))
     monkeypatch.setattr(node_profile, "KUBELET", tmp_path / "kubelet")
     monkeypatch.setattr(remove.nri, "SOCKET", str(tmp_path / "nri/nri.sock"))
     monkeypatch.setattr(node_keeper, "BUS", str(tmp_path / "bus/bus"))

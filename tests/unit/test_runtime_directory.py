@@ -10,13 +10,12 @@ import pytest
 
 from lxcfs_py.daemon import control
 from lxcfs_py.engine import session
-from lxcfs_py.linux import mountpoint, peer, runtime_directory
+from lxcfs_py.linux import peer, runtime_directory
 
 
 @pytest.fixture
 def directory(tmp_path, monkeypatch):
-    monkeypatch.setattr(mountpoint, "RUNTIME_DIRECTORY", str(tmp_path / "run"))
-    monkeypatch.setattr(session, "RUN", tmp_path / "run")
+    monkeypatch.setattr(runtime_directory, "PATH", str(tmp_path / "run"))
     return tmp_path / "run"
 
 
@@ -53,7 +52,7 @@ def test_what_its_owner_before_has_left_there_leads_nothing_elsewhere(require, d
         listener.bind(str(directory / "socket"))
     for path in (directory, directory / "link", directory / "socket"):
         os.chown(path, 1000, 1000, follow_symlinks=False)
-    assert mountpoint.runtime_file("/srv/a", "counters")
+    assert runtime_directory.writable_path_of("/srv/a", "counters")
     assert whose(directory) == (0, 0o700)
     assert sorted(os.listdir(directory)) == ["own", "socket"]
 
@@ -61,7 +60,7 @@ def test_what_its_owner_before_has_left_there_leads_nothing_elsewhere(require, d
 def test_a_file_in_its_place_is_no_server_and_no_place_to_keep_anything(directory):
     directory.touch()
     assert session.take_over("/srv/a") is None
-    assert mountpoint.runtime_file("/srv/a", "counters") is None
+    assert runtime_directory.writable_path_of("/srv/a", "counters") is None
 
 
 def test_whoever_is_neither_root_nor_the_own_user_is_a_stranger(monkeypatch):
@@ -83,7 +82,7 @@ def test_nobody_takes_a_session_or_an_answer_from_a_stranger(directory, monkeypa
         control.ask("/srv/a")
     stop()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(session._socket_path("/srv/a"))
+        listener.bind(runtime_directory.path_of("/srv/a"))
         listener.listen()
         assert session.take_over("/srv/a") is None
     assert "process 7 of user 1000 listens for who takes /srv/a over, and is not asked" in caplog.text

@@ -17,7 +17,7 @@ import pytest
 from lxcfs_py.engine import open_texts, session, store
 from lxcfs_py.engine.open_texts import _SHELVES, VERSION, Texts
 from lxcfs_py.engine.owners import Owners
-from lxcfs_py.linux import syscalls
+from lxcfs_py.linux import runtime_directory, syscalls
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_whose_texts_are_is_looked_up_a_few_at_a_time_before_there_is_no_more_ro
 def test_a_successor_gets_all_listeners_though_it_reads_them_only_when_the_server_has_left(
     memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "RUN", tmp_path)
+    monkeypatch.setattr(runtime_directory, "PATH", str(tmp_path))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(8192, hard)), hard))
     names = {f"listener-{number}": 0 for number in range(4096)}

@@ -13,7 +13,7 @@ from lxcfs_py import cli
 from lxcfs_py.config import Config, Cpu
 from lxcfs_py.daemon import control, degraded, last_config, systemd
 from lxcfs_py.engine import fusepy, protocol, watchdog
-from lxcfs_py.linux import mount_table, mountpoint
+from lxcfs_py.linux import mount_table, runtime_directory
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_an_operation_of_fusepys_that_takes_too_long_is_found(monkeypatch):
 @pytest.fixture
 def runtime(tmp_path, monkeypatch):
     """A directory in place of /run/lxcfs-py."""
-    monkeypatch.setattr(mountpoint, "RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setattr(runtime_directory, "PATH", str(tmp_path / "run"))
     monkeypatch.setattr(degraded, "_states", {})
     return tmp_path / "run"
 
@@ -194,8 +194,8 @@ def test_the_configuration_that_served_last_is_remembered_by_its_mountpoint_and_
     for kept in runtime.iterdir():
         kept.write_text("from = another version")
     assert last_config.recall("/srv/a") is None
-    mountpoint.forget("/srv/a")
-    mountpoint.forget("/srv/b")
+    runtime_directory.forget("/srv/a")
+    runtime_directory.forget("/srv/b")
     assert not list(runtime.iterdir())
 
 
@@ -210,7 +210,7 @@ def test_a_configuration_is_remembered_by_whatever_name_its_file_has(runtime, na
 
 def test_fifos_in_the_place_of_what_is_remembered_let_nobody_wait(runtime):
     runtime.mkdir()
-    kept = mountpoint.runtime_file("/srv/a", "toml")
+    kept = runtime_directory.writable_path_of("/srv/a", "toml")
     os.mkfifo(kept)
     assert (last_config.recall("/srv/a"), last_config.served_with("/etc/lxcfs.toml")) == (None, [])
     os.mkfifo(f"{kept}.new")
