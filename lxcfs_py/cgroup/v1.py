@@ -62,7 +62,7 @@ class Memory(Counting):
 
     def __init__(self, levels: Levels) -> None:
         super().__init__()
-        self._levels = levels
+        self._levels = (levels[0], *itertools.takewhile(lambda level: counts_those_below(level.path), levels[1:]))
         self._looks: Looks[int] = Looks()
         self._killed_in: dict[int, int] = {}  # by the inode number of a cgroup below
 
@@ -135,6 +135,19 @@ class Memory(Counting):
             return self._levels[0].read_records("memory.kmem.slabinfo")
         except OSError:
             return None
+
+
+def counts_those_below(directory: str) -> bool:
+    """Tell whether a cgroup's memory is also that of those below, for which its limits hold then.
+
+    Where memory.use_hierarchy is 0 it is not, as it was up to Linux 5.10 where nobody had changed that. It stays as it
+    is as long as there are any.
+    """
+    try:
+        with open(f"{directory}/memory.use_hierarchy", "rb") as file:
+            return file.read() != b"0\n"
+    except OSError:
+        return True
 
 
 def _killed(text: bytes) -> int:

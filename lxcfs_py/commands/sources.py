@@ -115,7 +115,10 @@ class Subject:
         return visible_cpus.visible(self.container.cgroup, self.host, self.config.cpu)
 
     def _levels(self, controller: str) -> Iterator[tuple[str, str, int]]:
-        """Yield path, directory and version of the cgroup of a controller, and of those above it but the root."""
+        """Yield path, directory and version of the cgroup of a controller, and of those above it but the root.
+
+        Of memory, these are those whose limits hold for it.
+        """
         hierarchy = self._layout.hierarchies.get(controller)
         if hierarchy is None:
             return
@@ -123,6 +126,9 @@ class Subject:
         while path != "/":
             yield path, hierarchy.directory(path), hierarchy.version
             path = os.path.dirname(path)
+            above = hierarchy.directory(path)
+            if controller == "memory" and hierarchy.version == 1 and not v1.counts_those_below(above):
+                return
 
     def _limits(
         self, controller: str, names: tuple[str, str], parse: Callable[[str, str], Optional[float]]

@@ -244,6 +244,33 @@ def test_any_bytes_as_a_processs_cgroups_are_some_paths(text):
     assert isinstance(parse_paths(text), dict)
 
 
+@pytest.mark.parametrize(
+    ("hierarchical", "limit", "swap"),
+    [("1\n", 100 << 20, 20 << 20), (None, 100 << 20, 20 << 20), ("0\n", 300 << 20, 60 << 20)],
+)
+def test_a_parents_limits_of_v1_hold_where_it_counts_what_is_below(hierarchical, limit, swap, made):
+    def level(path, limit, both):
+        return in_v1(
+            "memory",
+            path,
+            **{
+                "limit_in_bytes": f"{limit << 20}\n",
+                "stat": "",
+                "usage_in_bytes": "0\n",
+                "memsw.limit_in_bytes": f"{both << 20}\n",
+                "memsw.usage_in_bytes": "0\n",
+            },
+        )
+
+    tree = {**level("/a", 100, 120), **level("/a/b", 200, 500), **level("/a/b/box", 300, 360)}
+    if hierarchical:
+        tree |= in_v1("memory", "/a/b", use_hierarchy=hierarchical) | in_v1("memory", "/a", use_hierarchy="1\n")
+    root = made({**all_v1(), **tree})
+    memory = open_cgroup(find(str(root)), {"memory": "/a/b/box"}).memory
+    assert memory.room().limit == limit
+    assert memory.swap()[0].limit == swap
+
+
 # A daemon in a container
 
 

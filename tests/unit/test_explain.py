@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,6 +55,17 @@ def test_memory_high_is_a_limit_where_the_configuration_makes_it_one(subject):
     assert why_limit(limits, "8 GiB", size).startswith(
         "memory.high of its cgroup is 64 MiB; memory.max of its cgroup is 256 MiB; the host has 8 GiB"
     )
+
+
+def test_the_limits_of_a_parent_that_counts_nothing_below_are_none(subject):
+    known = subject(
+        {f"{path}memory.limit_in_bytes": f"{size << 20}\n" for path, size in (("up/", 64), ("up/box/", 256))}
+    )
+    known._layout.hierarchies["memory"] = dataclasses.replace(known._layout.hierarchies["memory"], version=1)
+    known._paths["memory"] = "/up/box"
+    assert [limit.value for limit in known.memory_limits()] == [256 << 20, 64 << 20]
+    Path(known._layout.hierarchies["memory"].directory("/up"), "memory.use_hierarchy").write_text("0\n")
+    assert [limit.value for limit in known.memory_limits()] == [256 << 20]
 
 
 def test_memory_that_no_controller_counts_is_said_to_be_the_hosts(cgroup, container_in, machine):
