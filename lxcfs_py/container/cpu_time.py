@@ -74,13 +74,16 @@ class Mark(NamedTuple):
     """When the container was started, since boot."""
 
     age: int
-    """The container's."""
+    """The container's, without what the machine was suspended for since it was first seen."""
 
     used: list[Used]
     """What the kernel had counted for each visible CPU by then."""
 
     times: dict[int, Nanoseconds]
     """What was shown then, of each CPU that was ever visible."""
+
+    asleep: Optional[int] = None
+    """For how long the machine had been suspended since boot when the container was first seen; None: not known."""
 
 
 _NONE: Nanoseconds = (0, 0, 0, 0)
@@ -124,7 +127,7 @@ class Ledger:
     def get(self, container: str) -> Optional[Mark]:
         """Return the latest mark of a container, None when none is known."""
         try:
-            cgroup, (cpus, quota, whole), start, age, used, times = self._kept[container]
+            cgroup, (cpus, quota, whole), start, age, used, times, *asleep = self._kept[container]
             mark = Mark(
                 str(cgroup),
                 Visible(tuple(map(int, cpus)), None if quota is None else _finite(quota), bool(whole)),
@@ -132,6 +135,7 @@ class Ledger:
                 int(age),
                 [(int(user), int(nice), int(system)) for user, nice, system in used],
                 {int(cpu): (int(user), int(nice), int(system), int(idle)) for cpu, user, nice, system, idle in times},
+                int(asleep[0]) if asleep else None,  # since 0.3
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
@@ -140,7 +144,7 @@ class Ledger:
 
     def put(self, container: str, mark: Mark) -> None:
         """Keep the latest mark of a container."""
-        self._write(container, (*mark[:5], [(cpu, *times) for cpu, times in mark.times.items()]))
+        self._write(container, (*mark[:5], [(cpu, *times) for cpu, times in mark.times.items()], mark.asleep))
 
     def drop(self, container: str) -> None:
         """Forget a container that has ended."""
@@ -200,7 +204,7 @@ def _line(container: str, kept: Any) -> str:
 class Account:
     """One container's counters."""
 
-    __slots__ = ("_cgroup", "_container", "_ledger", "_looked", "_mark", "_times", "start")
+    __slots__ = ("_asleep", "_cgroup", "_container", "_ledger", "_looked", "_mark", "_times", "start")
 
     def __init__(self, ledger: Ledger, container: str, start: int = 0) -> None:
         """Take the name by which the counters are kept, and when the container was started, in nanoseconds since boot.
@@ -209,6 +213,7 @@ class Account:
         """
         kept = ledger.get(container)
         self.start = min(kept.start, start) if kept else start
+        self._asleep = kept.asleep if kept else None
         self._ledger = ledger
         self._container = container
         self._cgroup: Optional[Cgroup] = None
@@ -216,8 +221,12 @@ class Account:
         self._looked = 0.0
         self._times: dict[int, Nanoseconds] = {}  # what was shown last, of each CPU that was ever visible
 
-    def read(self, cgroup: Cgroup, visible: Visible, age: int) -> Shown:
-        """Return what each CPU has counted; `age` is the container's, in nanoseconds."""
+    def read(self, cgroup: Cgroup, visible: Visible, age: int, asleep: int = 0) -> Shown:
+        """Return what each CPU has counted.
+
+        `age` is the container's, and `asleep` for how long the machine was suspended since boot, in nanoseconds.
+        """
+        age = self._awake(age, asleep)
         used = _count(cgroup, visible)
         with _updating:
             self._count_on(cgroup, visible, used, age)
@@ -227,7 +236,7 @@ class Account:
             }
         return Shown(Times(*map(sum, zip(*shown.values()))), [shown[cpu] for cpu in visible.cpus])
 
-    def idle(self, cgroup: Cgroup, look: Callable[[], Visible], age: int) -> int:
+    def idle(self, cgroup: Cgroup, look: Callable[[], Visible], age: int, asleep: int = 0) -> int:
         """Return the idle time in the total that `read` returns.
 
         It costs less: at which CPUs the container has is looked once a second.
@@ -238,10 +247,17 @@ class Account:
         else:
             visible = look()
             self._looked = time.monotonic()
+        age = self._awake(age, asleep)
         used = _count(cgroup, visible)
         with _updating:
             self._count_on(cgroup, visible, used, age)
             return sum([idle // NS_PER_TICK for _, _, _, idle in self._times.values()])
+
+    def _awake(self, age: int, asleep: int) -> int:
+        """Return the age without what the machine was suspended for meanwhile: its CPUs were not even idle then."""
+        if self._asleep is None:
+            self._asleep = asleep
+        return age - (asleep - self._asleep)
 
     def close(self) -> None:
         """Forget what is kept for the container, which has ended."""
@@ -302,7 +318,7 @@ class Account:
         self._advance(before, used_before, age)
         self._cgroup = cgroup
         self._times = {**dict.fromkeys(visible.cpus, _NONE), **self._times}
-        return self._set_mark(Mark(path, visible, self.start, age, used, dict(self._times)))
+        return self._set_mark(Mark(path, visible, self.start, age, used, dict(self._times), self._asleep))
 
     def _begin(self, cgroup: Cgroup, path: str, visible: Visible, used: list[Used], age: int) -> Mark:
         """Return the first mark: where the container was started, and what it used on CPUs that it no longer sees.

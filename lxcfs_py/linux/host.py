@@ -284,6 +284,11 @@ class Host:
         """Return the time since boot in nanoseconds, with the time spent in suspend, as start times are counted."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
+    @staticmethod
+    def asleep() -> int:
+        """Return for how long it was suspended since boot, in nanoseconds."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
     def booted(self) -> int:
         """Return when the machine was booted by the clock of now, in nanoseconds since 1970.
 

@@ -25,7 +25,8 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     visible = visible_cpus.visible(container.cgroup, host, config.cpu)
     total: tuple[int, ...]
     if container.cgroup.cpu_time:
-        total, times = container.account.read(container.cgroup, visible, max(host.now() - container.start, 0))
+        age = max(host.now() - container.start, 0)
+        total, times = container.account.read(container.cgroup, visible, age, host.asleep())
     else:
         times = host.cpu_times(visible.cpus)
         total = tuple(map(sum, zip(*times)))

@@ -23,7 +23,7 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     up = uptime(container, host, config) / 1e9
     if cgroup.cpu_time:
         look = functools.partial(visible_cpus.visible, cgroup, host, config.cpu)
-        idle = container.account.idle(cgroup, look, _age(container, host)) / TICKS
+        idle = container.account.idle(cgroup, look, _age(container, host), host.asleep()) / TICKS
     else:  # nobody counts what it used: the machine's idle time, of which no more can be than there was time
         cpus = visible_cpus.visible(cgroup, host, config.cpu).cpus
         idle = min(sum(times[3] for times in host.cpu_times(cpus)) / TICKS, up * len(cpus))

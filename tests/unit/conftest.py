@@ -62,6 +62,9 @@ class RecordedHost(Host):
     def now(self) -> int:  # type: ignore[override]
         return self.clock
 
+    def asleep(self) -> int:  # type: ignore[override]
+        return 0
+
     def booted(self) -> int:
         return self.btime * 10**9
 

@@ -22,7 +22,7 @@ from lxcfs_py.views import stat, uptime
 SECOND = 1_000_000_000
 ONE = Visible((0,), 1.0)
 TWO = Visible((0, 1), None)
-MARK = Mark("/box", ONE, 3, 5, [(1, 0, 2)], {0: (1, 0, 2, 3), 4: (9, 9, 9, 9)})
+MARK = Mark("/box", ONE, 3, 5, [(1, 0, 2)], {0: (1, 0, 2, 3), 4: (9, 9, 9, 9)}, 7)
 
 
 class World:
@@ -33,6 +33,7 @@ class World:
     def __init__(self, version: int, used_before: int = 0) -> None:
         self.version = version
         self.clock = self.start = 1000 * SECOND
+        self.slept = 3600 * SECOND
         self.used = dict.fromkeys(self.cpus, (used_before, 0))
         self.nice = 0.0  # the part of the user time that is nice time
         self.cgroups = 1
@@ -53,6 +54,10 @@ class World:
             # Rounded down twice, so that no CPU is used for longer than the time that passes.
             self.used[cpu] = (user + int(nanoseconds * load * 0.75), system + int(nanoseconds * load * 0.25))
 
+    def suspend(self, nanoseconds: int) -> None:
+        self.clock += nanoseconds
+        self.slept += nanoseconds
+
     # What the views ask of a host
 
     boottime_offset = 0
@@ -62,6 +67,9 @@ class World:
         while self.late:
             self.run(self.late.pop(), (1.0, 1.0, 1.0, 1.0), over=True)
         return now
+
+    def asleep(self) -> int:
+        return self.slept
 
     def booted(self) -> int:
         return 0
@@ -217,8 +225,10 @@ def test_no_counter_goes_down_whatever_the_tasks_use_and_however_limits_and_cgro
 ):
     reader = Reader(world, cgroup, container_in)
     reader.check()
-    for step in data.draw(st.lists(st.sampled_from(["run", "limits", "move", "nice", "read"]), max_size=15)):
-        if step == "run":
+    for step in data.draw(st.lists(st.sampled_from(["run", "suspend", "limits", "move", "nice", "read"]), max_size=15)):
+        if step == "suspend":
+            world.suspend(data.draw(nanoseconds))
+        elif step == "run":
             world.run(data.draw(nanoseconds), data.draw(loads), over=data.draw(st.booleans()))
         elif step == "limits":
             vars(world).update(data.draw(limits))
@@ -503,6 +513,35 @@ def test_a_changed_mode_and_a_restart_between_two_readings_go_unnoticed(reader, 
     assert seen.last["cpu0"][:3] == before["cpu0"][:3]
     # How far the container was ahead of its quota when it was shown its idle time last is not known any more.
     assert 0 <= seen.last["cpu0"].idle - before["cpu0"].idle <= 20
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_nothing_is_idle_while_the_machine_is_suspended(reader, tmp_path, restarted):
+    world = World(version=2)
+    sleeping = reader(world, str(tmp_path / "counters"))
+    world.run(10 * SECOND, (0, 0, 0, 0))
+    before = sleeping.read()["cpu"].idle
+    world.suspend(8 * 3600 * SECOND)
+    if restarted:
+        sleeping.restart()
+    assert sleeping.read()["cpu"].idle == before == 4000
+    world.run(SECOND, (0, 0, 0, 0))
+    assert sleeping.read()["cpu"].idle == before + 400
+    up, idle = map(float, uptime.render(sleeping.container, world, Config()).split())
+    assert (up, idle) == (8 * 3600 + 11, 44)
+
+
+def test_a_ledger_that_does_not_know_for_how_long_the_machine_was_suspended_is_gone_on_from(reader, tmp_path):
+    """As those up to 0.2."""
+    world, path = World(version=2), tmp_path / "counters"
+    seen = reader(world, str(path))
+    world.run(10 * SECOND, (0, 0, 0, 0))
+    seen.check()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps((container, kept[:6])) + "\n" for container, kept in lines))
+    seen.restart()
+    world.run(SECOND, (0, 0, 0, 0))
+    assert seen.check()["cpu"].idle == 400
 
 
 def test_a_container_that_has_ended_leaves_nothing_in_the_ledger(reader, tmp_path):
