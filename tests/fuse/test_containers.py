@@ -584,6 +584,31 @@ def test_of_very_many_processes_below_a_cgroup_a_bounded_number_is_looked_at(con
     assert looks.count("a namespace") == 1
 
 
+def test_no_more_readers_are_known_than_the_bound(containers, sandbox, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_READERS", 3)
+    box = sandbox(memory=32 * MIB)
+    sleeping = [box.popen(["sleep", "1000"]) for _ in range(6)]
+    for process in sleeping:
+        assert limit(containers.of(process.pid)) == 32 * MIB
+        assert len(containers._readers) <= 3
+
+
+def test_by_no_more_texts_is_a_container_found_than_the_bound(containers, sandbox, service, monkeypatch):
+    """Those in it may make as many cgroup namespaces as they like."""
+    monkeypatch.setattr(module, "_MAX_KEYS", 3)
+    container = containers.of(service(sandbox()))
+    for number in range(10):
+        assert containers._add_cgroup(container.init, b"0::/%d\n" % number, container.home) is container
+    assert len(container.known_as) == len(containers._known) == 3
+
+
+def test_of_very_many_processes_the_oldest_is_looked_for_among_the_first(monkeypatch):
+    looks = []
+    monkeypatch.setattr(processes, "read", lambda pid, _: looks.append(pid) or b"1 (x) S" + b" 7" * 20)
+    assert processes.oldest(range(1000)) == 0
+    assert looks == list(range(64))
+
+
 def test_many_threads_that_ask_at_once_get_one_container(containers, sandbox):
     box = sandbox()
     found, start = [], threading.Barrier(8)
@@ -746,7 +771,7 @@ def test_who_makes_thousands_of_containers_pushes_out_his_own(place):
     kept = others + crowd
     for _ in range(8):
         gone = eviction.choose(kept)
-        assert gone
+        assert 0 < len(gone) <= 256
         assert not set(gone) & set(others)
         assert max(each.checked for each in gone) <= min(each.checked for each in crowd if each not in gone)
         crowd = [each for each in crowd if each not in gone]

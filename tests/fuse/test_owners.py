@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,10 +44,12 @@ def test_namespaces_and_cgroups_within_a_container_are_its_own(sandbox: Callable
         assert below
         assert "/below" in Path(f"/proc/{nested}/cgroup").read_text()
         known = Owners()
+        descriptors = os.listdir("/proc/self/fd")
         assert known.of(plain, 0) == known.of(nested, 0) == Owners().of(nested, 0)
         assert known.of(plain, 0) not in (known.of(elsewhere, 0), "user 0")
         assert "/below" not in known.of(nested, 0)
         assert known._outermost_init(nested) == known._outermost_init(plain)
+        assert os.listdir("/proc/self/fd") == descriptors
     finally:
         for process in started:
             process.communicate("\n", timeout=20)

@@ -22,7 +22,7 @@ from lxcfs_py.linux import seccomp
 from lxcfs_py.linux.seccomp import Notification
 from lxcfs_py.syscalls import agent
 from lxcfs_py.syscalls.agent import Agent
-from lxcfs_py.syscalls.callers import Listener, owner_of
+from lxcfs_py.syscalls.callers import Listener, Monitor, owner_of
 from lxcfs_py.syscalls.relay import Shift
 from lxcfs_py.syscalls.writers import Order, Writer, Writers
 
@@ -144,6 +144,44 @@ def test_one_container_has_no_more_than_its_share_of_the_listeners(
     successor.listen(server)
     send(successor, server, {"state": {"id": "greedy"}}, ends)
     assert len(successor) == 4, "a successor knows whose those are that it has been handed"
+
+
+def test_of_more_runtimes_than_the_bound_that_say_nothing_the_first_gives_way(
+    agent_of: Agent, server: Full, kept: dict[str, int], monkeypatch: pytest.MonkeyPatch, ends: list[int]
+) -> None:
+    monkeypatch.setattr(agent, "MAX_CONNECTIONS", 3)
+    with contextlib.ExitStack() as stack:
+        runtimes = [stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) for _ in range(5)]
+        for runtime in runtimes:
+            runtime.connect(server.getsockname())
+            attend(agent_of)
+        assert len(kept) - len([agent.MEMORY]) == 3
+        assert [runtime.recv(1) for runtime in runtimes[:2]] == [b"", b""]
+        send(agent_of, server, {"state": {"id": "web"}}, ends)
+        assert listeners(kept) == 1
+
+
+def test_lxcs_monitors_count_as_listeners_do(
+    agent_of: Agent,
+    kept: dict[str, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(agent, "MAX_CALLERS", 3)
+    with contextlib.ExitStack() as stack:
+        server, *monitors = (
+            stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) for _ in range(5)
+        )
+        server.bind(str(tmp_path / "lxc"))
+        server.listen()
+        agent_of.listen(server)
+        for monitor in monitors:
+            monitor.connect(server.getsockname())
+            attend(agent_of)
+        assert sum(name.startswith(Monitor.PREFIX) for name in kept) == 3
+        assert monitors[-1].recv(1) == b""
+        assert caplog.messages == ["a connection was refused: there are too many"]
 
 
 def test_a_server_that_dies_before_it_keeps_a_listener_leaves_it_to_its_successor(

@@ -176,6 +176,19 @@ def test_children_of_a_cgroup_are_looked_into_where_it_has_no_process_of_its_own
     assert auto_attach._processes(str(tmp_path)) == [9, 7]
 
 
+def test_of_a_cgroup_with_very_many_processes_a_bounded_number_is_looked_at(tmp_path, monkeypatch):
+    (tmp_path / "cgroup.procs").write_text("")
+    for child in range(8):
+        (tmp_path / f"{child}").mkdir()
+        (tmp_path / f"{child}/cgroup.procs").write_text("".join(f"{100 * child + pid}\n" for pid in range(1, 9)))
+    monkeypatch.setattr(auto_attach, "_MAX_CHILDREN", 2)
+    assert len({pid // 100 for pid in auto_attach._processes(str(tmp_path))}) == 2
+    monkeypatch.setattr(auto_attach, "_MAX_PROCESSES", 3)
+    assert len(auto_attach._processes(str(tmp_path))) == 3
+    monkeypatch.setattr(auto_attach, "_MAX_MOUNTINFO", 20)
+    assert len(auto_attach._mountinfo("self")) == 20
+
+
 def test_what_is_mounted_at_the_root_and_at_proc_is_read_the_upper_mount_last():
     mountinfo = (
         b"22 1 0:20 / / rw - overlay overlay rw\n"

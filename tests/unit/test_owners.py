@@ -24,6 +24,15 @@ def test_a_request_is_its_process_cgroups_and_without_one_its_users() -> None:
     assert known.of(0, 0) == "user 0"
 
 
+def test_processes_of_the_machines_own_pid_namespace_are_each_its_cgroups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owners, "_cgroup", lambda pid: f"/system.slice/{pid}.service")
+    with subprocess.Popen(["sleep", "60"]) as other:
+        known = Owners()
+        assert known.of(os.getpid(), 7) == f"/system.slice/{os.getpid()}.service"
+        assert known.of(other.pid, 7) == f"/system.slice/{other.pid}.service"
+        other.kill()
+
+
 def test_whose_a_process_is_is_looked_up_anew_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have been moved, or its pid be another's; who is in a namespace of its own, too."""
     clock, pids = iter((100.0, 100.0, 100.9, 100.9, 101.1, 101.1)), (os.getpid(), 1 << 30)

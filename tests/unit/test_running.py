@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,8 @@ from lxcfs_py.linux.mount_table import Mount
 
 PROC = Mount("0:60", "/", "/proc", "proc", "rw")
 LXCFS = Mount("0:45", "/", "/var/lib/lxcfs", "fuse.lxcfs", "rw")
+
+MOUNTS = running.mounts
 
 PROCESSES = [
     Process(1, 0, pids=100, mounts=200, depth=0, is_init=True),
@@ -80,3 +83,25 @@ def test_a_sessions_memory_is_known_by_its_name() -> None:
         assert "session" in running.serves(holder.pid)
         holder.kill()
     os.close(memory)
+
+
+def test_of_a_container_with_very_much_a_bounded_part_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a process that enters it, whatever those in it have mounted, started and opened."""
+    longest = max(len(line) for line in Path("/proc/self/mountinfo").read_bytes().splitlines())
+    whole = MOUNTS("self")
+    monkeypatch.setattr(running, "_MAX_MOUNTINFO", longest + 1)
+    assert 0 < len(MOUNTS("self")) < len(whole)
+    assert whole[: len(MOUNTS("self"))] == MOUNTS("self")
+
+    monkeypatch.setattr(running, "_MAX_PROCESSES", 3)
+    children = [subprocess.Popen(["sleep", "60"]) for _ in range(6)]
+    assert len(list(running._descendants(os.getpid()))) == 3
+    for child in children:
+        child.kill()
+        child.wait()
+
+    looks: list[str] = []
+    monkeypatch.setattr(running, "_MAX_DESCRIPTORS", 2)
+    monkeypatch.setattr(os, "readlink", lambda path: looks.append(path) or "")
+    assert not running._holds_session(os.getpid())
+    assert len(looks) == 2

@@ -46,6 +46,15 @@ def test_what_waits_when_a_server_dies_is_found_by_the_next(memory: mmap.mmap) -
     assert (again, after.get()) == ({False}, None), "of those that were left, none is given out"
 
 
+def test_a_successor_of_a_server_that_had_used_all_slots_starts(memory: mmap.mmap) -> None:
+    before, _ = slots(memory)
+    for _ in range(waiting.LIMIT):
+        before.put(take(before, b"\1" * 400))
+        before._free.clear()
+    after, left = slots(memory)
+    assert (len(after._free), left) == (waiting.LIMIT, [])
+
+
 def test_a_slot_is_used_again_before_a_new_one(memory: mmap.mmap) -> None:
     made, _ = slots(memory)
     for _ in range(100):
@@ -114,6 +123,18 @@ def test_long_requests_cost_who_makes_them_alone() -> None:
         queue.charge(request, 0.0, costs[request.whose])
         served.append(request.whose)
     assert served.count("fast") > 8 * served.count("slow")
+
+
+def test_who_was_away_for_a_moment_has_still_had_what_it_had() -> None:
+    """Else who makes one long request after the other would have a turn for each."""
+    queue = Queue()
+    queue.add("slow", NONE, 1)
+    serve(queue, 1.0)
+    for _ in range(50):
+        queue.add("fast", NONE, 1)
+    assert [serve(queue, 0.001) for _ in range(10)] == ["fast"] * 10
+    queue.add("slow", NONE, 1)
+    assert [serve(queue, 0.001) for _ in range(40)] == ["fast"] * 40
 
 
 def test_who_was_away_is_not_served_for_the_time_that_it_asked_for_nothing() -> None:

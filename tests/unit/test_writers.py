@@ -103,6 +103,18 @@ def test_one_that_has_ended_is_followed_by_another(monitor: socket.socket, room:
     assert (monitor.recv(64), room.value) == (WRITTEN, b"answer")
 
 
+def test_of_those_that_are_done_no_more_wait_for_something_to_do_than_the_bound() -> None:
+    """Else one container that keeps many waiting for a moment leaves as many processes."""
+    written = Writers()
+    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(5)]
+    for mine, _ in pairs:
+        written.take_back(Writer(mine))
+    assert [mine.fileno() >= 0 for mine, _ in pairs] == [True, True, False, False, False]
+    for mine, its in pairs:
+        mine.close()
+        its.close()
+
+
 def test_who_ends_in_the_middle_is_told_from_who_is_not_done() -> None:
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     writer = Writer(mine)
