@@ -132,6 +132,10 @@ class Container:
         """Return a descriptor that no other container has: the pidfd, where the kernel knows pidfds."""
         return self.pidfd if self.pidfd >= 0 else self.namespace
 
+    def place(self) -> str:
+        """Return the path of its cgroup: that of memory on v1, else the unified one."""
+        return self.paths.get("memory") or self.paths.get("", "/")
+
     def namespace_name(self) -> str:
         """Return the name of its pid namespace, "pid:[4026531836]"."""
         return os.readlink(f"{roots.PROC}/self/fd/{self.namespace}")
@@ -224,6 +228,8 @@ class Containers:
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.most = min(max((descriptors - _OTHER_DESCRIPTORS) // _DESCRIPTORS, 16), MAX_CONTAINERS)
         self.unplaced = 0
+        self.forgotten: Callable[[Container], None] = lambda container: None
+        """Is called with each that is known no longer, by any thread."""
 
     def __len__(self) -> int:
         return len(self._watched)
@@ -465,8 +471,7 @@ class Containers:
             self._make_room()
         self._watch(container)
         kind = container.namespace_name() if container.home is None else "a cgroup in its pid namespace"
-        place = container.paths.get("memory") or container.paths.get("", "/")
-        log.debug("process %d is the first of a container: %s, cgroup %r", container.init, kind, place)
+        log.debug("process %d is the first of a container: %s, cgroup %r", container.init, kind, container.place())
 
     def _watch(self, container: Container) -> None:
         if container.pidfd >= 0:
@@ -497,6 +502,7 @@ class Containers:
         for key in container.known_as:
             self._known.pop(key, None)
         container.load.close()
+        self.forgotten(container)
 
     def _count_unplaced(self, pid: int, error: OSError) -> None:
         self.unplaced += 1

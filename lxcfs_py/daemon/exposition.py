@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
+import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -14,7 +16,6 @@ import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from lxcfs_py import __version__, files
-from lxcfs_py.attach.running import cgroup
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.daemon import policies
 from lxcfs_py.runtimes.names import Names
@@ -30,7 +31,7 @@ _BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
 """Of seconds. What an alert takes for slow is one of them: a quantile is guessed between two."""
 
 _MAX_CONTAINERS = 500
-"""With metrics.containers, those with figures of their own: more would take the scrape too long."""
+"""With metrics.containers, the names with figures of their own: more would take the scrape too long."""
 
 _Each = TypeVar("_Each")
 
@@ -72,11 +73,14 @@ def _file(path: str) -> str:
     return next((name for name in files.DIRECTORIES if path.startswith(f"{name}/")), "other")
 
 
+_Labels = tuple[str, str]
+"""Engine and name."""
+
+
 class _Named(NamedTuple):
     """Whose cgroup it is."""
 
-    labels: tuple[str, str]
-    """Engine and name."""
+    labels: _Labels
 
     around: int
     """In how many containers it is. A container can call cgroups of its own as those of others are called; but these
@@ -85,16 +89,75 @@ class _Named(NamedTuple):
     until: float
 
 
+class _Reads:
+    """What containers have read, by their cgroups: each read is told once, those of containers that have ended too."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: WeakKeyDictionary[Container, int] = WeakKeyDictionary()
+        self._untold: Counter[str] = Counter()
+
+    def take(self, known: Iterable[Container]) -> Counter[str]:
+        """Return what there is since this was called last, 0 for those of `known` who have read nothing since."""
+        with self._lock:
+            for container in known:
+                self._count(container)
+            untold, self._untold = self._untold, Counter()
+            return untold
+
+    def end(self, container: Container) -> None:
+        """Keep what a container has read that is known no longer, of as many cgroups as there may be figures of."""
+        with self._lock:
+            if len(self._untold) < _MAX_CONTAINERS or container.place() in self._untold:
+                self._count(container)
+
+    def _count(self, container: Container) -> None:
+        reads = container.reads
+        self._untold[container.place()] += reads - self._told.get(container, 0)
+        self._told[container] = reads
+
+
+class _Totals:
+    """What all of one name have had in all. It never goes down as long as one is called so, whichever of them ends."""
+
+    def __init__(self) -> None:
+        self._totals: dict[_Labels, tuple[float, ...]] = {}
+
+    def add(self, more: Iterable[tuple[_Named, tuple[float, ...]]]) -> dict[_Labels, tuple[float, ...]]:
+        """Add what each has had since, and return the sums; forget the names that are not there."""
+        self._totals = {
+            labels: tuple(map(sum, zip_longest(*had, self._totals.get(labels, ()), fillvalue=0)))
+            for labels, had in _by_labels(more)
+        }
+        return self._totals
+
+
+class _CpuTime(NamedTuple):
+    """CPU time that was told of a name, in seconds."""
+
+    place: str
+    used: float
+    """What the cgroup at that place had used by then."""
+
+    total: float
+
+
 class Collector:
     """Asks for the figures when somebody reads them."""
 
     def __init__(self, status: Status, filesystem: Filesystem) -> None:
-        """Time what the filesystem renders from now on."""
+        """Time what the filesystem renders from now on, and hear of containers that end if each is to be told of."""
         self._status = status
         self._filesystem = filesystem
         self._latency = Latency(filesystem.render)
         filesystem.render = self._latency  # type: ignore[method-assign]
-        self._identities: WeakKeyDictionary[Container, _Named] = WeakKeyDictionary()
+        self._reads = _Reads()
+        if filesystem.config.metrics.containers:
+            status.containers.forgotten = self._reads.end
+        self._read = _Totals()
+        self._queued = _Totals()
+        self._shares_before: Mapping[str, Share] = {}
+        self._cpu_times: dict[_Labels, _CpuTime] = {}
         self._names: dict[str, _Named] = {}  # by the path of a cgroup
         self._files = Names()
 
@@ -103,7 +166,7 @@ class Collector:
         self._files = Names()
         self._names = {path: named for path, named in self._names.items() if _still(named)}
         yield from self._daemon()
-        yield from self._reads()
+        yield from self._texts()
         yield from self._waits()
         yield from self._attachments()
         yield from self._containers()
@@ -128,7 +191,7 @@ class Collector:
         differs = bool(configuration["differences"] or configuration["errors"])
         yield _gauge("lxcfs_configuration_differs", "1 where the file says otherwise than what is served.", differs)
 
-    def _reads(self) -> Iterator[Any]:
+    def _texts(self) -> Iterator[Any]:
         filesystem = self._filesystem
         reads = CounterMetricFamily("lxcfs_reads", "Texts rendered, by file.", labels=["file"])
         for name, count in sorted(filesystem.reads.items()):
@@ -160,12 +223,14 @@ class Collector:
         yield from self._shares(crowd.shares)
 
     def _shares(self, shares: Mapping[str, Share]) -> Iterator[Any]:
-        """Yield what the busiest had. Containers may have many cgroups."""
-        busiest = sorted(shares, key=lambda whose: shares[whose].seconds, reverse=True)[:_MAX_SHARES]
+        """Yield what the busiest had. Containers may have many cgroups, of which the engine forgets some."""
+        before, self._shares_before = self._shares_before, shares
+        totals = self._queued.add((self._named(whose), _since(before.get(whose), had)) for whose, had in shares.items())
+        busiest = sorted(totals.items(), key=lambda item: item[1][1], reverse=True)  # by the seconds of a Share
         families = _families(_SHARES)
-        for labels, group in _by_labels((self._named(whose), whose) for whose in busiest):
-            for family, had in zip(families.values(), zip(*(shares[whose] for whose in group))):
-                family.add_metric(labels, sum(had))
+        for labels, share in busiest[:_MAX_SHARES]:
+            for family, had in zip(families.values(), share):
+                family.add_metric(labels, had)
         yield from families.values()
 
     def _attachments(self) -> Iterator[Any]:
@@ -179,26 +244,14 @@ class Collector:
         yield family
 
     def _containers(self) -> Iterator[Any]:
-        known = self._status.containers.all()
-        identities = [(self._identity(each), each) for each in known]
-        engines = Counter(identity.labels[0] for identity, _ in identities)
+        known = [(self._named(each.place()), each) for each in self._status.containers.all()]
+        engines = Counter(named.labels[0] for named, _ in known)
         family = GaugeMetricFamily("lxcfs_containers", "Containers known by now, by engine.", labels=["engine"])
         for engine, count in sorted(engines.items()):
             family.add_metric([engine], count)
         yield family
         if self._filesystem.config.metrics.containers:
-            yield from self._figures(identities[:_MAX_CONTAINERS])
-
-    def _identity(self, container: Container) -> _Named:
-        """Return whose it is; what is known is not looked up again for a minute."""
-        identity = _still(self._identities.get(container))
-        if identity is None:
-            try:
-                identity = self._named(cgroup(container.init))
-            except OSError:  # it has just ended
-                return _Named(("none", ""), 0, 0)
-            self._identities[container] = identity
-        return identity
+            yield from self._figures(known)
 
     def _named(self, path: str) -> _Named:
         """Return whose a cgroup is, in which there may be many. Names may hold bytes that are no UTF-8."""
@@ -210,19 +263,35 @@ class Collector:
             named = self._names[path] = _Named(labels, len(around), time.monotonic() + _NAMED_SECONDS)
         return named
 
-    def _figures(self, known: Iterable[tuple[_Named, Container]]) -> Iterator[Any]:
+    def _figures(self, known: Sequence[tuple[_Named, Container]]) -> Iterator[Any]:
         """Yield what containers see. Of several with one name, such as one in another, it is what the oldest sees."""
+        reads = self._reads.take(each for _, each in known)
+        totals = self._read.add((self._named(place), (count,)) for place, count in reads.items())
+        groups = dict(_by_labels(known))
+        self._cpu_times = {labels: time for labels, time in self._cpu_times.items() if labels in groups}
+        left_out = max(len(groups) - _MAX_CONTAINERS, 0)
+        yield _gauge("lxcfs_containers_left_out", "Containers without figures of their own: too many.", left_out)
         families = _families(_FIGURES)
-        for labels, group in _by_labels(known):
-            if not labels[1]:  # it has just ended
-                continue
-            families["lxcfs_container_reads_total"].add_metric(labels, sum(each.reads for each in group))
-            for name, value in self._seen_by(min(group, key=lambda each: each.start)):
+        for labels, group in islice(groups.items(), _MAX_CONTAINERS):
+            for total in totals.get(labels, ()):
+                families["lxcfs_container_reads_total"].add_metric(labels, total)
+            oldest = min(group, key=lambda each: each.start)
+            for name, value in self._seen_by(oldest, labels):
                 families[name].add_metric(labels, value)
         yield from families.values()
 
-    def _seen_by(self, container: Container) -> Iterator[tuple[str, float]]:
-        """Yield what a container sees, as far as it can be read by now."""
+    def _cpu_time(self, labels: _Labels, place: str, used: float) -> float:
+        """Return the CPU time of all that had these labels, whose cgroup at a place has used so much by now.
+
+        Where the cgroup is another one than before, as that ended or its container was moved, it counts from now on.
+        """
+        before = self._cpu_times.get(labels, _CpuTime(place, 0.0, 0.0))
+        more = max(used - before.used, 0.0) if place == before.place else 0.0
+        self._cpu_times[labels] = _CpuTime(place, used, before.total + more)
+        return before.total + more
+
+    def _seen_by(self, container: Container, labels: _Labels) -> Iterator[tuple[str, float]]:
+        """Yield what a container sees that has these labels, as far as it can be read by now."""
         host = self._filesystem.host
         config = policies.applied(container, self._filesystem.config)
         try:
@@ -230,7 +299,8 @@ class Collector:
             yield "lxcfs_container_cpus", visible.quota or len(visible.cpus)
             cpu_time = container.cgroup.cpu_time
             if cpu_time:
-                yield "lxcfs_container_cpu_seconds_total", sum(cpu_time.usage()) / 1e9
+                used = sum(cpu_time.usage()) / 1e9
+                yield "lxcfs_container_cpu_seconds_total", self._cpu_time(labels, container.place(), used)
             memory = container.cgroup.memory
             if memory:
                 amounts = meminfo.figures(container.cgroup, memory, host, config)
@@ -239,6 +309,12 @@ class Collector:
             yield "lxcfs_container_load1", container.load.read(container.states)[0]
         except (OSError, ValueError, ArithmeticError):  # its cgroup is gone
             return
+
+
+def _since(before: Optional[Share], now: Share) -> tuple[float, ...]:
+    """Return what a cgroup has had since: all that there is where the engine has forgotten it in between."""
+    grown = tuple(after - then for after, then in zip(now, before or ()))
+    return grown if grown and min(grown) >= 0 else now
 
 
 def _still(known: Optional[_Named]) -> Optional[_Named]:

@@ -113,6 +113,35 @@ def within(look: Callable[[], Any]) -> Any:
     raise AssertionError(f"not within {PATIENCE} s")
 
 
+def test_what_a_container_has_read_stays_told_where_one_within_it_ends(
+    start_daemon: Callable[..., Daemon], sandbox: Callable[..., Sandbox]
+) -> None:
+    port = free_port()
+    daemon = start_daemon("kernel", f'[metrics]\nlisten = "127.0.0.1:{port}"\ncontainers = true\n')
+    box = sandbox(views=daemon.mountpoint)
+    name = box.cgroup("memory").name
+
+    def reads() -> list[float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return [float(line.split()[-1]) for line in lines if "container_reads_total{" in line and name in line]
+
+    read = "for n in 1 2 3 4 5 6 7 8 9 10; do cat /proc/meminfo; done >/dev/null"
+    box.run(["sh", "-c", "cat /proc/uptime"], check=True, stdout=subprocess.DEVNULL)
+    box.run(["unshare", "-pf", "sh", "-c", read], check=True)  # it ends before anybody asks
+    assert within(lambda: [count for count in reads() if count >= 10])
+    inner = box.popen(["unshare", "-pf", "sh", "-c", f"{read}; echo; read line"], stdin=-1, stdout=-1)
+    assert inner.stdout
+    assert inner.stdin
+    inner.stdout.readline()
+    (before,) = within(lambda: [count for count in reads() if count >= 20])
+    inner.stdin.close()
+    inner.wait(30)
+    time.sleep(1.1)  # for so long a text of metrics serves
+    (after,) = reads()
+    assert 21 <= before <= after
+
+
 def expressions() -> list[str]:
     panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
     return [target["expr"].replace("$instance", ".*") for panel in panels for target in panel["targets"]]

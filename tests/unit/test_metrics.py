@@ -151,7 +151,7 @@ def test_however_many_ask_the_text_is_made_once_a_second(served, told, monkeypat
 
 
 def test_shares_are_told_of_the_busiest_containers_each_with_all_its_cgroups(served, told, monkeypatch):
-    monkeypatch.setattr(exposition, "_MAX_SHARES", 3)
+    monkeypatch.setattr(exposition, "_MAX_SHARES", 2)
     init = f"/docker/{'d' * 64}"
     told.shares.update({init: Share(1, 20.0, 3.0), f"{init}/app": Share(2, 30.0, 4.0)})
     port, stop = served
@@ -173,19 +173,24 @@ class Inner:
 
     def __init__(self, init, start, cpus):
         self.init, self.start, self.reads, self.configured, self.paths = init, start, 10, None, {}
+        self.where = "/"
         self.cgroup = SimpleNamespace(cpuset=SimpleNamespace(cpus=lambda: cpus), cpu=None, cpu_time=None, memory=None)
         self.load = SimpleNamespace(read=lambda _states: (0.5, 0.0, 0.0))
         self.states = None
 
+    def place(self):
+        return self.where
+
 
 @pytest.fixture
-def contained(told, filesystem, monkeypatch):
+def contained(told, filesystem):
     """contained({cgroup: [containers]}) lets them be those that are known, with figures of their own."""
 
     def contain(cgroups):
-        paths = {each.init: path for path, group in cgroups.items() for each in group}
+        for path, group in cgroups.items():
+            for each in group:
+                each.where = path
         told.containers.all = lambda: [each for group in cgroups.values() for each in group]
-        monkeypatch.setattr(exposition, "cgroup", paths.__getitem__)
 
     filesystem.config = Config().with_settings([("metrics.containers", True)])
     filesystem.host = SimpleNamespace(online=lambda: (0,))
@@ -261,6 +266,97 @@ def test_another_container_with_the_same_pid_and_one_that_is_renamed_have_their_
     now += exposition._NAMED_SECONDS
     assert [labels for labels, _ in figures(fetched(port), "cpus")] == ['engine="none",name="/three"']
     stop()
+
+
+@pytest.fixture
+def watched(contained, served, monkeypatch):
+    """A function that fetches the figures of containers anew. Which live is said by `contained`."""
+    monkeypatch.setattr(metrics, "_KEPT_SECONDS", 0)
+    port, stop = served
+    yield lambda: fetched(port)
+    stop()
+
+
+DOCKER = [f"/docker/{digit * 64}" for digit in "abcdef"]
+LABELS = [f'engine="docker",name="{digit * 12}"' for digit in "abcdef"]
+
+
+def test_reads_of_containers_that_have_ended_stay_in_the_sum_of_their_name(told, contained, watched):
+    outer, inner, other = Inner(1, 0, b"0"), Inner(2, 10, b"0"), Inner(3, 20, b"0")
+    contained({DOCKER[0]: [outer, inner], DOCKER[1]: [other]})
+    assert figures(watched(), "reads_total") == [(LABELS[0], "20.0"), (LABELS[1], "10.0")]
+    inner.reads, outer.reads = 15, 11
+    contained({DOCKER[0]: [outer], DOCKER[1]: [other]})
+    told.containers.forgotten(inner)
+    unseen = Inner(4, 30, b"0")  # one that came and went between two looks, in a cgroup of its own
+    unseen.where = f"{DOCKER[0]}/below"
+    told.containers.forgotten(unseen)
+    for _ in range(2):
+        assert figures(watched(), "reads_total") == [(LABELS[0], "36.0"), (LABELS[1], "10.0")]
+    told.containers.forgotten(outer)
+    contained({DOCKER[0]: [Inner(1, 0, b"0")], DOCKER[1]: [other]})  # known again, after it was forgotten
+    assert figures(watched(), "reads_total") == [(LABELS[0], "46.0"), (LABELS[1], "10.0")]
+    contained({DOCKER[1]: [other]})
+    assert figures(watched(), "reads_total") == [(LABELS[1], "10.0")]
+    contained({DOCKER[0]: [Inner(5, 40, b"0")]})
+    assert figures(watched(), "reads_total") == [(LABELS[0], "10.0")], "nothing is kept of a name that was gone"
+
+
+def test_reads_of_containers_that_have_ended_are_kept_of_so_many_cgroups_only(told, contained, watched, monkeypatch):
+    monkeypatch.setattr(exposition, "_MAX_CONTAINERS", 2)
+    ended = [Inner(number, 0, b"0") for number in range(6)]
+    for each, where in zip(ended, (DOCKER[0], f"{DOCKER[0]}/1", f"{DOCKER[0]}/2", f"{DOCKER[0]}/1")):
+        each.where = where
+        told.containers.forgotten(each)
+    contained({DOCKER[0]: [Inner(9, 0, b"0")]})
+    assert figures(watched(), "reads_total") == [(LABELS[0], "40.0")]
+
+
+def test_of_too_many_containers_it_is_said_how_many_have_no_figures(contained, watched, monkeypatch):
+    monkeypatch.setattr(exposition, "_MAX_CONTAINERS", 2)
+    contained({path: [Inner(1, 0, b"0"), Inner(2, 0, b"0")] for path in DOCKER[:2]})
+    text = watched()
+    assert "\nlxcfs_containers_left_out 0.0\n" in text
+    contained({path: [Inner(1, 0, b"0")] for path in DOCKER[:5]})
+    text = watched()
+    assert "\nlxcfs_containers_left_out 3.0\n" in text
+    assert [labels for labels, _ in figures(text, "cpus")] == LABELS[:2]
+
+
+def test_cpu_time_does_not_step_back_where_another_cgroup_stands_for_a_name(contained, watched):
+    def using(cgroup, seconds):
+        cgroup.cgroup.cpu_time = SimpleNamespace(usage=lambda: (int(seconds * 1e9), 0, 0))
+        return cgroup
+
+    outer, below = using(Inner(1, 0, b"0"), 100), using(Inner(2, 10, b"0"), 40)
+    contained({DOCKER[0]: [outer], f"{DOCKER[0]}/below": [below]})
+    assert figures(watched(), "cpu_seconds_total") == [(LABELS[0], "100.0")]
+    contained({f"{DOCKER[0]}/below": [below]})
+    assert figures(watched(), "cpu_seconds_total") == [(LABELS[0], "100.0")]
+    using(below, 43)
+    assert figures(watched(), "cpu_seconds_total") == [(LABELS[0], "103.0")]
+    contained({DOCKER[1]: [outer]})
+    watched()
+    contained({DOCKER[0]: [below]})
+    assert figures(watched(), "cpu_seconds_total") == [(LABELS[0], "43.0")], "that name was gone"
+
+
+def test_shares_do_not_go_down_where_others_get_busy_or_the_engine_forgets_some(told, watched, monkeypatch):
+    monkeypatch.setattr(exposition, "_MAX_SHARES", 2)
+    small, others = f"{DOCKER[0]}/small", DOCKER[1:3]
+    told.shares = {DOCKER[0]: Share(4, 9.0, 1.0), small: Share(2, 2.0, 1.0), others[0]: Share(1, 8.0, 1.0)}
+    told.shares[others[1]] = Share(1, 10.0, 1.0)
+    assert figures(watched(), "queue_seconds_total") == [(LABELS[0], "11.0"), (LABELS[2], "10.0")]
+    told.shares = {**told.shares, others[0]: Share(9, 9.5, 1.0)}  # more than either cgroup of the first one has
+    assert figures(watched(), "queue_seconds_total") == [(LABELS[0], "11.0"), (LABELS[2], "10.0")]
+    told.shares = {whose: share for whose, share in told.shares.items() if whose != small}
+    assert figures(watched(), "queue_seconds_total") == [(LABELS[0], "11.0"), (LABELS[2], "10.0")]
+    told.shares = {**told.shares, small: Share(1, 0.5, 1.0)}
+    assert figures(watched(), "queue_seconds_total") == [(LABELS[0], "11.5"), (LABELS[2], "10.0")]
+    told.shares = {**told.shares, small: Share(3, 0.25, 0.0)}  # forgotten, and back with more requests in less time
+    text = watched()
+    assert figures(text, "queue_seconds_total") == [(LABELS[0], "11.75"), (LABELS[2], "10.0")]
+    assert figures(text, "queue_requests_total")[0] == (LABELS[0], "10.0")
 
 
 def test_healthz_says_whether_the_daemon_serves_and_nothing_else(served, told):
