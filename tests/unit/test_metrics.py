@@ -99,7 +99,7 @@ def test_all_addresses_are_those_that_the_kernel_has(has_ipv6, told, filesystem,
 
         monkeypatch.setattr(socket.socket, "__init__", without_ipv6)
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("", 0))  # at no address of this machine may somebody have it
         port = probe.getsockname()[1]
     stop = metrics.listen(f"[::]:{port}", told, filesystem)
     try:
