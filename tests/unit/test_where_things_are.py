@@ -44,4 +44,4 @@ def test_documents_name_no_module_that_is_not_there():
         for name in re.findall(r"`([^`\s]+\.py)`", document.read_text())
     }
     missing = {(document, name) for document, name in named if not any(path.endswith(f"/{name}") for path in paths)}
-    assert missing == {("adding-a-file.md", EXERCISE)}
+    assert missing <= {("adding-a-file.md", EXERCISE)}
