@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextlib
 import errno
+import gc
 import logging
 import socket
 import ssl
@@ -22,6 +23,7 @@ FIRST_SECONDS = 10.0  # for a handshake and the header of the first request
 NEXT_SECONDS = 120.0  # from one request to the next; an API server closes what it has not used for 90 seconds
 _PATIENCE_SECONDS = 1.0  # with one that is in the middle of something, while others wait
 _MOST_WAITING = 512
+_COLLECTED_AFTER = 32  # connections: Python knows how many objects one that has ended leaves, not how large they are
 _BACKLOG = 1024
 _RETRY_SECONDS = 0.1
 _MOMENT_SECONDS = 0.02  # from one look for room to the next
@@ -105,6 +107,7 @@ class Connections:
         self._open: dict[web.RequestHandler, _Connection] = {}  # the one first that was used least recently
         self._waiting: dict[socket.socket, str] = {}  # the address of each; the one first that came first
         self._accepting: list[asyncio.Task[None]] = []
+        self._let_in_so_far = 0
         self._next_look: Optional[asyncio.TimerHandle] = None
 
     def serve(self, listeners: Sequence[socket.socket], server: Callable[[], web.RequestHandler]) -> None:
@@ -171,6 +174,9 @@ class Connections:
                 return
             del self._waiting[accepted]
             counts[address] += 1
+            self._let_in_so_far += 1
+            if self._let_in_so_far % _COLLECTED_AFTER == 0:
+                gc.collect()
             protocol = server()
             handshake = asyncio.ensure_future(self._shake_hands(accepted, protocol))
             self._open[protocol] = _Connection(address, protocol, handshake)

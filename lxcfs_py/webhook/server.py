@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -123,6 +124,7 @@ async def serve(
     await runner.setup()
     assert runner.server
     try:
+        gc.freeze()  # what is there stays: to look for what ended connections leave takes 1 ms then, not 40
         open_connections.serve(_listen(host, port), runner.server)
         log.info("listening at port %d", port)
         await stop.wait()

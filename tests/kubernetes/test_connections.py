@@ -22,6 +22,17 @@ from tests.kubernetes.conftest import Pair, recorded
 ATTACKER = ("127.0.0.2", 0)
 
 
+def unshaken(webhook, plain):
+    return webhook.pair.trusting.wrap_socket(plain, do_handshake_on_connect=False, server_hostname="localhost")
+
+
+def begin(tls):
+    """Say the first of a handshake, and wait for nothing."""
+    tls.setblocking(False)
+    with contextlib.suppress(OSError):
+        tls.do_handshake()
+
+
 @pytest.fixture
 def silent(webhook):
     """silent(COUNT, SAID): connections of another address that say nothing after that; None: before a handshake."""
@@ -33,16 +44,12 @@ def silent(webhook):
                 stack.callback(plain.close)
                 if said is None:
                     continue
-                context = webhook.pair.trusting
-                tls = context.wrap_socket(plain, do_handshake_on_connect=False, server_hostname="localhost")
-                stack.callback(tls.close)
+                tls = stack.enter_context(unshaken(webhook, plain))
                 if number < connections.MOST - 1:
                     tls.do_handshake()
                     tls.sendall(said)
                 else:  # it waits to be let in
-                    tls.setblocking(False)
-                    with contextlib.suppress(OSError):
-                        tls.do_handshake()
+                    begin(tls)
 
         yield connect
 
@@ -63,6 +70,14 @@ def test_a_thousand_connections_that_say_nothing_keep_nobody_out(webhook, silent
     memory = psutil.Process(webhook.process.pid).memory_info()
     assert memory.rss <= 128 << 20
     assert "Traceback" not in webhook.log.read_text()
+
+
+def test_clients_that_go_away_in_a_handshake_leave_nothing(webhook):
+    for _ in range(2000):
+        with unshaken(webhook, socket.create_connection(("127.0.0.1", webhook.port), 10, ATTACKER)) as tls:
+            begin(tls)
+    assert webhook.request("GET", "/healthz")[0] == 200
+    assert psutil.Process(webhook.process.pid).memory_info().rss <= 128 << 20
 
 
 @pytest.mark.parametrize("stays", [False, True], ids=["each closes its connection", "all connections stay open"])
