@@ -124,7 +124,7 @@ async def serve(
     await runner.setup()
     assert runner.server
     try:
-        gc.freeze()  # what is there stays: to look for what ended connections leave takes 1 ms then, not 40
+        gc.freeze()  # what is there stays: to look through it for what ended connections leave took 16 ms
         open_connections.serve(_listen(host, port), runner.server)
         log.info("listening at port %d", port)
         await stop.wait()
