@@ -195,6 +195,18 @@ until [ -s /run/started ]; do sleep 0.1; done
     ended = "" if is_served else "kill $pid; wait $pid || true\n"
     said = machine.here(listen + ended, "postrm", "purge", after="ls /run/lxcfs-py 2>&1 || true; kill $pid || true")
     assert ("x.sock" in said) == is_served
+# The directory is elsewhere, so that the kernel lists another path.
+ELSEWHERE = "mkdir /var/lib/elsewhere && rmdir /var/lib/lxcfs && ln -s {target} /var/lib/lxcfs && mkdir {directory}"
+
+
+@pytest.mark.parametrize("target", ["/var/lib/elsewhere/views", "elsewhere/views/"])
+def test_what_a_link_leads_to_is_neither_asked_nor_taken_by_a_purge(machine, target):
+    before = ELSEWHERE.format(target=target, directory="/var/lib/elsewhere/views")
+    mounts = machine.here(before, "postrm", "purge", mounted=True, after="cat /proc/self/mounts; readlink /var/lib/lxcfs")
+    assert " /var/lib/elsewhere/views fuse.lxcfs " in mounts
+    assert mounts.endswith(f"\n{target}\n")
+
+
 
 
 # What the package asks of lxcfs-py.
@@ -229,6 +241,21 @@ def test_a_c_program_that_containers_use_stays_and_they_are_named(machine):
 def test_a_server_of_lxcfs_py_that_is_no_service_is_no_c_program(machine, before, code):
     machine.stub("lxcfs-py", ASKED.format(users=":", code=code))
     assert machine.here(before, "postinst", "configure", "''", mounted=True) == ""
+@pytest.mark.parametrize("target", ["/var/lib/elsewhere/views", "elsewhere/views/"])
+def test_a_c_program_is_found_where_a_link_leads_to_its_mount(machine, target):
+    machine.stub("lxcfs-py", ASKED.format(users=":", code=1))
+    before = ELSEWHERE.format(target=target, directory="/var/lib/elsewhere/views")
+    machine.here(before + C_PROGRAM, "postinst", "configure", "''", mounted=True)
+    assert "umount /var/lib/elsewhere/views\n" in machine.log.read_text()
+
+
+def test_what_a_container_calls_its_process_makes_no_line(machine):
+    machine.stub("lxcfs-py", ASKED.format(users=r"printf '%s\n' '7 a\tunserved\nb served'", code=1))
+    for script, arguments in (("postinst", ["configure", "''"]), ("prerm", ["remove"])):
+        said = machine.here(C_PROGRAM, script, *arguments, mounted=True)
+        assert r"7 a\tunserved\nb served" in said.splitlines()
+
+
     assert "umount" not in machine.log.read_text()
 
 
@@ -238,3 +265,8 @@ def test_the_mount_of_its_own_service_is_no_c_programs(machine, state):
     machine.stub("lxcfs-py", ASKED.format(users=":", code=3))
     assert machine.here(C_PROGRAM, "postinst", "configure", "0.1.0", mounted=True) == ""
     assert "umount" not in machine.log.read_text()
+
+
+def test_the_package_has_no_directory_where_the_mount_is():
+    # dpkg asks for each directory that it unpacks: it fails where the server is dead, and waits where that is silent.
+    assert "/var/lib" not in (SCRIPTS / "rules").read_text()
