@@ -29,6 +29,7 @@ from lxcfs_py.runtimes.names import Names
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
 _COMMAND_SECONDS = 10
+_ALIAS = Path("/etc/systemd/system/lxcfs.service")
 _MAX_LOG_RECORDS = 20_000
 _CONTROLLERS = ("memory", "cpu", "cpuset", "pids")
 _VERSIONS = ("systemctl", "runc", "crun", "docker", "podman", "containerd", "crio", "lxc-info")
@@ -208,6 +209,11 @@ def _unit(config: Config) -> Iterator[Finding]:
         yield Finding("unit", PROBLEM, f"it is {told.get('ActiveState')}", "journalctl -u lxcfs-py says why")
     elif told.get("NeedDaemonReload") == "yes":
         yield Finding("unit", WARNING, "its file has changed on disk", "systemctl daemon-reload")
+    elif _said(["systemctl", "is-enabled", "lxcfs-py.service"]).strip() == "disabled":
+        yield Finding("unit", WARNING, "active, but not enabled: no boot starts it", "systemctl enable lxcfs-py")
+    elif _ALIAS.is_file() and not _ALIAS.is_symlink():
+        found = f"active, but {_ALIAS} is another unit: who names that gets it, and not lxcfs-py.service"
+        yield Finding("unit", WARNING, found, "remove it, then systemctl enable lxcfs-py")
     else:
         yield Finding("unit", OK, f"active, as {told.get('Names')}")
 

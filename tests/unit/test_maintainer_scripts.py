@@ -158,6 +158,20 @@ def test_in_another_root_the_machine_is_not_touched(machine, script, arguments):
     assert machine.log.read_text() == ""
 
 
+OPERATORS = "[Service]\nExecStart=/bin/true\n"
+
+
+def test_an_lxcfs_service_of_the_operators_own_stays_and_the_service_starts_at_boot_all_the_same(machine):
+    alias = machine.root / LINKS / "lxcfs.service"
+    alias.parent.mkdir(parents=True)
+    alias.write_text(OPERATORS)
+    assert "/etc/systemd/system/lxcfs.service stays" in machine.inside("postinst", "configure", "")
+    machine.enable()
+    assert links(machine) == BOTH
+    assert alias.read_text() == OPERATORS
+    assert machine.inside("postinst", "configure", "0.1.0") == ""
+
+
 def test_in_another_root_a_purge_deletes_what_is_there(machine):
     (machine.root / "etc/cdi").mkdir(parents=True)
     (machine.root / "etc/cdi/lxcfs-py.json").touch()
@@ -181,6 +195,19 @@ def test_a_purge_leaves_what_is_mounted(machine):
     assert " /var/lib/lxcfs fuse.lxcfs " in mounts
 
 
+# The directory is elsewhere, so that the kernel lists another path.
+ELSEWHERE = "mkdir /var/lib/elsewhere && rmdir /var/lib/lxcfs && ln -s {target} /var/lib/lxcfs && mkdir {directory}"
+
+
+@pytest.mark.parametrize("target", ["/var/lib/elsewhere/views", "elsewhere/views/"])
+def test_what_a_link_leads_to_is_neither_asked_nor_taken_by_a_purge(machine, target):
+    before = ELSEWHERE.format(target=target, directory="/var/lib/elsewhere/views")
+    left = "cat /proc/self/mounts; readlink /var/lib/lxcfs"
+    said = machine.here(before, "postrm", "purge", mounted=True, after=left)
+    assert " /var/lib/elsewhere/views fuse.lxcfs " in said
+    assert said.endswith(f"\n{target}\n")
+
+
 @pytest.mark.parametrize("is_served", [False, True])
 def test_a_purge_leaves_the_sockets_of_a_server_that_runs(machine, is_served):
     listen = """python3 -c 'import socket, time
@@ -195,18 +222,6 @@ until [ -s /run/started ]; do sleep 0.1; done
     ended = "" if is_served else "kill $pid; wait $pid || true\n"
     said = machine.here(listen + ended, "postrm", "purge", after="ls /run/lxcfs-py 2>&1 || true; kill $pid || true")
     assert ("x.sock" in said) == is_served
-# The directory is elsewhere, so that the kernel lists another path.
-ELSEWHERE = "mkdir /var/lib/elsewhere && rmdir /var/lib/lxcfs && ln -s {target} /var/lib/lxcfs && mkdir {directory}"
-
-
-@pytest.mark.parametrize("target", ["/var/lib/elsewhere/views", "elsewhere/views/"])
-def test_what_a_link_leads_to_is_neither_asked_nor_taken_by_a_purge(machine, target):
-    before = ELSEWHERE.format(target=target, directory="/var/lib/elsewhere/views")
-    mounts = machine.here(before, "postrm", "purge", mounted=True, after="cat /proc/self/mounts; readlink /var/lib/lxcfs")
-    assert " /var/lib/elsewhere/views fuse.lxcfs " in mounts
-    assert mounts.endswith(f"\n{target}\n")
-
-
 
 
 # What the package asks of lxcfs-py.
@@ -227,20 +242,6 @@ def test_a_c_program_that_nobody_uses_makes_way_however_the_package_comes(machin
     assert "umount /var/lib/lxcfs\n" in machine.log.read_text()
 
 
-def test_a_c_program_that_containers_use_stays_and_they_are_named(machine):
-    machine.stub("lxcfs-py", ASKED.format(users="echo 7 sleep served", code=1))
-    said = machine.here(C_PROGRAM, "postinst", "configure", "0.1.0", mounted=True)
-    assert "the C program lxcfs goes on serving" in said
-    assert "7 sleep served" in said
-    assert "umount" not in machine.log.read_text()
-
-
-@pytest.mark.parametrize(
-    ("before", "code"), [("", 0), ("", 1), ("", 3), (C_PROGRAM, 0)], ids=["well", "degraded", "silent", "another's"]
-)
-def test_a_server_of_lxcfs_py_that_is_no_service_is_no_c_program(machine, before, code):
-    machine.stub("lxcfs-py", ASKED.format(users=":", code=code))
-    assert machine.here(before, "postinst", "configure", "''", mounted=True) == ""
 @pytest.mark.parametrize("target", ["/var/lib/elsewhere/views", "elsewhere/views/"])
 def test_a_c_program_is_found_where_a_link_leads_to_its_mount(machine, target):
     machine.stub("lxcfs-py", ASKED.format(users=":", code=1))
@@ -256,6 +257,20 @@ def test_what_a_container_calls_its_process_makes_no_line(machine):
         assert r"7 a\tunserved\nb served" in said.splitlines()
 
 
+def test_a_c_program_that_containers_use_stays_and_they_are_named(machine):
+    machine.stub("lxcfs-py", ASKED.format(users="echo 7 sleep served", code=1))
+    said = machine.here(C_PROGRAM, "postinst", "configure", "0.1.0", mounted=True)
+    assert "the C program lxcfs goes on serving" in said
+    assert "7 sleep served" in said
+    assert "umount" not in machine.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("before", "code"), [("", 0), ("", 1), ("", 3), (C_PROGRAM, 0)], ids=["well", "degraded", "silent", "another's"]
+)
+def test_a_server_of_lxcfs_py_that_is_no_service_is_no_c_program(machine, before, code):
+    machine.stub("lxcfs-py", ASKED.format(users=":", code=code))
+    assert machine.here(before, "postinst", "configure", "''", mounted=True) == ""
     assert "umount" not in machine.log.read_text()
 
 
