@@ -74,7 +74,9 @@ def test_a_playbook_is_found_by_its_full_name_and_can_be_read(run, playbook):
 def test_every_variable_is_specified_with_the_default_that_it_has():
     entries = load(ROLE / "meta/argument_specs.yml")["argument_specs"]
     options = entries["main"]["options"]
-    assert {name: option["default"] for name, option in options.items()} == load(ROLE / "defaults/main.yml")
+    defaults = {name: option["default"] for name, option in options.items() if "default" in option}
+    assert defaults == load(ROLE / "defaults/main.yml")
+    assert set(options) - set(defaults) == {"lxcfs_py_serial"}
     assert all(option["description"] for entry in entries.values() for option in entry["options"].values())
     used = {
         name for file in COLLECTION.glob("playbooks/*.yml") for name in PLAYBOOKS_VARIABLE.findall(file.read_text())
@@ -83,7 +85,11 @@ def test_every_variable_is_specified_with_the_default_that_it_has():
 
 
 def test_the_batches_are_those_that_the_documentation_says():
-    default = json.dumps(load(ROLE / "defaults/main.yml")["lxcfs_py_serial"]).replace('"', "'")
+    tasks = load(ROLE / "tasks/preflight.yml")
+    (batches,) = (task["vars"]["lxcfs_py_serial"] for task in tasks if "lxcfs_py_serial" in task.get("vars", {}))
+    default = json.dumps(batches).replace('"', "'")
+    described = load(ROLE / "meta/argument_specs.yml")["argument_specs"]["main"]["options"]["lxcfs_py_serial"]
+    assert default in described["description"][0]
     for playbook in ("rollout", "remove"):
         assert f"lxcfs_py_serial | default({default})" in (COLLECTION / f"playbooks/{playbook}.yml").read_text()
 
@@ -99,7 +105,7 @@ def test_the_documentation_can_be_read_with_ansible_doc(run):
     shown = run("ansible-doc", "-t", "role", "--json", "lxcfs_py.fleet.lxcfs_py")
     assert shown.returncode == 0, shown.stderr
     entries = json.loads(shown.stdout)["lxcfs_py.fleet.lxcfs_py"]["entry_points"]
-    assert set(entries["main"]["options"]) == set(load(ROLE / "defaults/main.yml"))
+    assert set(entries["main"]["options"]) == {*load(ROLE / "defaults/main.yml"), "lxcfs_py_serial"}
     assert set(entries["report"]["options"]) == {"lxcfs_py_report_directory"}
 
 

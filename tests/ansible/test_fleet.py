@@ -131,6 +131,25 @@ def test_the_first_host_that_fails_is_rolled_back_and_no_batch_comes_after_its_o
     assert {command.host for command in fleet.commands()} == {*first, *second}
 
 
+def test_a_version_that_takes_a_host_off_the_network_stops_the_rollout_and_a_host_that_was_off_it_does_not(
+    fleet: Fleet,
+) -> None:
+    first, second, third = fleet.batches
+    for name in second:
+        fleet.change(name, version=OLD, breaks_with="")
+    fleet.change(second[0], is_reachable=False)
+    fleet.change(second[1], lost_with=NEW)
+    done = fleet.play("rollout")
+    assert f"{second[1]} cannot be reached any more, since what was changed there. No other" in done.stdout
+    assert fleet.versions(third) == {OLD: len(third)}
+    assert not {command.host for command in fleet.commands()} & set(third)
+    fleet.change(second[1], lost_with="never")
+    some = ",".join((*first, *second, third[0]))
+    assert fleet.play("rollout", "--limit", some, lxcfs_py_serial=[len(first), len(second), 1]).returncode == 4
+    assert fleet.versions([second[1], *third]) == {NEW: 2, OLD: len(third) - 1}
+    fleet.change(second[0], is_reachable=True)
+
+
 def test_a_rollout_goes_in_batches_with_no_more_hosts_at_once_than_forks(fleet: Fleet) -> None:
     fleet.change(fleet.batches[1][0], breaks_with="")
     done = fleet.play("rollout")

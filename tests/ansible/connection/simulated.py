@@ -40,7 +40,8 @@ CONFIG = "/etc/lxcfs.toml"
 FRESH = {"version": "", "files": {}, "config": "", "containers": [], "breaks_with": "", "is_reachable": True}
 # A host may also have: "reload_fails"; "lacks_lists", so that apt finds no dependency; "c_program", the version of its
 # package, and "c_users", the containers that have its files; "has_library", of the engine fusepy; "is_debian_14", which
-# has no package of that; "stops", how often the service was stopped.
+# has no package of that; "stops", how often the service was stopped; "is_disabled", the service at boot; "apt_fails";
+# "lost_with", a version with which it cannot be reached; "others", containers with views that are not the package's.
 
 
 class Connection(ConnectionBase):
@@ -76,7 +77,7 @@ class Connection(ConnectionBase):
         time.sleep(float(os.environ.get("LXCFS_PY_SIMULATED_SECONDS", "0")))
         file = self._directory / f"{self._name}.json"
         host = {**FRESH, **json.loads(file.read_text())}
-        if not host["is_reachable"]:
+        if not host["is_reachable"] or host["version"] == host.get("lost_with", "never"):
             raise AnsibleConnectionFailure("no route to host")
         before = json.dumps(host)
         answer = self._module(bytes(in_data).decode(), host) if in_data else _shell(cmd)
@@ -100,6 +101,9 @@ class Connection(ConnectionBase):
             path = arguments["argv"][1]
             others = any(name.startswith(f"{path}/") for name in host["files"])
             return {"rc": int(others or not host["files"].pop(path, "")), "stdout": "", "stderr": "", "changed": True}
+        if (arguments.get("argv") or [""])[0] == "dpkg-query":
+            said = f"installed {host['version']}" if host["version"] else ""
+            return {"rc": int(not said), "stdout": said, "stderr": "", "changed": True}
         if (arguments.get("argv") or [""])[0] == "/usr/bin/python3":
             said = "" if host.get("has_library") else "Traceback\nModuleNotFoundError: No module named 'mfusepy'"
             return {"rc": int(bool(said)), "stdout": "", "stderr": said, "changed": True}
@@ -116,6 +120,8 @@ class Connection(ConnectionBase):
         if arguments.get("update_cache") and not names:
             host.pop("lacks_lists", None)
             return {"changed": True}
+        if host.get("apt_fails"):
+            return {"failed": True, "msg": "Failed to lock apt for exclusive operation"}
         if host.get("lacks_lists"):
             return {"failed": True, "msg": "Dependency is not satisfiable: python3-psutil"}
         if names in ("python3-fusepy", ["python3-fusepy"]):
@@ -166,6 +172,8 @@ class Connection(ConnectionBase):
             return {"failed": True, "msg": "Unable to reload service lxcfs-py"}
         changed = arguments["state"] in ("restarted", "reloaded") or not host.get("runs")
         host["runs"] = arguments["state"] != "stopped"
+        if arguments.get("enabled") is not None:
+            host["is_disabled"] = not arguments["enabled"]
         host["stops"] = host.get("stops", 0) + (not host["runs"])
         return {"changed": changed, "status": {}}
 
@@ -177,7 +185,8 @@ def _shell(command: str) -> str:
 
 
 def _users(host: dict[str, Any]) -> list[str]:
-    return [f"{pid}\t/docker/{pid}\tserved" for pid in host["containers"]] if host["version"] else []
+    containers = [*host.get("others", []), *(host["containers"] if host["version"] else [])]
+    return [f"{pid}\t/docker/{pid}\tserved" for pid in containers]
 
 
 def _mountpoint(toml: bytes) -> str:
@@ -189,6 +198,8 @@ def _mountpoint(toml: bytes) -> str:
 def _looked(host: dict[str, Any], line: str) -> list[str]:
     """Return what files/look.sh prints."""
     lines = ["packages apt", "systemd"]
+    lines += ["stopped"] if not host.get("runs") else []
+    lines += ["disabled"] if host.get("is_disabled") else []
     lines += [f"config {host['config']}"] if host["config"] else []
     if host["version"]:
         lines += [f"installed {host['version']}", 'engine = "auto"', '"proc/meminfo"']
