@@ -176,7 +176,7 @@ def test_the_c_program_is_found_with_who_has_its_files(tmp_path):
         "#!/bin/sh\nfor name; do :; done\n[ $name = lxcfs-py ] || echo installed 5.0.3\n"
     )
     (tmp_path / "dpkg-query").chmod(0o755)
-    for name in ("sh", "sed", "grep", "tail", "stat", "date", "readlink"):
+    for name in ("sh", "sed", "grep", "tail", "stat", "date", "readlink", "dirname", "basename"):
         (tmp_path / name).symlink_to(shutil.which(name))
     script = MOUNTED.replace("{script}", str(ROLE / "files/look.sh"))
     places = 'mount -t tmpfs none /var/lib && mkdir /var/lib/lxcfs && PATH=$0 exec "$@"'
@@ -186,6 +186,30 @@ def test_the_c_program_is_found_with_who_has_its_files(tmp_path):
     found = looked.stdout.splitlines()
     assert found[1] == "lxcfs 5.0.3", looked.stderr
     assert [line for line in found if line.startswith(("lxcfs r", "uses"))] == ["lxcfs running", "uses 1"]
+
+
+def test_the_c_program_is_found_where_a_link_leads_to_its_mount(tmp_path):
+    script = MOUNTED.replace("{script}", str(ROLE / "files/look.sh")).replace("/var/lib/lxcfs", "/var/lib/views")
+    places = 'mount -t tmpfs none /var/lib && mkdir /var/lib/views && ln -s views /var/lib/lxcfs && exec "$@"'
+    alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", places, "sh"]
+    looked = subprocess.run([*alone, sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert "lxcfs running" in looked.stdout.splitlines(), looked.stderr
+
+
+STATES = "installed half-configured half-installed unpacked triggers-pending config-files not-installed"
+
+
+@pytest.mark.parametrize("state", STATES.split())
+def test_a_package_that_is_half_there_is_there(tmp_path, state):
+    for name, line in {"dpkg-query": f"echo '{state} 0.2.0'", "systemctl": "echo inactive; exit 1"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    command = ["sh", str(ROLE / "files/look.sh"), "/nothing", "/nothing"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    is_there = state not in ("config-files", "not-installed")
+    assert ("installed 0.2.0" in found, "lxcfs 0.2.0" in found) == (is_there, is_there)
+    assert ("stopped" in found, "disabled" in found) == (True, True)
 
 
 def test_a_host_whose_mount_has_no_connection_to_be_seen_is_looked_at_to_the_end(tmp_path):

@@ -182,6 +182,7 @@ def host(fleet: Fleet) -> str:
     """One that has the old version."""
     normal = {"reload_fails": False, "lacks_lists": False, "c_program": "", "c_users": []}
     normal.update(has_library=False, is_debian_14=False, stops=0)
+    normal.update(runs=True, is_disabled=False, apt_fails=False, others=[])
     fleet.change(fleet.names[0], version=OLD, config="", files={}, breaks_with="", **normal)
     return fleet.names[0]
 
@@ -272,6 +273,68 @@ def test_dotted_keys_which_the_role_would_not_go_by_are_refused(fleet: Fleet, ho
     done = fleet.play("rollout", "--limit", host, lxcfs_py_config={**dotted, "policy": [{"cpu.mode": "cpuset"}]})
     assert (done.returncode, state(fleet, host)) == (2, (OLD, False))
     assert "lxcfs_py_config has fuse.engine, metrics.listen: only keys of policies" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("config", [{"unknown": None}, {"cpu": {"mode": None}}, {"policy": [{"memory.swap": None}]}])
+def test_a_key_without_a_value_is_refused_wherever_it_is(fleet: Fleet, host: str, config: dict[str, Any]) -> None:
+    done = fleet.play("rollout", "--limit", host, lxcfs_py_config=config)
+    assert (done.returncode, state(fleet, host)) == (2, (OLD, False))
+    assert "or a key without a value" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("word", ["true", "false", "no"])
+def test_switches_may_be_words_as_the_command_line_has_them(fleet: Fleet, host: str, word: str) -> None:
+    fleet.change(host, containers=["71"])
+    words = ("-e", f"lxcfs_py_break_containers={word} lxcfs_py_replace_lxcfs={word}")
+    done = fleet.play("remove", "--limit", host, *words)
+    assert (done.returncode, state(fleet, host)[0]) == ((0, "") if word == "true" else (2, OLD))
+    assert ("They are those of the processes 71," in " ".join(done.stdout.split())) == (word != "true")
+    fleet.change(host, version="", c_program="5.0.3", c_users=["72"])
+    done = fleet.play("rollout", "--limit", host, *words)
+    assert (done.returncode, state(fleet, host)[0]) == ((0, NEW) if word == "true" else (2, ""))
+    assert ("has the C program lxcfs (5.0.3)" in done.stdout) == (word != "true")
+
+
+@pytest.mark.parametrize(("batches", "code"), [([1, "10%", "100%"], 0), (["100%"], 2)])
+def test_batches_in_the_inventory_are_refused_where_the_play_has_others(
+    fleet: Fleet, host: str, batches: list[Any], code: int
+) -> None:
+    variables = fleet.directory / f"host_vars/{host}.json"
+    variables.parent.mkdir(exist_ok=True)
+    variables.write_text(json.dumps({"lxcfs_py_serial": batches}))
+    try:
+        refused = fleet.play("rollout", "--limit", host, "--check")
+        taken = fleet.play("rollout", "--limit", host, "--check", lxcfs_py_serial=[2])
+    finally:
+        variables.unlink()
+    assert (refused.returncode, taken.returncode) == (code, 0)
+    assert ("give it as an extra variable (-e)" in " ".join(refused.stdout.split())) == bool(code)
+
+
+def test_where_apt_fails_and_nothing_has_changed_the_rollback_does_not_need_it(fleet: Fleet, host: str) -> None:
+    fleet.change(host, apt_fails=True)
+    done = fleet.play("rollout", "--limit", host, "--tags", "lxcfs_py_install")
+    assert (done.returncode, state(fleet, host)) == (2, (OLD, False))
+    assert "Failed to lock apt" in done.stdout
+    assert f"The host was rolled back to {OLD}." in done.stdout
+
+
+@pytest.mark.parametrize(("runs", "is_disabled"), [(False, True), (False, False), (True, True)])
+def test_a_rollback_leaves_the_service_as_it_was(fleet: Fleet, host: str, runs: bool, is_disabled: bool) -> None:
+    fleet.change(host, breaks_with=NEW, runs=runs, is_disabled=is_disabled)
+    done = fleet.play("rollout", "--limit", host)
+    assert (done.returncode, state(fleet, host)) == (2, (OLD, False))
+    assert f"The host was rolled back to {OLD}." in done.stdout
+    found = json.loads((fleet.directory / f"hosts/{host}.json").read_text())
+    assert (found["runs"], found["is_disabled"]) == (runs, is_disabled)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_rollback_takes_no_views_that_were_there_without_the_package(fleet: Fleet, host: str, breaks: bool) -> None:
+    fleet.change(host, version="", containers=[], others=["71"], breaks_with=NEW)
+    done = fleet.play("rollout", "--limit", host, lxcfs_py_break_containers=breaks)
+    assert (done.returncode, state(fleet, host)[0]) == (2, "" if breaks else NEW)
+    assert ("had the views all the same: those of the processes 71." in " ".join(done.stdout.split())) != breaks
 
 
 DROP_INS = "/etc/systemd/system/lxcfs-py.service.d"
