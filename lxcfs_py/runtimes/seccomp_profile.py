@@ -14,12 +14,11 @@ from typing import Any
 
 from lxcfs_py.config import Config
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import regular_file
-from lxcfs_py.linux.digest import digest
+from lxcfs_py.linux import regular_file, runtime_directory
 
 CALLS = ("sched_getaffinity", "sysinfo")
 
-SOCKET = "/run/lxcfs-py/seccomp.sock"
+SOCKET = f"{runtime_directory.PATH}/seccomp.sock"
 """Where the daemon takes listeners from the engines."""
 
 
@@ -38,7 +37,7 @@ INSTALLED_FOR_LXC = "/usr/share/lxcfs-py/lxc.seccomp"
 
 def socket_of(mountpoint: str) -> str:
     """Return where the daemon at a mountpoint takes listeners: a well-known path for the well-known mountpoint."""
-    return SOCKET if mountpoint == Config().mountpoint else f"/run/lxcfs-py/{digest(mountpoint).hex()}.seccomp"
+    return SOCKET if mountpoint == Config().mountpoint else runtime_directory.path_of(mountpoint, "seccomp")
 
 
 def is_others(listener: str) -> bool:
