@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _CONSTANT = (b"VmallocTotal", b"Hugepagesize")
 
 # What is in swap, or was there and still has its place in it.
-_IN_SWAP = {"SwapCached", "Zswap", "Zswapped"}
+_IN_SWAP = ("SwapCached", "Zswap", "Zswapped")
 
 # A label of 16 characters and a number flush right in 8, unless that has more digits.
 _NUMBER_END = 24
@@ -52,8 +52,9 @@ def figures(cgroup: Cgroup, memory: Memory, host: Host, config: Config) -> dict[
     amounts["Inactive"] = amounts["Inactive(anon)"] + amounts["Inactive(file)"]
     swap, free = swap_in(memory, machine) if config.memory.swap else (0, 0)
     amounts["SwapTotal"], amounts["SwapFree"] = swap, free
-    for name in _IN_SWAP & amounts.keys():
-        amounts[name] = min(amounts[name], swap - free)
+    for name in _IN_SWAP:
+        if amounts.get(name):
+            amounts[name] = min(amounts[name], swap - free)
     huge, ordinary = host.huge_pages(), total
     if huge:  # a limit of memory leaves them out, and the machine's memory has them in it
         ordinary = min(total, machine.total - sum(size * pages for size, pages in huge.items()))
