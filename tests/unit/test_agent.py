@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
-from lxcfs_py.linux import seccomp
+from lxcfs_py.linux import peer, seccomp
 from lxcfs_py.linux.seccomp import Notification
 from lxcfs_py.syscalls import agent
 from lxcfs_py.syscalls.agent import Agent
@@ -159,6 +159,18 @@ def test_of_more_runtimes_than_the_bound_that_say_nothing_the_first_gives_way(
         assert [runtime.recv(1) for runtime in runtimes[:2]] == [b"", b""]
         send(agent_of, server, {"state": {"id": "web"}}, ends)
         assert listeners(kept) == 1
+
+
+def test_who_is_not_root_is_no_runtime(
+    agent_of: Agent, server: Full, kept: dict[str, int], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(peer, "of", lambda connection: (7, 1000))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(server.getsockname())
+        attend(agent_of)
+        assert connection.recv(1) == b""
+    assert list(kept) == [agent.MEMORY]
+    assert caplog.messages == ["a connection was refused: user 1000 is not root"]
 
 
 def test_lxcs_monitors_count_as_listeners_do(

@@ -26,6 +26,18 @@ def test_the_fullest_one_is_of_the_branch_that_holds_the_most() -> None:
     assert list(branches.fullest()) == []
 
 
+def test_what_is_removed_is_forgotten_with_its_branches() -> None:
+    """Else a container that makes one cgroup after the other fills the memory."""
+    branches = Branches()
+    for handle, owner in enumerate(("/a/1", "/a/1", "/a/2")):
+        branches.add(owner, handle)
+    branches.remove("/a/1", 0)
+    branches.remove("/a/2", 2)
+    assert list(branches.fullest()) == [1]
+    branches.remove("/a/1", 1)
+    assert branches._root.branches == {}
+
+
 def test_one_is_fuller_than_an_owner_where_their_ways_part() -> None:
     branches = Branches()
     for handle, owner in enumerate(("/a/1", "/a/2", "/a/3", "/b/1", "/b/1")):

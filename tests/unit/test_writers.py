@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 
 from lxcfs_py import isolated
+from lxcfs_py.linux import seccomp
 from lxcfs_py.syscalls import writable, writers
 from lxcfs_py.syscalls.writers import Order, Writer, Writers
 
@@ -73,6 +76,50 @@ def test_an_address_of_the_kernels_does_not_end_who_writes(
     monkeypatch.setattr(writable, "_is_known", False)  # as before Linux 6.11
     assert writers._do(order(monitor, b"none", address)) == 0
     assert monitor.recv(64) == FAILED
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "said"), [(2, 0, True), (1, 0, False), (0, errno.ENOENT, False), (0, errno.ENOTTY, True)]
+)
+def test_memory_is_writable_where_the_kernel_says_so_of_all_of_it_or_cannot_be_asked(
+    monkeypatch: pytest.MonkeyPatch, flags: int, error: int, said: bool
+) -> None:
+    """Through /proc/PID/mem, root writes to memory that is for reading alone, too."""
+
+    def ioctl(_: int, __: int, query: bytes) -> bytes:
+        if error:
+            raise OSError(error, os.strerror(error))
+        address = writable._QUERY.unpack(query)[2]
+        return writable._QUERY.pack(0, 0, 0, 0, address + 4096, 2 if address < 8192 else flags)
+
+    monkeypatch.setattr(writable, "_is_known", True)
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    before = os.listdir("/proc/self/fd")
+    assert writable.is_writable(os.getpid(), 4096, 8192) == said
+    assert os.listdir("/proc/self/fd") == before
+    assert writable._is_known == (error != errno.ENOTTY), "it is asked no more where it does not know"
+
+
+@pytest.mark.parametrize(("valid", "can"), [(False, True), (True, False)])
+def test_nothing_is_written_for_a_call_that_is_over_or_where_its_thread_may_not_write(
+    monitor: socket.socket, room: ctypes.Array[ctypes.c_char], monkeypatch: pytest.MonkeyPatch, valid: bool, can: bool
+) -> None:
+    answers: list[bytes] = []
+    monkeypatch.setattr(seccomp, "is_valid", lambda *_: valid)
+    monkeypatch.setattr(writable, "is_writable", lambda *_: can)
+    monkeypatch.setattr(seccomp, "send", lambda _, answer: answers.append(answer))
+    assert writers._do(order(monitor, b"answer", ctypes.addressof(room))._replace(call=7)) == 0
+    assert (room.value, answers) == (b"", [FAILED])
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.EINPROGRESS, errno.EBADF])
+def test_a_call_for_which_nobody_waits_any_longer_is_no_error(
+    monitor: socket.socket, room: ctypes.Array[ctypes.c_char], monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    monkeypatch.setattr(seccomp, "is_valid", lambda *_: True)
+    monkeypatch.setattr(seccomp, "send", Mock(side_effect=OSError(error, os.strerror(error))))
+    done = writers._do(order(monitor, b"answer", ctypes.addressof(room))._replace(call=7))
+    assert done == (errno.EBADF if error == errno.EBADF else 0)
 
 
 def test_memory_that_was_sent_is_written_to_and_closed(
