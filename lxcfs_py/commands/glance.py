@@ -14,7 +14,7 @@ from lxcfs_py.cgroup import layout
 from lxcfs_py.cgroup.layout import Paths
 from lxcfs_py.config import Config
 from lxcfs_py.container import visible_cpus
-from lxcfs_py.container.containers import Container, Containers
+from lxcfs_py.container.containers import Container, Containers, UnplacedError
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
 from lxcfs_py.daemon import control as daemon
@@ -113,8 +113,8 @@ class Glance:
         told = self._told()
         names, rows, counters = Names(), [], {}
         for pid in self._files:
-            with contextlib.suppress(OSError, ValueError, ArithmeticError):  # it has ended
-                container = self._known.of(pid)
+            with contextlib.suppress(UnplacedError, OSError, ValueError, ArithmeticError):  # it has ended
+                container = self._known.placed(pid)
                 if container is not None:
                     counters[pid] = self._count(container, told.get(pid))
                     rows.append(self._row(pid, container, counters[pid], told.get(pid), names))

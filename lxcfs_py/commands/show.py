@@ -50,7 +50,10 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def text_of(name: str, pid: int, config_file: Optional[str]) -> bytes:
-    """Return what a process reads of a file: the daemon's word, or where none runs, what is computed here. OSError."""
+    """Return what a process reads of a file: the daemon's word, or where none runs, what is computed here.
+
+    UnplacedError, OSError.
+    """
     config = load_config(config_file)
     try:
         text = control.read(config.mountpoint, pid, f"/{name}")

@@ -39,11 +39,11 @@ class Subject:
     """A container whose figures are to be explained, as it is now."""
 
     def __init__(self, pid: int, config: Config) -> None:
-        """Place a process. OSError when it has ended."""
+        """Place a process. UnplacedError where it cannot be told where it is, OSError when it has ended."""
         self._layout = layout.find()
         self.config = config
         sampler = Sampler(config.loadavg.interval)
-        self.container: Optional[Container] = Containers(self._layout, Ledger(), sampler).of(pid)
+        self.container: Optional[Container] = Containers(self._layout, Ledger(), sampler).placed(pid)
         self.init = self.container.init if self.container else pid
         self.host = Host().with_clock(processes.boottime_offset(pid, self.init))
         self.policies = []

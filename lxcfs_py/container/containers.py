@@ -27,6 +27,7 @@ from lxcfs_py.container.cpu_time import Account, Ledger
 from lxcfs_py.container.eviction import choose
 from lxcfs_py.container.load import Load, Sampler
 from lxcfs_py.container.paged import Paged
+from lxcfs_py.errors import LxcfsError, in_words
 from lxcfs_py.linux import roots
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
@@ -50,6 +51,22 @@ _REFRESH_SECONDS = 1.0
 _MAX_PROCESSES = 1024
 _MAX_ENTERED = 16
 _MAX_ANCESTORS = 64
+
+
+class UnplacedError(LxcfsError):
+    """Why it cannot be told which container a process is in: one sentence for the operator."""
+
+    def __init__(self, pid: int, error: OSError) -> None:
+        if isinstance(error, _ENDED):
+            sentence = f"process {pid} has ended"
+        elif isinstance(error, PermissionError):
+            sentence = (
+                f"the namespaces of process {pid} cannot be read ({error.strerror}): run this as root, with "
+                "CAP_SYS_PTRACE"
+            )
+        else:
+            sentence = f"it cannot be told which container process {pid} is in: {in_words(error)}"
+        super().__init__(sentence)
 
 
 class Container:
@@ -245,30 +262,40 @@ class Containers:
     def of(self, pid: int) -> Optional[Container]:
         """Return the container that a process or thread is in, None for the host and who cannot be placed."""
         try:
-            inode = os.stat(f"{roots.PROC}/{pid}").st_ino
-            reader = self._readers.get(pid)
-            if reader is not None and reader.inode == inode and time.monotonic() - reader.found < _REFRESH_SECONDS:
-                container = reader.container()
-                if container is not None and self._watched.get(container.key()) is container:
-                    return container
-            try:
-                container = self._place(pid)
-            except OSError as error:
-                if error.errno == errno.ENAMETOOLONG:
-                    container = self._place_by_another(reader if reader and reader.inode == inode else None, pid)
-                    if container is None:
-                        raise
-                elif error.errno in _NO_DESCRIPTORS:
-                    self._make_room()
-                    container = self._place(pid)
-                else:
-                    raise
-            if container is not None and not (reader and reader.inode == inode and reader.container() is container):
-                container.note_reader(pid)
-            offset = processes.boottime_offset(pid, container.init) if container is not None else 0
+            return self._found(pid)
         except OSError as error:
             self._count_unplaced(pid, error)
             return None
+
+    def placed(self, pid: int) -> Optional[Container]:
+        """Return the container that a process is in, None for the host alone. UnplacedError where that is not known."""
+        try:
+            return self._found(pid)
+        except OSError as error:
+            raise UnplacedError(pid, error) from None
+
+    def _found(self, pid: int) -> Optional[Container]:
+        inode = os.stat(f"{roots.PROC}/{pid}").st_ino
+        reader = self._readers.get(pid)
+        if reader is not None and reader.inode == inode and time.monotonic() - reader.found < _REFRESH_SECONDS:
+            container = reader.container()
+            if container is not None and self._watched.get(container.key()) is container:
+                return container
+        try:
+            container = self._place(pid)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                container = self._place_by_another(reader if reader and reader.inode == inode else None, pid)
+                if container is None:
+                    raise
+            elif error.errno in _NO_DESCRIPTORS:
+                self._make_room()
+                container = self._place(pid)
+            else:
+                raise
+        if container is not None and not (reader and reader.inode == inode and reader.container() is container):
+            container.note_reader(pid)
+        offset = processes.boottime_offset(pid, container.init) if container is not None else 0
         if container is not None:
             if len(self._readers) >= _MAX_READERS:
                 self._readers.clear()
@@ -508,7 +535,9 @@ class Containers:
         self.unplaced += 1
         if self.unplaced == 1:
             log.warning(
-                "process %d cannot be placed and sees the host's files: %s (said once, counted from now on)", pid, error
+                "process %d cannot be placed and sees the host's files: %s (said once, counted from now on)",
+                pid,
+                in_words(error),
             )
 
 

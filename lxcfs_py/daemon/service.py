@@ -169,8 +169,12 @@ def _give_up(engine: Engine) -> None:
 
 
 def show(config: Config, path: str, pid: int) -> bytes:
-    """Return what a process would read of a file, without any mount. OSError when there is no such file."""
+    """Return what a process would read of a file, without any mount.
+
+    UnplacedError where it cannot be told which container it is in, OSError when there is no such file.
+    """
     containers = Containers(find_hierarchies(), Ledger(), Sampler(config.loadavg.interval))
+    containers.placed(pid)
     filesystem = Filesystem(Host(), containers, config)
     return filesystem.render(pid, filesystem.follow(pid, path))
 

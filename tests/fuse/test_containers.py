@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from lxcfs_py.cgroup.layout import find
 from lxcfs_py.container import containers as module
 from lxcfs_py.container import eviction, processes
-from lxcfs_py.container.containers import Containers
+from lxcfs_py.container.containers import Containers, UnplacedError
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
 from lxcfs_py.container.visible_cpus import Visible
@@ -176,8 +176,19 @@ def test_a_process_that_cannot_be_placed_sees_the_host_is_counted_and_logged_onc
         assert containers.of(pid) is None
     assert containers.unplaced == 4
     (record,) = caplog.records
-    assert record.getMessage().startswith("process 0 cannot be placed and sees the host's files: ")
+    why = "cannot be placed and sees the host's files: /proc/0: No such file or directory"
+    assert record.getMessage() == f"process 0 {why} (said once, counted from now on)"
     assert record.levelname == "WARNING"
+
+
+def test_a_command_that_cannot_place_a_process_logs_nothing_and_says_why(containers, caplog, sandbox):
+    box = sandbox()
+    assert containers.placed(box.init).init == box.init
+    ended = subprocess.Popen(["true"])
+    ended.wait(10)
+    with pytest.raises(UnplacedError, match=rf"process {ended.pid} has ended"):
+        containers.placed(ended.pid)
+    assert not caplog.records
 
 
 # Finding init

@@ -177,7 +177,7 @@ def test_links_are_followed_as_the_containers_kernel_does(explain: Any, sandbox:
     ],
 )
 def test_what_is_no_file_is_said_in_a_sentence(path: str, said: str, explain: Any) -> None:
-    for pid in (os.getpid(), 1):
+    for pid in (os.getpid(), os.getppid()):
         shown = explain("show", path, "--pid", pid)
         assert shown.startswith(f"lxcfs-py: {path!r} ")
         assert said in shown

@@ -30,7 +30,7 @@ ARGUMENTS = {
     "check": None,
     "status": [],
     "show": ["meminfo"],
-    "explain": ["meminfo", "--pid", "1"],
+    "explain": ["meminfo", "--pid", str(os.getpid())],
     "try": ["--", "true"],
     "mounts": ["docker"],
     "attach": ["--all"],
@@ -49,6 +49,7 @@ TAKE_A_MOUNTPOINT = {"run": [], "status": ["--mountpoint"], "try": ["--mountpoin
 SITUATIONS = {
     "an ordinary user": ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"],
     "root without capabilities": ["setpriv", "--bounding-set=-all", "--inh-caps=-all"],
+    "root without CAP_SYS_PTRACE": ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"],
     "root without CAP_SYS_ADMIN": ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"],
     "no /dev/fuse": [
         *("unshare", "--mount", "--propagation=private", "sh", "-c"),
@@ -100,6 +101,24 @@ def test_who_cannot_mount_is_told_what_is_lacking(place: Path) -> None:
     run = (sys.executable, "-m", "lxcfs_py", *arguments("run", place))
     assert "CAP_SYS_ADMIN" in told(*SITUATIONS["root without capabilities"], *run).stderr
     assert "has not got /dev/fuse, which" in told(*SITUATIONS["no /dev/fuse"], *run).stderr
+
+
+def test_who_may_not_look_at_a_process_is_not_told_that_it_sees_the_host(
+    place: Path, sandbox: Callable[..., Sandbox]
+) -> None:
+    pid = sandbox(memory=64 << 20).init
+    sentence = (
+        f"lxcfs-py: the namespaces of process {pid} cannot be read (Permission denied): run this as root, with "
+        "CAP_SYS_PTRACE\n"
+    )
+    for command, situation, config in (
+        ("show", "an ordinary user", "/dev/null"),  # who can read no other here
+        ("show", "root without CAP_SYS_PTRACE", str(place)),
+        ("explain", "root without CAP_SYS_PTRACE", str(place)),
+    ):
+        asked = [command, "meminfo", "--config", config, "--pid", str(pid)]
+        done = told(*SITUATIONS[situation], sys.executable, "-m", "lxcfs_py", *asked)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
 
 
 def test_with_a_mount_that_is_dead_no_command_shows_a_traceback_or_waits(place: Path) -> None:
