@@ -96,7 +96,7 @@ def ask(mountpoint: Path, configured: Optional[Configured] = None) -> list[Quest
     """
     cpu = max(os.sched_getaffinity(0))
     with Sandbox(memory=MEMORY, swap=None, cpus=QUOTA, cpuset=str(cpu), views=mountpoint) as box:
-        box.popen([sys.executable, "-I", "-c", _BUSY])
+        box.popen([sys.executable, "-I", "-c", _BUSY], start_new_session=True)  # a Ctrl-C is not for it
         cgroup = open_cgroup(find(), processes.container_paths(box.init, processes.read(box.init, "cgroup")))
         init = processes.start_time(processes.read(box.init, "stat")) / 1e9
         config = configured(box.init) if configured else Config(files=Files(files.NAMES))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from types import SimpleNamespace
 from typing import Any, Callable
 
+import psutil
 import pytest
 
 from lxcfs_py.cgroup.tree import Room
@@ -40,6 +43,24 @@ def test_the_command_prints_a_table_and_says_how_many_agree(daemon: Any) -> None
     *rows, last = (row for row in done.stdout.splitlines() if not row.startswith("unknown  What did its disk do?"))
     assert all(row.startswith("agrees ") for row in rows)
     assert last == f"{len(rows)} of {len(rows)} agree"
+
+
+def test_a_ctrl_c_ends_it_without_a_word_of_the_containers_processes(daemon: Any) -> None:
+    words = [sys.executable, "-m", "lxcfs_py", "selftest", "--mountpoint", str(daemon.mountpoint)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    busy: list[psutil.Process] = []
+    deadline = time.monotonic() + 30
+    while not busy:
+        assert time.monotonic() < deadline
+        children = psutil.Process(process.pid).children(recursive=True)
+        with contextlib.suppress(psutil.Error):  # some come and go
+            busy = [each for each in children if selftest._BUSY in each.cmdline()]
+    time.sleep(1)  # it asks, or waits to ask once more
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.communicate(timeout=30)[1] == ""
+    assert process.returncode == 130
+    psutil.wait_procs(busy, 10)
+    assert not any(each.is_running() for each in busy)
 
 
 def test_the_disk_that_was_used_is_asked_of_and_held_against_the_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
