@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Callable
 
 from lxcfs_py.runtimes.sandbox import Sandbox
+from tests import wanted
 from tests.conftest import ROOT
 from tests.fuse import killed_at
 from tests.kept import reading, wait_for
@@ -136,17 +137,16 @@ SCENARIOS: dict[str, Callable[..., int]] = {
 }
 
 
-def run_trials(directory: Path, wanted: list[str]) -> None:
+def run_trials(directory: Path, arguments: list[str]) -> None:
     """Print the table: under the systemd that is to be tried."""
     service = Service(directory)
     version = subprocess.run(["systemctl", "--version"], check=True, capture_output=True, text=True).stdout.split()[1]
     print(f"Linux {platform.release()}, systemd {version}, Python {platform.python_version()}, {os.cpu_count()} CPUs\n")
     print("| what | times | reads | failed or odd | longest wait |\n| --- | --- | --- | --- | --- |", flush=True)
-    for each in wanted or SCENARIOS:
-        name, _, number = each.partition("=")
+    for name, numbers in wanted.scenarios(__doc__, SCENARIOS, arguments):
         scenario = SCENARIOS[name]
         with Sandbox(memory=256 << 20, cpus=0.25, views=service.mountpoint) as box, reading(box) as readers:
-            times = scenario(service, *map(int, filter(None, number.split("+"))))
+            times = scenario(service, *numbers)
         print(f"| {scenario.__doc__} | {times} | {readers.reads} | 0 | {readers.longest:.2f} s |", flush=True)
 
 
@@ -176,6 +176,7 @@ def main() -> int:
     if sys.argv[1:2] == ["--trials"]:
         run_trials(Path(sys.argv[2]), sys.argv[3:])
         return 0
+    wanted.scenarios(__doc__, SCENARIOS)
     return boot(sys.argv[1:])
 
 

@@ -26,6 +26,7 @@ import psutil
 
 from lxcfs_py.runtimes import seccomp_profile
 from lxcfs_py.runtimes.sandbox import Sandbox
+from tests import wanted
 from tests.calls import MEMORY, calling
 from tests.conftest import ROOT, Daemon, unmount_below
 from tests.fuse.test_held_pods import ATTACHES, HeldNode
@@ -230,11 +231,11 @@ def _run_of_pods(*number: int) -> str:
 
 def main() -> None:
     """Run those that are named, or all."""
+    chosen = wanted.scenarios(__doc__, SCENARIOS)
     print(f"Linux {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} CPUs\n")
     print("| what | times | reads | failed or odd | longest wait |\n| --- | --- | --- | --- | --- |", flush=True)
-    for wanted in sys.argv[1:] or SCENARIOS:
-        name, _, number = wanted.partition("=")
-        print(run(SCENARIOS[name], *map(int, filter(None, number.split("+")))), flush=True)
+    for name, numbers in chosen:
+        print(run(SCENARIOS[name], *numbers), flush=True)
 
 
 if __name__ == "__main__":

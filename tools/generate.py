@@ -6,6 +6,7 @@ one that begins with `before` is made anew.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import sys
 from collections.abc import Iterable, Iterator
@@ -116,6 +117,9 @@ def generated(part: Part, text: str) -> str:
 
 def main() -> int:
     """Write the parts, or with --check say which are out of date; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, and fail where something is out of date")
+    only_compared = parser.parse_args().check
     texts = {part.file: (ROOT / part.file).read_text() for part in PARTS}
     current = dict(texts)
     for part in PARTS:
@@ -125,17 +129,17 @@ def main() -> int:
         current[name] = text
     stale = [name for name, text in current.items() if text != texts[name]]
     for name in stale:
-        if "--check" in sys.argv:
+        if only_compared:
             print(f"{name} is out of date: run make generate", file=sys.stderr)
         else:
             (ROOT / name).write_text(current[name])
             print(f"wrote {name}")
     for path in chart.stale():
         stale.append(str(path.relative_to(ROOT)))
-        print(f"{stale[-1]} is out of date: run make generate" if "--check" in sys.argv else f"wrote {stale[-1]}")
-    if "--check" not in sys.argv:
+        print(f"{stale[-1]} is out of date: run make generate" if only_compared else f"wrote {stale[-1]}")
+    if not only_compared:
         chart.write()
-    return 1 if stale and "--check" in sys.argv else 0
+    return 1 if stale and only_compared else 0
 
 
 if __name__ == "__main__":

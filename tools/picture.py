@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import re
 import subprocess
@@ -80,6 +81,7 @@ def drawn(text: str) -> str:
 
 def main() -> None:
     """Draw it."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory(prefix="lxcfs-py-picture-") as name:
         directory = Path(name)
         mountpoint, config = directory / "mount", directory / "lxcfs.toml"

@@ -5,6 +5,7 @@ What came to new lines is added to the corpus, and so is what failed.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 
@@ -14,5 +15,10 @@ from tests.fuzz.targets import TARGETS
 HOUR = 3600.0
 
 if __name__ == "__main__":
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else HOUR
-    sys.exit(0 if all_of(seconds, sys.argv[2:] or list(TARGETS), time.time_ns()) else 1)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seconds", nargs="?", type=float, default=HOUR, help="(%(default)s)")
+    parser.add_argument(
+        "target", nargs="*", metavar="TARGET", choices=[[], *TARGETS], default=[], help=", ".join(TARGETS)
+    )
+    options = parser.parse_args()
+    sys.exit(0 if all_of(options.seconds, options.target or list(TARGETS), time.time_ns()) else 1)

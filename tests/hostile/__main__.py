@@ -5,6 +5,7 @@ Of each attack, with Docker's default capabilities and with all; lxcfs-py beside
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import subprocess
@@ -47,8 +48,12 @@ def attacked(contender: Contender, attack: Attack, privileged: bool, seconds: fl
 
 def main() -> None:
     """Print the table, row by row."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
-    wanted = sys.argv[2:]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seconds", nargs="?", type=float, default=SECONDS, help="of each attack (%(default)s)")
+    names = [attack.name for attack in ATTACKS]
+    parser.add_argument("attack", nargs="*", metavar="ATTACK", choices=[[], *names], default=[], help=", ".join(names))
+    options = parser.parse_args()
+    seconds, wanted = options.seconds, options.attack
     cache = cached.directory()
     contenders = (lxcfs_py("kernel"), c_program())
     print(f"Linux {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} CPUs\n")

@@ -6,11 +6,11 @@ for that, divided by how often. The first read, at which a container is looked a
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import platform
 import signal
-import sys
 from typing import Callable, Optional
 
 from bench.contenders import Server, lxcfs_py, running
@@ -68,12 +68,15 @@ def row(docker: Docker, kind: str) -> str:
 
 def main() -> None:
     """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", nargs="*", metavar="KIND", choices=[[], *KINDS], default=[], help=", ".join(KINDS))
+    kinds = parser.parse_args().kind or KINDS
     cache = cached.directory()
     print(f"Linux {platform.release()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.0f}; ms of CPU time\n")
     print(f"| the container has | {' | '.join([*FILES, 'a listing of the CPUs'])} |")
     print(f"| --- {'| ---: ' * (len(FILES) + 1)}|", flush=True)
     with engine(cache, require) as docker:
-        for kind in sys.argv[1:] or KINDS:
+        for kind in kinds:
             print(f"| {kind} | {row(docker, kind)} |", flush=True)
 
 

@@ -6,6 +6,7 @@ end it prints what they have noticed, and what the server took after ten minutes
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import itertools
 import os
@@ -154,4 +155,7 @@ def soak(minutes: float, containers: int) -> None:
 
 
 if __name__ == "__main__":
-    soak(float(sys.argv[1]) if len(sys.argv) > 1 else MINUTES, int(sys.argv[2]) if len(sys.argv) > 2 else CONTAINERS)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("minutes", nargs="?", type=float, default=MINUTES, help="(%(default)s)")
+    parser.add_argument("containers", nargs="?", type=int, default=CONTAINERS, help="that come and go (%(default)s)")
+    soak(**vars(parser.parse_args()))
