@@ -263,7 +263,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Metrics:
-    listen: Annotated[str, _rule('"" (off), "HOST:PORT", "[IPV6]:PORT"', _is_listen)] = ""
+    listen: Annotated[str, _rule(f'"" (off), {address.ALLOWED}', _is_listen)] = ""
     containers: Annotated[bool, _switch] = False
 
 
@@ -502,6 +502,12 @@ def _build_policy(table: dict[str, Any], number: int, faults: list[tuple[str, st
     understood = True
     for name, inner in table.items():
         for key, value in _flat(name, inner):
+            if key in KEYS and key not in known:
+                keys = ", ".join(map(_quoted, _BY_POLICY))
+                sentence = f"policy.{key} is the same for all containers; allowed in a policy: {keys}"
+                _add(faults, f"{place}.{key}", [sentence])
+                understood = False
+                continue
             if key not in known or "." in name:
                 _add(faults, f"{place}.{key}", _unknown(key, "." in name, known, "policy."))
                 understood = False
@@ -578,6 +584,9 @@ class _Statement(NamedTuple):
     opens_next: bool
     """True of a table that is the next one of an array, [[policy]]."""
 
+    tables: tuple[str, ...] = ()
+    """Those that a key with dots opens on the way: "cpu" for cpu.mode."""
+
 
 def _statements(text: str) -> Iterator[_Statement]:
     """Yield what a TOML document says, line by line, from 1.
@@ -606,22 +615,37 @@ def _statements(text: str) -> Iterator[_Statement]:
             table = f"{key}."
             yield _Statement(key[:_LONGEST_KEY], number, opens_next)
         else:
-            yield _Statement((table + dotted)[:_LONGEST_KEY], number, False)
+            key = (table + dotted)[:_LONGEST_KEY]
+            opened = tuple(place for place in _places(key)[1:] if len(place) > len(table))
+            yield _Statement(key, number, False, opened)
 
 
 def _set_again(text: str) -> Iterator[tuple[str, int, int]]:
-    """Yield what a TOML document says more than once: its dotted key, the line of before, and its own."""
+    """Yield what a TOML document says more than once: its dotted key, the line of before, and its own.
+
+    Tables that keys with dots open come last: these may do that again, but neither for what else is there, nor may that
+    come after them.
+    """
     before: dict[str, int] = {}
+    opened: dict[str, int] = {}
+    tables: list[tuple[str, int, int]] = []
     for statement in _statements(text):
         if statement.key in before:
             yield statement.key, before[statement.key], statement.line
+        elif statement.key in opened:
+            tables.append((statement.key, opened[statement.key], statement.line))
         before[statement.key] = statement.line
+        for table in statement.tables:
+            if table in before:
+                tables.append((table, before[table], statement.line))
+            opened.setdefault(table, statement.line)
+    yield from tables
 
 
 def _lines(text: str) -> dict[str, int]:
     """Dotted key or table -> the line, from 1, where a TOML document sets or opens it first."""
     found: dict[str, int] = {}
-    for key, number, opens_next in _statements(text):
+    for key, number, opens_next, _ in _statements(text):
         if opens_next:
             found.setdefault(key.partition("[")[0], number)
         for place in _places(key):

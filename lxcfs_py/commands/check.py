@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lxcfs_py import config as configuration
-from lxcfs_py.commands.common import CONFIG_PATH, add_config, config_given, load_config, new_command, resolved
+from lxcfs_py.commands.common import CONFIG_GIVEN, CONFIG_PATH, add_config, load_config, new_command, resolved
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import engines
 
@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
     )
     default = f"default: {CONFIG_PATH} if it is there"
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("file", type=config_given, metavar="FILE", nargs="?", help=default)
+    which.add_argument("file", type=CONFIG_GIVEN, metavar="FILE", nargs="?", help=default)
     add_config(which, "the same, as the other commands take it")
 
 

@@ -87,14 +87,21 @@ def new_command(
 def add_config(parser: argparse._ActionsContainer, what: str = "") -> None:
     """Add --config."""
     what = what or f"the configuration (default: {CONFIG_PATH} if it is there)"
-    parser.add_argument("--config", type=config_given, metavar="FILE", help=what)
+    parser.add_argument("--config", type=CONFIG_GIVEN, metavar="FILE", help=what)
 
 
-def config_given(text: str) -> str:
-    """Return the name of a configuration. argparse.ArgumentTypeError for none."""
-    if not text:
-        raise argparse.ArgumentTypeError("an empty path is no configuration: name a file")
-    return text
+def path_given(kind: str) -> Callable[[str], str]:
+    """Return the type of an argument that is a path, of a kind and with what to name: an empty one is refused."""
+
+    def given(text: str) -> str:
+        if not text:
+            raise argparse.ArgumentTypeError(f"an empty path is no {kind}")
+        return text
+
+    return given
+
+
+CONFIG_GIVEN = path_given("configuration: name a file")
 
 
 def add_mountpoint(parser: argparse.ArgumentParser, what: str, name: str = "--mountpoint", **options: Any) -> None:
@@ -200,7 +207,9 @@ def write(path: Optional[Path], text: str) -> None:
                     raise
                 path.write_text(text)
     except OSError as error:
-        raise CommandError(f"{path} cannot be written: {error.strerror}") from None
+        blocked = regular_file.not_a_directory(path.parent)
+        reason = f"{blocked} is not a directory" if blocked else error.strerror
+        raise CommandError(f"{path} cannot be written: {reason}") from None
 
 
 def counted(number: int, noun: str) -> str:
@@ -222,7 +231,12 @@ def add_container(parser: argparse.ArgumentParser, required: bool = True) -> Non
     which.add_argument("--docker", metavar="NAME", help="by Docker's name or id")
     which.add_argument("--podman", metavar="NAME", help="by Podman's name or id")
     which.add_argument("--pid", type=process_id, help="that of this process")
-    which.add_argument("--cgroup", metavar="PATH", help="that of this cgroup, a path as /proc/PID/cgroup has it")
+    which.add_argument(
+        "--cgroup",
+        metavar="PATH",
+        type=path_given("cgroup: its path is as /proc/PID/cgroup has it, such as /docker/ID"),
+        help="that of this cgroup, a path as /proc/PID/cgroup has it",
+    )
 
 
 def chosen_process(options: argparse.Namespace) -> Optional[int]:
@@ -245,8 +259,6 @@ def chosen_process(options: argparse.Namespace) -> Optional[int]:
 
 
 def _process_in(cgroup: str) -> int:
-    if not cgroup:
-        raise CommandError("an empty path is no cgroup", "its path is as /proc/PID/cgroup has it, such as /docker/ID")
     path = "/" + cgroup.strip("/")
     for pid in roots.pids():
         with contextlib.suppress(OSError):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from lxcfs_py import log
-from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command
+from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command, path_given
 from lxcfs_py.linux import address
 from lxcfs_py.runtimes import bind_snippets
 
@@ -32,7 +32,11 @@ def add(commands: Commands) -> None:
     )
     pair = parser.add_mutually_exclusive_group(required=True)
     pair.add_argument(
-        "--certificate", nargs=2, metavar=("FILE", "KEY"), help="serve with this, read anew when it changes"
+        "--certificate",
+        nargs=2,
+        metavar=("FILE", "KEY"),
+        type=path_given("certificate or key: name a file"),
+        help="serve with this, read anew when it changes",
     )
     pair.add_argument(
         "--self-signed",
@@ -41,9 +45,23 @@ def add(commands: Commands) -> None:
         help="make and renew one for the Service of that name, keep it in the Secret and put its authority into the "
         "MutatingWebhookConfiguration of that name",
     )
-    parser.add_argument("--listen", metavar="HOST:PORT", default=":8443", help="default: port 8443 of all addresses")
+    parser.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        type=_address_given,
+        default=":8443",
+        help="default: port 8443 of all addresses",
+    )
     parser.add_argument("--dry-run", action="store_true", help="change no pod, and log what would be changed")
     add_config(parser)
+
+
+def _address_given(text: str) -> tuple[Optional[str], int]:
+    """Return host, None for all addresses, and port. argparse.ArgumentTypeError for what can be none."""
+    try:
+        return address.parse(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"nothing can listen at {text!r}; allowed: :PORT, {address.ALLOWED}") from None
 
 
 def _service_given(text: str) -> str:
@@ -68,11 +86,7 @@ def _webhook(options: argparse.Namespace) -> int:
         ) from None
     config = load_config(options.config)
     log.to_stderr(config.log.level)
-    try:
-        host, port = address.parse(options.listen)
-    except ValueError:
-        allowed = ":PORT, HOST:PORT, [IPV6]:PORT"
-        options.parser.error(f"--listen {options.listen}: nothing can listen there; allowed: {allowed}")
+    host, port = options.listen
     served = certificates.Served()
     if options.self_signed is not None:
         follow = Rotation(cluster.in_pod(), options.self_signed, served).follow()

@@ -8,13 +8,16 @@ import re
 from pathlib import Path
 from typing import Optional
 
+_LAST_PORT = 65535
+ALLOWED = f"HOST:PORT, [IPV6]:PORT, with a port from 1 to {_LAST_PORT}"
+
 _ADDRESS = re.compile(r"(?:\[([^][]+)\]|([a-zA-Z0-9.-]*)):([0-9]{1,5})")
 
 
 def parse(text: str) -> tuple[Optional[str], int]:
     """Return host, None for all addresses, and port, of "HOST:PORT", "[IPV6]:PORT" or ":PORT". ValueError."""
     match = _ADDRESS.fullmatch(text)
-    if not match or not 1 <= int(match[3]) <= 65535:
+    if not match or not 1 <= int(match[3]) <= _LAST_PORT:
         raise ValueError(f"{text!r} is no HOST:PORT")
     if match[1]:
         ipaddress.IPv6Address(match[1])

@@ -179,8 +179,8 @@ def test_metrics_listen_takes_host_and_port(listen):
     ["9756", ":9756", "localhost", "localhost:", "localhost:0", "::1:80", "[::g]:80", "[::1]", "a:65536", "a:\u0661"],
 )
 def test_metrics_listen_refuses_what_is_no_host_and_port(listen):
-    found = f'lxcfs.toml:1: metrics.listen is "{listen}"; allowed: "" (off), "HOST:PORT", "[IPV6]:PORT"'
-    assert errors(f'metrics.listen = "{listen}"') == [found]
+    allowed = '"" (off), HOST:PORT, [IPV6]:PORT, with a port from 1 to 65535'
+    assert errors(f'metrics.listen = "{listen}"') == [f'lxcfs.toml:1: metrics.listen is "{listen}"; allowed: {allowed}']
 
 
 @pytest.mark.parametrize("options", ["allow_other", "context=", "context=a,b", "context=a,user_id=7", 'context="a"b'])
@@ -251,6 +251,9 @@ def test_a_syntax_error_has_the_line():
         ("[cpu]\nmode = 'quota'\nmode = 'quota'\n", '3: "cpu.mode" is there twice, in line 2'),
         ("[cpu]\nmode = 'quota'\nmode = 'quota'", '3: "cpu.mode" is there twice, in line 2'),
         ("cpu.mode = 'quota'\n[cpu]\nmode = 'quota'", '3: "cpu.mode" is there twice, in line 1'),
+        ("cpu.mode = 'quota'\n[cpu]", '2: "cpu" is there twice, in line 1'),
+        ("cpu = {}\ncpu.mode = 'quota'", '2: "cpu" is there twice, in line 1'),
+        ("[[policy]]\nlabel = 'a'\ncpu.mode = 'quota'\n[policy.cpu]", '4: "policy.cpu" is there twice, in line 3'),
         ("[cpu]\nmode = 'quota'\n[log]\n[cpu]\nweights = 'linear'", '4: "cpu" is there twice, in line 1'),
         (
             "[[policy]]\nimage = 'a'\n[[policy]]\nimage = 'b'\nimage = 'c'",

@@ -117,7 +117,10 @@ def test_explain_says_which_label_says_nothing(monkeypatch):
             "[[policy]]\nlabel = 'a'\ncpu.mode = 'x'",
             '3: policy.cpu.mode is "x"; allowed: "quota", "cpuset", "requests"',
         ),
-        ("[[policy]]\nlabel = 'a'\nlog.level = 'info'", '3: unknown key "policy.log.level"; '),
+        (
+            "[[policy]]\nlabel = 'a'\nlog.level = 'info'",
+            '3: policy.log.level is the same for all containers; allowed in a policy: "files',
+        ),
         ("[[policy]]\nlabel = 'a'\ncpu.mdoe = 'quota'", '3: unknown key "policy.cpu.mdoe"; did you mean "cpu.mode"?'),
         ("[[policy]]\nlabel = 'a'\ncpu = 2", '3: unknown key "policy.cpu"; '),
         (
