@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
 import re
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn, Optional
 
 from lxcfs_py import __version__
-from lxcfs_py.errors import report
+from lxcfs_py.errors import LxcfsError, in_words, report
 from lxcfs_py.linux import standard_streams
 from lxcfs_py.printable import printable
 
@@ -68,6 +69,7 @@ def _without_fail(arguments: Sequence[str]) -> int:
 
 def _told(arguments: Sequence[str]) -> int:
     standard_streams.open_closed()
+    standard_streams.take_all_letters()
     try:
         return _run(arguments)
     except BrokenPipeError:
@@ -75,9 +77,14 @@ def _told(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        report(error)
+        report(LxcfsError(f"the output cannot be written: {in_words(error)}") if _is_of_a_full_disk(error) else error)
         _discard(1)
     return 1
+
+
+def _is_of_a_full_disk(error: Exception) -> bool:
+    """Tell whether the output went to one: whoever writes another file names that."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and not error.filename
 
 
 class _Parser(argparse.ArgumentParser):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Callable
 from lxcfs_py import files
 from lxcfs_py.attach import attach, running
 from lxcfs_py.commands.common import (
-    CommandError,
     add_config,
     load_config,
     mountpoint_even_if_broken,
@@ -74,19 +73,21 @@ def _add_containers(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--all", action="store_true", help="every container on this machine")
     parser.add_argument("--dead", action="store_true", help="only files whose server has ended")
     parser.add_argument("--dry-run", action="store_true", help="change nothing, and say what would be done")
-    parser.add_argument("--file", action="append", help="only this file, e.g. meminfo; may be given again")
+    parser.add_argument(
+        "--file", action="append", type=_file_given, help="only this file, e.g. meminfo; may be given again"
+    )
     add_config(parser)
 
 
 def _attach(options: argparse.Namespace) -> int:
     config = load_config(options.config)
-    chosen = _chosen_files(options) or _there(config.files.enabled)
+    chosen = options.file or _there(config.files.enabled)
     return _for_containers(options, lambda pids: attach.attach_all(pids, config.mountpoint, chosen, _wanted(options)))
 
 
 def _detach(options: argparse.Namespace) -> int:
     mountpoint = mountpoint_even_if_broken(options.config)
-    chosen = _chosen_files(options) or _there(files.NAMES)
+    chosen = options.file or _there(files.NAMES)
     return _for_containers(options, lambda pids: attach.detach_all(pids, mountpoint, chosen, _wanted(options)))
 
 
@@ -99,12 +100,12 @@ def _there(names: Iterable[str]) -> list[str]:
     return [name for name in names if os.path.lexists(f"/{name}")]
 
 
-def _chosen_files(options: argparse.Namespace) -> list[str]:
-    chosen = [files.named(given) for given in options.file or ()]
-    for given, name in zip(options.file or (), chosen):
-        if name not in files.NAMES:
-            raise CommandError(f"there is no file {given}; there is: {', '.join(files.NAMES)}")
-    return chosen
+def _file_given(text: str) -> str:
+    """Return the name of a file. argparse.ArgumentTypeError where there is none."""
+    name = files.named(text)
+    if name not in files.NAMES:
+        raise argparse.ArgumentTypeError(f"there is no file {text!r}; there is: {', '.join(files.NAMES)}")
+    return name
 
 
 def _for_containers(options: argparse.Namespace, act: _Act) -> int:

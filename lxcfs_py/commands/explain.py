@@ -86,8 +86,9 @@ def _explain(options: argparse.Namespace) -> int:
             beside = f" (the host's: {entry.host})" if entry.host else ""
             print(f"{entry.label}: {entry.figure}{beside}".rstrip(" :"))
         print(_filled(source, _INDENT))
-    if name in _INSTEAD:
-        print(textwrap.fill(_INSTEAD[name], text_width(), break_on_hyphens=False))
+    for call, figures in _INSTEAD.items():
+        if any(entry.label in figures.get(name, ()) for entry in told):
+            print(textwrap.fill(call, text_width(), break_on_hyphens=False))
     return 0
 
 
@@ -177,12 +178,17 @@ def _mounted(subject: Subject, name: str) -> str:
     }.get(state, state)
 
 
-_INSTEAD = {
-    "proc/cpuinfo": _AFFINITY,
-    "proc/loadavg": _SYSINFO,
-    "proc/meminfo": _SYSINFO,
-    "proc/stat": _AFFINITY,
-    "proc/swaps": _SYSINFO,
-    "proc/uptime": _SYSINFO,
-    "sys/devices/system/cpu": _AFFINITY,
+_INSTEAD: dict[str, dict[str, tuple[str, ...]]] = {
+    _SYSINFO: {
+        "proc/loadavg": ("averages", "tasks"),
+        "proc/meminfo": ("MemTotal", "MemFree", "Buffers", "Shmem", "SwapTotal", "SwapFree"),
+        "proc/swaps": ("Size", "Used"),
+        "proc/uptime": ("uptime",),
+    },
+    _AFFINITY: {
+        "proc/cpuinfo": ("CPUs", "processor"),
+        "proc/stat": ("CPUs",),
+        "sys/devices/system/cpu": ("CPUs", "online"),
+    },
 }
+"""What is said of programs that ask by a system call, and the fields of files that it tells."""

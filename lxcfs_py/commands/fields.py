@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 
@@ -38,6 +39,19 @@ def _row(names: str, v1: str, v2: str = "", called: str = "") -> Row:
     return Row(tuple(names.split(", ")), v1, v2, called)
 
 
+def _each(names: str, v1: str, v2: str) -> Iterator[Row]:
+    """Yield a row for each name: sources that begin with one for each, in the names' order, are told apart."""
+    of_each = names.split(", ")
+    for number, name in enumerate(of_each):
+        yield _row(name, *(_one(sources.split(", "), number, len(of_each)) for sources in (v1, v2)))
+
+
+def _one(sources: list[str], number: int, count: int) -> str:
+    if not all(source.startswith("`") for source in sources[:count]):
+        return ", ".join(sources)  # a sentence about all of them
+    return ", ".join([sources[number], *sources[count:]])
+
+
 _UNCOUNTED = "0: nobody counts it"
 
 MEMINFO = (
@@ -67,10 +81,10 @@ MEMINFO = (
         "`file`; where the tightest is not the cgroup itself, what can be reclaimed there, if that is more",
     ),
     _row("SwapCached", "`total_swapcached`, up to the swap in use", "`swapcached`, up to the swap in use"),
-    _row(
+    *_each(
         "Active(anon), Inactive(anon)", "`total_active_anon`, `total_inactive_anon`", "`active_anon`, `inactive_anon`"
     ),
-    _row(
+    *_each(
         "Active(file), Inactive(file)", "`total_active_file`, `total_inactive_file`", "`active_file`, `inactive_file`"
     ),
     _row("Active, Inactive", "the sum of its kinds: anonymous and of files"),
@@ -82,8 +96,8 @@ MEMINFO = (
         "the least of `memory.swap.max`, and the host's; 0 with `memory.swap = false`",
     ),
     _row("SwapFree", "the least that one of these levels and the host have left"),
-    _row("Zswap, Zswapped", "0: v1 does not count it", "`zswap`, `zswapped`, up to the swap in use"),
-    _row("Dirty, Writeback", "`total_dirty`, `total_writeback`", "`file_dirty`, `file_writeback`"),
+    *_each("Zswap, Zswapped", "0: v1 does not count it", "`zswap`, `zswapped`, up to the swap in use"),
+    *_each("Dirty, Writeback", "`total_dirty`, `total_writeback`", "`file_dirty`, `file_writeback`"),
     _row("AnonPages", "`total_rss`", "`anon`"),
     _row("Mapped", "`total_mapped_file`", "`file_mapped`"),
     _row("Shmem", "`total_shmem`, up to `Cached`", "`shmem`, up to `Cached`"),
@@ -94,13 +108,13 @@ MEMINFO = (
     ),
     _row("SUnreclaim", "0: v1 counts no slab in bytes", "`slab_unreclaimable`"),
     _row("Slab", "0: v1 counts no slab in bytes", "the sum of `slab_reclaimable` and `slab_unreclaimable`"),
-    _row(
+    *_each(
         "KernelStack, PageTables, SecPageTables, Percpu",
         "0: v1 does not count it apart",
         "`kernel_stack`, `pagetables`, `sec_pagetables`, `percpu`",
     ),
     _row("AnonHugePages", "`total_rss_huge`", "`anon_thp`"),
-    _row("ShmemHugePages, FileHugePages", "0: v1 does not count it", "`shmem_thp`, `file_thp`"),
+    *_each("ShmemHugePages, FileHugePages", "0: v1 does not count it", "`shmem_thp`, `file_thp`"),
     _row(
         "CommitLimit",
         "`MemTotal`, or the host's less its huge pages if that is less, by the host's `vm.overcommit_ratio`; or no "
@@ -137,7 +151,8 @@ MEMINFO = (
 
 SWAPS = (
     _row("Filename, Type, Priority", "`none`, `virtual`, 0: one line for the container's share of all areas"),
-    _row("Size, Used", "`SwapTotal`, and that less `SwapFree`, of meminfo"),
+    _row("Size", "`SwapTotal` of meminfo"),
+    _row("Used", "`SwapTotal` less `SwapFree` of meminfo"),
 )
 
 VMSTAT = (
@@ -157,7 +172,7 @@ VMSTAT = (
         "KiB of `rbytes`, `wbytes` of `io.stat`, over all disks; what one passes on to another counts there, as far as "
         "it is counted there",
     ),
-    _row("pgfault, pgmajfault", "`total_pgfault`, `total_pgmajfault`", "`pgfault`, `pgmajfault`"),
+    *_each("pgfault, pgmajfault", "`total_pgfault`, `total_pgmajfault`", "`pgfault`, `pgmajfault`"),
     _row("oom_kill", "`oom_kill` of `memory.oom_control`, of all cgroups", "`oom_kill` of `memory.events`"),
     _row(
         "pgscan_*, pgsteal_*, pgrefill, pgactivate, pgdeactivate, pglazyfree, pglazyfreed, pswpin, pswpout, "

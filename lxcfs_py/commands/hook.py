@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lxcfs_py.attach import hook
-from lxcfs_py.commands.common import add_config, load_config, new_command
+from lxcfs_py.commands.common import add_config, load_config, new_command, path_given
 from lxcfs_py.printable import printable
 
 if TYPE_CHECKING:
@@ -32,7 +32,10 @@ def add(commands: Commands) -> None:
         ],
     )
     parser.add_argument(
-        "--root", metavar="DIRECTORY", help="of a container that is being made: read no state (LXC's hook)"
+        "--root",
+        metavar="DIRECTORY",
+        type=path_given("root: name a directory"),
+        help="of a container that is being made: read no state (LXC's hook)",
     )
     add_config(parser)
 

@@ -36,6 +36,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--for-version",
         metavar="VERSION",
+        type=_version_given,
         help="of the engine, in place of the one here; kubernetes: of containerd or CRI-O",
     )
     parser.add_argument(
@@ -46,14 +47,29 @@ def add(commands: Commands) -> None:
     add_config(parser)
 
 
+def _version_given(text: str) -> str:
+    """Return an engine's version. argparse.ArgumentTypeError for what is none."""
+    try:
+        shortest.parsed(text)
+    except shortest.VersionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def _mounts(options: argparse.Namespace) -> int:
+    if options.syscalls and options.runtime not in bind_snippets.PROFILES:
+        allowed = ", ".join(bind_snippets.PROFILES)
+        options.parser.error(f"{options.runtime} does not take the seccomp profile; allowed with --syscalls: {allowed}")
     config = load_config(options.config)
     if options.syscalls:
         shortest.check_listener(options.runtime, options.for_version)
     shorter = shortest.shortest(options.runtime, config, options.for_version)
-    text = shorter.text if shorter else ""
     elsewhere = options.for_version is not None
-    print(bind_snippets.snippet(options.runtime, config, options.syscalls, text, elsewhere), end="")
+    text = bind_snippets.snippet(options.runtime, config, options.syscalls, shorter.text if shorter else "", elsewhere)
+    print(text, end="")
+    note = bind_snippets.left_out(options.runtime, config, elsewhere)
+    if note and note not in text:
+        print(f"lxcfs-py: {note}", file=sys.stderr)
     if shorter and options.for_version:
         print(f"lxcfs-py: on that machine, once: {shorter.needs}", file=sys.stderr)
     return 0

@@ -42,7 +42,7 @@ def answers(subject: Subject) -> Iterator[Answer]:
     if container is None:
         raise AttachError(f"process {init} is in no container")
     attach = f"its files: lxcfs-py attach --pid {init}, or attach.auto for all"
-    agent = "the agent for system calls, or the program's own option: docs/runtimes.md"
+    agent = "the agent for system calls, or the program's own option: docs/syscalls.md"
 
     memory = container.cgroup.memory
     if memory:

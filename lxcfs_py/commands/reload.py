@@ -22,9 +22,9 @@ def add(commands: Commands) -> None:
         "reload",
         _reload,
         "let the daemon read its configuration anew, and say how that went",
-        "Have the daemon read its configuration anew, and wait until it has. Where the file has errors, they are "
-        "printed, the exit code is 1, and the daemon goes on with what it had. What takes effect only after a restart "
-        "is said.",
+        "Have the daemon read its configuration anew, wait until it has, and say so. Where the file has errors, they "
+        "are printed, the exit code is 1, and the daemon goes on with what it had. What takes effect only after a "
+        "restart is said.",
         [("lxcfs-py reload", "after a change of the configuration")],
     )
     add_config(parser, f"the daemon's (default: {CONFIG_PATH})")
@@ -43,4 +43,5 @@ def _reload(options: argparse.Namespace) -> int:
         print(printable(sentence), file=sys.stderr)
     if errors:
         raise CommandError(f"{path} was not reloaded; the daemon goes on with what it had")
+    print(f"{printable(path)} was reloaded")
     return 0

@@ -70,7 +70,7 @@ def _default_place() -> str:
 def _run(options: argparse.Namespace) -> int:
     log.to_stderr()
     if options.stay and not options.keep:
-        raise CommandError("--stay says what the process of --keep is to do: give both")
+        options.parser.error("--stay requires --keep")
     options.config = options.config and os.path.abspath(options.config)
     place = options.mountpoint
     os.chdir("/")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lxcfs_py.commands.common import add_config, add_output, load_config, new_command, write
+from lxcfs_py.commands.common import add_config, add_output, load_config, new_command, path_given, write
 from lxcfs_py.runtimes import seccomp_profile
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--base",
         metavar="FILE",
-        type=Path,
+        type=path_given("profile: name a file"),
         default=seccomp_profile.BASE,
         help="the profile to start from, as Docker and Podman take it (default: %(default)s)",
     )
@@ -51,5 +51,5 @@ def add(commands: Commands) -> None:
 
 def _seccomp(options: argparse.Namespace) -> int:
     socket = seccomp_profile.socket_of(load_config(options.config).mountpoint)
-    write(options.output, seccomp_profile.profile(options.base, socket, options.oci))
+    write(options.output, seccomp_profile.profile(Path(options.base), socket, options.oci))
     return 0

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from lxcfs_py.attach import attach
 from lxcfs_py.commands.common import (
-    CommandError,
     add_config,
     add_mountpoint,
     counted,
@@ -101,7 +100,7 @@ def add(commands: Commands) -> None:
 
 def _status(options: argparse.Namespace) -> int:
     if options.here and not options.probe:
-        raise CommandError("--here says which daemon --probe takes, and does nothing alone", "add --probe")
+        options.parser.error("--here requires --probe")
     require_root()
     place = options.mountpoint or mountpoint_even_if_broken(options.config)
     if options.probe:

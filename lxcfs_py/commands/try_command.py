@@ -72,7 +72,8 @@ def _cpuset(text: str) -> str:
     except ValueError:
         cpus = ()
     if not cpus:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of CPUs: give one such as 0 or 0-3,8")
+        allowed = f"one such as 0 or 0-3,8, with CPUs up to {cpu_list.MAX_CPUS - 1}"
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of CPUs: give {allowed}")
     return text
 
 

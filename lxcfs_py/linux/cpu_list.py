@@ -6,7 +6,7 @@ import functools
 from collections.abc import Collection
 
 # More than any kernel is built for: a list that names more is not the kernel's.
-_MAX_CPUS = 65536
+MAX_CPUS = 65536
 
 
 @functools.lru_cache(maxsize=1024)
@@ -17,8 +17,8 @@ def parse(text: bytes) -> tuple[int, ...]:
         if part:
             first, _, last = part.partition(b"-")
             start, stop = int(first), int(last or first) + 1
-            if max(stop, len(cpus) + stop - start) > _MAX_CPUS:
-                raise ValueError(f"more than {_MAX_CPUS} CPUs")
+            if max(stop, len(cpus) + stop - start) > MAX_CPUS:
+                raise ValueError(f"more than {MAX_CPUS} CPUs")
             cpus += range(start, stop)
     return tuple(cpus)
 

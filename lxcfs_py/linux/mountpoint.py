@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import mount_table, roots, runtime_directory, syscalls, threads
+from lxcfs_py.linux import mount_table, regular_file, roots, runtime_directory, syscalls, threads
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,10 @@ def prepare(mountpoint: str) -> None:
     try:
         Path(mountpoint).mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        blocked = regular_file.not_a_directory(mountpoint)
+        if blocked:
+            allowed = "name an empty directory, or one that does not exist yet"
+            raise MountError(f"{blocked} is not a directory: {allowed}") from None
         raise MountError(f"the mountpoint {mountpoint} cannot be made: {error.strerror}") from None
     try:
         hidden = _file_below(mountpoint)

@@ -1,11 +1,12 @@
-"""Files that are opened without waiting, as what stands at a path may be a FIFO, or replaced as a whole."""
+"""Files that are opened without waiting, since a path may be a FIFO's, or replaced whole; what is in the way of one."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
-from typing import Union
+from pathlib import Path
+from typing import Optional, Union
 
 
 def opener(path: str, flags: int) -> int:
@@ -41,3 +42,9 @@ def replace(path: Union[str, os.PathLike[str]], content: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(new)
         raise
+
+
+def not_a_directory(path: Union[str, Path]) -> Optional[Path]:
+    """Return the part of a path that is there and keeps a directory from being there: a file, a link to nowhere."""
+    there = next((each for each in (Path(path), *Path(path).parents) if os.path.lexists(each)), None)
+    return None if there is None or there.is_dir() else there

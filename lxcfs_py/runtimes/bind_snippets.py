@@ -44,8 +44,8 @@ def snippet(runtime: str, config: Config, syscalls: bool = False, shorter: str =
     Flags are one line for the shell to split: `docker run $(lxcfs-py mounts docker) IMAGE`. `shorter` stands in the
     place of the mounts where it is given. With `syscalls`, also with the seccomp profile that hands system calls to the
     daemon. Files that this machine's kernel does not have are left out, unless it is for one `elsewhere`.
-    MountsError for an unknown runtime or one that takes no such profile, and for a mountpoint that would need quoting,
-    as no shell splits quoted text.
+    MountsError for an unknown runtime, and for a mountpoint that would need quoting, as no shell splits quoted text, or
+    that has no profile.
     """
     if runtime not in RUNTIMES:
         raise MountsError(f'unknown runtime "{runtime}"; allowed: {", ".join(RUNTIMES)}')
@@ -55,29 +55,36 @@ def snippet(runtime: str, config: Config, syscalls: bool = False, shorter: str =
             f'mounts cannot be written for the mountpoint "{config.mountpoint}", as it has "{misfit[0]}" in it; '
             "allowed: letters, digits and /._-@+="
         )
-    # The nodes of a cluster may have other kernels than this machine.
-    elsewhere = elsewhere or runtime == "kubernetes"
-    binds = [bind for bind in binds_of(config) if elsewhere or is_here(bind[1][1:])]
-    text = shorter or RUNTIMES[runtime](binds)
+    text = shorter or RUNTIMES[runtime](_binds_for(runtime, config, elsewhere))
     return text[:-1] + _profile(runtime, config) if syscalls else text
 
 
 def _profile(runtime: str, config: Config) -> str:
-    if runtime not in _PROFILES:
-        raise MountsError(
-            f"{runtime} does not take the seccomp profile; allowed with --syscalls: {', '.join(_PROFILES)}"
-        )
     if runtime != "lxc" and config.mountpoint != Config().mountpoint:
         raise MountsError(
             f"{seccomp_profile.INSTALLED} is for a daemon at {Config().mountpoint}: lxcfs-py seccomp makes one for the "
             f"one at {config.mountpoint}"
         )
-    return _PROFILES[runtime].format(
+    return PROFILES[runtime].format(
         docker=seccomp_profile.INSTALLED,
         oci=seccomp_profile.INSTALLED_AS_OCI,
         lxc=seccomp_profile.INSTALLED_FOR_LXC,
         socket=seccomp_profile.lxc_socket_of(config.mountpoint),
     )
+
+
+def _binds_for(runtime: str, config: Config, elsewhere: bool) -> list[_Bind]:
+    # The nodes of a cluster may have other kernels than this machine.
+    elsewhere = elsewhere or runtime == "kubernetes"
+    return [bind for bind in binds_of(config) if elsewhere or is_here(bind[1][1:])]
+
+
+def left_out(runtime: str, config: Config, elsewhere: bool = False) -> str:
+    """Return which files a runtime's containers go without since runc refuses them, "" where they lack none.
+
+    Of a pod that is the webhook's matter, and NRI's.
+    """
+    return _left_out(_binds_for(runtime, config, elsewhere)) if runtime in _BY_RUNC else ""
 
 
 def binds_of(config: Config) -> list[_Bind]:
@@ -99,11 +106,14 @@ def runc_takes(target: str) -> bool:
     return FILES[target[1:]].runc_mounts
 
 
-def _why_some_are_left_out(binds: list[_Bind]) -> str:
-    if all(runc_takes(target) for _, target in binds):
-        return ""
-    left_out = " ".join(target for _, target in binds if not runc_takes(target))
-    return f"# Left out, since runc refuses to mount over it: {left_out}\n"
+def _left_out(binds: list[_Bind]) -> str:
+    refused = " ".join(target for _, target in binds if not runc_takes(target))
+    return f"left out, since runc refuses to mount over it: {refused}" if refused else ""
+
+
+def _comment(binds: list[_Bind]) -> str:
+    note = _left_out(binds)
+    return f"# {note}\n" if note else ""
 
 
 def _flags(binds: list[_Bind]) -> str:
@@ -117,12 +127,12 @@ def _ctr(binds: list[_Bind]) -> str:
 
 def _quadlet(binds: list[_Bind]) -> str:
     lines = (f"Volume={source}:{target}:rw\n" for source, target in binds if runc_takes(target))
-    return _why_some_are_left_out(binds) + AFTER_DAEMON + "[Container]\n" + "".join(lines)
+    return _comment(binds) + AFTER_DAEMON + "[Container]\n" + "".join(lines)
 
 
 def _compose(binds: list[_Bind]) -> str:
     lines = (f'  - "{source}:{target}:rw"\n' for source, target in binds if runc_takes(target))
-    return _why_some_are_left_out(binds) + "volumes:\n" + "".join(lines)
+    return _comment(binds) + "volumes:\n" + "".join(lines)
 
 
 def kubernetes_volumes(binds: list[_Bind]) -> list[HostPath]:
@@ -148,7 +158,7 @@ def _kubernetes(binds: list[_Bind]) -> str:
         for volume in taken
     )
     return (
-        _why_some_are_left_out(binds)
+        _comment(binds)
         + "# In each container:\nvolumeMounts:\n"
         + "".join(mounts)
         + "# In the pod's spec:\nvolumes:\n"
@@ -192,8 +202,10 @@ RUNTIMES: dict[str, Callable[[list[_Bind]], str]] = {
     "systemd": _systemd,
 }
 
-# How each takes a seccomp profile, behind the rest.
-_PROFILES = {
+_BY_RUNC = ("docker", "podman", "nerdctl", "ctr", "compose", "quadlet")
+"""Those that may run containers by runc, kubernetes apart."""
+
+PROFILES = {
     **dict.fromkeys(("docker", "podman"), " --security-opt seccomp={docker}\n"),
     "nerdctl": " --security-opt seccomp={oci}\n",
     "ctr": " --seccomp --seccomp-profile {oci}\n",
@@ -201,3 +213,4 @@ _PROFILES = {
     "quadlet": "\nSeccompProfile={docker}\n",
     "lxc": "\nlxc.seccomp.profile = {lxc}\nlxc.seccomp.notify.proxy = unix:{socket}\n",
 }
+"""How those that take a seccomp profile have it, behind the rest."""

@@ -394,7 +394,8 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
     size = float(match[1]) * 1024.0 ** " KMGT".index(match[2].upper() or " ") if match else math.inf
     if size >= _MOST_BYTES:
-        raise ValueError(f"{text!r} is no size: write bytes, or a number with K, M, G or T, such as 256M or 1.5G")
+        allowed = f"bytes, or a number with K, M, G or T, such as 256M or 1.5G, below {_MOST_BYTES >> 40}T"
+        raise ValueError(f"{text!r} is no size: write {allowed}")
     return int(size)
 
 

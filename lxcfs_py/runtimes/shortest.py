@@ -81,7 +81,7 @@ def shortest(runtime: str, config: Config, version: Optional[str]) -> Optional[S
     """
     shorter = SHORTER.get(runtime)
     if version is not None:
-        asked = _parsed(version)
+        asked = parsed(version)
         return shorter if shorter and asked >= shorter.since else None
     if shorter is None or not _is_ready(runtime, config):
         return None
@@ -103,7 +103,7 @@ def check_listener(runtime: str, version: Optional[str]) -> None:
     if runtime not in ("docker", "compose"):
         return
     if version is not None:
-        found = _parsed(version) if runtime == "docker" else (0, 0)
+        found = parsed(version) if runtime == "docker" else (0, 0)
     else:
         found = (0, 0) if "podman" in _said(("docker", "--version")).lower() else _installed(SHORTER["docker"])
     if (0, 0) < found < (23, 0):
@@ -118,7 +118,7 @@ def _installed(shorter: Shorter) -> _Version:
     for command in shorter.asks:
         version = re.search(r"\d+\.\d+", _said(command))
         if version:
-            return _parsed(version[0])
+            return parsed(version[0])
     return (0, 0)
 
 
@@ -148,7 +148,8 @@ def _is_ready(runtime: str, config: Config) -> bool:
 _VERSION = re.compile(r"(?:\d+:)?v?(\d{1,9})(?:\.(\d{1,9}))?(?:\.\d+)*(?:[-+~][\w.+~-]*)?", re.ASCII)
 
 
-def _parsed(version: str) -> _Version:
+def parsed(version: str) -> _Version:
+    """Return the first two numbers of a version, as projects and distributions write it. VersionError."""
     numbers = _VERSION.fullmatch(version)
     if not numbers:
         raise VersionError(f'"{version}" is no version; allowed: numbers with dots between them, such as 28.5')

@@ -757,7 +757,6 @@ def test_a_file_that_is_not_served_is_refused_and_the_others_are_attached(
     [
         (["--pid", "PID"], "process PID is in no container"),
         (["--pid", "4194305"], "there is no process 4194305"),
-        (["--pid", "1", "--file", "memory"], "there is no file memory; there is: proc/cpuinfo, "),
     ],
 )
 def test_what_cannot_be_attached_is_refused_in_one_sentence(

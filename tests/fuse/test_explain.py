@@ -51,6 +51,9 @@ def test_the_cgroup_whose_limit_holds_is_named_with_its_parents_and_the_host(
     assert f"of {outer} is 64 MiB; its cgroup has 256 MiB; the host has" in said
     assert "mounted and served" in said
     assert "sysinfo(2)" in said
+    assert "sysinfo(2)" not in explain("explain", "meminfo:Slab", "--pid", child.init)
+    assert "sched_getaffinity(2)" not in explain("explain", "stat:iowait", "--pid", child.init)
+    assert "sched_getaffinity(2)" in explain("explain", "stat", "--pid", child.init)
 
 
 def test_why_one_cpu(explain: Any, sandbox: Callable[..., Sandbox]) -> None:

@@ -267,9 +267,9 @@ def test_it_ends_in_order_when_told_to(webhook):
         (
             ["--listen", "8443"],
             2,
-            " webhook: error: --listen 8443: nothing can listen there; allowed: :PORT, HOST:PORT, ",
+            " webhook: error: argument --listen: nothing can listen at '8443'; allowed: :PORT, HOST:PORT, ",
         ),
-        (["--listen", "localhost:99999"], 2, " webhook: error: --listen localhost:99999: nothing can listen there"),
+        (["--listen", "localhost:99999"], 2, " webhook: error: argument --listen: nothing can listen at"),
         (["--listen", "192.0.2.1:8443"], 1, ": nothing can listen at 192.0.2.1:8443: "),
         (["--certificate", "/dev/zero", "/dev/zero"], 1, ": /dev/zero cannot be read: it is no regular file"),
         (["--certificate", "/none", "/none"], 1, ": /none cannot be read: No such file or directory"),

@@ -46,7 +46,7 @@ def test_ctr_gets_flags_on_one_line():
 
 def test_a_quadlet_gets_a_line_for_each_volume():
     assert snippet("quadlet", THREE) == (
-        "# Left out, since runc refuses to mount over it: /proc/pressure/cpu\n"
+        "# left out, since runc refuses to mount over it: /proc/pressure/cpu\n"
         "[Unit]\n"
         "After=lxcfs-py.service\n"
         "\n"
@@ -72,7 +72,7 @@ def test_nspawn_gets_a_settings_file_of_read_only_binds():
 
 def test_compose_gets_a_list_of_volumes():
     assert snippet("compose", THREE) == (
-        "# Left out, since runc refuses to mount over it: /proc/pressure/cpu\n"
+        "# left out, since runc refuses to mount over it: /proc/pressure/cpu\n"
         "volumes:\n"
         '  - "/run/views/proc/meminfo:/proc/meminfo:rw"\n'
         '  - "/run/views/sys/devices/system/cpu:/sys/devices/system/cpu:rw"\n'
@@ -81,7 +81,7 @@ def test_compose_gets_a_list_of_volumes():
 
 def test_kubernetes_gets_the_containers_mounts_and_the_pods_volumes():
     assert snippet("kubernetes", THREE) == (
-        "# Left out, since runc refuses to mount over it: /proc/pressure/cpu\n"
+        "# left out, since runc refuses to mount over it: /proc/pressure/cpu\n"
         "# In each container:\n"
         "volumeMounts:\n"
         "  - name: lxcfs-proc-meminfo\n"
@@ -191,7 +191,6 @@ def test_with_system_calls_the_profile_stands_behind_the_rest(runtime, behind):
 @pytest.mark.parametrize(
     ("runtime", "config", "error"),
     [
-        ("nspawn", Config(), "nspawn does not take the seccomp profile; allowed with --syscalls: docker, podman"),
         ("docker", Config(mountpoint="/views"), "lxcfs-py seccomp makes one for the one at /views"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from lxcfs_py import cli
 from lxcfs_py.commands import checks, doctor, explain, status
 from lxcfs_py.config import ConfigError
 from lxcfs_py.errors import LxcfsError, report
+from tests import wanted
 from tests.conftest import ROOT
 
 
@@ -92,6 +94,24 @@ def test_help_is_had_in_the_narrowest_terminal(columns, capsys, monkeypatch):
         (["show", "meminfo", "--pid", "0"], "'0' is no process id"),
         (["attach", "--pid", "-5"], "'-5' is no process id"),
         (["stauts"], "invalid choice: 'stauts'"),
+        (["run", "--stay"], "error: --stay requires --keep"),
+        (["status", "--here"], "error: --here requires --probe"),
+        (
+            ["mounts", "systemd", "--syscalls"],
+            "systemd does not take the seccomp profile; allowed with --syscalls: docker,",
+        ),
+        (["mounts", "docker", "--for-version", "x"], '--for-version: "x" is no version; allowed: numbers with dots'),
+        (["attach", "--pid", "1", "--file", "memory"], "there is no file 'memory'; there is: proc/cpuinfo, "),
+        (["detach", "--pid", "1", "--file", ""], "there is no file ''; there is: proc/cpuinfo, "),
+        (["show", "meminfo", "--cgroup", ""], "an empty path is no cgroup: its path is as /proc/PID/cgroup has it"),
+        (["seccomp", "--base", ""], "--base: an empty path is no profile: name a file"),
+        (["webhook", "--certificate", "", ""], "an empty path is no certificate or key: name a file"),
+        (
+            ["webhook", "--self-signed", "a", "--listen", "x"],
+            "--listen: nothing can listen at 'x'; allowed: :PORT, HOST",
+        ),
+        (["try", "--memory", "99999999999999999999G", "true"], "such as 256M or 1.5G, below 8388608T"),
+        (["try", "--cpuset", "0-999999999999", "true"], "give one such as 0 or 0-3,8, with CPUs up to 65535"),
     ],
     ids=" ".join,
 )
@@ -154,13 +174,6 @@ def test_what_follows_the_program_of_try_belongs_to_it(given, run, monkeypatch):
     assert called == [run]
 
 
-def test_status_here_without_probe_says_that_it_does_nothing(capsys):
-    assert cli.main(["status", "--here"]) == 1
-    assert capsys.readouterr().err == (
-        "lxcfs-py: --here says which daemon --probe takes, and does nothing alone\n  add --probe\n"
-    )
-
-
 def test_no_rate_is_negative_where_the_daemon_has_started_anew_between_two_looks(monkeypatch):
     def answer(clock, reads, share):
         served = {"requests": share, "seconds": share / 1000, "waited": share / 100}
@@ -198,7 +211,18 @@ def test_check_takes_a_configuration_from_a_pipe_at_its_standard_input_alone(tmp
 def test_a_full_disk_is_one_sentence(arguments):
     with open("/dev/full", "w") as full:
         done = lxcfs_py(*arguments, stdout=full)
-    assert (done.returncode, done.stderr) == (1, "lxcfs-py: No space left on device\n")
+    said = "lxcfs-py: the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_what_the_locale_has_no_letter_for_is_a_question_mark(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("lxcfs_py.commands.check._check", lambda options: print("\N{LOWER ONE EIGHTH BLOCK}|x"))
+    for encoding, said in (("latin-1", b"?|x\n"), ("utf-8", "\N{LOWER ONE EIGHTH BLOCK}|x\n".encode())):
+        with open(tmp_path / "out", "w", encoding=encoding) as out, monkeypatch.context() as patched:
+            patched.setattr("sys.stdout", out)
+            with contextlib.suppress(TypeError):  # a code is of int
+                cli.main(["check"])
+        assert (tmp_path / "out").read_bytes() == said
 
 
 @pytest.mark.parametrize("arguments", [["check", "/dev/null"], ["show", "uptime"], ["--help"]])
@@ -267,7 +291,7 @@ def test_what_a_reload_says_is_a_line_each(capsys, monkeypatch):
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr("lxcfs_py.daemon.control.reload", lambda path: ([], [f"{STRANGE} stays", "and so on"]))
     assert cli.main(["reload"]) == 0
-    assert capsys.readouterr().err == f"{ESCAPED} stays\nand so on\n"
+    assert capsys.readouterr() == ("/etc/lxcfs.toml was reloaded\n", f"{ESCAPED} stays\nand so on\n")
 
 
 def test_an_error_nobody_thought_of_is_one_line_that_names_where_it_came_from(capsys, monkeypatch):
@@ -304,6 +328,38 @@ def test_a_profile_to_start_from_is_a_file_with_an_end(tmp_path, capsys):
     ):
         assert cli.main(["seccomp", "--config", "/dev/null", "--base", str(base)]) == 1
         assert capsys.readouterr().err == f"lxcfs-py: {base} {said}; --base names the profile to start from\n"
+
+
+def test_what_is_in_the_way_of_a_directory_is_named(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    base = ["--config", "/dev/null", "--base", str(ROOT / "packaging/seccomp/containers.json")]
+    assert cli.main(["seccomp", *base, "--output", f"{tmp_path}/file/x/profile.json"]) == 1
+    said = f"{tmp_path}/file/x/profile.json cannot be written: {tmp_path}/file is not a directory"
+    assert capsys.readouterr().err == f"lxcfs-py: {said}\n"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("tests.soak", "tests.serviced", "tests.hostile", "tests.hostile.soak", "tests.hostile.costs", "tests.fuzz"),
+        *("tools.generate", "tools.covered", "tools.picture", "bench"),
+    ],
+)
+def test_the_programs_beside_the_package_say_how_they_are_called(module):
+    for arguments, code in (("--help", 0), ("--nope", 2)):
+        done = subprocess.run([sys.executable, "-m", module, arguments], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == code, done.stderr
+        assert (done.stdout + done.stderr).startswith("usage: ")
+
+
+def test_scenarios_are_taken_by_name_with_numbers(capsys):
+    known = ("kills", "calls")
+    assert wanted.scenarios("", known, []) == [("kills", []), ("calls", [])]
+    assert wanted.scenarios("", known, ["calls=4+2", "kills"]) == [("calls", [4, 2]), ("kills", [])]
+    for wrong in ("kill", "kills=x"):
+        with pytest.raises(SystemExit):
+            wanted.scenarios("", known, [wrong])
+        assert f"{wrong!r} is no scenario; there is: kills, calls" in capsys.readouterr().err
 
 
 def test_a_seccomp_profile_is_printed_or_written(tmp_path, capsys):

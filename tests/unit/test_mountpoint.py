@@ -26,6 +26,15 @@ def test_a_link_in_a_directory_counts_as_a_file(tmp_path):
         mountpoint.prepare(str(tmp_path))
 
 
+def test_what_is_no_directory_is_not_mounted_on(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for given, blocked in (("file", "file"), ("file/a/b", "file"), ("loop", "loop"), ("loop/a", "loop")):
+        allowed = "name an empty directory, or one that does not exist yet"
+        with pytest.raises(MountError, match=f"^{tmp_path}/{blocked} is not a directory: {allowed}$"):
+            mountpoint.prepare(str(tmp_path / given))
+
+
 def test_what_an_engine_or_a_kubelet_made_in_place_of_missing_files_may_be_mounted_over(tmp_path):
     (tmp_path / "proc/meminfo").mkdir(parents=True)
     (tmp_path / "proc/cpuinfo").touch()

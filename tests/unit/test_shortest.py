@@ -11,6 +11,7 @@ import pytest
 from lxcfs_py import cli
 from lxcfs_py.attach import nri
 from lxcfs_py.config import Config
+from lxcfs_py.files import FILES
 from lxcfs_py.runtimes import bind_snippets, cdi, shortest
 
 ROOT = Path(__file__).parents[2]
@@ -129,12 +130,28 @@ def test_what_this_machines_kernel_lacks_is_left_out_for_this_machine_alone(
         assert ("proc/swaps" in said, "proc/meminfo" in said) == (there, True)
 
 
+@pytest.mark.parametrize("runtime", bind_snippets.RUNTIMES)
+@pytest.mark.parametrize("version", ["20.10", "99"])
+def test_it_is_said_once_which_files_runc_does_not_let_in(
+    runtime: str, version: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["mounts", runtime, "--for-version", version, "--config", "/dev/null"]) == 0
+    said = capsys.readouterr()
+    takes_all = runtime in ("lxc", "nspawn", "systemd", "kubernetes")  # these by NRI, in both versions
+    refused = " ".join(f"/{name}" for name, file in FILES.items() if not file.runc_mounts)
+    note = f"left out, since runc refuses to mount over it: {refused}\n"
+    assert (said.out + said.err).count(note) == (0 if takes_all else 1)
+    assert runtime not in ("docker", "podman", "nerdctl", "ctr") or f"lxcfs-py: {note}" in said.err
+
+
 @pytest.mark.parametrize("runtime", ["docker", "lxc", "systemd"])
 @pytest.mark.parametrize("version", ["banana", "28,5", "28.", "", "28.5 or so"])
 def test_what_is_no_version_is_refused(runtime: str, version: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["mounts", runtime, "--for-version", version, "--config", "/dev/null"]) == 1
-    said = f'lxcfs-py: "{version}" is no version; allowed: numbers with dots between them, such as 28.5\n'
-    assert capsys.readouterr() == ("", said)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["mounts", runtime, "--for-version", version, "--config", "/dev/null"])
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert f'"{version}" is no version; allowed: numbers with dots between them, such as 28.5\n' in said.err
 
 
 @pytest.mark.parametrize("version", ["28", "28.5", "v28.5.2", "28.5.2~ds1-1", "1:28.5.2+dfsg1-1+b2", "28.5.0-rc.1"])
