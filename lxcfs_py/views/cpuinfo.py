@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING
 
+from lxcfs_py.config import Config
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux.host import Host
-
-if TYPE_CHECKING:
-    from lxcfs_py.config import Config
 
 # Four neighbouring lines of arch/x86/kernel/cpu/proc.c; other architectures have none of them.
 _TOPOLOGY = re.compile(rb"(physical id\t: (\d+)\nsiblings\t: )\d+(\ncore id\t\t: (\d+)\ncpu cores\t: )\d+\n")

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from lxcfs_py.config import Config
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux.host import Host
-
-if TYPE_CHECKING:
-    from lxcfs_py.config import Config
 
 _SECTOR = 512
 

@@ -10,18 +10,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import Callable, Optional
 
+from lxcfs_py.config import Config
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import MEMORY, NODES, Host
 from lxcfs_py.views import meminfo
 from lxcfs_py.views.allowed_nodes import allowed_nodes
-
-if TYPE_CHECKING:
-    from lxcfs_py.config import Config
-
 
 _BLOCK = re.compile(r"memory(\d+)")
 

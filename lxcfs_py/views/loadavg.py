@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from lxcfs_py.config import Config
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux.host import Host
-
-if TYPE_CHECKING:
-    from lxcfs_py.config import Config
 
 
 def render(container: Container, host: Host, config: Config) -> bytes:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from lxcfs_py.cgroup import Cgroup, Memory
 from lxcfs_py.cgroup.tree import Room
+from lxcfs_py.config import Config
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.syscalls import Sysinfo
 from lxcfs_py.views import huge_pages
 from lxcfs_py.views.allowed_nodes import allowed_nodes
-
-if TYPE_CHECKING:
-    from lxcfs_py.config import Config
 
 # Of the kernel itself, the same for everybody.
 _CONSTANT = (b"VmallocTotal", b"Hugepagesize")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from lxcfs_py.config import Config
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux.host import Host
-
-if TYPE_CHECKING:
-    from lxcfs_py.config import Config
 
 _ZEROS = b" avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
+from lxcfs_py.config import Config
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux.host import TICKS, Host
-
-if TYPE_CHECKING:
-    from lxcfs_py.config import Config
 
 
 def render(container: Container, host: Host, config: Config) -> bytes:

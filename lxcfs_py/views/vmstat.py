@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
+from lxcfs_py.config import Config
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux.host import Host
 from lxcfs_py.views import meminfo
-
-if TYPE_CHECKING:
-    from lxcfs_py.config import Config
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
