@@ -158,7 +158,7 @@ def _subject(subject: Subject, pid: int, name: str) -> Iterator[str]:
     yield f"/{name} in it: {_mounted(subject, name)}"
     for policy in subject.policies:
         whose = ", ".join(f"{key} {value}" for key, value in policy.conditions())
-        yield f"a policy for {whose} has {', '.join(key for key, _ in policy.settings)} otherwise"
+        yield f"a policy for {whose} overrides {', '.join(key for key, _ in policy.settings)}"
     yield from unknown_words(identity.annotations if identity else {})
 
 

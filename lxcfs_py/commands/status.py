@@ -46,7 +46,7 @@ class Daemon(NamedTuple):
     """How a daemon is."""
 
     state: str
-    """well, degraded, "not answering" or "not running"."""
+    """healthy, degraded, "not answering" or "not running"."""
 
     told: dict[str, Any]
     """What it told of itself, {} where it did not."""
@@ -63,7 +63,7 @@ class Daemon(NamedTuple):
     @property
     def code(self) -> int:
         """The exit code for scripts."""
-        return {"well": WELL, "not running": NOT_RUNNING}.get(self.state, DEGRADED)
+        return {"healthy": WELL, "not running": NOT_RUNNING}.get(self.state, DEGRADED)
 
 
 def add(commands: Commands) -> None:
@@ -74,9 +74,10 @@ def add(commands: Commands) -> None:
         _status,
         "say how the daemon is, and which container has which of the files",
         "Say first how the daemon is: whether it answers, what it serves and since when, who keeps its mount, whether "
-        "its configuration is the file's, what it goes without, and which containers keep it busy. Then say of each "
-        "container which of the enabled files it has: live (of this mount), other (of another server), dead (its "
-        "server has ended), silent (its server does not answer), hidden (masked by the container's engine) or none.\n\n"
+        "its configuration is the file's, what it has to do without, and which containers keep it busy. Then say of "
+        "each container which of the enabled files it has: live (of this mount), other (of another server), dead "
+        "(its server has ended), silent (its server does not answer), hidden (masked by the container's engine) or "
+        "none.\n\n"
         "The exit code is 0 when all is well, 1 when something is not as it should be, as where a container has dead "
         "files, or the daemon does not answer, and 3 when none runs.",
         [
@@ -93,7 +94,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--here", action="store_true", help="with --probe: only a daemon in the container of this command will do"
     )
-    kind.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
+    kind.add_argument("--watch", action="store_true", help="repeat until interrupted")
     add_mountpoint(parser, "where the daemon's mount is")
     add_config(parser)
 
@@ -182,7 +183,7 @@ def look(place: str) -> Daemon:
     reads[0] = daemon.grown(*(sum(answer["reads"].values()) for answer in (first, told)))
     rates = {pid: count / seconds for pid, count in reads.items()}
     shares = dict(_shares(first["shares"], told["shares"], seconds))
-    return Daemon("degraded" if told["degraded"] else "well", told, rates, shares)
+    return Daemon("degraded" if told["degraded"] else "healthy", told, rates, shares)
 
 
 def _shares(
@@ -272,7 +273,7 @@ def _configuration(told: dict[str, Any]) -> Iterator[str]:
     yield f"  configuration: {absent or file}{_reloaded(told)}"
     yield from (f"    the file has an error: {printable(error)}" for error in told["errors"])
     if told["differences"]:
-        yield f"    the file says otherwise by now: {_with_what_applies(told['differences'])}"
+        yield f"    the file has changed since: {_with_what_applies(told['differences'])}"
 
 
 def _with_what_applies(keys: Iterable[str]) -> str:
@@ -287,8 +288,8 @@ def _with_what_applies(keys: Iterable[str]) -> str:
 def _reloaded(told: dict[str, Any]) -> str:
     if told["reloaded"] is None:
         return ""
-    result = "refused" if told["reload_errors"] else "taken"
-    return f", reloaded {time.strftime('%F %T', time.localtime(told['reloaded']))} and {result}"
+    result = "refused" if told["reload_errors"] else "accepted"
+    return f", reloaded {time.strftime('%F %T', time.localtime(told['reloaded']))}, {result}"
 
 
 class _Noise(NamedTuple):

@@ -45,15 +45,15 @@ def add(commands: Commands) -> None:
         "all containers at a glance: what each sees, and uses of that",
         "Show every container with what it sees: CPU used against its CPUs, memory against its limit, swap, load, I/O, "
         "pressure, whether its files are live, dead or none, and how often it reads them. In the terminal, the first "
-        "letter of a column sorts by it, / filters by name, and q ends it. Without a terminal, it prints one look.",
+        "letter of a column sorts by it, / filters by name, and q ends it. Without a terminal, it prints one snapshot.",
         [
             ("lxcfs-py top", "look on"),
-            ("lxcfs-py top --once --sort memory", "one look, the largest first"),
-            ("lxcfs-py top --json", "one look, for scripts"),
+            ("lxcfs-py top --once --sort memory", "one snapshot, the largest first"),
+            ("lxcfs-py top --json", "one snapshot, for scripts"),
         ],
     )
-    parser.add_argument("--once", action="store_true", help="print one look and end")
-    parser.add_argument("--json", action="store_true", help="print one look as JSON and end")
+    parser.add_argument("--once", action="store_true", help="print one snapshot and end")
+    parser.add_argument("--json", action="store_true", help="print one snapshot as JSON and end")
     parser.add_argument("--sort", choices=_KEYS, default="cpu", help="what to sort by (default: cpu)")
     parser.add_argument("--filter", metavar="TEXT", default="", help="only containers that have this in their names")
     add_config(parser)
@@ -82,7 +82,7 @@ def _look_on(glance: Glance, key: str, wanted: str) -> None:
     except curses.error:
         raise CommandError(
             f'the terminal is of a kind that is not known here (TERM is "{os.environ.get("TERM", "")}")',
-            "lxcfs-py top --once prints one look, on any terminal",
+            "lxcfs-py top --once prints one snapshot, on any terminal",
         ) from None
     try:
         curses.wrapper(lambda screen: _Screen(screen, glance, key, wanted).run())

@@ -49,7 +49,7 @@ def _unmount(options: argparse.Namespace) -> int:
     unit = options.unless_restarting
     if unit and systemd.will_be_started_again(unit):
         if "SERVICE_RESULT" not in os.environ:
-            raise CommandError(f"nothing was done: only in its ExecStopPost= can be told whether {unit} starts again")
+            raise CommandError(f"--unless-restarting works only in the ExecStopPost= of {unit}; nothing was done")
         return 0
     places = {mountpoint_even_if_broken(options.config)}
     if unit:  # the file may name another place by now

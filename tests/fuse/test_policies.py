@@ -41,7 +41,7 @@ def test_a_policy_holds_for_its_containers_from_the_reload_on_and_explain_names_
     assert boxes[0].run(["ls", "/sys/devices/system/cpu"]).stdout.count("cpu1") == 0
     command = [sys.executable, "-m", "lxcfs_py", "explain", "cpuinfo", "--pid", str(boxes[0].init)]
     told = subprocess.check_output([*command, "--config", daemon.config], cwd=ROOT, text=True, timeout=60)
-    assert f"a policy for cgroup {path} has cpu.mode, memory.swap, loadavg.enabled, files.enabled" in " ".join(
+    assert f"a policy for cgroup {path} overrides cpu.mode, memory.swap, loadavg.enabled, files.enabled" in " ".join(
         told.split()
     )
     assert " shares of CPU time, of which 1024 are a CPU" in " ".join(told.split())

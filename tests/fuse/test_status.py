@@ -80,14 +80,14 @@ def test_of_a_daemon_that_is_well_it_says_what_it_serves_and_who_has_the_files(
     box.run(["cat", "/proc/meminfo"])
     done = status(daemon)
     assert done.returncode == 0
-    assert done.stdout.startswith(f"well: serving {daemon.mountpoint} since 20")
+    assert done.stdout.startswith(f"healthy: serving {daemon.mountpoint} since 20")
     assert f"process {daemon.process.pid}, engine kernel" in done.stdout
     assert f"configuration: {config(daemon)}\n" in done.stdout
     (line,) = (line for line in done.stdout.splitlines() if f" {box.init} " in line)
     assert line.endswith("all live")
     assert max(map(len, done.stdout.splitlines())) <= 120
     told = json.loads(status(daemon, "--json").stdout)
-    assert (told["state"], told["daemon"]["mounted"], told["daemon"]["reads"]["proc/meminfo"]) == ("well", True, 1)
+    assert (told["state"], told["daemon"]["mounted"], told["daemon"]["reads"]["proc/meminfo"]) == ("healthy", True, 1)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -153,7 +153,7 @@ def test_what_an_engine_has_masked_stays_hidden_and_is_no_reason_to_complain(
 def test_a_configuration_that_has_changed_or_was_refused_is_told(daemon: Daemon) -> None:
     before = Path(config(daemon)).read_text()
     Path(config(daemon)).write_text(before + '\n[cpu]\nmode = "cpuset"\n')
-    assert "the file says otherwise by now: cpu.mode (lxcfs-py reload)" in status(daemon).stdout
+    assert "the file has changed since: cpu.mode (lxcfs-py reload)" in status(daemon).stdout
     Path(config(daemon)).write_text(before + '\n[cpu]\nmode = "cpusets"\n')
     assert lxcfs_py("reload", "--config", config(daemon)).returncode == 1
     done = status(daemon)

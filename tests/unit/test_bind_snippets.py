@@ -7,6 +7,7 @@ from lxcfs_py.config import Config, Files
 from lxcfs_py.files import FILES, NAMES
 from lxcfs_py.runtimes import bind_snippets
 from lxcfs_py.runtimes.bind_snippets import RUNTIMES, MountsError, snippet
+from tests.conftest import ROOT
 
 THREE = Config(
     mountpoint="/run/views/", files=Files(enabled=("proc/meminfo", "proc/pressure/cpu", "sys/devices/system/cpu"))
@@ -197,3 +198,14 @@ def test_with_system_calls_the_profile_stands_behind_the_rest(runtime, behind):
 def test_where_there_is_no_profile_it_is_said(runtime, config, error):
     with pytest.raises(MountsError, match=error):
         snippet(runtime, config, syscalls=True)
+
+
+@pytest.mark.parametrize("document", ["runtimes.md", "kubernetes.md"])
+def test_the_documents_name_all_that_runc_does_not_let_in(document):
+    text = (ROOT / "docs" / document).read_text()
+    refused = {re.sub(r"^proc/pressure/.*", "proc/pressure", name) for name in REFUSED}
+    (told,) = {
+        frozenset(re.findall(r"`/(proc/[a-z]+)(?:/\*)?`", sentence))
+        for sentence in re.findall(r"`/proc/partitions`[^;:.]*`/proc/vmstat`", text)
+    }
+    assert told == refused

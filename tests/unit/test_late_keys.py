@@ -46,7 +46,7 @@ def test_status_names_what_applies_each_key() -> None:
     told = {"file": "f", "exists": True, "reloaded": None, "errors": []}
     keys = ["mountpoint", "cpu.mode", "fuse.threads", "metrics.listen", "log.level"]
     assert list(status._configuration({**told, "differences": keys}))[1] == (
-        "    the file says otherwise by now: mountpoint (once the service is stopped and started); "
+        "    the file has changed since: mountpoint (once the service is stopped and started); "
         "cpu.mode, log.level (lxcfs-py reload); fuse.threads, metrics.listen (once the service is restarted)"
     )
 

@@ -124,7 +124,7 @@ def test_who_asks_by_hand_is_told_that_nothing_was_done(list_jobs, monkeypatch, 
     list_jobs("")
     monkeypatch.delenv("SERVICE_RESULT", raising=False)
     assert cli.main(["unmount", "--unless-restarting", "none-such", "--config", "/dev/null"]) == 1
-    assert capsys.readouterr().err.startswith("lxcfs-py: nothing was done: only in its ExecStopPost= can be told ")
+    assert capsys.readouterr().err.startswith("lxcfs-py: --unless-restarting works only in the ExecStopPost= of ")
 
 
 def slot(opcode, unique=0):

@@ -141,4 +141,4 @@ def test_a_terminal_that_cannot_hide_its_cursor_shows_them_too(term):
 def test_a_terminal_that_nobody_knows_is_named_with_what_goes_there(term):
     text = shown(term)
     assert f'lxcfs-py: the terminal is of a kind that is not known here (TERM is "{term}")' in text
-    assert "  lxcfs-py top --once prints one look, on any terminal" in text
+    assert "  lxcfs-py top --once prints one snapshot, on any terminal" in text
