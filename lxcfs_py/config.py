@@ -16,12 +16,14 @@ from functools import partial
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Callable, NamedTuple, Union, get_type_hints
+from typing import Annotated, Any, BinaryIO, Callable, Union, get_type_hints
 
+from lxcfs_py import toml_text
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.files import NAMES
 from lxcfs_py.linux import address, mountpoint, regular_file
 from lxcfs_py.printable import printable
+from lxcfs_py.toml_text import MAX_PARTS, quoted
 
 try:
     if sys.version_info >= (3, 11):
@@ -52,20 +54,9 @@ class ConfigError(LxcfsError):
         return "\n".join(map(printable, self.errors))
 
 
-def _quoted(text: str) -> str:
-    """A TOML string on one line; whatever a terminal might take amiss is escaped."""
-
-    def escaped(letter: str) -> str:
-        if letter in '"\\':
-            return "\\" + letter
-        return letter if letter.isprintable() else f"\\U{ord(letter):08x}"
-
-    return '"' + "".join(map(escaped, text)) + '"'
-
-
 def _toml(value: Any) -> str:
     if isinstance(value, str):
-        return _quoted(value)
+        return quoted(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
@@ -76,7 +67,7 @@ def _toml(value: Any) -> str:
 def _found(value: Any) -> str:
     """A value as an error shows it: short, whatever a file may hold."""
     if isinstance(value, str):
-        return _quoted(value if len(value) <= 80 else value[:80] + "...")
+        return quoted(value if len(value) <= 80 else value[:80] + "...")
     if isinstance(value, (dict, list)):
         return "a table" if isinstance(value, dict) else "a list"
     if isinstance(value, int) and abs(value) >> 64:
@@ -93,7 +84,7 @@ def _rule(allowed: str, accepts: Callable[[Any], bool]) -> Rule:
 
 
 def _one_of(*words: str) -> Rule:
-    return _rule(", ".join(map(_quoted, words)), words.__contains__)
+    return _rule(", ".join(map(quoted, words)), words.__contains__)
 
 
 def _number(types: tuple[type, ...], allowed: str, low: int, high: int) -> Rule:
@@ -133,7 +124,7 @@ def _is_listen(value: Any) -> bool:
 
 def _are_files(value: Any) -> Iterator[str]:
     if not isinstance(value, (list, tuple)):
-        yield f"is {_found(value)}; allowed: a list of {', '.join(map(_quoted, NAMES))}"
+        yield f"is {_found(value)}; allowed: a list of {', '.join(map(quoted, NAMES))}"
         return
     for position, name in enumerate(value):
         if name not in NAMES:
@@ -172,7 +163,6 @@ def _are_options(value: Any) -> bool:
 
 
 _MAX_BYTES = 1 << 17
-_MAX_PARTS = 8  # of a key, with dots between; a parser takes memory by the square of them
 _MAX_FAULTS = 20  # that are told at once
 _MAX_PATTERNS = 64
 _MAX_LEVELS = 16
@@ -380,69 +370,28 @@ def parse(source: bytes, name: str) -> Config:
         raise ConfigError([f"{name}: reading it takes the Python package tomli, which is missing"])
     try:
         text = source.decode()
-        long = _line_of_a_long_key(text)
+        long = toml_text.line_of_a_long_key(text)
         if long:
-            raise ConfigError([f"{name}:{long}: has a key of more than {_MAX_PARTS} parts; allowed: up to that"])
+            raise ConfigError([f"{name}:{long}: has a key of more than {MAX_PARTS} parts; allowed: up to that"])
         document = tomllib.loads(text)
     except UnicodeDecodeError as error:
         line = source.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{name}:{line}: byte 0x{source[error.start]:02x} is not UTF-8; allowed: UTF-8"]) from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([_toml_fault(name, text, str(error))]) from None
+        raise ConfigError([toml_text.fault(name, text, str(error), _may_be)]) from None
     except (RecursionError, ValueError):  # ValueError is int()'s, at thousands of digits
         raise ConfigError([f"{name}: cannot be read as TOML: nested too deeply, or a number too long"]) from None
     faults: list[tuple[str, str]] = []
     config: Config = _build(Config, document, "", faults)
     if faults:
-        lines = _lines(text)
-        placed = [(_line(key, lines), sentence) for key, sentence in faults[:_MAX_FAULTS]]
+        lines = toml_text.lines(text)
+        placed = [(toml_text.line(key, lines), sentence) for key, sentence in faults[:_MAX_FAULTS]]
         placed.sort(key=lambda fault: fault[0])
         errors = [f"{name}:{line}: {sentence}" if line else f"{name}: {sentence}" for line, sentence in placed]
         if len(faults) > _MAX_FAULTS:
             errors.append(f"{name}: has more errors than these {_MAX_FAULTS}")
         raise ConfigError(errors)
     return config
-
-
-def _toml_fault(name: str, text: str, error: str) -> str:
-    """Return what is wrong with a text that is no TOML, of which the parser says `error`."""
-    again = next(_set_again(text), None) if error.startswith("Cannot ") else None
-    if again:
-        key, first, line = again
-        named = re.sub(r"^policy\[\d+\]", "policy", key)
-        return f"{name}:{line}: {_quoted(named)} is there twice, in line {first} before; allowed: once"
-    at = re.search(r" \(at line (\d+), column \d+\)$", error)
-    if not at:
-        return f"{name}: cannot be read as TOML: {error}"
-    meant = _meant(text.split("\n"), int(at[1]) - 1)
-    shown = error if len(error) <= _LONGEST_SHOWN else f"{error[:_LONGEST_SHOWN]}..."
-    return f"{name}:{at[1]}: cannot be read as TOML: {shown}" + (f"; did you mean {meant}?" if meant else "")
-
-
-_LONGEST_SHOWN = 200  # of what the parser says, which may have a key in it
-_BEGINS = re.compile(r"\s*([\w.-]+)[ \t]*[=:]")
-_SWITCHES = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
-_AMOUNT = re.compile(r"(\d*(?:\.\d+)?)[ \t]*(?:s|sec|seconds?)?")
-_QUOTES = "\"'\u201c\u201d\u201e\u2018\u2019"  # of word processors, too
-
-
-def _meant(lines: list[str], number: int) -> str:
-    """Return what a line, counted from 0, was meant to be, as far as it may be that; "" where it is not known."""
-    statement = lines[number].partition("#")[0]
-    begins = _BEGINS.match(statement)
-    # No pattern for the rest: one that can divide blanks in several ways takes minutes for a line full of them.
-    word = statement[begins.end() :].strip().removesuffix(";").rstrip() if begins else ""
-    if not (begins and word):
-        return ""
-    key = begins[1]
-    *_, last = (_Statement("", 0, False), *_statements("\n".join([*lines[:number], f"{key} = 0"])))
-    if last.line != number + 1:
-        return ""
-    bare = word.strip(_QUOTES)
-    amount = _AMOUNT.fullmatch(bare)
-    number_of = re.sub(r"^0+(?=\d|\.)", "", amount[1]) if amount else ""
-    values = (_SWITCHES.get(bare.lower()), f"0{number_of}" if number_of[:1] == "." else number_of, word, _quoted(bare))
-    return next((f"{key} = {value}" for value in values if value and _may_be(last.key, value)), "")
 
 
 def _may_be(key: str, value: str) -> bool:
@@ -503,7 +452,7 @@ def _build_policy(table: dict[str, Any], number: int, faults: list[tuple[str, st
     for name, inner in table.items():
         for key, value in _flat(name, inner):
             if key in KEYS and key not in known:
-                keys = ", ".join(map(_quoted, _BY_POLICY))
+                keys = ", ".join(map(quoted, _BY_POLICY))
                 sentence = f"policy.{key} is the same for all containers; allowed in a policy: {keys}"
                 _add(faults, f"{place}.{key}", [sentence])
                 understood = False
@@ -520,7 +469,7 @@ def _build_policy(table: dict[str, Any], number: int, faults: list[tuple[str, st
                 settings.append((key, tuple(value) if isinstance(value, list) else value))
     for what, there, allowed in (("condition", conditions, _CONDITIONS), ("setting", settings, _BY_POLICY)):
         if understood and not there:
-            _add(faults, place, [f"policy {number + 1} has no {what}; allowed: {', '.join(map(_quoted, allowed))}"])
+            _add(faults, place, [f"policy {number + 1} has no {what}; allowed: {', '.join(map(quoted, allowed))}"])
     return Policy(**conditions, settings=tuple(settings))
 
 
@@ -547,121 +496,7 @@ def fault(key: str, value: Any) -> str:
 
 def _instead(word: Any, known: tuple[str, ...], title: str) -> str:
     nearest = difflib.get_close_matches(word, known, 1, cutoff=0.5) if isinstance(word, str) else []
-    return f"did you mean {_quoted(nearest[0])}?" if nearest else f"{title}: {', '.join(map(_quoted, known))}"
-
-
-# Comments go, and so does the text of strings that span lines: what looks like a key in them is none. A string that
-# does not end goes as far as it could: who tried anew behind each quote would take forever.
-_NOT_KEYS = re.compile(
-    r'"""(?:\\.|[^\\])*?(?:"{3,5}|\\?\Z)'
-    + r"|'''.*?(?:'{3,5}|\Z)"
-    + r'|"(?:\\.|[^"\\\n])*"?'
-    + r"|'[^'\n]*'?"
-    + r"|#[^\n]*",
-    re.DOTALL,
-)
-_LONG_KEY = re.compile(rf"(?:\.[\w-]+){{{_MAX_PARTS}}}")
-_LONGEST_KEY = 100  # letters, by which keys are told apart here
-_NAME = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
-_DOTTED = rf"{_NAME}(?:[ \t]*\.[ \t]*{_NAME})*"
-_STATEMENT = re.compile(rf"[ \t]*(?:\[\[?[ \t]*({_DOTTED})[ \t]*\]\]?[ \t\r]*$|({_DOTTED})[ \t]*=)")
-
-
-def _line_of_a_long_key(text: str) -> int:
-    """The line, from 1, of a key of more parts than may be; 0 where there is none."""
-    bare = re.sub("[ \t]+", "", _NOT_KEYS.sub(lambda match: "\n" * match[0].count("\n") or "x", text))
-    long = _LONG_KEY.search(bare)
-    return bare.count("\n", 0, long.start()) + 1 if long else 0
-
-
-class _Statement(NamedTuple):
-    """A key that is set, or a table that is opened."""
-
-    key: str
-    """Dotted, and numbered within an array: "policy[0].cpu.mode"; the beginning of one that is long."""
-
-    line: int
-    opens_next: bool
-    """True of a table that is the next one of an array, [[policy]]."""
-
-    tables: tuple[str, ...] = ()
-    """Those that a key with dots opens on the way: "cpu" for cpu.mode."""
-
-
-def _statements(text: str) -> Iterator[_Statement]:
-    """Yield what a TOML document says, line by line, from 1.
-
-    A scan, not a parser: it misses a key in an inline table, say.
-    """
-
-    def blank(match: "re.Match[str]") -> str:
-        token = match[0]
-        return token if token[0] in "\"'" and token[:3] not in ('"""', "'''") else "\n" * token.count("\n")
-
-    arrays: dict[str, int] = {}  # how many tables each has so far
-    table = ""
-    for number, line in enumerate(_NOT_KEYS.sub(blank, text).split("\n"), 1):
-        match = _STATEMENT.match(line)
-        if not match:
-            continue
-        dotted = ".".join(part.strip("\"'") for part in re.findall(_NAME, match[1] or match[2]))
-        dotted = dotted[:_LONGEST_KEY]
-        if match[1]:
-            opens_next = match[0].lstrip().startswith("[[")
-            if opens_next:
-                arrays[dotted] = arrays.get(dotted, -1) + 1
-            first, dot, rest = dotted.partition(".")
-            key = f"{first}[{arrays[first]}]{dot}{rest}" if first in arrays else dotted
-            table = f"{key}."
-            yield _Statement(key[:_LONGEST_KEY], number, opens_next)
-        else:
-            key = (table + dotted)[:_LONGEST_KEY]
-            opened = tuple(place for place in _places(key)[1:] if len(place) > len(table))
-            yield _Statement(key, number, False, opened)
-
-
-def _set_again(text: str) -> Iterator[tuple[str, int, int]]:
-    """Yield what a TOML document says more than once: its dotted key, the line of before, and its own.
-
-    Tables that keys with dots open come last: these may do that again, but neither for what else is there, nor may that
-    come after them.
-    """
-    before: dict[str, int] = {}
-    opened: dict[str, int] = {}
-    tables: list[tuple[str, int, int]] = []
-    for statement in _statements(text):
-        if statement.key in before:
-            yield statement.key, before[statement.key], statement.line
-        elif statement.key in opened:
-            tables.append((statement.key, opened[statement.key], statement.line))
-        before[statement.key] = statement.line
-        for table in statement.tables:
-            if table in before:
-                tables.append((table, before[table], statement.line))
-            opened.setdefault(table, statement.line)
-    yield from tables
-
-
-def _lines(text: str) -> dict[str, int]:
-    """Dotted key or table -> the line, from 1, where a TOML document sets or opens it first."""
-    found: dict[str, int] = {}
-    for key, number, opens_next, _ in _statements(text):
-        if opens_next:
-            found.setdefault(key.partition("[")[0], number)
-        for place in _places(key):
-            found.setdefault(place, number)
-    return found
-
-
-def _line(key: str, lines: dict[str, int]) -> int:
-    """The line of a key, or of the table around it when the key's own was missed; 0 when that was missed too."""
-    return next((lines[place] for place in _places(key) if place in lines), 0)
-
-
-def _places(key: str) -> list[str]:
-    """A dotted key and the tables around it, from the innermost on."""
-    parts = key[:_LONGEST_KEY].split(".")
-    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    return f"did you mean {quoted(nearest[0])}?" if nearest else f"{title}: {', '.join(map(quoted, known))}"
 
 
 def dump(config: Config) -> str:
