@@ -128,10 +128,10 @@ MEMINFO = (
     ),
     _row(
         "HugePages_Free",
-        "the least that is left by the limits, less `hugetlb.SIZE.usage_in_bytes`, and by the host, of which others "
-        "have reserved nothing",
-        "the least that is left by the limits, less `hugetlb.SIZE.current`, and by the host, of which others have "
-        "reserved nothing",
+        "the least that is left by the limits, less `hugetlb.SIZE.usage_in_bytes`, and by the host, less what others "
+        "have reserved",
+        "the least that is left by the limits, less `hugetlb.SIZE.current`, and by the host, less what others have "
+        "reserved",
     ),
     _row(
         "HugePages_Rsvd",
