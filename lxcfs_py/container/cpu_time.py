@@ -88,6 +88,10 @@ class Mark(NamedTuple):
 
 _NONE: Nanoseconds = (0, 0, 0, 0)
 
+_NOT_A_CPU = -1
+"""From here on down, the number of a CPU in the ledger stands for how long the machine had been suspended. To a version
+that does not know this, which may be gone back to, it is one more CPU that has vanished and had done nothing."""
+
 _updating = threading.Lock()
 
 
@@ -127,15 +131,19 @@ class Ledger:
     def get(self, container: str) -> Optional[Mark]:
         """Return the latest mark of a container, None when none is known."""
         try:
-            _, (cgroup, (cpus, quota, whole), start, age, used, times, *asleep) = json.loads(self._kept[container])
+            _, (cgroup, (cpus, quota, whole), start, age, used, all_times) = json.loads(self._kept[container])
+            times = {
+                int(cpu): (int(user), int(nice), int(system), int(idle)) for cpu, user, nice, system, idle in all_times
+            }
+            asleep = next((_NOT_A_CPU - cpu for cpu in times if cpu < 0), None)
             mark = Mark(
                 str(cgroup),
                 Visible(tuple(map(int, cpus)), None if quota is None else _finite(quota), bool(whole)),
                 int(start),
                 int(age),
                 [(int(user), int(nice), int(system)) for user, nice, system in used],
-                {int(cpu): (int(user), int(nice), int(system), int(idle)) for cpu, user, nice, system, idle in times},
-                int(asleep[0]) if asleep else None,  # since 0.3
+                {cpu: had for cpu, had in times.items() if cpu >= 0},
+                asleep,
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
@@ -144,8 +152,10 @@ class Ledger:
 
     def put(self, container: str, mark: Mark) -> None:
         """Keep the latest mark of a container."""
-        kept = (*mark[:5], [(cpu, *times) for cpu, times in mark.times.items()], mark.asleep)
-        line = _line(container, kept)
+        shown = [(cpu, *times) for cpu, times in mark.times.items()]
+        if mark.asleep is not None:
+            shown.append((_NOT_A_CPU - max(mark.asleep, 0), *_NONE))  # two clocks tell it, one after the other
+        line = _line(container, (*mark[:5], shown))
         self._note(container, line)
         self._write(line)
 

@@ -152,14 +152,18 @@ def _thread(caller: int, named: int) -> Optional[int]:
         namespace = os.open(f"{roots.PROC}/{caller}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         try:
             return fcntl.ioctl(namespace, _NS_GET_PID_FROM_PIDNS, named)
+        except ProcessLookupError:
+            return None
         except OSError:
             pass  # before Linux 6.11, the threads of its own process are found
         finally:
             os.close(namespace)
-        for thread in (caller, *map(int, os.listdir(f"{roots.PROC}/{caller}/task"))):
+        if named == _number_within(f"{roots.PROC}/{caller}/status"):
+            return caller
+        for thread in os.listdir(f"{roots.PROC}/{caller}/task"):
             with contextlib.suppress(OSError):  # it has ended meanwhile
                 if named == _number_within(f"{roots.PROC}/{caller}/task/{thread}/status"):
-                    return thread
+                    return int(thread)
     return None
 
 

@@ -575,6 +575,15 @@ def test_the_ledger_keeps_a_bounded_number_of_containers_the_latest(tmp_path, mo
     assert Ledger(path).get("19") == MARK
 
 
+def test_for_how_long_a_machine_was_suspended_is_no_field_that_a_version_before_stumbles_over(tmp_path):
+    path = tmp_path / "counters"
+    for asleep, kept in ((None, None), (0, 0), (8 * 3600 * 10**9, 8 * 3600 * 10**9), (-70, 0)):
+        Ledger(str(path)).put("a", MARK._replace(asleep=asleep))
+        assert Ledger(str(path)).get("a") == MARK._replace(asleep=kept)
+        _, (_, _, _, _, _, times) = json.loads(path.read_text().splitlines()[-1])  # six fields, and no figure more
+        assert sum(sum(had) for _, *had in times) == sum(map(sum, MARK.times.values()))
+
+
 def test_one_users_many_containers_leave_the_ledger_to_others(tmp_path, monkeypatch):
     """However many cgroups he has below his own, and after a restart too."""
     monkeypatch.setattr("lxcfs_py.container.cpu_time._MAX_KEPT", 64)

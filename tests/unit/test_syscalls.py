@@ -156,6 +156,18 @@ def test_the_number_of_another_thread_is_that_threads():
         thread.join()
 
 
+@pytest.mark.usefixtures("kernel")
+def test_who_names_itself_costs_no_look_at_its_other_threads(monkeypatch):
+    monkeypatch.setattr(answers.os, "listdir", Mock(side_effect=AssertionError("all threads are looked at")))
+    assert answers._thread(os.getpid(), os.getpid()) == os.getpid()
+
+
+def test_a_number_that_is_nobodys_costs_no_look_at_the_callers_threads(monkeypatch):
+    monkeypatch.setattr(answers.fcntl, "ioctl", Mock(side_effect=ProcessLookupError(errno.ESRCH, "none")))
+    monkeypatch.setattr(answers.os, "listdir", Mock(side_effect=AssertionError("all threads are looked at")))
+    assert answers._thread(os.getpid(), 0x7FFFFFF0) is None
+
+
 def test_a_thread_that_ends_while_another_is_looked_for_hides_nobody(monkeypatch):
     monkeypatch.setattr(answers.fcntl, "ioctl", Mock(side_effect=OSError(errno.ENOTTY, "not known")))
     ended, listed = 0x7FFFFFF0, os.listdir
