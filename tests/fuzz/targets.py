@@ -166,9 +166,13 @@ def seeds_of_memory() -> list[bytes]:
 
 
 @cache
+def _room() -> Path:
+    return Path(tempfile.mkdtemp(prefix="lxcfs-py-fuzz-"))
+
+
+@cache
 def _machine() -> tuple[Path, list[Path]]:
-    room = Path(tempfile.mkdtemp(prefix="lxcfs-py-fuzz-"))
-    root = room / "v2-2cpu"
+    root = _room() / "v2-2cpu"
     shutil.copytree(TREES / "v2-2cpu-noswap-nopsi", root, symlinks=True)
     files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
     return root, [path for path in files if "sys/fs/cgroup" in str(path) or "/proc/" in str(path)]
@@ -198,10 +202,11 @@ def seeds_of_kernel_files() -> list[bytes]:
 
 
 def clean_up() -> None:
-    """Leave nothing of the recorded machine."""
-    if _machine.cache_info().currsize:
-        shutil.rmtree(_machine()[0].parent)
-        _machine.cache_clear()
+    """Leave nothing of the recorded machine, nor of an engine's files."""
+    if _room.cache_info().currsize:
+        shutil.rmtree(_room())
+    for made in (_room, _machine, _engines):
+        made.cache_clear()
 
 
 # Texts
@@ -352,7 +357,9 @@ def feed_control(text: bytes) -> None:
 
 @cache
 def _engines() -> Path:
-    return Path(tempfile.mkdtemp(prefix="lxcfs-py-fuzz-"))
+    root = _room() / "engines"
+    root.mkdir()
+    return root
 
 
 ID = "ab" * 32
