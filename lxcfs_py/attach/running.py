@@ -90,13 +90,13 @@ def _ancestors(pid: int, parents: dict[int, int]) -> set[int]:
 
 
 def cgroup(pid: int) -> str:
-    """Return the cgroup of the container with this init: that of memory on v1, else the unified one. OSError."""
+    """Return the cgroup of the container with this init, of several that by which it is known. OSError."""
     from lxcfs_py.container.processes import (
         container_paths,  # here, as the processes that enter containers are to be small
+        place,
     )
 
-    paths = container_paths(pid, Path(f"/proc/{pid}/cgroup").read_bytes())
-    return paths.get("memory") or paths.get("", "/")
+    return place(container_paths(pid, Path(f"/proc/{pid}/cgroup").read_bytes()))
 
 
 def _is_kernels(mount: Mount) -> bool:

@@ -150,8 +150,8 @@ class Container:
         return self.pidfd if self.pidfd >= 0 else self.namespace
 
     def place(self) -> str:
-        """Return the path of its cgroup: that of memory on v1, else the unified one."""
-        return self.paths.get("memory") or self.paths.get("", "/")
+        """Return the path of its cgroup, of several that by which it is known."""
+        return processes.place(self.paths)
 
     def namespace_name(self) -> str:
         """Return the name of its pid namespace, "pid:[4026531836]"."""

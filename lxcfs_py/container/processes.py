@@ -61,6 +61,11 @@ def container_paths(pid: int, text: bytes) -> Paths:
     return {controller: _without(path, inside.get(controller, "/init.scope")) for controller, path in paths.items()}
 
 
+def place(paths: Paths) -> str:
+    """Return by which of its cgroup paths a container is known: that of memory on v1, else the unified one."""
+    return paths.get("memory") or paths.get("", "/")
+
+
 def find_init(pid: int, namespace_name: str) -> int:
     """Return the pid of the init of a process's pid namespace, which has that name. OSError if it has ended."""
     fd = os.open(f"{roots.PROC}/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
