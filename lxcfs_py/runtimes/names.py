@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 from lxcfs_py.attach.running import Process, cgroup
 from lxcfs_py.cgroup.layout import parse_paths
@@ -35,6 +35,10 @@ _MAX_BYTES = 1 << 24
 _SHOWN_DIGITS = 12  # of an id, as the engines show it
 _LOOK_SECONDS = 5.0  # for which it is known which dockerd run
 _LEAST_DIGITS = 4  # of an id, to be asked for by
+
+# Of a path no more is looked up: a container may nest cgroups as deep as it likes, and call them as containers are.
+_MAX_LEVELS = 32
+_MAX_IDS = 8
 
 _ID = "[0-9a-f]{64}"
 _SCOPE = re.compile(rf"(docker|libpod|cri-containerd|nerdctl|crio)-({_ID})(?:\.scope)?")
@@ -168,12 +172,30 @@ def find(wanted: str, containers: Iterable[Process]) -> int:
     raise NamesError(f'"{wanted}" is more than one container: {several}; say more of its name, or its --pid')
 
 
+_Looked = TypeVar("_Looked")
+
+
+def _once(look: Callable[[Names, str], _Looked]) -> Callable[[Names, str], _Looked]:
+    """Let one of Names keep what it has looked up by an id."""
+
+    @functools.wraps(look)
+    def kept(names: Names, identity: str) -> _Looked:
+        key = look.__name__, identity
+        if key not in names.looked_up:
+            names.looked_up[key] = look(names, identity)
+        return names.looked_up[key]  # type: ignore[no-any-return]
+
+    return kept
+
+
 class Names:
     """The names of containers as of now: what is read once is not read again, so that one of these serves one look."""
 
     def __init__(self, root: str = "") -> None:
         """`root` is put before the paths of the engines' files, for a recorded system."""
         self._root = Path(root or "/")
+        self.looked_up: dict[tuple[str, str], Any] = {}
+        """What was found, by what was looked for, and the id."""
 
     def of(self, path: str) -> Optional[Identity]:
         """Return which container has a cgroup or the innermost above it, None for one of no known engine."""
@@ -184,10 +206,14 @@ class Names:
 
         A container calls the cgroups in it as it likes: what this machine's engines have by a name is not in another.
         """
-        components = path.strip("/").split("/")
+        components = path.strip("/").split("/")[:_MAX_LEVELS]
         found: list[Identity] = []
         is_in_another = False
+        ids = 0
         for depth, component in enumerate(components):
+            ids += bool(re.search(_ID, component))
+            if ids > _MAX_IDS:
+                break
             identity = self._of_component(components[depth - 1] if depth else "", component)
             if identity and not (is_in_another and self._has(identity)):
                 found.append(identity)
@@ -225,7 +251,7 @@ class Names:
         if payload or above in ("lxc", "lxc.payload"):
             name = payload[1] if payload else component
             return Identity("lxc", name, name)
-        if above and any((bundles / above / component).is_dir() for bundles in self._bundles):  # without systemd
+        if any(each.name == above and (each / component).is_dir() for each in self._namespaces):  # without systemd
             return self._of_engine("containerd", component)
         return None
 
@@ -235,9 +261,10 @@ class Names:
             return any(known(identity.id) for known in self._engines.values())
         return any(os.path.isdir(self._root / place / identity.id) for place in _CONTAINERS[identity.engine])
 
-    @property
-    def _bundles(self) -> Iterator[Path]:
-        return (self._root / bundles for bundles in _BUNDLES)
+    @functools.cached_property
+    def _namespaces(self) -> list[Path]:
+        """Return where containerd keeps its containers that run."""
+        return [namespace for bundles in _BUNDLES for namespace in sorted((self._root / bundles).glob("*"))]
 
     def _of_engine(self, engine: str, identity: str) -> Identity:
         name, annotations, image = self._engines[engine](identity) or ("", {}, "")
@@ -248,6 +275,7 @@ class Names:
         """Return what says of an id what an engine's files have of it, None where they have none such."""
         return {"docker": self._docker, "podman": self._podman, "containerd": self._containerd, "cri-o": self._cri_o}
 
+    @_once
     def _docker(self, identity: str) -> Optional[_Found]:
         for directory in self._docker_directories_in_turn():
             state = _object(_json(directory / identity / "config.v2.json"))
@@ -288,11 +316,13 @@ class Names:
         # With userns-remap, below a directory that is named for the first user and group.
         return [path for each in found for path in (each / "containers", *_matches(each, "*.*/containers"))]
 
+    @_once
     def _podman(self, identity: str) -> Optional[_Found]:
         name, image = self._stored.get(identity, ("", ""))
         annotations = self._stored_annotations(identity)
         return (name, annotations, image) if name or annotations else None
 
+    @_once
     def _cri_o(self, identity: str) -> Optional[_Found]:
         annotations = self._stored_annotations(identity)
         if not annotations:
@@ -326,16 +356,21 @@ class Names:
                 return _object(parsed_toml(text).get("storage"))
         return {}
 
+    @_once
     def _stored_annotations(self, identity: str) -> dict[str, str]:
-        for key in _STORAGE:
-            for directory in _matches(self._storage(key), "*-containers"):
-                annotations = _annotations(directory / identity / "userdata/config.json")
-                if annotations:
-                    return annotations
+        for directory in self._stores:
+            annotations = _annotations(directory / identity / "userdata/config.json")
+            if annotations:
+                return annotations
         return {}
 
+    @functools.cached_property
+    def _stores(self) -> list[Path]:
+        return [directory for key in _STORAGE for directory in _matches(self._storage(key), "*-containers")]
+
+    @_once
     def _containerd(self, identity: str) -> Optional[_Found]:
-        for namespace in (each for bundles in self._bundles for each in sorted(bundles.glob("*"))):
+        for namespace in self._namespaces:
             annotations = _annotations(namespace / identity / "config.json")
             if annotations or (namespace / identity).is_dir():
                 name = _kubernetes(annotations) or annotations.get("nerdctl/name", "")

@@ -325,3 +325,29 @@ def test_where_the_machine_is_itself_a_container_its_engines_know_those_in_it(tm
     assert identity(tmp_path, path).id == OTHER
     write(tmp_path, "proc/1/cgroup", f"4:memory:/docker/{OTHER}/init\n")
     assert identity(tmp_path, path).name == "web"
+
+
+def test_what_is_read_once_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, f"{BUNDLES}/k8s.io/{ID}/config.json", {"annotations": POD})
+    write(tmp_path, "run/containers/storage/overlay-containers/x", "")
+    read: list[Path] = []
+    look = names._bytes
+    monkeypatch.setattr(names, "_bytes", lambda file: read.append(file) or look(file))
+    known = Names(str(tmp_path))
+    for number in range(3):
+        for around in (f"cri-containerd-{ID}.scope", f"docker/{OTHER}", f"docker/{OTHER}/crio-{'a' * 64}"):
+            assert known.of(f"/{around}/{number}")
+    assert len(read) == len(set(read)) > 3
+
+
+def test_however_deep_a_container_nests_cgroups_few_are_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, looks = Names._of_component, []
+    monkeypatch.setattr(Names, "_of_component", lambda *asked: looks.append(asked) or look(*asked))
+    inner = [f"crio-{number:064x}.scope" for number in range(40)]
+    found = list(Names(str(tmp_path)).around(f"/docker/{ID}/{'/'.join(inner)}"))
+    assert [each.id for each in found] == [*(f"{number:064x}" for number in reversed(range(7))), ID]
+    looks.clear()
+    assert [each.id for each in Names(str(tmp_path)).around(f"/docker/{ID}{'/a' * 900}")] == [ID]
+    assert len(looks) == 32
