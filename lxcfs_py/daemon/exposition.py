@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from lxcfs_py import __version__, files
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.daemon import policies
+from lxcfs_py.linux.host import Host
 from lxcfs_py.runtimes.names import Names
 from lxcfs_py.views import meminfo
 
@@ -89,6 +90,10 @@ class _Named(NamedTuple):
     until: float
 
 
+_Known = Sequence[tuple[_Named, "Container"]]
+"""The containers that are known by now, and whose their cgroups are."""
+
+
 class _Reads:
     """What containers have read, by their cgroups: each read is told once, those of containers that have ended too."""
 
@@ -139,6 +144,9 @@ class _CpuTime(NamedTuple):
     used: float
     """What the cgroup at that place had used by then."""
 
+    looked: int
+    """When that was, by Host.now."""
+
     total: float
 
 
@@ -167,9 +175,10 @@ class Collector:
         self._names = {path: named for path, named in self._names.items() if _still(named)}
         yield from self._daemon()
         yield from self._texts()
-        yield from self._waits()
+        known = [(self._named(each.place()), each) for each in self._status.containers.all()]
+        yield from self._waits(known)
         yield from self._attachments()
-        yield from self._containers()
+        yield from self._containers(known)
         yield from _process()
 
     def _daemon(self) -> Iterator[Any]:
@@ -214,19 +223,21 @@ class Collector:
             "lxcfs_unplaced_reads", "Reads by processes whose container could not be found.", unplaced
         )
 
-    def _waits(self) -> Iterator[Any]:
+    def _waits(self, known: _Known) -> Iterator[Any]:
         crowd = self._status.crowd()
         yield _gauge("lxcfs_waiting_requests", "Requests that wait for their turn, where many do.", crowd.waiting)
         together = crowd.together
         yield CounterMetricFamily("lxcfs_queue_requests", "Requests served while many waited.", together.requests)
         yield CounterMetricFamily("lxcfs_queue_wait_seconds", "For which these waited.", together.waited)
-        yield from self._shares(crowd.shares)
+        yield from self._shares(crowd.shares, known)
 
-    def _shares(self, shares: Mapping[str, Share]) -> Iterator[Any]:
-        """Yield what the busiest had. Containers may have many cgroups, of which the engine forgets some."""
+    def _shares(self, shares: Mapping[str, Share], known: _Known) -> Iterator[Any]:
+        """Yield what the busiest had. Containers may have many cgroups, of which the engine forgets some, or all."""
         before, self._shares_before = self._shares_before, shares
-        totals = self._queued.add((self._named(whose), _since(before.get(whose), had)) for whose, had in shares.items())
-        busiest = sorted(totals.items(), key=lambda item: item[1][1], reverse=True)  # by the seconds of a Share
+        more = [(self._named(whose), _since(before.get(whose), had)) for whose, had in shares.items()]
+        totals = self._queued.add([*more, *((named, ()) for named, _ in known)])
+        told = [(labels, total) for labels, total in totals.items() if total]
+        busiest = sorted(told, key=lambda item: item[1][1], reverse=True)  # by the seconds of a Share
         families = _families(_SHARES)
         for labels, share in busiest[:_MAX_SHARES]:
             for family, had in zip(families.values(), share):
@@ -243,8 +254,7 @@ class Collector:
             family.add_metric(labels, count)
         yield family
 
-    def _containers(self) -> Iterator[Any]:
-        known = [(self._named(each.place()), each) for each in self._status.containers.all()]
+    def _containers(self, known: _Known) -> Iterator[Any]:
         engines = Counter(named.labels[0] for named, _ in known)
         family = GaugeMetricFamily("lxcfs_containers", "Containers known by now, by engine.", labels=["engine"])
         for engine, count in sorted(engines.items()):
@@ -263,7 +273,7 @@ class Collector:
             named = self._names[path] = _Named(labels, len(around), time.monotonic() + _NAMED_SECONDS)
         return named
 
-    def _figures(self, known: Sequence[tuple[_Named, Container]]) -> Iterator[Any]:
+    def _figures(self, known: _Known) -> Iterator[Any]:
         """Yield what containers see. Of several with one name, such as one in another, it is what the oldest sees."""
         reads = self._reads.take(each for _, each in known)
         totals = self._read.add((self._named(place), (count,)) for place, count in reads.items())
@@ -280,14 +290,19 @@ class Collector:
                 families[name].add_metric(labels, value)
         yield from families.values()
 
-    def _cpu_time(self, labels: _Labels, place: str, used: float) -> float:
-        """Return the CPU time of all that had these labels, whose cgroup at a place has used so much by now.
+    def _cpu_time(self, labels: _Labels, container: Container, used: float) -> float:
+        """Return the CPU time of all that had these labels, of which a container has used so much in its cgroup by now.
 
-        Where the cgroup is another one than before, as that ended or its container was moved, it counts from now on.
+        One that was started since the last look counts whole. One that was there, as it was moved or another one has
+        ended, counts from now on.
         """
-        before = self._cpu_times.get(labels, _CpuTime(place, 0.0, 0.0))
-        more = max(used - before.used, 0.0) if place == before.place else 0.0
-        self._cpu_times[labels] = _CpuTime(place, used, before.total + more)
+        place, now = container.place(), Host.now()
+        before = self._cpu_times.get(labels, _CpuTime(place, 0.0, now, 0.0))
+        if place == before.place:
+            more = used - before.used if used >= before.used else used  # less: it was started again
+        else:
+            more = used if container.start > before.looked else 0.0
+        self._cpu_times[labels] = _CpuTime(place, used, now, before.total + more)
         return before.total + more
 
     def _seen_by(self, container: Container, labels: _Labels) -> Iterator[tuple[str, float]]:
@@ -300,7 +315,7 @@ class Collector:
             cpu_time = container.cgroup.cpu_time
             if cpu_time:
                 used = sum(cpu_time.usage()) / 1e9
-                yield "lxcfs_container_cpu_seconds_total", self._cpu_time(labels, container.place(), used)
+                yield "lxcfs_container_cpu_seconds_total", self._cpu_time(labels, container, used)
             memory = container.cgroup.memory
             if memory:
                 amounts = meminfo.figures(container.cgroup, memory, host, config)
@@ -339,9 +354,9 @@ _SHARES = {  # in the order of Share
 }
 
 _FIGURES = {
-    "lxcfs_container_reads_total": "Files that it has read since the daemon knows it.",
+    "lxcfs_container_reads_total": "Files that all of this name have read, those that have ended too.",
     "lxcfs_container_cpus": "CPUs' worth of time that it may use.",
-    "lxcfs_container_cpu_seconds_total": "CPU time that it has used.",
+    "lxcfs_container_cpu_seconds_total": "CPU time that it has used, before it was started again too.",
     "lxcfs_container_memory_bytes": "MemTotal as it sees it.",
     "lxcfs_container_memory_available_bytes": "MemAvailable as it sees it.",
     "lxcfs_container_load1": "Its load average over a minute.",

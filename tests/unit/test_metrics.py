@@ -26,6 +26,7 @@ import yaml
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import exposition, metrics
 from lxcfs_py.engine.waiting import Crowd, Share
+from lxcfs_py.runtimes.names import Identity
 
 MONITORING = Path(__file__).parent.parent.parent / "packaging/monitoring"
 
@@ -323,11 +324,12 @@ def test_of_too_many_containers_it_is_said_how_many_have_no_figures(contained, w
     assert [labels for labels, _ in figures(text, "cpus")] == LABELS[:2]
 
 
-def test_cpu_time_does_not_step_back_where_another_cgroup_stands_for_a_name(contained, watched):
-    def using(cgroup, seconds):
-        cgroup.cgroup.cpu_time = SimpleNamespace(usage=lambda: (int(seconds * 1e9), 0, 0))
-        return cgroup
+def using(container, seconds):
+    container.cgroup.cpu_time = SimpleNamespace(usage=lambda: (int(seconds * 1e9), 0, 0))
+    return container
 
+
+def test_cpu_time_does_not_step_back_where_another_cgroup_stands_for_a_name(contained, watched):
     outer, below = using(Inner(1, 0, b"0"), 100), using(Inner(2, 10, b"0"), 40)
     contained({DOCKER[0]: [outer], f"{DOCKER[0]}/below": [below]})
     assert figures(watched(), "cpu_seconds_total") == [(LABELS[0], "100.0")]
@@ -339,6 +341,22 @@ def test_cpu_time_does_not_step_back_where_another_cgroup_stands_for_a_name(cont
     watched()
     contained({DOCKER[0]: [below]})
     assert figures(watched(), "cpu_seconds_total") == [(LABELS[0], "43.0")], "that name was gone"
+
+
+def test_cpu_time_goes_on_where_a_container_is_started_again(contained, watched, monkeypatch):
+    now = 1000
+    monkeypatch.setattr(exposition.Host, "now", lambda: now)
+    monkeypatch.setattr(exposition.Names, "around", lambda *_: iter([Identity("containerd", "id", "shop/cart-0/web")]))
+    lives = [using(Inner(1, 0, b"0"), 100), using(Inner(2, 1500, b"0"), 30), using(Inner(3, 2500, b"0"), 40)]
+    for life, total in zip(lives, ("100.0", "130.0", "170.0")):  # in Kubernetes, each has an id of its own
+        contained({f"/kubepods/pod1/{life.init}": [life]})
+        assert figures(watched(), "cpu_seconds_total") == [('engine="containerd",name="shop/cart-0/web"', total)]
+        now += 1000
+    contained({"/kubepods/pod1/3": [using(Inner(4, now - 500, b"0"), 5)]})  # in Docker, all have one
+    assert [total for _, total in figures(watched(), "cpu_seconds_total")] == ["175.0"]
+    now += 1000
+    contained({"/elsewhere": [using(Inner(4, now - 1500, b"0"), 60)]})
+    assert [total for _, total in figures(watched(), "cpu_seconds_total")] == ["175.0"], "it was moved"
 
 
 def test_shares_do_not_go_down_where_others_get_busy_or_the_engine_forgets_some(told, watched, monkeypatch):
@@ -357,6 +375,19 @@ def test_shares_do_not_go_down_where_others_get_busy_or_the_engine_forgets_some(
     text = watched()
     assert figures(text, "queue_seconds_total") == [(LABELS[0], "11.75"), (LABELS[2], "10.0")]
     assert figures(text, "queue_requests_total")[0] == (LABELS[0], "10.0")
+
+
+def test_shares_of_a_container_that_runs_on_are_kept_where_the_engine_forgets_all_of_them(told, contained, watched):
+    contained({DOCKER[0]: [Inner(1, 0, b"0")], DOCKER[1]: [Inner(2, 0, b"0")]})  # the second never had a share
+    told.shares = {DOCKER[0]: Share(100, 9.0, 1.0), DOCKER[2]: Share(1, 8.0, 1.0)}
+    assert figures(watched(), "queue_requests_total") == [(LABELS[0], "100.0"), (LABELS[2], "1.0")]
+    told.shares = {}
+    assert figures(watched(), "queue_requests_total") == [(LABELS[0], "100.0")]
+    told.shares = {DOCKER[0]: Share(1, 0.5, 1.0)}
+    assert figures(watched(), "queue_requests_total") == [(LABELS[0], "101.0")]
+    contained({})
+    told.shares = {}
+    assert figures(watched(), "queue_requests_total") == []
 
 
 def test_healthz_says_whether_the_daemon_serves_and_nothing_else(served, told):
