@@ -209,10 +209,11 @@ class Host:
             self._huge_pages_known = now + _SETTINGS_SECONDS, pages
         return pages
 
-    def free_huge_pages(self, size: int) -> int:
-        """Return how many of the huge pages of a size nobody uses, or has reserved."""
+    def free_huge_pages(self, size: int, reserved: int) -> int:
+        """Return how many of the huge pages of a size nobody uses or has reserved, but for who has so many reserved."""
         directory = self._huge_pages[size]
-        return max(int(directory.read("free_hugepages")) - int(directory.read("resv_hugepages")), 0)
+        free = int(directory.read("free_hugepages"))
+        return min(free, max(free - int(directory.read("resv_hugepages")), 0) + reserved)
 
     def huge_pages_on(self, nodes: Iterable[int], size: int) -> tuple[int, int]:
         """Return how many huge pages of a size some NUMA nodes have, and how many of them nobody uses."""

@@ -32,7 +32,7 @@ def of(cgroup: Cgroup, host: Host) -> Iterator[HugePages]:
     for size, pages in kinds.items():
         room, used, reserved = cgroup.hugetlb.room(_name(size)) if cgroup.hugetlb else (Room(), 0, 0)
         used, reserved = used // size, reserved // size
-        free = host.free_huge_pages(size) + reserved
+        free = host.free_huge_pages(size, reserved)
         if nodes is not None:  # what is reserved is on no certain node
             pages, free_there = host.huge_pages_on(nodes, size)
             free = min(free, free_there)

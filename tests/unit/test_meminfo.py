@@ -693,6 +693,15 @@ def test_huge_pages_that_others_have_reserved_are_not_free(files, cgroup, contai
         assert (now["HugePages_Total"], now["HugePages_Free"], now["HugePages_Rsvd"]) == shown
 
 
+def test_huge_pages_that_others_use_are_not_free_to_who_has_reserved_them(files, cgroup, container_in, tmp_path):
+    """As those of a file that one has mapped, and another has written."""
+    host = make_host(tmp_path, pages=10, free=0, **MEMORY)
+    own = {"hugetlb.2MB.max": "max", "hugetlb.2MB.current": 0, "hugetlb.2MB.rsvd.current": 20 * MIB}
+    container = container_in(cgroup(memory=v2.Memory((files(level2()),)), hugetlb=v2.Hugetlb((files(own),))))
+    now = fields(meminfo.render(container, host, Config()))
+    assert (now["HugePages_Total"], now["HugePages_Free"], now["HugePages_Rsvd"]) == (10, 0, 0)
+
+
 def test_huge_pages_of_all_sizes_are_summed_and_those_of_the_default_size_told_apart(
     files, cgroup, container_in, made, tmp_path
 ):
