@@ -175,32 +175,38 @@ class Cpuset:
 
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
-        self._divided: Looks[tuple[int, ...]] = Looks()
+        self._divided: tuple[Optional[bytes], Looks[tuple[int, ...]]] = None, Looks()
 
     def cpus(self) -> Optional[bytes]:
-        divided = self._divided.found(self._look)
-        return cpu_list.render(divided) if divided else self._nearest("cpuset.cpus.effective")
+        own = self._levels[0].get("cpuset.cpus.effective")
+        looked_at, looks = self._divided
+        if own != looked_at:  # which it also is when a partition below takes CPUs, or gives them back
+            looks = Looks()
+            self._divided = own, looks
+        divided = looks.found(partial(self._look, own or b""))
+        if divided:
+            return cpu_list.render(divided)
+        return own if own and own.strip() else _nearest(self._levels[1:], "cpuset.cpus.effective")
 
-    def _look(self) -> tuple[int, ...]:
+    def _look(self, effective: bytes) -> tuple[int, ...]:
         """Return the CPUs of its tasks and of those in cgroups below; none where no partition can have any of them.
 
-        What a partition below has is in no effective list above it. Nor does cpuset.cpus.exclusive.effective tell that:
-        what is in there belongs to others too, as long as no partition has it.
+        What a partition below has is in no effective list above it, but in each cpuset.cpus.exclusive.effective. That
+        does not tell whose it is: what is in there belongs to others too, as long as no partition has it.
         """
         own = self._levels[0]
         exclusive = own.get("cpuset.cpus.exclusive.effective")
         if exclusive is None:  # before Linux 6.7, there are partitions below others alone
-            exclusive = (own.get("cpuset.cpus.partition") or b"").replace(b"member", b"")
-        if not exclusive.strip():
+            is_undivided = not (own.get("cpuset.cpus.partition") or b"").replace(b"member", b"").strip()
+        else:
+            is_undivided = set(cpu_list.parse(exclusive)).issubset(cpu_list.parse(effective))
+        if is_undivided:
             return ()
         texts = (read_in(directory, "cpuset.cpus.effective") for directory in subtree(own))
         return tuple(sorted({cpu for text in texts for cpu in cpu_list.parse(text)}))
 
     def mems(self) -> Optional[bytes]:
-        return self._nearest("cpuset.mems.effective")
-
-    def _nearest(self, name: str) -> Optional[bytes]:
-        return next((text for level in self._levels if (text := level.get(name)) and text.strip()), None)
+        return _nearest(self._levels, "cpuset.mems.effective")
 
 
 class Io(Counting):
@@ -345,6 +351,10 @@ def _shares_if_quadratic(weight: int) -> float:
 def _limits(levels: Levels, name: str) -> list[int]:
     texts = [level.get(name) or _MAX for level in levels]
     return [int(text) for text in texts if text != _MAX]
+
+
+def _nearest(levels: Levels, name: str) -> Optional[bytes]:
+    return next((text for level in levels if (text := level.get(name)) and text.strip()), None)
 
 
 def _state(proc: str, thread: int) -> bytes:

@@ -371,6 +371,23 @@ def test_at_the_cpus_of_partitions_is_looked_once_a_second(made, monkeypatch):
     assert read == ["cpuset.cpus.effective"]
 
 
+def test_cpus_that_are_taken_from_a_cgroup_with_partitions_are_gone_at_once(made):
+    own = "sys/fs/cgroup/parent/box/cpuset.cpus"
+    inner = "sys/fs/cgroup/parent/box/inner/cpuset.cpus.effective"
+    root = made({**all_v2(), f"{own}.effective": "0-3\n", f"{own}.exclusive.effective": "0-7\n", inner: "4-7\n"})
+    cpuset = open_cgroup(find(str(root)), PATHS_V2).cpuset
+    assert cpuset.cpus() == b"0-7\n"
+    made({f"{own}.effective": "0-1\n", f"{own}.exclusive.effective": "0-1\n", inner: "0-1\n"})
+    assert cpuset.cpus() == b"0-1\n"
+
+
+def test_where_all_that_is_exclusive_is_its_own_nobody_looks_below_a_cgroup(made, monkeypatch):
+    own = "sys/fs/cgroup/parent/box/cpuset.cpus"
+    root = made({**all_v2(), f"{own}.effective": "0-3\n", f"{own}.exclusive.effective": "2-3\n"})
+    monkeypatch.setattr(v2, "subtree", None)
+    assert open_cgroup(find(str(root)), PATHS_V2).cpuset.cpus() == b"0-3\n"
+
+
 def test_where_no_level_has_the_cpuset_controller_the_root_says_what_partitions_have_left(made):
     effective = {"sys/fs/cgroup/cpuset.cpus.effective": "0-3\n", "sys/fs/cgroup/cpuset.mems.effective": "0\n"}
     root = made({**all_v2(), **effective, "sys/fs/cgroup/parent/box/cgroup.procs": ""})
