@@ -107,7 +107,7 @@ MEMINFO = (
         "`slab_reclaimable`, up to what is not free",
     ),
     _row("SUnreclaim", "0: v1 counts no slab in bytes", "`slab_unreclaimable`"),
-    _row("Slab", "0: v1 counts no slab in bytes", "the sum of `slab_reclaimable` and `slab_unreclaimable`"),
+    _row("Slab", "0: v1 counts no slab in bytes", "`SReclaimable` + `SUnreclaim`"),
     *_each(
         "KernelStack, PageTables, SecPageTables, Percpu",
         "0: v1 does not count it apart",

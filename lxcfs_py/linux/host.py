@@ -27,12 +27,14 @@ NODES = "sys/devices/system/node"
 MEMORY = "sys/devices/system/memory"
 """The directory of the blocks of memory."""
 
+MEMORY_BLOCK = re.compile(r"memory(\d+)")
+"""What a block of memory is called there, and in the directories of the nodes that have it."""
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SETTINGS_SECONDS = 1.0
 _SECOND = 1_000_000_000
 _CLOCK_WAS_SET_NS = 1_000_000  # a process that is preempted between two clocks sees less, or looks once more
 _MAX_CLOCKS = 64
-_BLOCK = re.compile(r"memory(\d+)")
 
 
 class _Booted(NamedTuple):
@@ -179,7 +181,7 @@ class Host:
         now = time.monotonic()
         if now > until:
             directory, offline = self.directory(MEMORY), set()
-            for block in filter(None, map(_BLOCK.fullmatch, directory.names(""))):
+            for block in filter(None, map(MEMORY_BLOCK.fullmatch, directory.names(""))):
                 with contextlib.suppress(FileNotFoundError):  # it has just been taken out
                     if directory.text(f"{block[0]}/state") == b"offline\n":
                         offline.add(int(block[1]))

@@ -16,11 +16,9 @@ from lxcfs_py.config import Config
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.container.containers import Container
 from lxcfs_py.linux import cpu_list
-from lxcfs_py.linux.host import MEMORY, NODES, Host
+from lxcfs_py.linux.host import MEMORY, MEMORY_BLOCK, NODES, Host
 from lxcfs_py.views import meminfo
 from lxcfs_py.views.allowed_nodes import allowed_nodes
-
-_BLOCK = re.compile(r"memory(\d+)")
 
 
 class Sight:
@@ -78,7 +76,7 @@ class Sight:
             whole, _, _ = self.host.memory_on(nodes)
             names = [name for node in nodes for name in self.host.directory(NODES).names(f"node{node}")]
         # A block that has memory of two nodes is in the directories of both.
-        blocks = sorted({int(block[1]) for block in map(_BLOCK.fullmatch, names) if block})
+        blocks = sorted({int(block[1]) for block in map(MEMORY_BLOCK.fullmatch, names) if block})
         if total < whole:  # which the kernel's own memory is not part of, as it is of the blocks
             count = -(-total // int(directory.text("block_size_bytes"), 16))
             offline = self.host.offline_memory()
