@@ -171,7 +171,7 @@ def _mounted(subject: Subject, name: str) -> str:
     return {
         "live": "mounted and served",
         "other": "mounted, of another server than this",
-        "dead": "mounted, but its server has ended: reading it fails. lxcfs-py attach gives it anew",
+        "dead": "mounted, but its server has ended: reading it fails. lxcfs-py attach gives it again",
         "silent": "mounted, but its server does not answer: who reads it waits",
         attach.HIDDEN: "hidden by the container's engine (a masked path): it sees nothing",
         "none": "not mounted: it sees the host's. lxcfs-py attach puts it there",

@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
         _unmount,
         "take the mount away, and say who loses it",
         "Take the mount away from the host, and name the containers that still have files of it: without a server, "
-        "reading them fails until they get them anew. While a daemon serves it, nothing is done but to name its "
+        "reading them fails until they get them again. While a daemon serves it, nothing is done but to name its "
         "process: to stop that unmounts.",
         [("lxcfs-py unmount", "after the daemon was stopped for good")],
     )
@@ -97,7 +97,7 @@ def _unmount_at(path: str) -> None:
         named = ", ".join(f"process {user.pid} ({printable(user.command)})" for user in found.users)
         print(
             f"lxcfs-py: files of {printable(path)} are still mounted in the containers of {named}: without a server, "
-            "reading them fails with 'Transport endpoint is not connected' until they get them anew from a server that "
-            "runs (lxcfs-py attach --all), or are restarted",
+            "reading them fails with 'Transport endpoint is not connected' until they get them again from a server "
+            "that runs (lxcfs-py attach --all), or are restarted",
             file=sys.stderr,
         )

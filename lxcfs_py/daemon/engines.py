@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FUSEPY_ENDS = (
     "with the engine fusepy the mount ends with the daemon, at a restart too, and containers see errors until they get "
-    "the files anew"
+    "the files again"
 )
 """What is promised less where that engine is chosen."""
 
