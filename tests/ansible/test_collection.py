@@ -209,6 +209,7 @@ def test_a_package_that_is_half_there_is_there(tmp_path, state):
     found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout.splitlines()
     is_there = state not in ("config-files", "not-installed")
     assert ("installed 0.2.0" in found, "lxcfs 0.2.0" in found) == (is_there, is_there)
+    assert found.count("half") == (is_there and state != "installed")
     assert ("stopped" in found, "disabled" in found) == (True, True)
 
 

@@ -182,7 +182,7 @@ def host(fleet: Fleet) -> str:
     """One that has the old version."""
     normal = {"reload_fails": False, "lacks_lists": False, "c_program": "", "c_users": []}
     normal.update(has_library=False, is_debian_14=False, stops=0)
-    normal.update(runs=True, is_disabled=False, apt_fails=False, others=[])
+    normal.update(package="installed", runs=True, is_disabled=False, apt_fails=False, others=[])
     fleet.change(fleet.names[0], version=OLD, config="", files={}, breaks_with="", **normal)
     return fleet.names[0]
 
@@ -304,11 +304,36 @@ def test_batches_in_the_inventory_are_refused_where_the_play_has_others(
     variables.write_text(json.dumps({"lxcfs_py_serial": batches}))
     try:
         refused = fleet.play("rollout", "--limit", host, "--check")
-        taken = fleet.play("rollout", "--limit", host, "--check", lxcfs_py_serial=[2])
+        taken = [
+            fleet.play("rollout", "--limit", host, "--check", lxcfs_py_serial=serial).returncode for serial in ([2], 5)
+        ]
     finally:
         variables.unlink()
-    assert (refused.returncode, taken.returncode) == (code, 0)
+    assert (refused.returncode, taken) == (code, [0, 0])
     assert ("give it as an extra variable (-e)" in " ".join(refused.stdout.split())) == bool(code)
+
+
+def package(fleet: Fleet, host: str) -> tuple[str, str]:
+    """Its state, and its version."""
+    found = json.loads((fleet.directory / f"hosts/{host}.json").read_text())
+    return found["package"], found["version"]
+
+
+@pytest.mark.parametrize("version", [OLD, NEW])
+@pytest.mark.parametrize(("half", "lacks_lists"), [("half-installed", False), ("unpacked", True)])
+def test_a_package_that_is_half_there_is_repaired(
+    fleet: Fleet, host: str, half: str, lacks_lists: bool, version: str
+) -> None:
+    fleet.change(host, version=version, package=half, lacks_lists=lacks_lists)
+    done = fleet.play("rollout", "--limit", host, "--tags", "lxcfs_py_install")
+    assert (done.returncode, package(fleet, host)) == (0, ("installed", NEW))
+
+
+def test_a_package_that_was_half_there_and_cannot_be_repaired_is_left_by_the_rollback(fleet: Fleet, host: str) -> None:
+    fleet.change(host, package="unpacked", apt_fails=True)
+    done = fleet.play("rollout", "--limit", host, "--tags", "lxcfs_py_install")
+    assert (done.returncode, package(fleet, host)) == (2, ("unpacked", OLD))
+    assert f"The host was rolled back to {OLD}." in done.stdout
 
 
 def test_where_apt_fails_and_nothing_has_changed_the_rollback_does_not_need_it(fleet: Fleet, host: str) -> None:

@@ -41,7 +41,8 @@ FRESH = {"version": "", "files": {}, "config": "", "containers": [], "breaks_wit
 # A host may also have: "reload_fails"; "lacks_lists", so that apt finds no dependency; "c_program", the version of its
 # package, and "c_users", the containers that have its files; "has_library", of the engine fusepy; "is_debian_14", which
 # has no package of that; "stops", how often the service was stopped; "is_disabled", the service at boot; "apt_fails";
-# "lost_with", a version with which it cannot be reached; "others", containers with views that are not the package's.
+# "lost_with", a version with which it cannot be reached; "others", containers with views that are not the package's;
+# "package", its state in dpkg's words.
 
 
 class Connection(ConnectionBase):
@@ -102,8 +103,10 @@ class Connection(ConnectionBase):
             others = any(name.startswith(f"{path}/") for name in host["files"])
             return {"rc": int(others or not host["files"].pop(path, "")), "stdout": "", "stderr": "", "changed": True}
         if (arguments.get("argv") or [""])[0] == "dpkg-query":
-            said = f"installed {host['version']}" if host["version"] else ""
+            said = f"{host.get('package', 'installed')} {host['version']}" if host["version"] else ""
             return {"rc": int(not said), "stdout": said, "stderr": "", "changed": True}
+        if (arguments.get("argv") or [""])[0] in ("dpkg", "apt-get"):
+            return _repaired(arguments["argv"], host)
         if (arguments.get("argv") or [""])[0] == "/usr/bin/python3":
             said = "" if host.get("has_library") else "Traceback\nModuleNotFoundError: No module named 'mfusepy'"
             return {"rc": int(bool(said)), "stdout": "", "stderr": said, "changed": True}
@@ -138,7 +141,9 @@ class Connection(ConnectionBase):
                 host["c_program"] = "5.0.3"
                 return {"changed": True}
             host["c_program"] = ""
-            host["version"] = Path(deb).name.split("_")[1] if deb else str(arguments["name"]).partition("=")[2]
+            comes = Path(deb).name.split("_")[1] if deb else str(arguments["name"]).partition("=")[2]
+            if comes != before:
+                host.update(version=comes, package="installed")
         return {"changed": before != host["version"]}
 
     def _stat(self, arguments: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
@@ -178,6 +183,19 @@ class Connection(ConnectionBase):
         return {"changed": changed, "status": {}}
 
 
+def _repaired(argv: list[str], host: dict[str, Any]) -> dict[str, Any]:
+    """Do what dpkg and apt-get do about a package that is half there."""
+    if argv[1] == "update":
+        host.pop("lacks_lists", None)
+    elif host.get("apt_fails") or host.get("lacks_lists"):
+        return {"rc": 100, "stdout": "", "stderr": "Unmet dependencies", "changed": True, "failed": True}
+    else:
+        comes = Path(argv[-1]).name.split("_")[1] if argv[0] == "apt-get" else host["version"]
+        if comes != host["version"] or host["package"] != "half-installed" or "--reinstall" in argv:
+            host.update(version=comes, package="installed")
+    return {"rc": 0, "stdout": "", "stderr": "", "changed": True}
+
+
 def _shell(command: str) -> str:
     """Answer what Ansible itself asks a shell: where it may put a file."""
     made = re.search(r"echo (ansible-tmp-[\d.-]+)=", command)
@@ -204,7 +222,7 @@ def _looked(host: dict[str, Any], line: str) -> list[str]:
     if host["version"]:
         lines += [f"installed {host['version']}", 'engine = "auto"', '"proc/meminfo"']
         lines += [_mountpoint(base64.b64decode(host["config"])), f"wanted {_mountpoint(line.encode())}"]
-        lines += ["mounted 90061"]
+        lines += ["mounted 90061", *(["half"] if host.get("package", "installed") != "installed" else [])]
     elif host.get("c_program"):
         lines += [f"lxcfs {host['c_program']}", "mounted 90061", *(f"uses {pid}" for pid in host.get("c_users", []))]
     return [*lines, *_users(host)]

@@ -1,14 +1,16 @@
-# What is on the host, a line for each thing: its package manager, the version of the package, though it be half installed,
-# the C program's, whether the service is stopped, and disabled, the configuration in base64, the unit's drop-in, the age of the mount, what of the effective configuration the role asks for, where a line
-# of the new one would put the mountpoint, and last the users of the mount. Arguments: the paths of configuration and
-# drop-in, and that line.
+# What is on the host, a line for each thing: its package manager, the version of the package and whether that is only
+# half installed, the C program's version, whether the service is stopped, and disabled, the configuration in base64, the
+# unit's drop-in, the age of the mount, what of the effective configuration the role asks for, where a line of the new one
+# would put the mountpoint, and last the users of the mount. Arguments: the paths of configuration and drop-in, and that
+# line.
 . /etc/os-release
 case " $ID ${ID_LIKE-} " in
 *" debian "*)
     echo packages apt
-    there='/^not-installed /d; /^config-files /d; s/^[^ ]*'
-    dpkg-query --show --showformat='${db:Status-Status} ${Version}\n' lxcfs-py 2>/dev/null | sed "$there/installed/"
-    dpkg-query --show --showformat='${db:Status-Status} ${Version}\n' lxcfs 2>/dev/null | sed "$there/lxcfs/"
+    gone='/^not-installed /d; /^config-files /d'
+    dpkg-query --show --showformat='${db:Status-Status} ${Version}\n' lxcfs-py 2>/dev/null |
+        sed -e "$gone" -e '/^installed /!a half' -e 's/^[^ ]*/installed/'
+    dpkg-query --show --showformat='${db:Status-Status} ${Version}\n' lxcfs 2>/dev/null | sed -e "$gone" -e 's/^[^ ]*/lxcfs/'
     ;;
 *" fedora "*)
     echo packages dnf
