@@ -91,10 +91,8 @@ def _ancestors(pid: int, parents: dict[int, int]) -> set[int]:
 
 def cgroup(pid: int) -> str:
     """Return the cgroup of the container with this init, of several that by which it is known. OSError."""
-    from lxcfs_py.container.processes import (
-        container_paths,  # here, as the processes that enter containers are to be small
-        place,
-    )
+    # Here, as the processes that enter containers are to be small.
+    from lxcfs_py.container.processes import container_paths, place
 
     return place(container_paths(pid, Path(f"/proc/{pid}/cgroup").read_bytes()))
 
