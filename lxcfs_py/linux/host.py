@@ -75,7 +75,7 @@ class Host:
         with contextlib.suppress(OSError):
             self.has_nodes = len(cpu_list.parse(self.directory(NODES).text("possible"))) > 1
         self._nodes_known: tuple[float, tuple[int, ...]] = (0.0, ())
-        self._offline_known: tuple[float, frozenset[int]] = (0.0, frozenset())
+        self._offline_known: tuple[int, frozenset[int]] = (-1, frozenset())
         self.meminfo_layout = self._proc.get("meminfo") or b""
         self.vmstat_layout: tuple[str, ...] = ()
         """The names of /proc/vmstat's fields."""
@@ -176,17 +176,20 @@ class Host:
         return nodes
 
     def offline_memory(self) -> frozenset[int]:
-        """Return the numbers of the blocks of memory that were offline within the last second."""
-        until, blocks = self._offline_known
-        now = time.monotonic()
-        if now > until:
+        """Return the numbers of the blocks of memory that are offline.
+
+        Each says so in a file of its own, and a large machine has thousands: they are read when its memory changes.
+        """
+        total, blocks = self._offline_known
+        now = self.memory().total
+        if now != total:
             directory, offline = self.directory(MEMORY), set()
             for block in filter(None, map(MEMORY_BLOCK.fullmatch, directory.names(""))):
                 with contextlib.suppress(FileNotFoundError):  # it has just been taken out
                     if directory.text(f"{block[0]}/state") == b"offline\n":
                         offline.add(int(block[1]))
             blocks = frozenset(offline)
-            self._offline_known = now + _SETTINGS_SECONDS, blocks
+            self._offline_known = now, blocks
         return blocks
 
     def memory_on(self, nodes: Iterable[int]) -> tuple[int, int, int]:

@@ -404,6 +404,11 @@ def test_a_block_of_memory_that_is_offline_holds_none_of_the_containers(large):
     for block in (0, 2, 3):
         Path(seen.filesystem.host.root, MEMORY[1:], f"memory{block}/state").write_text("offline\n")
     assert blocks_in(seen, MEMORY) == [1, 4, 5]
+    Path(seen.filesystem.host.root, MEMORY[1:], "memory1/state").write_text("offline\n")
+    meminfo = Path(seen.filesystem.host.root, "proc/meminfo")
+    _, total, rest = re.split(r"(MemTotal: +\d+)", meminfo.read_text(), maxsplit=1)
+    meminfo.write_text(f"MemTotal: {int(total.split()[1]) - 128 * KIB}{rest}")
+    assert blocks_in(seen, MEMORY) == [4, 5, 6], "the machine has less memory: it was looked at again"
 
 
 def test_a_block_of_memory_that_two_nodes_share_counts_once(large):
