@@ -160,7 +160,11 @@ def test_what_somebody_spoils_is_mended(api):
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("authorities", [certificates.make([f"{NAME}.views.svc"], TODAY).authorities, b"", b"spoilt"])
+@pytest.mark.parametrize(
+    "authorities",
+    [certificates.make([f"{NAME}.views.svc"], TODAY).authorities, b"", b"spoilt"],
+    ids=["another", "none", "spoilt"],
+)
 def test_an_authority_that_has_not_signed_the_certificate_is_mended(api, authorities):
     async def scenario():
         async with api.running() as cluster:
