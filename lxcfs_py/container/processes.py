@@ -12,7 +12,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 from lxcfs_py.cgroup.layout import Paths, parse_paths
 from lxcfs_py.linux import roots, syscalls, threads
@@ -149,6 +149,26 @@ def _own_time_namespace() -> str:
     return namespace_or_none("self", "time")
 
 
+def begin_to_visit() -> None:
+    """Start the thread that enters cgroup namespaces. OSError EAGAIN where none can be had.
+
+    It is started when it is needed, too: where there may be no more threads by then, no container could be found.
+    """
+    _visit(lambda: b"")
+
+
+_visitors: dict[int, ThreadPoolExecutor] = {}
+"""Of each process the one thread that enters the namespaces of others, and its own again: a fork has none of these."""
+
+
+def _visit(look: Callable[[], bytes]) -> bytes:
+    visitor = _visitors.setdefault(os.getpid(), ThreadPoolExecutor(1, "visitor"))
+    try:
+        return visitor.submit(look).result()
+    except RuntimeError as error:
+        raise threads.none_to_be_had(error) from None
+
+
 def _read_in_cgroup_namespace(pid: int) -> bytes:
     """Read /proc/PID/cgroup as a process in its cgroup namespace does.
 
@@ -156,19 +176,23 @@ def _read_in_cgroup_namespace(pid: int) -> bytes:
     """
 
     def inside() -> bytes:
-        fd = os.open(f"{roots.PROC}/{pid}/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            syscalls.setns(fd, syscalls.CLONE_NEWCGROUP)
-        finally:
-            os.close(fd)
-        return read(pid, "cgroup")
+        with _open_cgroup_namespace("self") as own, _open_cgroup_namespace(pid) as its:
+            syscalls.setns(its, syscalls.CLONE_NEWCGROUP)
+            try:
+                return read(pid, "cgroup")
+            finally:
+                syscalls.setns(own, syscalls.CLONE_NEWCGROUP)
 
-    # A namespace is entered by one thread alone, which ends with the pool.
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            return pool.submit(inside).result()
-        except RuntimeError as error:
-            raise threads.none_to_be_had(error) from None
+    return _visit(inside)
+
+
+@contextlib.contextmanager
+def _open_cgroup_namespace(pid: Union[int, str]) -> Iterator[int]:
+    fd = os.open(f"{roots.PROC}/{pid}/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _without(path: str, suffix: str) -> str:

@@ -20,6 +20,7 @@ from typing import Any, Callable, Optional
 from lxcfs_py.cgroup.layout import LayoutError, find_for_all
 from lxcfs_py.cgroup.layout import find as find_hierarchies
 from lxcfs_py.config import Config, ConfigError
+from lxcfs_py.container import processes
 from lxcfs_py.container.containers import Containers
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
@@ -81,6 +82,7 @@ class Service:
         self.containers = Containers(layout, Ledger(counters), self.sampler)
         proc, sys = mountpoint.machine_roots(config.mountpoint)
         self.filesystem = Filesystem(Host(proc=proc, sys=sys), self.containers, config)
+        processes.begin_to_visit()
         self.sampler.start(self.containers.take_up_loads)
         self.supervisor = Supervisor()
 

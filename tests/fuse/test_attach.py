@@ -721,7 +721,7 @@ def test_an_unexpected_exception_opens_no_file_while_in_the_container(
 
 
 def test_a_kernel_before_5_2_is_named_as_the_reason(box: Sandbox, views: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(path: str, flags: int) -> int:
+    def missing(path: str) -> int:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(syscalls, "clone_mount", missing)

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -261,6 +262,27 @@ def test_a_process_may_call_itself_anything(sandbox):
 # The cgroup of a container
 
 
+def test_where_there_may_be_no_more_threads_a_container_is_found_all_the_same(sandbox, monkeypatch):
+    box = sandbox()
+    text = Path(f"/proc/{box.init}/cgroup").read_bytes()
+    processes.begin_to_visit()
+    monkeypatch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
+    assert processes.container_paths(box.init, text)
+    there = processes._visit(lambda: os.readlink("/proc/thread-self/ns/cgroup").encode())
+    assert there.decode() == os.readlink("/proc/self/ns/cgroup"), "who went into its namespace has come back"
+
+
+def test_a_fork_visits_by_a_thread_of_its_own(sandbox):
+    box = sandbox()
+    text = Path(f"/proc/{box.init}/cgroup").read_bytes()
+    paths = processes.container_paths(box.init, text)
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        os._exit(int(processes.container_paths(box.init, text) != paths))
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_a_containers_cgroup_is_the_root_of_its_cgroup_namespace(sandbox):
     """Its init may be in one below that, as a systemd in a container is."""
     box = sandbox()
@@ -440,6 +462,7 @@ def test_where_no_thread_can_be_started_a_reader_sees_the_hosts_files_and_is_cou
 
     box = sandbox()
     with monkeypatch.context() as context:
+        context.setattr(processes, "_visitors", {})
         context.setattr(threading.Thread, "start", refused)
         assert containers.of(box.init) is None
     assert containers.unplaced == 1
