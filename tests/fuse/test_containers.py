@@ -665,8 +665,9 @@ def test_many_threads_that_ask_at_once_get_one_container(containers, sandbox):
 
 def test_a_container_in_anothers_pid_namespace_is_its_own_cgroup(containers, sandbox, neighbour):
     """Whoever asks first, and with what the cgroup has: one container, not one for each reader."""
-    pause, box = sandbox(memory=32 * MIB), sandbox(memory=96 * MIB)
+    pause = sandbox(memory=32 * MIB)
     time.sleep(2 / os.sysconf("SC_CLK_TCK"))  # the kernel tells a start by ticks
+    box = sandbox(memory=96 * MIB)
     one, two = neighbour(pause, box), neighbour(pause, box)
     assert namespace(one) == namespace(two) == namespace(pause.init)
     assert limit(containers.of(pause.init)) == 32 * MIB
