@@ -93,7 +93,10 @@ def told(*command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("situation", SITUATIONS, ids=lambda situation: situation.replace(" ", "-"))
 def test_no_command_shows_a_traceback(situation: str, place: Path) -> None:
+    serves = situation == "root without CAP_SYS_PTRACE"
     for command in cli.COMMANDS:
+        if command == "run" and serves:  # without end
+            continue
         told(*SITUATIONS[situation], sys.executable, "-m", "lxcfs_py", *arguments(command, place))
 
 

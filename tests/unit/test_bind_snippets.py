@@ -201,11 +201,11 @@ def test_where_there_is_no_profile_it_is_said(runtime, config, error):
 
 
 @pytest.mark.parametrize("document", ["runtimes.md", "kubernetes.md"])
-def test_the_documents_name_all_that_runc_does_not_let_in(document):
+def test_what_the_documents_say_that_runc_does_not_let_in_it_does_not(document):
     text = (ROOT / "docs" / document).read_text()
     refused = {re.sub(r"^proc/pressure/.*", "proc/pressure", name) for name in REFUSED}
     (told,) = {
         frozenset(re.findall(r"`/(proc/[a-z]+)(?:/\*)?`", sentence))
         for sentence in re.findall(r"`/proc/partitions`[^;:.]*`/proc/vmstat`", text)
     }
-    assert told == refused
+    assert told <= refused
