@@ -291,6 +291,8 @@ class Containers:
             elif error.errno in _NO_DESCRIPTORS:
                 self._make_room()
                 container = self._place(pid)
+            elif isinstance(error, _ENDED):  # another process that was looked at for it may have, at just that moment
+                container = self._place(pid)
             else:
                 raise
         if container is not None and not (reader and reader.inode == inode and reader.container() is container):

@@ -454,6 +454,17 @@ def test_services_started_in_the_same_instant_keep_their_own_counters(sandbox, s
     assert [ledger.get(name).visible for name in names] == [ONE, TWO]
 
 
+@pytest.mark.parametrize("error", [ProcessLookupError, FileNotFoundError])
+def test_a_process_that_ends_as_it_is_looked_at_for_a_reader_hides_no_container(
+    sandbox, containers, monkeypatch, error
+):
+    box, looked = sandbox(memory=32 * MIB), processes.container_paths
+    looks = iter([Mock(side_effect=error(errno.ESRCH, "it has ended")), looked])
+    monkeypatch.setattr(processes, "container_paths", lambda *given: next(looks, looked)(*given))
+    assert limit(containers.of(box.init)) == 32 * MIB
+    assert containers.unplaced == 0
+
+
 def test_where_no_thread_can_be_started_a_reader_sees_the_hosts_files_and_is_counted(sandbox, containers, monkeypatch):
     """A cgroup namespace is entered by a thread of its own."""
 

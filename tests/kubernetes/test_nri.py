@@ -244,7 +244,7 @@ def test_fifty_pods_that_start_at_once_see_themselves_unless_they_opted_out(mach
     views = ["none" if number % 5 == 0 else "all" for number in range(50)]
     with ThreadPoolExecutor(50) as pool:
         seen = list(pool.map(lambda wish: node.run(SEES, views=wish), views))
-    assert seen == [machines if wish == "none" else ITSELF for wish in views]
+    assert seen == [machines if wish == "none" else ITSELF for wish in views], node.log.read_text()
 
 
 @pytest.mark.parametrize("trouble", ["replaced", "killed", "stopped"])
