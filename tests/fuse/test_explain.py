@@ -206,6 +206,7 @@ def test_a_clock_of_its_own_is_told(explain: Any, sandbox: Callable[..., Sandbox
     assert {each["verdict"] for each in told if each["check"] == "age"} == {"ok"}
 
 
+@pytest.mark.slow
 def test_show_asks_the_daemon_for_the_load(explain: Any, sandbox: Callable[..., Sandbox]) -> None:
     box = sandbox(views=explain.views)
     box.popen(["sh", "-c", "while :; do :; done"])

@@ -510,6 +510,7 @@ def fair(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "LOOK", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fair")
 def test_no_reader_notices_the_death_of_a_server_with_whom_many_requests_wait(mount: Mount) -> None:
     server = mount.start()

@@ -147,6 +147,7 @@ def expressions() -> list[str]:
     return [target["expr"].replace("$instance", ".*") for panel in panels for target in panel["targets"]]
 
 
+@pytest.mark.slow
 def test_each_question_of_the_dashboard_has_an_answer_and_a_rule_is_evaluated(
     prometheus: Prometheus, watched: tuple[Daemon, int, str]
 ) -> None:

@@ -265,6 +265,7 @@ def test_a_server_that_lacks_threads_leaves_the_one_before_it_serving(
     assert daemon.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_keeper_serves_again_where_its_successor_dies_before_it_serves(
     start_daemon: StartDaemon, sandbox: MakeSandbox
 ) -> None:
@@ -278,6 +279,7 @@ def test_a_keeper_serves_again_where_its_successor_dies_before_it_serves(
     assert daemon.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_server_goes_on_while_its_keeper_stands_still(start_daemon: StartDaemon, sandbox: MakeSandbox) -> None:
     daemon = start_daemon("kernel", keep=True)
     wait_for(lambda: "INFO: serving" in daemon.log.read_text())
@@ -322,6 +324,7 @@ sys.exit(cli.main())
 """
 
 
+@pytest.mark.slow
 def test_a_keeper_replaces_a_server_that_hangs_or_stands_still(tmp_path: Path, sandbox: MakeSandbox) -> None:
     mountpoint, flag = tmp_path / "mount", tmp_path / "hang"
     mountpoint.mkdir()

@@ -230,6 +230,7 @@ def test_a_swap_limit_is_beside_the_memory_limit(sandbox: MakeSandbox) -> None:
         assert (box.cgroup("memory") / "memory.memsw.limit_in_bytes").read_text().strip() == str(80 * MB)
 
 
+@pytest.mark.slow
 def test_a_command_gets_no_more_cpu_time_than_its_quota(sandbox: MakeSandbox) -> None:
     box = sandbox(cpus=0.2)
     assert float(box.run(SPIN).stdout) < 0.3

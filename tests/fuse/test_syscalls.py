@@ -172,6 +172,7 @@ def test_no_call_fails_while_servers_die(start_daemon, sandbox, tmp_path, contai
     print(calls)
 
 
+@pytest.mark.slow
 def test_containers_start_and_call_while_one_server_takes_over_from_another(start_daemon, sandbox, tmp_path):
     daemon = start_daemon()
     box = sandbox(memory=MEMORY, cpus=1, views=daemon.mountpoint)

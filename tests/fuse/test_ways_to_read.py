@@ -96,6 +96,7 @@ def lines(require: Callable[[object, str], None], tmp_path: Path) -> Iterator[Pa
         server.kill()
 
 
+@pytest.mark.slow
 def test_texts_longer_and_shorter_than_their_size_are_read_whole_in_all_ways(lines: Path) -> None:
     files = [word for path in LENGTHS for word in (f"{lines}{path}", "line 1")]
     done = subprocess.run([*WAYS, "0", *files], **PIPES, timeout=120, check=False)
