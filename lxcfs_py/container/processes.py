@@ -68,11 +68,8 @@ def place(paths: Paths) -> str:
 
 def find_init(pid: int, namespace_name: str) -> int:
     """Return the pid of the init of a process's pid namespace, which has that name. OSError if it has ended."""
-    fd = os.open(f"{roots.PROC}/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return find_init_of(fd, pid, namespace_name)
-    finally:
-        os.close(fd)
+    with _open_namespace(pid, "pid") as pid_namespace:
+        return find_init_of(pid_namespace, pid, namespace_name)
 
 
 def find_init_of(pid_namespace: int, pid: int, namespace_name: str) -> int:
@@ -157,14 +154,15 @@ def begin_to_visit() -> None:
     _visit(lambda: b"")
 
 
-_visitors: dict[int, ThreadPoolExecutor] = {}
-"""Of each process the one thread that enters the namespaces of others, and its own again: a fork has none of these."""
+@functools.lru_cache(maxsize=1)
+def _visitor(_process: int) -> ThreadPoolExecutor:
+    """Return a process's one thread that enters the namespaces of others, and its own again: a fork has none yet."""
+    return ThreadPoolExecutor(1, "visitor")
 
 
 def _visit(look: Callable[[], bytes]) -> bytes:
-    visitor = _visitors.setdefault(os.getpid(), ThreadPoolExecutor(1, "visitor"))
     try:
-        return visitor.submit(look).result()
+        return _visitor(os.getpid()).submit(look).result()
     except RuntimeError as error:
         raise threads.none_to_be_had(error) from None
 
@@ -176,7 +174,7 @@ def _read_in_cgroup_namespace(pid: int) -> bytes:
     """
 
     def inside() -> bytes:
-        with _open_cgroup_namespace("self") as own, _open_cgroup_namespace(pid) as its:
+        with _open_namespace("self", "cgroup") as own, _open_namespace(pid, "cgroup") as its:
             syscalls.setns(its, syscalls.CLONE_NEWCGROUP)
             try:
                 return read(pid, "cgroup")
@@ -187,8 +185,8 @@ def _read_in_cgroup_namespace(pid: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _open_cgroup_namespace(pid: Union[int, str]) -> Iterator[int]:
-    fd = os.open(f"{roots.PROC}/{pid}/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+def _open_namespace(pid: Union[int, str], kind: str) -> Iterator[int]:
+    fd = os.open(f"{roots.PROC}/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield fd
     finally:

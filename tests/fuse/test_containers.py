@@ -473,7 +473,7 @@ def test_where_no_thread_can_be_started_a_reader_sees_the_hosts_files_and_is_cou
 
     box = sandbox()
     with monkeypatch.context() as context:
-        context.setattr(processes, "_visitors", {})
+        processes._visitor.cache_clear()
         context.setattr(threading.Thread, "start", refused)
         assert containers.of(box.init) is None
     assert containers.unplaced == 1
