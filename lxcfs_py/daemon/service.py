@@ -140,7 +140,8 @@ def serve(
             except Exception as error:
                 log.error("serving, which could not be told: %r", error)
 
-        _Loop(service, engine, unit, status, source, signals).run(begun)
+        if not ended:  # what it would listen at is its successor's otherwise
+            _Loop(service, engine, unit, status, source, signals).run(begun)
         unit.stopping()
         if not ended:  # another server may wait for this process's end, with which all of it ends
             service.supervisor.stop()
@@ -382,12 +383,13 @@ class _Signals:
 
 
 def _wait_until_it_answers(engine: Engine, ended: list[End]) -> None:
+    """Return at a takeover, too: another server may want the mount before this one has told that it serves."""
     path = engine.config.mountpoint
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
+        if engine.answers() or End.TAKEN_OVER in ended:
+            return
         if ended:
             raise MountError(f"nothing could be mounted at {path}: {ended[0].value}", engines.what_a_mount_needs())
-        if engine.answers():
-            return
         time.sleep(0.005)
     raise MountError(f"the mount at {path} does not answer after {_START_SECONDS} seconds")

@@ -61,6 +61,22 @@ def test_after_a_takeover_nothing_is_waited_for(served):
     assert served.done == ["calls"], "which ended when all was handed over"
 
 
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_server_that_is_taken_over_before_it_has_told_that_it_serves_ends_without_an_error(
+    served, monkeypatch, caplog, answers
+):
+    """What it would listen at for commands is the successor's already."""
+    caplog.set_level("INFO")
+    ends = Mock()
+    monkeypatch.setattr(service.threads, "start", lambda function, name: ends(function()))
+    monkeypatch.setattr(service._Loop, "run", Mock(side_effect=AssertionError("it listens")))
+    served.engine.answers = lambda: answers
+    served.ready.set()
+    assert service.serve(Config()) == 0
+    ends.assert_called_once()
+    assert caplog.messages[-1].endswith(End.TAKEN_OVER.value)
+
+
 @pytest.mark.parametrize("resumes", [False, True])
 @pytest.mark.parametrize("fails", ["_start", "_listen_for_metrics", "_wait_until_it_answers", "_Loop"])
 def test_a_start_that_fails_takes_away_the_mount_that_it_made_and_no_other(served, monkeypatch, fails, resumes):
