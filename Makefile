@@ -30,7 +30,7 @@ IMAGE := $(DEB) mmdebstrap $(if $(ARCH),$(if $(filter-out $(shell dpkg --print-a
 TEST := $(TEST_FAST) $(DOCKER) lxc lxcfs musl-tools mmdebstrap qemu-system-x86 qemu-utils e2fsprogs openssh-client $(DEB) lintian man-db $(REPO) \
 	kubernetes-client/kubectl zsh fish prometheus
 SOAK := $(TEST_FAST) systemd
-BENCH := $(RUN) lxcfs
+BENCH := $(RUN) lxcfs gcc libc6-dev pkgconf/pkg-config libfuse3-dev
 
 # Tests that need neither Docker nor virtual machines. Some take all daemons and containers of this machine for their own:
 # every daemon finds the containerd of NRI's tests, a pod asks which mounts its node's containers have, and a disk that

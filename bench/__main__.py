@@ -55,7 +55,9 @@ def main() -> None:
     parts = [options.part] if options.part else PARTS
     if "reads" in parts:
         floors = [contenders.floor(engine) for engine in engines]
-        reads = measure.reads([contenders.KERNEL, c_program, *ours, *floors], options.files, options.seconds)
+        with contenders.floor_of_libfuse() as libfuse:
+            all_ = [contenders.KERNEL, c_program, *ours, *floors, libfuse]
+            reads = measure.reads(all_, options.files, options.seconds)
         results["reads"] = report.reads_json(reads)
         print(report.reads_tables(reads))
     if "scale" in parts:

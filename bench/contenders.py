@@ -19,6 +19,7 @@ from lxcfs_py.linux import runtime_directory, syscalls
 
 ENGINES = ("fusepy", "kernel")
 LXCFS = "/usr/bin/lxcfs"
+FLOOR_OF_LIBFUSE = "floor, libfuse in C"
 _PATIENCE = 15.0
 """Seconds for a server to start, and as many to stop."""
 
@@ -65,6 +66,17 @@ def floor(engine: str) -> Contender:
     """Return a constant text served by an engine: what lxcfs-py would cost if its views cost nothing."""
     command = (sys.executable, "-m", "bench.floor", engine, "{mount}")
     return Contender(f"floor, {engine}", command, aware=False, engine=engine)
+
+
+@contextlib.contextmanager
+def floor_of_libfuse() -> Iterator[Contender]:
+    """Build a constant text served by libfuse 3, in C, for as long as this lasts. CalledProcessError, OSError."""
+    with tempfile.TemporaryDirectory(prefix="lxcfs-bench-") as room:
+        flags = subprocess.check_output(["pkg-config", "--cflags", "--libs", "fuse3"], text=True)
+        program = f"{room}/floor"
+        source = str(Path(__file__).with_name("floor.c"))
+        subprocess.run(["cc", "-O2", "-o", program, source, *flags.split()], check=True)
+        yield Contender(FLOOR_OF_LIBFUSE, (program, "-f", "-o", "allow_other", "{mount}"), aware=False)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import lxcfs_py
+from bench.contenders import FLOOR_OF_LIBFUSE
 from bench.flood import Flood
 from bench.measure import CPUS, MEMORY, MODES, READERS, Reads
 from bench.scale import FEW, MANY, Scale
@@ -43,7 +44,9 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 
 def compared(title: str, figures: Figures, notes: Optional[Mapping[tuple[str, str], str]] = None) -> str:
-    """Return a table of files by servers, with lxcfs-py's ratios to the C program and to the floor of its engine.
+    """Return a table of files by servers, with lxcfs-py's ratios to the C program and to two floors.
+
+    One is of its own engine, and the other of libfuse in C.
 
     `notes` is put behind the figures.
     """
@@ -53,7 +56,8 @@ def compared(title: str, figures: Figures, notes: Optional[Mapping[tuple[str, st
         (name, other)
         for name in names
         for other in names
-        if name.startswith("lxcfs-py") and (other.startswith("lxcfs ") or other == name.replace("lxcfs-py", "floor"))
+        if name.startswith("lxcfs-py")
+        and (other.startswith("lxcfs ") or other in (name.replace("lxcfs-py", "floor"), FLOOR_OF_LIBFUSE))
     ]
     rows = []
     for file in files:
@@ -156,8 +160,9 @@ def scale_tables(scales: Sequence[Scale]) -> str:
 
 
 def _ratio(ours: str, other: str) -> str:
-    """Name a ratio: "fusepy / C", "kernel / floor"."""
-    return f"{ours.split(', ')[1]} / {'floor' if other.startswith('floor') else 'C'}"
+    """Name a ratio: "fusepy / C", "kernel / floor", "kernel / libfuse's floor"."""
+    short = "libfuse's floor" if other == FLOOR_OF_LIBFUSE else "floor" if other.startswith("floor") else "C"
+    return f"{ours.split(', ')[1]} / {short}"
 
 
 def _pair(p50: Mapping[int, float]) -> str:

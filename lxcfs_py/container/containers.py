@@ -223,7 +223,8 @@ class _Reader(NamedTuple):
 
     found: float
     container: weakref.ref[Container]
-    boottime_offset: int
+    boottime_offset: Optional[int] = None
+    """None until it is asked for."""
 
 
 class Containers:
@@ -297,11 +298,10 @@ class Containers:
                 raise
         if container is not None and not (reader and reader.inode == inode and reader.container() is container):
             container.note_reader(pid)
-        offset = processes.boottime_offset(pid, container.init) if container is not None else 0
         if container is not None:
             if len(self._readers) >= _MAX_READERS:
                 self._readers.clear()
-            self._readers[pid] = _Reader(inode, time.monotonic(), weakref.ref(container), offset)
+            self._readers[pid] = _Reader(inode, time.monotonic(), weakref.ref(container))
         return container
 
     def take_up_loads(self) -> None:
@@ -322,7 +322,13 @@ class Containers:
     def boottime_offset(self, pid: int) -> int:
         """Return what `processes.boottime_offset` does of a process whose container has just been looked up."""
         reader = self._readers.get(pid)
-        return reader.boottime_offset if reader is not None else processes.boottime_offset(pid)
+        if reader is not None and reader.boottime_offset is not None:
+            return reader.boottime_offset
+        container = reader.container() if reader is not None else None
+        offset = processes.boottime_offset(pid, container.init if container is not None else 0)
+        if reader is not None:
+            self._readers[pid] = reader._replace(boottime_offset=offset)
+        return offset
 
     def forget(self, pid: int, error: Optional[BaseException] = None) -> None:
         """Look the container of a process up anew when it asks next: what was known of it no longer holds.

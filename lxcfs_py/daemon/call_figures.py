@@ -41,13 +41,14 @@ class CallFigures:
         )
 
     def cpus(self, pid: int) -> Optional[Sequence[int]]:
-        """Return the CPUs online in /sys for a process; None where these are the machine's."""
+        """Return the CPUs online in /sys for a process; None where these are all that it may run on anyway."""
         return self._filesystem.computed(pid, "sched_getaffinity(2)", self._cpus, _of_the_machine)
 
     def _cpus(self, container: Container, config: Config) -> Optional[Sequence[int]]:
         if _CPUS not in config.files.enabled:
             return None
-        return visible_cpus.visible(container.cgroup, self._filesystem.host, config.cpu).cpus
+        seen = visible_cpus.visible(container.cgroup, self._filesystem.host, config.cpu)
+        return None if seen.whole else seen.cpus
 
     def _sysinfo(self, container: Container, host: Host, config: Config) -> Sysinfo:
         """Return the container's figures; the machine's for a file that is not enabled."""

@@ -51,6 +51,7 @@ SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 32
 
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
+_MACHINE = os.uname().machine
 _SCHED_GETAFFINITY = {"x86_64": 204, "aarch64": 123}  # the C library's own returns no length
 
 _MOST_CPUS = 65536  # more than any kernel is built for
@@ -129,7 +130,7 @@ def sched_getaffinity(thread: int, size: int) -> bytes:
     EINVAL when the machine's CPUs need a larger one.
     """
     mask = ctypes.create_string_buffer(min(size, _MOST_CPUS // 8))  # the kernel writes no more than it has
-    number = _SCHED_GETAFFINITY[os.uname().machine]
+    number = _SCHED_GETAFFINITY[_MACHINE]
     written = _check(_libc.syscall(ctypes.c_long(number), thread, ctypes.c_size_t(size), mask))
     return mask.raw[:written]
 
@@ -155,7 +156,7 @@ def seccomp_filter(program: bytes) -> None:
 def _seccomp(flags: int, program: bytes) -> int:
     code = ctypes.create_string_buffer(program, len(program))
     description = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
-    number = _SECCOMP.get(os.uname().machine, -1)  # ENOSYS
+    number = _SECCOMP.get(_MACHINE, -1)  # ENOSYS
     return _check(_libc.syscall(ctypes.c_long(number), SECCOMP_SET_MODE_FILTER, flags, description))
 
 
