@@ -22,10 +22,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, NoReturn
+from functools import partial
+from typing import NamedTuple
 
 from lxcfs_py.attach import attach, mount_users, results, running
+from lxcfs_py.attach.forks import Forks
 from lxcfs_py.cgroup import layout
+from lxcfs_py.container import processes
 from lxcfs_py.linux import syscalls
 from lxcfs_py.linux.mountpoint import FSTYPE
 from lxcfs_py.log import to_stderr
@@ -192,7 +195,6 @@ class Attacher:
         self._cgroups = Cgroups(hierarchy, Patterns(settings.cgroups))
         self._backlog: deque[str] = deque()
         self._candidates: list[Candidate] = []
-        self._attaching: dict[int, tuple[int, Candidate]] = {}  # pidfd: pid, for whom
         try:
             os.close(os.pidfd_open(os.getpid()))
         except OSError:
@@ -209,6 +211,7 @@ class Attacher:
         self._poll = select.poll()
         self._poll.register(0, 0)  # its hangup is always told
         self._poll.register(self._cgroups, select.POLLIN)
+        self._attaching: Forks[Candidate] = Forks(self._poll, MAX_ATTACHING)
 
     def run(self) -> None:
         """Attach until the standard input ends."""
@@ -261,9 +264,9 @@ class Attacher:
             mountinfo = self._mountinfo_if_ready(pid)
             if mountinfo:
                 if not all(mounted in mountinfo for mounted in self._mounted):
-                    if len(self._attaching) == MAX_ATTACHING:
+                    if self._attaching.are_enough:
                         return False
-                    self._attach(pid, candidate)
+                    self._attaching.start(partial(_attach, pid, candidate.path, self._settings), candidate)
                 return True
         return False
 
@@ -279,37 +282,17 @@ class Attacher:
         is_ready = len(roots) == 2 and roots not in self._host_roots and not _WHOLE.search(mountinfo)
         return mountinfo if is_ready else b""
 
-    def _attach(self, pid: int, candidate: Candidate) -> None:
-        child = os.fork()
-        if not child:
-            _attach_and_end(pid, candidate.path, self._settings)
-        pidfd = os.pidfd_open(child)
-        self._attaching[pidfd] = child, candidate
-        self._poll.register(pidfd, select.POLLIN)
-
     def _reap(self, pidfd: int) -> None:
-        child, candidate = self._attaching.pop(pidfd)
-        _, status = os.waitpid(child, 0)
-        self._poll.unregister(pidfd)
-        os.close(pidfd)
+        candidate, code = self._attaching.reap(pidfd)
         now = time.monotonic()
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _LOOK_AGAIN:
+        if code == _LOOK_AGAIN:
             self._look_again(candidate, now)  # another process of it may be there
-        elif os.WIFEXITED(status) and os.WEXITSTATUS(status) == _NO_ANSWER:
+        elif code == _NO_ANSWER:
             heapq.heappush(self._candidates, Candidate(now + _AGAIN_SECONDS, candidate.path, now))
 
 
-def _attach_and_end(pid: int, path: str, settings: Settings) -> NoReturn:
-    """Attach and log what came of it, in a process of its own, since a container may keep it waiting."""
-    code = 0
-    try:
-        code = _attach_and_log(pid, path, settings)
-    finally:
-        os._exit(code)
-
-
-def _attach_and_log(pid: int, path: str, settings: Settings) -> int:
-    """Return 0, _LOOK_AGAIN or _NO_ANSWER.
+def _attach(pid: int, path: str, settings: Settings) -> int:
+    """Attach and log what came of it; return 0, _LOOK_AGAIN or _NO_ANSWER.
 
     Who has ended is no result, as another process of the container may do, nor is one that does not answer.
     """
@@ -363,10 +346,8 @@ def _roots(mountinfo: bytes) -> dict[bytes, tuple[bytes, bytes]]:
 def _age(pid: int) -> tuple[bool, int]:
     """Order a container's processes: its init is first, then the oldest. Pids tell nothing, for they wrap around."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        with open(f"/proc/{pid}/status", "rb") as file:
-            is_init = file.read().partition(b"\nNSpid:")[2].partition(b"\n")[0].split()[-1] == b"1"
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return not is_init, int(file.read().rpartition(b") ")[2].split()[19])
+        is_init = processes.pids_within(processes.read(pid, "status"))[-1] == 1
+        return not is_init, processes.start_time(processes.read(pid, "stat"))
     return True, sys.maxsize  # it has ended
 
 

@@ -18,10 +18,12 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, NoReturn, Optional
+from functools import partial
+from typing import NamedTuple, Optional
 
 from lxcfs_py.attach import attach, results, running
 from lxcfs_py.attach.errors import EndedError
+from lxcfs_py.attach.forks import Forks
 from lxcfs_py.linux import mountpoint, runtime_directory, syscalls
 from lxcfs_py.log import to_stderr
 from lxcfs_py.runtimes.bind_snippets import is_here
@@ -61,8 +63,8 @@ class Process:
         # What this kernel has not, no container has: one that is to mount something there does not start.
         self._policy = Policy(settings.mountpoint, tuple(filter(is_here, settings.names)), settings.default)
         self._backlog: collections.deque[Attachment] = collections.deque(maxlen=_MAX_BACKLOG)
-        self._attaching: dict[int, int] = {}  # pidfd -> pid
         self._poll = select.poll()
+        self._attaching: Forks[Attachment] = Forks(self._poll, _MAX_ATTACHING)
         self._poll.register(0, 0)  # its hangup is always told
         self._connection: Optional[Connection] = None
         self._plugin: Optional[Plugin] = None
@@ -86,7 +88,7 @@ class Process:
                 if self._connection and descriptor == self._connection.fileno():
                     self._attend()
                 elif descriptor in self._attaching:
-                    self._reap(descriptor)
+                    self._attaching.reap(descriptor)
 
     def _connect(self, now: float) -> None:
         self._next_try = now + _LOOK_SECONDS
@@ -135,20 +137,14 @@ class Process:
         return device == self._device
 
     def _may_attach(self) -> bool:
-        return bool(self._backlog) and len(self._attaching) < _MAX_ATTACHING
+        return bool(self._backlog) and not self._attaching.are_enough
 
     def _attach_one(self) -> None:
         if not self._may_attach():
             return
         wanted = self._backlog.popleft()
-        if self._has_all(wanted):
-            return
-        child = os.fork()
-        if not child:
-            _attach_and_end(wanted, self._settings.mountpoint)
-        pidfd = os.pidfd_open(child)
-        self._attaching[pidfd] = child
-        self._poll.register(pidfd, select.POLLIN)
+        if not self._has_all(wanted):
+            self._attaching.start(partial(_attach, wanted, self._settings.mountpoint), wanted)
 
     def _has_all(self, wanted: Attachment) -> bool:
         """Tell whether there is nothing to attach: after a daemon's start, that is so of nearly all containers."""
@@ -160,14 +156,9 @@ class Process:
             return True
         return seen >= {f"/{name}" for name in wanted.names}
 
-    def _reap(self, pidfd: int) -> None:
-        os.waitpid(self._attaching.pop(pidfd), 0)
-        self._poll.unregister(pidfd)
-        os.close(pidfd)
 
-
-def _attach_and_end(wanted: Attachment, place: str) -> NoReturn:
-    """Attach in a process of its own, since a container may keep it waiting."""
+def _attach(wanted: Attachment, place: str) -> int:
+    """Attach and log what came of it; return 0."""
     try:
         outcomes = attach.attach(wanted.pid, place, list(wanted.names))
         results.tell(results.of(outcomes))
@@ -182,8 +173,7 @@ def _attach_and_end(wanted: Attachment, place: str) -> NoReturn:
     except Exception:
         results.tell(results.FAILED)
         log.exception("container %d", wanted.pid)
-    finally:
-        os._exit(0)
+    return 0
 
 
 @contextlib.contextmanager

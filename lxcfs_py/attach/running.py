@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Union
 
 from lxcfs_py.attach.errors import EndedError
+from lxcfs_py.container.processes import pids_within
 from lxcfs_py.linux import mount_table, roots
 from lxcfs_py.linux.mount_table import Mount
 from lxcfs_py.linux.mountpoint import FSTYPE
@@ -46,10 +47,10 @@ def processes() -> list[Process]:
     for pid in roots.pids():
         with contextlib.suppress(OSError, IndexError):  # it has ended, or is not for us to see
             text = Path(f"/proc/{pid}/status").read_bytes()
-            pids = text.partition(b"\nNSpid:")[2].partition(b"\n")[0].split()
+            pids = pids_within(text)
             parent = int(text.partition(b"\nPPid:")[2].split(None, 1)[0])
             pid_namespace, mount_namespace = (os.stat(f"/proc/{pid}/ns/{kind}").st_ino for kind in ("pid", "mnt"))
-            found.append(Process(pid, parent, pid_namespace, mount_namespace, len(pids) - 1, pids[-1] == b"1"))
+            found.append(Process(pid, parent, pid_namespace, mount_namespace, len(pids) - 1, pids[-1] == 1))
     return found
 
 

@@ -74,11 +74,10 @@ class Memory(Counting):
         return self._counted
 
     def room(self, reclaimable: int = 0, high: bool = False) -> Room:
+        names = ("memory.max", "memory.high") if high else ("memory.max",)
         room = Room()
         for level in self._levels:
-            limits = _limits((level,), "memory.max")
-            if high:
-                limits += _limits((level,), "memory.high")
+            limits = [limit for name in names if (limit := _limit(level, name)) is not None]
             if limits:
                 limit = min(limits)
                 free = max(limit - int(level.read("memory.current")), 0)
@@ -96,7 +95,8 @@ class Memory(Counting):
     def swap(self) -> tuple[Room, int]:
         room = Room()
         for level in self._levels:
-            for limit in _limits((level,), "memory.swap.max"):
+            limit = _limit(level, "memory.swap.max")
+            if limit is not None:
                 room = room.within(limit, max(limit - int(level.read("memory.swap.current")), 0), int)
         return room, int(self._levels[0].get("memory.swap.current") or 0)
 
@@ -252,7 +252,8 @@ class Hugetlb:
         room = Room()
         for level in self._levels:
             for kind, own in ((f"hugetlb.{size}", 0), (f"hugetlb.{size}.rsvd", reserved)):
-                for limit in _limits((level,), f"{kind}.max"):
+                limit = _limit(level, f"{kind}.max")
+                if limit is not None:
                     free = max(limit - int(level.read(f"{kind}.current")), 0)
                     room = room.within(limit, free + own, int)
         return room, used, reserved
@@ -348,9 +349,9 @@ def _shares_if_quadratic(weight: int) -> float:
     return float(2 ** ((math.sqrt(125 * 125 + 4 * product) - 125) / 2))
 
 
-def _limits(levels: Levels, name: str) -> list[int]:
-    texts = [level.get(name) or _MAX for level in levels]
-    return [int(text) for text in texts if text != _MAX]
+def _limit(level: KernelDirectory, name: str) -> Optional[int]:
+    text = level.get(name) or _MAX
+    return None if text == _MAX else int(text)
 
 
 def _nearest(levels: Levels, name: str) -> Optional[bytes]:

@@ -289,13 +289,12 @@ class Containers:
                 container = self._place_by_another(reader if reader and reader.inode == inode else None, pid)
                 if container is None:
                     raise
-            elif error.errno in _NO_DESCRIPTORS:
-                self._make_room()
-                container = self._place(pid)
-            elif isinstance(error, _ENDED):  # another process that was looked at for it may have, at just that moment
-                container = self._place(pid)
             else:
-                raise
+                if error.errno in _NO_DESCRIPTORS:
+                    self._make_room()
+                elif not isinstance(error, _ENDED):  # another process that was looked at for it may have, just then
+                    raise
+                container = self._place(pid)
         if container is not None and not (reader and reader.inode == inode and reader.container() is container):
             container.note_reader(pid)
         if container is not None:

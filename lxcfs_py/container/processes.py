@@ -122,6 +122,11 @@ def stat_fields(stat: bytes) -> list[bytes]:
     return stat.rpartition(b") ")[2].split()
 
 
+def pids_within(status: bytes) -> list[int]:
+    """Return a process's pid in each pid namespace that it is in, from the outermost, from /proc/PID/status."""
+    return [int(word) for word in status.partition(b"\nNSpid:")[2].partition(b"\n")[0].split()]
+
+
 def ancestors(pid: int) -> Iterator[int]:
     """Yield a process or thread and its ancestors, as far as they can be seen."""
     while pid > 0:
@@ -202,7 +207,6 @@ def _without(path: str, suffix: str) -> str:
 def _pids(pid: int) -> list[int]:
     """Return a process's pid in each pid namespace that it is in, from the outermost; none when it has ended."""
     try:
-        status = read(pid, "status")
+        return pids_within(read(pid, "status"))
     except OSError:
         return []
-    return [int(word) for word in status.partition(b"\nNSpid:")[2].partition(b"\n")[0].split()]

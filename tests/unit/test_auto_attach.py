@@ -224,7 +224,9 @@ def attacher(tmp_path, monkeypatch):
         monkeypatch.setattr(layout, "find", lambda: found)
         made = auto_attach.Attacher(auto_attach.Settings("/var/lib/lxcfs", ["proc/meminfo"], ["/docker/*"], "info"))
         made.attached = []
-        monkeypatch.setattr(made, "_attach", lambda pid, candidate: made.attached.append((pid, candidate.path)))
+        monkeypatch.setattr(
+            made._attaching, "start", lambda work, candidate: made.attached.append((work.args[0], candidate.path))
+        )
         made._add(made._cgroups.all())
         return made
 
@@ -326,10 +328,9 @@ def test_what_is_too_much_at_once_waits_and_what_is_too_much_for_that_is_told(at
 
 
 def test_no_more_are_attached_to_at_a_time_than_the_bound(attacher, process, monkeypatch):
-    monkeypatch.setattr(auto_attach, "MAX_ATTACHING", 1)
+    monkeypatch.setattr(auto_attach, "MAX_ATTACHING", 0)
     made = attacher("one")
     process(ROOT + PROC)
-    made._attaching = {99: (4712, None)}
     made._look()
     assert not made.attached
     assert made._candidates
