@@ -42,7 +42,7 @@ _CALLED = {"systemctl": "systemd", "lxc-info": "lxc"}
 
 
 class Finding(NamedTuple):
-    """What one check has found, and what to do."""
+    """What a check of that name has found, and what to do."""
 
     check: str
     verdict: str
@@ -50,63 +50,64 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-Check = Callable[[Config], Iterator[Finding]]
+class Found(NamedTuple):
+    """The same, of a check that knows no name of its own."""
+
+    verdict: str
+    found: str
+    advice: str = ""
+
+
+Check = Callable[[Config], Iterator[Found]]
 
 
 def all_of(config: Config) -> Iterator[Finding]:
     """Make every check; one that cannot be made is told as such."""
     for name, check in CHECKS.items():
         try:
-            yield from check(config)
+            yield from (Finding(name, *found) for found in check(config))
         except (OSError, ValueError, LxcfsError, subprocess.SubprocessError) as error:
             advice = "run this as root on the host itself, with all capabilities"
             yield Finding(name, WARNING, f"cannot be checked: {printable(in_words(error))}", advice)
 
 
-def _daemon(config: Config) -> Iterator[Finding]:
+def _daemon(config: Config) -> Iterator[Found]:
     try:
         told = daemon.ask(config.mountpoint)
     except (daemon.NotRunningError, daemon.NotAnsweringError) as error:
-        yield Finding("daemon", PROBLEM, str(error), error.hint)
+        yield Found(PROBLEM, str(error), error.hint)
         return
-    yield Finding(
-        "daemon", OK, f"version {told['version']}, process {told['pid']}, engine {told['engine']}, it answers"
-    )
+    yield Found(OK, f"version {told['version']}, process {told['pid']}, engine {told['engine']}, it answers")
     for sentence in told["degraded"]:
-        yield Finding("daemon", PROBLEM, sentence, "lxcfs-py status says more")
+        yield Found(PROBLEM, sentence, "lxcfs-py status says more")
     if told["keeper"] == "none":
-        yield Finding(
-            "daemon",
+        yield Found(
             WARNING,
             "nobody keeps its mount when it dies",
             "run it as the service lxcfs-py, or with --keep, and with the engine kernel",
         )
 
 
-def _fuse(config: Config) -> Iterator[Finding]:
+def _fuse(config: Config) -> Iterator[Found]:
     try:
         mode = os.stat("/dev/fuse").st_mode
     except OSError:
-        yield Finding("/dev/fuse", PROBLEM, "it is not there", "modprobe fuse; in a container: --device /dev/fuse")
+        yield Found(PROBLEM, "it is not there", "modprobe fuse; in a container: --device /dev/fuse")
         return
     if stat.S_ISCHR(mode) and os.access("/dev/fuse", os.R_OK | os.W_OK):
-        yield Finding("/dev/fuse", OK, "it is there and may be opened")
+        yield Found(OK, "it is there and may be opened")
     else:
-        yield Finding(
-            "/dev/fuse", PROBLEM, "it may not be opened from here", "be root; in a container: --device /dev/fuse"
-        )
+        yield Found(PROBLEM, "it may not be opened from here", "be root; in a container: --device /dev/fuse")
 
 
-def _capabilities(config: Config) -> Iterator[Finding]:
+def _capabilities(config: Config) -> Iterator[Found]:
     if capabilities.has("self", capabilities.SYS_ADMIN):
-        yield Finding("capabilities", OK, "this process has CAP_SYS_ADMIN")
+        yield Found(OK, "this process has CAP_SYS_ADMIN")
     else:
-        yield Finding(
-            "capabilities", PROBLEM, "this process has no CAP_SYS_ADMIN", "in a container: --cap-add SYS_ADMIN"
-        )
+        yield Found(PROBLEM, "this process has no CAP_SYS_ADMIN", "in a container: --cap-add SYS_ADMIN")
 
 
-def _cgroups(config: Config) -> Iterator[Finding]:
+def _cgroups(config: Config) -> Iterator[Found]:
     found = layout.find()
     versions = {name: found.version(name) for name in _CONTROLLERS}
     there = {version for version in versions.values() if version}
@@ -114,48 +115,45 @@ def _cgroups(config: Config) -> Iterator[Finding]:
     missing = [name for name, version in versions.items() if not version]
     if missing:
         advice = "mount them at /sys/fs/cgroup; on v2, switch them on in the root's cgroup.subtree_control"
-        yield Finding("cgroups", PROBLEM, f"{kind}; no controller {', '.join(missing)}", advice)
+        yield Found(PROBLEM, f"{kind}; no controller {', '.join(missing)}", advice)
     else:
-        yield Finding("cgroups", OK, f"{kind}, with {', '.join(_CONTROLLERS)}")
+        yield Found(OK, f"{kind}, with {', '.join(_CONTROLLERS)}")
     if os.readlink("/proc/self/ns/cgroup") != os.readlink("/proc/1/ns/cgroup"):
-        yield Finding(
-            "cgroups", WARNING, "this process is in a cgroup namespace of its own", "in a container: --cgroupns host"
-        )
+        yield Found(WARNING, "this process is in a cgroup namespace of its own", "in a container: --cgroupns host")
 
 
-def _propagation(config: Config) -> Iterator[Finding]:
+def _propagation(config: Config) -> Iterator[Found]:
     above = [mount for mount in mount_table.read() if config.mountpoint.startswith(mount.mountpoint.rstrip("/") + "/")]
     if not above:  # in a directory that was made the root, and is no mount
         found = f"the mount that has {config.mountpoint} cannot be seen from here"
-        yield Finding("mount propagation", WARNING, found, "run this on the host itself")
+        yield Found(WARNING, found, "run this on the host itself")
         return
     around = max(reversed(above), key=lambda mount: len(mount.mountpoint))  # the upper one of two
     named = printable(around.mountpoint)
     if any(word.startswith("shared:") for word in around.propagation):
-        yield Finding("mount propagation", OK, f"{named} is shared: a new mount reaches containers that follow it")
+        yield Found(OK, f"{named} is shared: a new mount reaches containers that follow it")
     else:
-        yield Finding(
-            "mount propagation",
+        yield Found(
             WARNING,
             f"{named} is private: containers that follow the host's mounts do not get a new one",
             f"mount --make-shared {named}",
         )
 
 
-def _dead_mounts(config: Config) -> Iterator[Finding]:
+def _dead_mounts(config: Config) -> Iterator[Found]:
     found = mount_users.find(config.mountpoint)
     users = found.users
     states = mount_users.served(users)
     bad = [user for user in users if states.get(user.device) not in ("served", None)]
     if found.missing:
-        yield Finding("dead mounts", WARNING, found.missing)
+        yield Found(WARNING, found.missing)
     if not bad:
-        yield Finding("dead mounts", OK, f"none; containers and services with files of a living server: {len(users)}")
+        yield Found(OK, f"none; containers and services with files of a living server: {len(users)}")
         return
     names = Names()
     shown = ", ".join(f"process {user.pid} ({_called(user, names)})" for user in bad[:10])
     more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
-    yield Finding("dead mounts", PROBLEM, f"{shown}{more}: reading their files fails", "lxcfs-py attach --all --dead")
+    yield Found(PROBLEM, f"{shown}{more}: reading their files fails", "lxcfs-py attach --all --dead")
 
 
 def _called(user: mount_users.User, names: Names) -> str:
@@ -167,17 +165,16 @@ def _called(user: mount_users.User, names: Names) -> str:
     return printable(user.command)
 
 
-def _c_program(config: Config) -> Iterator[Finding]:
+def _c_program(config: Config) -> Iterator[Found]:
     running = list(filter(_is_the_c_program, roots.pids()))
     if running:
-        yield Finding(
-            "the C program lxcfs",
+        yield Found(
             WARNING,
             f"it runs, as process {', '.join(map(str, running))}",
             "install lxcfs-py's package, which takes its place: lxcfs-py.service(8)",
         )
     else:
-        yield Finding("the C program lxcfs", OK, "it does not run")
+        yield Found(OK, "it does not run")
 
 
 def _is_the_c_program(pid: int) -> bool:
@@ -191,34 +188,32 @@ def _is_the_c_program(pid: int) -> bool:
         return False
 
 
-def _unit(config: Config) -> Iterator[Finding]:
+def _unit(config: Config) -> Iterator[Found]:
     if not Path("/run/systemd/system").is_dir():
-        yield Finding("unit", OK, "this is no system with systemd")
+        yield Found(OK, "this is no system with systemd")
         return
     shown = _said(["systemctl", "show", "lxcfs-py.service", "--property=LoadState,ActiveState,Names,NeedDaemonReload"])
     told = dict(line.partition("=")[::2] for line in shown.splitlines())
     if told.get("LoadState") != "loaded":
-        yield Finding(
-            "unit", WARNING, "there is no lxcfs-py.service", "install the package, or run lxcfs-py run --keep"
-        )
+        yield Found(WARNING, "there is no lxcfs-py.service", "install the package, or run lxcfs-py run --keep")
         return
     if told.get("ActiveState") != "active" and _said(["systemctl", "is-enabled", "lxcfs.service"]).strip() == "masked":
         advice = "systemctl unmask lxcfs; systemctl enable --now lxcfs-py"
-        yield Finding("unit", PROBLEM, "lxcfs, which is another name of it, is masked: it cannot be enabled", advice)
+        yield Found(PROBLEM, "lxcfs, which is another name of it, is masked: it cannot be enabled", advice)
     elif told.get("ActiveState") != "active":
-        yield Finding("unit", PROBLEM, f"it is {told.get('ActiveState')}", "journalctl -u lxcfs-py says why")
+        yield Found(PROBLEM, f"it is {told.get('ActiveState')}", "journalctl -u lxcfs-py says why")
     elif told.get("NeedDaemonReload") == "yes":
-        yield Finding("unit", WARNING, "its file has changed on disk", "systemctl daemon-reload")
+        yield Found(WARNING, "its file has changed on disk", "systemctl daemon-reload")
     elif _said(["systemctl", "is-enabled", "lxcfs-py.service"]).strip() == "disabled":
-        yield Finding("unit", WARNING, "active, but not enabled: no boot starts it", "systemctl enable lxcfs-py")
+        yield Found(WARNING, "active, but not enabled: no boot starts it", "systemctl enable lxcfs-py")
     elif _ALIAS.is_file() and not _ALIAS.is_symlink():
         found = f"active, but {_ALIAS} is another unit: who names that gets it, and not lxcfs-py.service"
-        yield Finding("unit", WARNING, found, "remove it, then systemctl enable lxcfs-py")
+        yield Found(WARNING, found, "remove it, then systemctl enable lxcfs-py")
     else:
-        yield Finding("unit", OK, f"active, as {told.get('Names')}")
+        yield Found(OK, f"active, as {told.get('Names')}")
 
 
-def _denials(config: Config) -> Iterator[Finding]:
+def _denials(config: Config) -> Iterator[Found]:
     """Look for what AppArmor or SELinux has refused, in the kernel's log."""
     found = []
     descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
@@ -235,32 +230,32 @@ def _denials(config: Config) -> Iterator[Finding]:
         os.close(descriptor)
     if found:
         advice = "allow it in AppArmor's profile; for SELinux, a label by fuse.options: docs/runtimes.md"
-        yield Finding("AppArmor and SELinux", PROBLEM, f"{len(found)} refusals, the last: {found[-1][:200]}", advice)
+        yield Found(PROBLEM, f"{len(found)} refusals, the last: {found[-1][:200]}", advice)
     else:
-        yield Finding("AppArmor and SELinux", OK, "no refusals in the kernel's log")
+        yield Found(OK, "no refusals in the kernel's log")
 
 
-def _engine(config: Config) -> Iterator[Finding]:
+def _engine(config: Config) -> Iterator[Found]:
     library = ctypes.util.find_library("fuse") or ctypes.util.find_library("fuse3")
     found = f'fuse.engine is "{config.fuse.engine}", libfuse is {library or "not there"}'
     if config.fuse.engine == "fusepy" and not library:
-        yield Finding("engine", PROBLEM, found, 'install libfuse, or set fuse.engine to "auto"')
+        yield Found(PROBLEM, found, 'install libfuse, or set fuse.engine to "auto"')
     else:
-        yield Finding("engine", OK, found)
+        yield Found(OK, found)
 
 
-def _versions(config: Config) -> Iterator[Finding]:
+def _versions(config: Config) -> Iterator[Found]:
     there = [f"Linux {platform.release()}", f"Python {platform.python_version()}"]
     for program in _VERSIONS:
         if shutil.which(program):
             version = re.search(r"(?:^|\s)(\d[\w.]*)", _said([program, "--version"]))
             there.append(f"{_CALLED.get(program, program)} {version[1] if version else ''}".strip())
-    yield Finding("versions", OK, "; ".join(there))
+    yield Found(OK, "; ".join(there))
 
 
-def _containers(config: Config) -> Iterator[Finding]:
+def _containers(config: Config) -> Iterator[Found]:
     if not is_mounted(config.mountpoint):
-        yield Finding("containers", WARNING, "not looked at, as nothing is mounted")
+        yield Found(WARNING, "not looked at, as nothing is mounted")
         return
     names, without, with_all, left_alone = Names(), [], 0, 0
     for container in attach.status(config.mountpoint, config.files.enabled):
@@ -278,19 +273,18 @@ def _containers(config: Config) -> Iterator[Finding]:
     for sentence in without[:20]:
         auto = "" if config.attach.auto else "; attach.auto = true does so for all that start"
         hint = f"lxcfs-py attach NAME puts them there{auto}"
-        yield Finding("containers", WARNING, printable(sentence), hint)
+        yield Found(WARNING, printable(sentence), hint)
     if len(without) > 20:
-        yield Finding("containers", WARNING, f"{len(without) - 20} more are without some file", "lxcfs-py status")
+        yield Found(WARNING, f"{len(without) - 20} more are without some file", "lxcfs-py status")
     alone = f"; left alone, as they opt out or only hold a pod together: {left_alone}" if left_alone else ""
-    yield Finding("containers", OK, f"with all enabled files: {with_all}{alone}")
+    yield Found(OK, f"with all enabled files: {with_all}{alone}")
 
 
-def _mounted(config: Config) -> Iterator[Finding]:
+def _mounted(config: Config) -> Iterator[Found]:
     found = [mount for mount in mount_table.read() if mount.mountpoint == config.mountpoint]
     kinds = ", ".join(mount.fstype for mount in found)
     if len(found) > 1:
-        yield Finding(
-            "mountpoint",
+        yield Found(
             WARNING,
             f"{len(found)} mounts are stacked at {config.mountpoint}: {kinds}",
             "umount the lower ones",
@@ -298,11 +292,11 @@ def _mounted(config: Config) -> Iterator[Finding]:
     elif found:
         state = servers.state(found[0].device, config.mountpoint) if found[0].fstype == FSTYPE else servers.LIVE
         if state in _UNSERVED:
-            yield Finding("mountpoint", PROBLEM, f"{config.mountpoint} has {_UNSERVED[state]}", "start the daemon")
+            yield Found(PROBLEM, f"{config.mountpoint} has {_UNSERVED[state]}", "start the daemon")
         else:
-            yield Finding("mountpoint", OK, f"{config.mountpoint} is mounted ({kinds})")
+            yield Found(OK, f"{config.mountpoint} is mounted ({kinds})")
     else:
-        yield Finding("mountpoint", PROBLEM, f"nothing is mounted at {config.mountpoint}", "start the daemon")
+        yield Found(PROBLEM, f"nothing is mounted at {config.mountpoint}", "start the daemon")
 
 
 def _said(command: list[str]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lxcfs_py.commands.common import add_config, add_mountpoint, new_command, served_mountpoint
 from lxcfs_py.linux import cpu_list
-from lxcfs_py.runtimes import sandbox, seccomp_profile
+from lxcfs_py.runtimes import foreground, sandbox, seccomp_profile
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
@@ -84,4 +84,4 @@ def _try(options: argparse.Namespace) -> int:
     if not os.path.exists(agent):  # of an older daemon, or where it is degraded
         agent = ""
     command = options.arguments[1:] if options.arguments[0] == "--" else options.arguments
-    return sandbox.run_command(command, views=Path(views), agent=agent, **limits)
+    return foreground.run_command(command, views=Path(views), agent=agent, **limits)

@@ -41,14 +41,13 @@ class CallFigures:
         )
 
     def cpus(self, pid: int) -> Optional[Sequence[int]]:
-        """Return the CPUs online in /sys for a process; None where these are all that it may run on anyway."""
+        """Return the CPUs online in /sys for a process; None where these are the machine's."""
         return self._filesystem.computed(pid, "sched_getaffinity(2)", self._cpus, _of_the_machine)
 
     def _cpus(self, container: Container, config: Config) -> Optional[Sequence[int]]:
         if _CPUS not in config.files.enabled:
             return None
-        seen = visible_cpus.visible(container.cgroup, self._filesystem.host, config.cpu)
-        return None if seen.whole else seen.cpus
+        return visible_cpus.visible(container.cgroup, self._filesystem.host, config.cpu).cpus
 
     def _sysinfo(self, container: Container, host: Host, config: Config) -> Sysinfo:
         """Return the container's figures; the machine's for a file that is not enabled."""

@@ -43,7 +43,7 @@ class Figures(Protocol):
         """Return what the files say to a process."""
 
     def cpus(self, pid: int) -> Optional[Sequence[int]]:
-        """Return the CPUs that a process's container sees, in ascending order, where they are not all it may run on."""
+        """Return the CPUs that a process's container sees, in ascending order."""
 
 
 class Answer(NamedTuple):

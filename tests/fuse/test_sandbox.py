@@ -404,7 +404,7 @@ def test_cgroups_that_a_killed_process_left_are_not_in_the_way(monkeypatch: pyte
 def program(command: list[str], **limits: object) -> list[str]:
     """A program that runs a command as `lxcfs-py try` does."""
     source = (
-        "import sys; from lxcfs_py.runtimes.sandbox import run_command; "
+        "import sys; from lxcfs_py.runtimes.foreground import run_command; "
         f"sys.exit(run_command({command!r}, **{limits!r}))"
     )
     return [sys.executable, "-c", source]

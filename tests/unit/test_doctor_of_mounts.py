@@ -17,7 +17,7 @@ ROOT = b"28 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw"
 SHARED = b"28 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw"
 
 
-def found(monkeypatch: pytest.MonkeyPatch, *lines: bytes, mountpoint: str = "/var/lib/lxcfs") -> checks.Finding:
+def found(monkeypatch: pytest.MonkeyPatch, *lines: bytes, mountpoint: str = "/var/lib/lxcfs") -> checks.Found:
     """What is said of propagation where mountinfo has these lines."""
     text = os.fsdecode(b"\n".join(lines) + b"\n")
     monkeypatch.setattr(mount_table, "read", lambda: mount_table.parse(text))
@@ -78,9 +78,10 @@ def test_a_check_that_fails_hides_no_other(monkeypatch: pytest.MonkeyPatch, erro
     def fail(config: Config) -> None:
         raise error
 
-    monkeypatch.setattr(checks, "CHECKS", {"first": fail, "second": lambda config: iter(["well"])})
+    monkeypatch.setattr(checks, "CHECKS", {"first": fail, "second": lambda config: iter([checks.Found("ok", "well")])})
     first, second = checks.all_of(Config())
-    assert (first.check, first.verdict, second) == ("first", checks.WARNING, "well")
+    assert (first.check, first.verdict) == ("first", checks.WARNING)
+    assert second == checks.Finding("second", checks.OK, "well")
     first.found.encode()
 
 

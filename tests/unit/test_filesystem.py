@@ -109,12 +109,6 @@ def test_times_since_boot_are_those_of_the_readers_time_namespace(mounted):
     assert CallFigures(filesystem).sysinfo(READER).uptime == host.clock / 1e9 + 100_000
 
 
-@pytest.mark.parametrize(("mode", "told"), [("quota", (2, 3, 4)), ("cpuset", None)])
-def test_a_call_for_the_cpus_is_left_to_the_kernel_where_a_container_sees_all_that_it_may_run_on(mounted, mode, told):
-    filesystem = mounted("v2-64cpu", Config(cpu=Cpu(mode=mode)))
-    assert CallFigures(filesystem).cpus(READER) == told
-
-
 def test_a_trigger_is_for_the_cgroup_that_init_is_in_by_now_as_long_as_init_lives(mounted, monkeypatch):
     monkeypatch.setattr(capabilities, "has", lambda pid, capability: True)
     filesystem = mounted("v2-64cpu")
