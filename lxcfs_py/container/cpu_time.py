@@ -8,10 +8,10 @@ in another cgroup. The latest is kept in a file, so that a restarted daemon goes
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
-import os
 import threading
 import time
 import zlib
@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 _MAX_KEPT = 4096
+_MAX_BYTES = 64 << 20
+"""Of the file: what 4,096 containers without a quota have on 64 CPUs."""
+
+_MAX_LINE = 1 << 20
 
 # The ledger is not written anew for fewer lines that are out of date.
 _FEW_LINES = 64
@@ -118,13 +122,13 @@ class Ledger:
         self._lines = 0
         if path:
             try:
-                with open(path, "rb", opener=regular_file.opener) as file:
-                    for line in file:
-                        container, kept = json.loads(line)
-                        self._note(container, None if kept is None else line.strip() + b"\n")
+                lines = io.BytesIO(regular_file.read(path, _MAX_BYTES))
+                for line in iter(lambda: lines.readline(_MAX_LINE), b""):
+                    container, kept = json.loads(line)
+                    self._note(container, None if kept is None else line.strip() + b"\n")
             except FileNotFoundError:
                 pass
-            except (OSError, ValueError, TypeError) as error:
+            except Exception as error:  # whatever is in it, it keeps nobody from serving
                 log.warning("%s cannot be read (%s): CPU counters of running containers start anew", path, error)
             self._write_all()
 
@@ -145,7 +149,7 @@ class Ledger:
                 {cpu: had for cpu, had in times.items() if cpu >= 0},
                 asleep,
             )
-        except (KeyError, TypeError, ValueError, OverflowError):
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return None
         known = 0 < len(mark.visible.cpus) == len(mark.used) and mark.times.keys() >= set(mark.visible.cpus)
         return mark if known else None
@@ -191,9 +195,7 @@ class Ledger:
         """Write the file anew, without the lines that are out of date."""
         self._lines = len(self._kept)
         try:
-            with open(f"{self._path}.new", "wb", opener=regular_file.opener) as file:
-                file.writelines(self._kept.values())
-            os.replace(f"{self._path}.new", str(self._path))
+            regular_file.replace(str(self._path), b"".join(self._kept.values()))
         except OSError as error:
             log.warning("%s cannot be written: %s", self._path, error.strerror)
 

@@ -169,7 +169,7 @@ def _path(place: str) -> str:
 def _parsed(place: str, reply: bytes) -> Any:
     try:
         return json.loads(reply)
-    except ValueError:
+    except (ValueError, RecursionError):
         cut = f"the daemon of {place} does not answer: what it said breaks off after {len(reply)} bytes"
         raise NotAnsweringError(cut if reply else _silent(place, ANSWER_SECONDS), _SILENT_HINT) from None
 

@@ -16,6 +16,8 @@ from lxcfs_py.daemon import degraded
 from lxcfs_py.linux import regular_file, runtime_directory
 
 _KIND = "toml"
+_MAX_BYTES = 1 << 20
+"""Of what is kept, which may be longer than the file that it is from."""
 
 
 def remember(config: Config, file: str) -> None:
@@ -43,20 +45,15 @@ def served_with(file: str) -> list[Config]:
     """Return what served last with a configuration file that named the mountpoint, or does so still."""
     found = []
     for kept in sorted(Path(runtime_directory.PATH).glob(f"*.{_KIND}")):
-        with contextlib.suppress(OSError), open(kept, "rb", opener=regular_file.opener) as text:
-            config = _load(kept) if text.readline() == _header(file) else None
-            if config:
-                found.append(config)
+        config = _load(kept) if _first_line(kept) == _header(file) else None
+        if config:
+            found.append(config)
     return found
 
 
 def is_of_another_file(server: str, file: str) -> bool:
     """Tell whether a server is known to have another configuration file than this one, by the path of its socket."""
-    try:
-        with open(Path(server).with_suffix(f".{_KIND}"), "rb", opener=regular_file.opener) as text:
-            return text.readline() not in (_header(file), _header(""))
-    except OSError:
-        return False
+    return _first_line(Path(server).with_suffix(f".{_KIND}")) not in (b"", _header(file), _header(""))
 
 
 def _header(file: str) -> bytes:
@@ -65,8 +62,14 @@ def _header(file: str) -> bytes:
     return b"# %s\n" % name.encode("utf-8" if name.isprintable() else "unicode_escape")
 
 
+def _first_line(kept: Path) -> bytes:
+    """Return the header of what is kept, b"" where there is none."""
+    with contextlib.suppress(OSError):
+        return regular_file.read(kept, _MAX_BYTES).partition(b"\n")[0] + b"\n"
+    return b""
+
+
 def _load(kept: Path) -> Optional[Config]:
-    # It may be longer than the file that it is from.
-    with contextlib.suppress(OSError, configuration.ConfigError), open(kept, "rb", opener=regular_file.opener) as file:
-        return configuration.parse(file.read(), str(kept))
+    with contextlib.suppress(OSError, configuration.ConfigError):
+        return configuration.parse(regular_file.read(kept, _MAX_BYTES), str(kept))
     return None  # there is none, or it is another version's

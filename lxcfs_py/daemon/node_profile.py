@@ -23,13 +23,13 @@ def apply(config: Config) -> None:
         return
     path = KUBELET / "seccomp" / seccomp_profile.LOCALHOST
     try:
-        made = json.loads(Path(seccomp_profile.INSTALLED_AS_OCI).read_text())
+        made = dict(json.loads(regular_file.read(seccomp_profile.INSTALLED_AS_OCI, _MAX_BYTES)))
         made["listenerPath"] = seccomp_profile.socket_of(config.mountpoint)
         text = (json.dumps(made, indent=2) + "\n").encode()
         if _content(path) != text:
             os.makedirs(path.parent, exist_ok=True)
             regular_file.replace(path, text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         degraded.enter("profile", f"pods whose system calls are to be answered do not start here: {path}: {why}")
 
@@ -48,9 +48,8 @@ def remove(mountpoint: str) -> None:
 
 
 def _content(path: Path) -> bytes:
-    """Return what is there, up to what a profile may have; nothing where that is no file that can be read."""
+    """Return what is there; nothing where that is no file that can be read, or more than a profile may have."""
     try:
-        with open(path, "rb", opener=regular_file.opener) as file:
-            return file.read(_MAX_BYTES)
+        return regular_file.read(path, _MAX_BYTES)
     except OSError:
         return b""

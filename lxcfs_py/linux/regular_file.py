@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -20,6 +21,15 @@ def opener(path: str, flags: int) -> int:
         os.close(descriptor)
         raise OSError(0, "it is no regular file", path)
     return descriptor
+
+
+def read(path: Union[str, os.PathLike[str]], most: int) -> bytes:
+    """Return what a file holds. OSError for what is no regular file, EFBIG for one of more than `most` bytes."""
+    with open(path, "rb", opener=opener) as file:
+        content = file.read(most + 1) or b""  # None of one that has nothing yet
+    if len(content) > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), os.fspath(path))
+    return content
 
 
 def replace(path: Union[str, os.PathLike[str]], content: bytes) -> None:

@@ -45,6 +45,13 @@ def test_who_asks_for_a_reload_gets_its_errors_and_remarks_however_long(daemon):
     assert control.reload("/etc/lxcfs.toml") == (["wrong" * 100_000], ["by the way"])
 
 
+def test_an_answer_that_cannot_be_read_is_none():
+    stop = control.listen("/srv/a", lambda _: b"[" * 200_000, lambda: None)
+    with pytest.raises(control.NotAnsweringError):
+        control.ask("/srv/a")
+    stop()
+
+
 def test_all_daemons_of_one_file_reload_it_and_no_others(daemon):
     daemon("/srv/a", "/etc/lxcfs.toml", remarks=["a"])
     daemon("/srv/b", "/etc/lxcfs.toml", remarks=["b"])

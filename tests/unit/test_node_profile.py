@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_where_pods_are_answered_the_profile_names_the_daemons_socket(kubelet):
     assert not path.parent.exists()
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"[]", None])
+@pytest.mark.parametrize("content", [b"\xff", b"[]", bytes(2 << 20), None], ids=["binary", "list", "long", "FIFO"])
 def test_what_is_no_profile_is_replaced(kubelet, content):
     path = kubelet / "seccomp/lxcfs-py/seccomp.json"
     path.parent.mkdir(parents=True)
@@ -49,6 +50,14 @@ def test_what_is_no_profile_is_replaced(kubelet, content):
     node_profile.apply(PODS)
     assert json.loads(path.read_text()) == {"listenerPath": seccomp_profile.SOCKET, "syscalls": []}
     assert degraded.states() == {}
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, "[5]", "5", "\xff"], ids=["nested", "list", "number", "Latin-1"])
+def test_a_damaged_profile_of_the_package_is_said_and_keeps_nobody_from_serving(kubelet, content):
+    Path(seccomp_profile.INSTALLED_AS_OCI).write_bytes(content.encode("latin-1"))
+    node_profile.apply(PODS)
+    assert "do not start here" in degraded.states()["profile"]
+    assert not kubelet.exists()
 
 
 def test_where_it_cannot_be_written_that_is_said(kubelet):

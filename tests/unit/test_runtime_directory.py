@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from pathlib import Path
 
 import pytest
 
-from lxcfs_py.daemon import control
+from lxcfs_py.config import Config
+from lxcfs_py.container.cpu_time import Ledger, Mark
+from lxcfs_py.container.load import Sampler
+from lxcfs_py.container.visible_cpus import Visible
+from lxcfs_py.daemon import control, degraded, last_config
 from lxcfs_py.engine import session
 from lxcfs_py.linux import peer, runtime_directory
 
@@ -16,6 +21,7 @@ from lxcfs_py.linux import peer, runtime_directory
 @pytest.fixture
 def directory(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime_directory, "PATH", str(tmp_path / "run"))
+    monkeypatch.setattr(degraded, "_states", {})
     return tmp_path / "run"
 
 
@@ -55,6 +61,36 @@ def test_what_its_owner_before_has_left_there_leads_nothing_elsewhere(require, d
     assert runtime_directory.writable_path_of("/srv/a", "counters")
     assert whose(directory) == (0, 0o700)
     assert sorted(os.listdir(directory)) == ["own", "socket"]
+
+
+NESTED = b"[" * 200_000
+MARK = Mark("/a", Visible((0,), None, True), 1, 1, [(1, 1, 1)], {0: (1, 1, 1, 1)})
+DAMAGES = {
+    "nested": lambda path: path.write_bytes(NESTED),
+    "of one long line": lambda path: path.write_bytes(b'["a", ["' + b"x" * (2 << 20) + b'"]]'),
+    "a terabyte": lambda path: (path.touch(), os.truncate(path, 1 << 40)),
+    "a directory": os.mkdir,
+    "a FIFO": os.mkfifo,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_whatever_is_in_the_place_of_what_is_kept_there_is_as_if_nothing_were(directory, caplog, damage):
+    place = "/srv/a"
+    kept = {kind: Path(runtime_directory.writable_path_of(place, kind)) for kind in ("counters", "loads", "toml")}
+    for path in kept.values():
+        damage(path)
+    assert Sampler(5.0, str(kept["loads"])).kept() == []
+    damage(Path(f"{kept['counters']}.new"))
+    Ledger(str(kept["counters"])).put("a", MARK)
+    assert Ledger(str(kept["counters"])).get("a") == (None if kept["counters"].is_dir() else MARK)
+    assert last_config.recall(place) is None
+    assert last_config.served_with("/etc/lxcfs.toml") == []
+    assert f"{kept['loads']} cannot be read" in caplog.text
+    assert f"{kept['counters']} cannot be read" in caplog.text
+    last_config.remember(Config(mountpoint=place), "/etc/lxcfs.toml")
+    assert last_config.recall(place) == (None if kept["toml"].is_dir() else Config(mountpoint=place))
 
 
 def test_a_file_in_its_place_is_no_server_and_no_place_to_keep_anything(directory):
