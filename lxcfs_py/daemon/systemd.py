@@ -11,7 +11,7 @@ from typing import Optional
 from lxcfs_py.daemon import degraded
 from lxcfs_py.engine import store
 from lxcfs_py.linux import roots
-from lxcfs_py.linux.notify import SECONDS, is_there, notify
+from lxcfs_py.linux.notify import SECONDS, notify
 
 _SYSTEMCTL_SECONDS = 10
 
@@ -85,9 +85,9 @@ def watchdog_seconds() -> Optional[float]:
 
 
 def look_for_keeper() -> None:
-    """Take note of a keeper that has died."""
-    if store.is_keeper() and not is_there():
-        _lose_keeper()
+    """Take note of a keeper that has died: it cannot be told anything, not even this."""
+    if store.is_keeper():
+        _tell("")
 
 
 def _tell(text: str, seconds: float = 0) -> bool:

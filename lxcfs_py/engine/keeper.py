@@ -17,6 +17,7 @@ from typing import Optional
 
 from lxcfs_py.engine import node_keeper, session, store
 from lxcfs_py.linux import limits, mountpoint, runtime_directory, signals
+from lxcfs_py.linux.notify import INHERITED
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,9 @@ PAUSES = (0.1, 5.0)  # seconds from the second failed start to the next, longer 
 START = 60.0  # seconds that a server has to begin to serve the session of the one before
 _LOOK, _ALONE = 0.5, 3.0  # seconds: how often a successor is looked for, and how long it may be missing
 WATCHDOG = 20.0  # seconds without a sign of life after which a server that has a session is killed
+STOP = 5.0  # the same for one that has just been told to stop: `docker stop` waits for 10
 _SOCKET = "keeper-"  # what the names of keepers' sockets begin with
+_SIGNS_OF_LIFE = {"READY=1", "WATCHDOG=1", "STOPPING=1"}
 HANDED_OVER = "X_HANDED_OVER=1"  # what a server says when another one takes its session over
 
 _NOT_STARTED = 127  # the status of a server that could not even be forked, as of one that could not be executed
@@ -46,8 +49,9 @@ def keep(command: Sequence[str], stay: bool = False) -> int:
     """
     limits.raise_descriptors()
     spared = limits.spare_from_oom_kills()
-    with _listening() as notified:
-        return _Keeper(command, notified, stay, spared).run()
+    with _listening() as notified, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connected:
+        connected.connect(notified.getsockname())
+        return _Keeper(command, notified, connected, stay, spared).run()
 
 
 @contextlib.contextmanager
@@ -91,9 +95,12 @@ def _remove(path: str) -> None:
 
 
 class _Keeper:
-    def __init__(self, command: Sequence[str], notified: socket.socket, stay: bool, oom_score: str) -> None:
-        """`oom_score` is what a server gets: this process has been spared."""
-        self._command, self._notified, self._stay, self._oom_score = command, notified, stay, oom_score
+    def __init__(
+        self, command: Sequence[str], notified: socket.socket, connected: socket.socket, stay: bool, oom_score: str
+    ) -> None:
+        """`connected` to `notified` is what a server inherits; `oom_score` is what it gets: this process was spared."""
+        self._command, self._notified, self._connected = command, notified, connected
+        self._stay, self._oom_score = stay, oom_score
         self._kept: dict[str, list[int]] = {}  # by the name that the server gave them
         self._others: dict[str, list[int]] = {}  # what is kept beside the session, by its name
         self._handed_over = False
@@ -232,7 +239,9 @@ class _Keeper:
                     mountpoint.unmount_all(kept.mountpoint)
 
     def _pass_on(self, number: int, _frame: object) -> None:
-        self._told_to_stop |= number in _STOPPING
+        if number in _STOPPING and not self._told_to_stop:
+            self._told_to_stop = True
+            self._heard, self._patience = time.monotonic(), STOP
         if self._server and (self._is_ready or number in _STOPPING):
             with contextlib.suppress(ProcessLookupError):  # it has just been reaped
                 os.kill(self._server, number)
@@ -249,6 +258,7 @@ class _Keeper:
             if self._told_to_stop:
                 return 0
             self._handed_over = self._is_ready = False
+            self._heard, self._patience = time.monotonic(), START
             self._server = os.fork()
             if not self._server:
                 self._become_server(before)
@@ -258,13 +268,13 @@ class _Keeper:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         status: Optional[int] = None
-        self._heard, self._patience = time.monotonic(), START
         while status is None:
-            if self._kept and time.monotonic() - self._heard > self._patience:
+            has_to_tell = self._kept or self._told_to_stop
+            if has_to_tell and time.monotonic() - self._heard > self._patience:
                 log.warning("the server gives no sign of life: killing it")
                 os.kill(self._server, signal.SIGKILL)
                 self._heard = time.monotonic()
-            select.select([self._notified, self._woken], [], [], WATCHDOG / 4)
+            select.select([self._notified, self._woken], [], [], STOP / 10 if self._told_to_stop else WATCHDOG / 4)
             with contextlib.suppress(BlockingIOError):
                 os.read(self._woken, 64)
             status = self._reap()
@@ -296,14 +306,16 @@ class _Keeper:
             everything = {**self._kept, **self._others}
             names = [name for name, descriptors in everything.items() for _ in descriptors]
             kept = [fd for descriptors in everything.values() for fd in descriptors]
-            spare = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(kept)) for fd in kept]
+            inherited = [*kept, self._connected.fileno()]
+            spare = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(inherited)) for fd in inherited]
             for target, fd in enumerate(spare, 3):
                 os.dup2(fd, target)
             environment = {
                 "LISTEN_PID": str(os.getpid()),
-                "LISTEN_FDS": str(len(spare)),
+                "LISTEN_FDS": str(len(kept)),
                 "LISTEN_FDNAMES": ":".join(names),
                 "NOTIFY_SOCKET": address,
+                INHERITED: f"{os.getpid()}:{3 + len(kept)}",
                 "WATCHDOG_PID": str(os.getpid()),
                 "WATCHDOG_USEC": str(round(WATCHDOG * 1e6)),
             }
@@ -328,8 +340,10 @@ class _Keeper:
         """Do what a server says. Nothing is let go of that could still be served, whatever it says."""
         lines = message.decode(errors="replace").split("\n")
         name = next((line[7:] for line in lines if line.startswith("FDNAME=")), store.NAMES[0])
+        if not _SIGNS_OF_LIFE.isdisjoint(lines):
+            self._heard, self._patience = time.monotonic(), WATCHDOG
         if "READY=1" in lines or "WATCHDOG=1" in lines:
-            self._heard, self._patience, self._failed = time.monotonic(), WATCHDOG, 0
+            self._failed = 0
             self._is_ready = True
             noted, self._noted = self._noted, set()
             for number in noted:

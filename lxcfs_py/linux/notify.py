@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
+from typing import Optional
 
 try:
     from sdnotify import SystemdNotifier
@@ -14,6 +15,12 @@ except ImportError:  # an upgrade of Python takes packages away for a while, and
 
 SECONDS = 3.0
 """Who is to be told may stand still, or have much to hear: nobody waits longer for that."""
+
+INHERITED = "NOTIFY_INHERITED"
+"""The variable by which a keeper gives a process a socket that is connected to its address: "PID:FD".
+
+What the process says arrives then even where the address has been removed, or something has been mounted over it.
+"""
 
 
 def notify(text: str, descriptors: Sequence[int] = (), seconds: float = SECONDS) -> bool:
@@ -25,12 +32,13 @@ def notify(text: str, descriptors: Sequence[int] = (), seconds: float = SECONDS)
     if not address:
         return False
     try:
-        if SystemdNotifier and not descriptors:
+        inherited = _inherited()
+        if SystemdNotifier and not descriptors and inherited is None:
             notifier = SystemdNotifier(debug=True)  # debug: errors are raised
             notifier.socket.settimeout(seconds)
             notifier.notify(text)
             return True
-        with _connected(address) as connection:
+        with inherited or _connected(address) as connection:
             connection.settimeout(seconds)
             socket.send_fds(connection, [text.encode()], list(descriptors))
     except (socket.timeout, BlockingIOError):
@@ -38,13 +46,10 @@ def notify(text: str, descriptors: Sequence[int] = (), seconds: float = SECONDS)
     return True
 
 
-def is_there() -> bool:
-    """Tell whether somebody would be told, without telling anything."""
-    try:
-        with _connected(os.environ.get("NOTIFY_SOCKET", "")):
-            return True
-    except OSError:
-        return False
+def _inherited() -> Optional[socket.socket]:
+    """Return a copy of the socket that a keeper has handed to this process, None where none has."""
+    pid, _, descriptor = os.environ.get(INHERITED, "").partition(":")
+    return socket.socket(fileno=os.dup(int(descriptor))) if pid == str(os.getpid()) else None
 
 
 def _connected(address: str) -> socket.socket:

@@ -17,7 +17,7 @@ from typing import Callable
 import psutil
 import pytest
 
-from lxcfs_py.linux import runtime_directory
+from lxcfs_py.linux import runtime_directory, syscalls
 from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ROOT, Daemon, mountpoints
 from tests.kept import Kept, reading, wait_for
@@ -351,6 +351,68 @@ def test_a_keeper_replaces_a_server_that_hangs_or_stands_still(tmp_path: Path, s
         assert daemon.log.read_text().count("no sign of life") == 2
     finally:
         assert daemon.stop() == 0
+
+
+HEARS = """
+import sys
+from lxcfs_py.engine import keeper
+from lxcfs_py.linux import runtime_directory
+
+runtime_directory.PATH = sys.argv[1]
+keeper.WATCHDOG = 4.0
+take = keeper._Keeper._take
+
+def tell(self, message, descriptors):
+    print("heard", message.decode(), file=sys.stderr, flush=True)
+    take(self, message, descriptors)
+
+keeper._Keeper._take = tell
+sys.exit(keeper.keep([sys.executable, "-c", *sys.argv[2:]]))
+"""
+
+ELSEWHERE = """
+import sys
+from lxcfs_py import cli
+from lxcfs_py.linux import runtime_directory
+
+runtime_directory.PATH = sys.argv.pop(1)
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("covered", [False, True], ids=["removed", "covered"])
+def test_a_keeper_hears_its_server_where_its_socket_is_removed_or_covered(
+    require: Callable[[object, str], None], tmp_path: Path, covered: bool
+) -> None:
+    require(os.geteuid() == 0, "root")
+    mountpoint, run = tmp_path / "mount", tmp_path / "run"
+    mountpoint.mkdir()
+    (tmp_path / "lxcfs.toml").write_text('[fuse]\nengine = "kernel"\n')
+    served = [str(run), ELSEWHERE, str(run), "run", "--config", str(tmp_path / "lxcfs.toml"), str(mountpoint)]
+    daemon = Daemon([sys.executable, "-c", HEARS, *served], mountpoint, tmp_path / "log")
+
+    def hears(message: str) -> None:
+        before = daemon.log.read_text().count(f"heard {message}")
+        wait_for(lambda: daemon.log.read_text().count(f"heard {message}") > before + 1)  # one was on its way
+
+    try:
+        hears("WATCHDOG=1")
+        if covered:
+            syscalls.mount("none", str(run), "tmpfs")
+        else:
+            (keepers,) = run.glob("keeper-*")
+            keepers.unlink()
+        hears("WATCHDOG=1")
+        (server,) = psutil.Process(daemon.process.pid).children()
+        server.kill()
+        wait_for(lambda: daemon.log.read_text().count("heard READY=1") == 2)
+        hears("WATCHDOG=1")
+        assert "no sign of life" not in daemon.log.read_text()
+        assert "nobody keeps the mount" not in daemon.log.read_text()
+    finally:
+        assert daemon.stop() == 0
+        if covered:
+            syscalls.umount(str(run))
 
 
 def test_sigusr2_shows_the_machines_figures_and_back_and_no_other_signal_ends_anything(

@@ -196,7 +196,7 @@ def test_a_keeper_removes_the_sockets_of_those_that_were_killed_alone(tmp_path, 
 def test_a_signal_that_comes_when_the_server_has_just_been_reaped_is_kept_in_mind():
     ended = subprocess.Popen(["true"])
     ended.wait()
-    keeper = _Keeper([], None, False, "")
+    keeper = _Keeper([], None, None, False, "")
     keeper._server = ended.pid
     keeper._pass_on(signal.SIGTERM, None)
     assert keeper._told_to_stop
@@ -227,7 +227,7 @@ time.sleep(30)
 
 
 def test_two_signals_of_which_each_takes_back_the_other_are_none():
-    keeper = _Keeper([], None, False, "")
+    keeper = _Keeper([], None, None, False, "")
     for number in (signal.SIGUSR2, signal.SIGHUP, signal.SIGUSR2, signal.SIGHUP):
         keeper._pass_on(number, None)
     assert keeper._noted == {signal.SIGHUP}
@@ -289,6 +289,63 @@ if life == 1:
     )
     assert keep(server, "keeper.WATCHDOG = 0.4").wait(20) == 0
     assert (tmp_path / "lives").read_text() == "II"
+
+
+HEARD = """
+take = keeper._Keeper._take
+def tell(self, message, descriptors):
+    print("heard", message.decode(), file=sys.stderr, flush=True)
+    take(self, message, descriptors)
+keeper._Keeper._take = tell
+"""
+
+
+@pytest.mark.parametrize(
+    "goes", ["os.unlink(address)", "os.rename(os.path.dirname(address), lives.with_name('away'))"], ids=["it", "above"]
+)
+def test_a_server_is_heard_where_the_keepers_address_is_gone(keep, goes):
+    server = f"""
+from lxcfs_py.linux.notify import notify
+address = os.environ["NOTIFY_SOCKET"]
+{goes}
+notify("STATUS=from afar")
+notify("FDSTORE=1\\nFDNAME=other", [0])
+"""
+    keeper = keep(server, HEARD)
+    assert keeper.wait(20) == 0
+    said = keeper.stderr.read()
+    assert "heard STATUS=from afar\n" in said
+    assert "heard FDSTORE=1\nFDNAME=other\n" in said
+
+
+def test_a_server_that_does_not_heed_that_it_is_to_stop_is_killed(keep, tmp_path):
+    server = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+say("READY=1")
+lives.write_text("deaf")
+time.sleep(60)
+"""
+    keeper = keep(MOUNTED + server, "keeper.STOP = 0.3; keeper.WATCHDOG = 3600.0")
+    wait_for(lambda: (tmp_path / "lives").read_text() == "deaf")
+    keeper.send_signal(signal.SIGTERM)
+    assert keeper.wait(20) == 128 + signal.SIGKILL
+
+
+def test_one_that_says_that_it_stops_may_take_longer(keep, tmp_path):
+    server = """
+def stop(*_):
+    say("STOPPING=1")
+    time.sleep(5)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+say("READY=1")
+lives.write_text("serves")
+time.sleep(60)
+"""
+    keeper = keep(MOUNTED + server, "keeper.STOP = 3.0")
+    wait_for(lambda: (tmp_path / "lives").read_text() == "serves")
+    keeper.send_signal(signal.SIGTERM)
+    assert keeper.wait(20) == 0
 
 
 def test_keepers_that_have_the_same_process_id_share_a_directory(keep, tmp_path):
