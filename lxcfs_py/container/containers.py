@@ -439,8 +439,8 @@ class Containers:
     def _oldest(self, paths: Paths, is_in: Callable[[bytes], bool]) -> Optional[int]:
         """Return the process that was started first, of those whose container is the cgroup; `is_in` knows some."""
         tasks = open_cgroup(self.layout, paths).tasks
-        # What is said of a cgroup is the same for all processes in it, and in the same cgroup namespace.
-        looked: dict[tuple[bytes, str], bool] = {}
+        # What is said of a cgroup is the same for all processes in it, and in the same namespaces.
+        looked: dict[tuple[bytes, str, str], bool] = {}
         own, entered = processes.namespace_or_none("self", "cgroup"), 0
 
         def is_member(pid: int) -> bool:
@@ -449,13 +449,14 @@ class Containers:
             if is_in(text):
                 return True
             namespace = processes.namespace_or_none(pid, "cgroup")
-            if (text, namespace) not in looked:
+            key = (text, namespace, processes.namespace_or_none(pid, "pid"))
+            if key not in looked:
                 if namespace != own:
                     if entered == _MAX_ENTERED:
                         return False
                     entered += 1
-                looked[text, namespace] = self.layout.places(processes.container_paths(pid, text)) == paths
-            return looked[text, namespace]
+                looked[key] = self.layout.places(processes.container_paths(pid, text)) == paths
+            return looked[key]
 
         def members() -> Iterator[int]:
             for pid in itertools.islice(tasks.pids() if tasks else (), _MAX_PROCESSES):

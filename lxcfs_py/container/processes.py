@@ -18,7 +18,8 @@ from lxcfs_py.cgroup.layout import Paths, parse_paths
 from lxcfs_py.linux import roots, syscalls, threads
 from lxcfs_py.linux.host import NS_PER_TICK
 
-# <linux/nsfs.h>: _IOR(0xb7, 0x6, int) and _IOR(0xb7, 0x8, int), Linux 6.11
+# <linux/nsfs.h>: _IO(0xb7, 0x2); _IOR(0xb7, 0x6, int) and _IOR(0xb7, 0x8, int), Linux 6.11
+_NS_GET_PARENT = 0xB702
 _NS_GET_PID_FROM_PIDNS = 0x8004B706
 _NS_GET_PID_IN_PIDNS = 0x8004B708
 
@@ -52,12 +53,11 @@ def namespace_or_none(pid: Union[int, str], kind: str) -> str:
 def container_paths(pid: int, text: bytes) -> Paths:
     """Return the cgroup paths of a process's container from its own, given as /proc/PID/cgroup.
 
-    They are the root of its cgroup namespace where it has one of its own and is in it, else its own cgroup, without the
-    `init.scope` in which a systemd puts itself.
+    They are the root of its cgroup namespace where that came with its pid namespace and it is in it, else its own
+    cgroup, without the `init.scope` in which a systemd puts itself.
     """
     paths = parse_paths(text)
-    own = namespace_or_none(pid, "cgroup") != namespace_or_none("self", "cgroup")
-    inside = parse_paths(_read_in_cgroup_namespace(pid)) if own else {}
+    inside = parse_paths(_read_in_cgroup_namespace(pid)) if _has_own_cgroup_namespace(pid) else {}
     return {controller: _without(path, inside.get(controller, "/init.scope")) for controller, path in paths.items()}
 
 
@@ -170,6 +170,27 @@ def _visit(look: Callable[[], bytes]) -> bytes:
         return _visitor(os.getpid()).submit(look).result()
     except RuntimeError as error:
         raise threads.none_to_be_had(error) from None
+
+
+def _has_own_cgroup_namespace(pid: int) -> bool:
+    """Tell whether a process's cgroup namespace is neither this process's nor one of a pid namespace around its own."""
+    name = namespace_or_none(pid, "cgroup")
+    if name == namespace_or_none("self", "cgroup"):
+        return False
+    return all(namespace_or_none(init, "cgroup") != name for init in _inits_around(pid))
+
+
+def _inits_around(pid: int) -> Iterator[int]:
+    """Yield the init of each pid namespace around a process's own, from the nearest to this process's."""
+    with contextlib.ExitStack() as opened:
+        pid_namespace = opened.enter_context(_open_namespace(pid, "pid"))
+        while True:
+            try:
+                pid_namespace = fcntl.ioctl(pid_namespace, _NS_GET_PARENT)
+            except PermissionError:  # the one around cannot be seen from here
+                return
+            opened.callback(os.close, pid_namespace)
+            yield find_init_of(pid_namespace, pid, os.readlink(f"{roots.PROC}/self/fd/{pid_namespace}"))
 
 
 def _read_in_cgroup_namespace(pid: int) -> bytes:

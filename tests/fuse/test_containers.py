@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import gc
 import json
 import os
@@ -34,6 +35,7 @@ from lxcfs_py.container.visible_cpus import Visible
 from lxcfs_py.linux import syscalls
 from lxcfs_py.linux.kernel_files import KernelDirectory
 from lxcfs_py.runtimes.sandbox import Sandbox, _children_in
+from tests.kept import wait_for
 
 MIB = 1 << 20
 ONE = Visible((0,), 1.0, False)
@@ -84,6 +86,39 @@ def neighbour(sandbox):
             stack.callback(process.wait, 10)
             stack.callback(process.kill)
             return process.pid
+
+        yield start
+
+
+@pytest.fixture
+def nested(sandbox):
+    """nested(box, inner, command) has `box` run a command that makes pid namespaces, in the cgroups of `inner`.
+
+    It returns the pids here of those in the innermost one: as many processes sleep as the command has sleep.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def end(process: subprocess.Popen) -> None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+            process.kill()
+            process.wait(10)
+
+        def sleeping(pid: int) -> list[int]:
+            children = psutil.Process(pid).children(recursive=True)
+            return [child.pid for child in children if processes.read(child.pid, "comm") == b"sleep\n"]
+
+        def start(box: Sandbox, inner: Sandbox, command: str) -> list[int]:
+            process = box.popen(["sh", "-c", f"read go; {command}"], stdin=subprocess.PIPE)
+            stack.callback(end, process)
+            for directory in {inner.cgroup(name) for name in find().hierarchies if _has(inner, name)}:
+                (directory / "cgroup.procs").write_text(f"{process.pid}")
+            depth = len(processes._pids(process.pid)) + command.count("--pid")
+            assert process.stdin is not None
+            process.stdin.close()
+            wait_for(lambda: len(sleeping(process.pid)) == command.count("sleep"))
+            return [pid for pid in sleeping(process.pid) if len(processes._pids(pid)) == depth]
 
         yield start
 
@@ -198,9 +233,12 @@ def test_a_command_that_cannot_place_a_process_logs_nothing_and_says_why(contain
 @pytest.fixture
 def no_ioctl(monkeypatch):
     """As before Linux 6.11."""
+    known = fcntl.ioctl
 
-    def ioctl(*arguments):
-        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+    def ioctl(fd, request, *arguments):
+        if request in (processes._NS_GET_PID_FROM_PIDNS, processes._NS_GET_PID_IN_PIDNS):
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        return known(fd, request, *arguments)
 
     monkeypatch.setattr("lxcfs_py.container.processes.fcntl.ioctl", ioctl)
 
@@ -713,6 +751,47 @@ def test_a_process_below_inits_cgroup_is_in_inits_container(containers, sandbox,
     inner = sandbox(memory=32 * MIB, parent=box)
     assert containers.of(neighbour(box, inner)) is containers.of(box.init)
     assert limit(containers.of(box.init)) == 96 * MIB
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "unshare --pid --fork --cgroup sleep 1000",
+        "unshare --pid --fork sleep 1000",
+        "unshare --pid --fork unshare --pid --fork sleep 1000",
+        "unshare --pid --fork sh -c 'unshare --pid --fork sleep 1000 & exec unshare --cgroup sleep 1000'",
+    ],
+    ids=["own", "the outer one's", "that of two around it", "that of the outer one of two around it"],
+)
+def test_a_container_in_a_container_is_its_own_whosever_cgroup_namespace_it_has(containers, sandbox, nested, command):
+    box = sandbox(memory=96 * MIB)
+    (pid,) = nested(box, sandbox(memory=32 * MIB, parent=box), command)
+    assert limit(containers.of(pid)) == 32 * MIB
+    assert limit(containers.of(box.init)) == 96 * MIB
+
+
+def test_before_linux_6_11_a_container_in_a_container_is_its_own_too(containers, sandbox, nested, no_ioctl):
+    box = sandbox(memory=96 * MIB)
+    (pid,) = nested(box, sandbox(memory=32 * MIB, parent=box), "unshare --pid --fork sleep 1000")
+    assert limit(containers.of(pid)) == 32 * MIB
+
+
+def test_a_container_in_a_container_without_a_cgroup_namespace_is_its_own_cgroup_on_v2_too(sandbox, nested):
+    box = sandbox()
+    (pid,) = nested(box, box, "unshare --pid --fork sleep 1000")
+    assert processes.container_paths(pid, b"0::/outer/inner\n") == {"": "/outer/inner"}
+    assert processes.container_paths(pid, b"0::/outer/inner/init.scope\n") == {"": "/outer/inner"}
+
+
+def test_so_it_is_in_a_pid_namespace_within_a_container_that_several_share(containers, sandbox, nested):
+    """A pod with shareProcessNamespace on a node that is a container, without cgroup namespaces of their own."""
+    node = sandbox(memory=96 * MIB)
+    pause, box = sandbox(memory=32 * MIB, parent=node), sandbox(memory=64 * MIB, parent=node)
+    init, other = sorted(nested(node, pause, "unshare --pid --fork sh -c 'sleep 1000 & exec sleep 1000'"))
+    for directory in {box.cgroup(name) for name in find().hierarchies if _has(box, name)}:
+        (directory / "cgroup.procs").write_text(f"{other}")
+    assert namespace(init) == namespace(other) != namespace(node.init)
+    assert [limit(containers.of(pid)) for pid in (init, other, node.init)] == [32 * MIB, 64 * MIB, 96 * MIB]
 
 
 def test_who_enters_a_container_is_in_it(containers, sandbox):
