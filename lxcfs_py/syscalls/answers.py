@@ -79,7 +79,7 @@ def sysinfo(call: Notification, figures: Figures) -> Optional[Answer]:
     # In units that let it fit, as the kernel chooses them.
     unit = mmap.PAGESIZE if (said.total | said.swap_total) >> 32 else 1
     sizes = [min(size // unit, 0xFFFFFFFF) for size in sizes]
-    return Answer(call.arguments[0], _SYSINFO_32.pack(*times, *sizes, threads, 0, 0, 0, unit), 0)
+    return Answer(call.arguments[0] & 0xFFFFFFFF, _SYSINFO_32.pack(*times, *sizes, threads, 0, 0, 0, unit), 0)
 
 
 def sched_getaffinity(call: Notification, figures: Figures) -> Optional[Answer]:

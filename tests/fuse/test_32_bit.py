@@ -6,6 +6,7 @@ import os
 import re
 import struct
 import subprocess
+import sys
 
 import pytest
 
@@ -76,3 +77,36 @@ def test_a_32_bit_program_is_told_what_its_files_say(start_daemon, sandbox, prog
     (cpus,) = struct.unpack_from("=I", out, 8 + SYSINFO.size)
     online = box.run(["cat", "/sys/devices/system/cpu/online"]).stdout
     assert cpus == 1 << int(online)
+
+
+# sysinfo by `int 0x80` into memory below 4 GiB, by an address with bits above that; there is memory at that one, too.
+BY_INT_80 = """
+import ctypes, mmap
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+MAP_32BIT, MAP_FIXED_NOREPLACE = 0x40, 0x100000
+def memory(address, flags):
+    return libc.mmap(address, 4096, 7, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | flags, -1, 0)
+low, code = memory(None, MAP_32BIT), memory(None, 0)
+high = memory(low | 0x500000000000, MAP_FIXED_NOREPLACE)
+assert low < 1 << 32 < high == low | 0x500000000000
+# push rbx; mov eax, 116; mov rbx, rdi; int 0x80; pop rbx; ret
+ctypes.memmove(code, bytes.fromhex("53 b874000000 4889fb cd80 5b c3"), 13)
+result = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(code)(high)
+info, other = ctypes.string_at(low, 64), ctypes.string_at(high, 4096)
+print(result, int.from_bytes(info[16:20], "little") * int.from_bytes(info[52:56], "little"), any(other))
+"""
+
+
+def test_a_64_bit_program_that_calls_as_a_32_bit_one_is_told_where_the_kernel_would_tell_it(
+    start_daemon, sandbox, require
+):
+    daemon = start_daemon()
+    box = sandbox(memory=64 << 20, cpus=1, views=daemon.mountpoint)
+    command = [sys.executable, "-c", BY_INT_80]
+    machines = box.run(command)
+    require(os.uname().machine == "x86_64" and not machines.returncode, "a kernel that runs i386 programs")
+    assert re.fullmatch(r"0 [1-9]\d+ False\n", machines.stdout)
+    answer = box.run(filtered(daemon, *command))
+    assert answer.stdout == f"0 {64 << 20} False\n", answer.stderr
