@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional, Protocol, TypeVar, Union
 from lxcfs_py.cgroup import v1, v2
 from lxcfs_py.cgroup.layout import Layout, Paths
 from lxcfs_py.cgroup.tasks import Tasks
-from lxcfs_py.cgroup.tree import Levels, Room, Used
+from lxcfs_py.cgroup.tree import Levels, Quota, Room, Used
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 A = TypeVar("A")
@@ -55,8 +55,8 @@ class Memory(Protocol):
 class Cpu(Protocol):
     """CPU bandwidth and CPU time."""
 
-    def quota(self) -> Optional[float]:
-        """Return how many CPUs' worth of time the smallest quota allows, e.g. 1.5."""
+    def quota(self) -> Optional[Quota]:
+        """Return the smallest quota; of several that are, the one that the fewest share."""
 
     def shares(self, weights: str) -> float:
         """Return the cgroup's shares of CPU time, as cgroup v1 has them: 1024 where nobody has set them.
@@ -71,8 +71,8 @@ class Cpu(Protocol):
     def is_counted(self) -> bool:
         """Tell whether the CPU time used is counted: v1 may have quotas alone for a cgroup."""
 
-    def usage(self) -> Used:
-        """Return the CPU time used."""
+    def usage(self, level: int = 0) -> Used:
+        """Return the CPU time used, by all below the cgroup that is so many levels above."""
 
     def usage_per_cpu(self, cpus: tuple[int, ...]) -> Optional[list[Used]]:
         """Return the same for each of these CPUs, None where the kernel does not count by CPU."""

@@ -21,6 +21,20 @@ Used = tuple[int, int, int]
 
 NOTHING_USED: Used = (0, 0, 0)
 
+
+class Quota(NamedTuple):
+    """How much CPU time a cgroup may use."""
+
+    cpus: float
+    """Of so many CPUs, e.g. 1.5."""
+
+    period: int = 100_000_000
+    """For how long it is given out at a time, in nanoseconds; this is the kernel's usual."""
+
+    level: int = 0
+    """Whose quota it is: the cgroup's own, or that of one so many levels above, which others have a part of."""
+
+
 _NO_LIMIT = 1 << 62
 
 

@@ -16,6 +16,7 @@ from lxcfs_py.cgroup.tree import (
     Fields,
     Levels,
     Looks,
+    Quota,
     Room,
     Used,
     read_in,
@@ -169,13 +170,14 @@ class Cpu:
         self._levels = levels
         self._accounts = accounts
 
-    def quota(self) -> Optional[float]:
+    def quota(self) -> Optional[Quota]:
         smallest = None
-        for level in self._levels:
+        for number, level in enumerate(self._levels):
             quota = int(level.get("cpu.cfs_quota_us") or -1)
             if quota > 0:
-                cpus = quota / max(int(level.read("cpu.cfs_period_us")), 1)
-                smallest = cpus if smallest is None else min(smallest, cpus)
+                period = max(int(level.read("cpu.cfs_period_us")), 1)
+                if smallest is None or quota / period < smallest.cpus:
+                    smallest = Quota(quota / period, period * 1000, number)
         return smallest
 
     def shares(self, weights: str) -> float:
@@ -188,8 +190,8 @@ class Cpu:
     def is_counted(self) -> bool:
         return bool(self._accounts)
 
-    def usage(self) -> Used:
-        numbers = self._usage_all()
+    def usage(self, level: int = 0) -> Used:
+        numbers = self._usage_all(level)
         return (sum(map(int, numbers[1::3])), 0, sum(map(int, numbers[2::3])))
 
     def usage_per_cpu(self, cpus: tuple[int, ...]) -> Optional[list[Used]]:
@@ -209,10 +211,16 @@ class Cpu:
     def counted_cpus(self) -> tuple[int, ...]:
         return tuple(map(int, self._usage_all()[::3]))
 
-    def _usage_all(self) -> list[bytes]:
+    def _usage_all(self, level: int = 0) -> list[bytes]:
         """Return for each possible CPU its number and, in nanoseconds, its user and system time; nice is not told."""
+        if not self._accounts:
+            return []
+        account = self._accounts[0]
+        if level:  # the hierarchy of cpuacct may be another one, which may not have it
+            place = self._levels[level].below
+            account = next((each for each in self._accounts if each.below == place), account)
         # "cpu user system", then a line for each CPU
-        numbers = self._accounts[0].read("cpuacct.usage_all").split()[3:] if self._accounts else []
+        numbers = account.read("cpuacct.usage_all").split()[3:]
         if len(numbers) % 3:
             raise ValueError("cpuacct.usage_all has no three numbers for each CPU")
         return numbers

@@ -14,7 +14,7 @@ from typing import Optional
 
 from lxcfs_py.cgroup import tasks
 from lxcfs_py.cgroup.counting import Counting, Counts
-from lxcfs_py.cgroup.tree import Fields, Levels, Looks, Room, Used, read_in, read_pids, stat_fields, subtree
+from lxcfs_py.cgroup.tree import Fields, Levels, Looks, Quota, Room, Used, read_in, read_pids, stat_fields, subtree
 from lxcfs_py.linux import cpu_list, roots
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
@@ -132,13 +132,15 @@ class Cpu:
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
 
-    def quota(self) -> Optional[float]:
+    def quota(self) -> Optional[Quota]:
         smallest = None
-        for level in self._levels:
-            quota, _, period = (level.get("cpu.max") or b"max 100000").partition(b" ")
+        for number, level in enumerate(self._levels):
+            quota, _, text = (level.get("cpu.max") or b"max 100000").partition(b" ")
             if quota != b"max":
-                cpus = int(quota) / max(int(period), 1)
-                smallest = cpus if smallest is None else min(smallest, cpus)
+                period = max(int(text), 1)
+                cpus = int(quota) / period
+                if smallest is None or cpus < smallest.cpus:
+                    smallest = Quota(cpus, period * 1000, number)
         return smallest
 
     def shares(self, weights: str) -> float:
@@ -151,8 +153,8 @@ class Cpu:
     def is_counted(self) -> bool:
         return True
 
-    def usage(self) -> Used:
-        stat = stat_fields(self._levels[0].read("cpu.stat"))
+    def usage(self, level: int = 0) -> Used:
+        stat = stat_fields(self._levels[level].read("cpu.stat"))
         user = int(stat.get(b"user_usec", 0)) * 1000
         # Since Linux 6.12, and counted by ticks of the timer: it may seem to be more than the user time it is part of.
         nice = min(int(stat.get(b"nice_usec", 0)) * 1000, user)

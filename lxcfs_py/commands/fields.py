@@ -235,7 +235,12 @@ STAT = (
         called="`cpu`: user, system",
     ),
     _row("nice", "0: v1 does not count it apart", "`nice_usec` of `cpu.stat`, since Linux 6.12", called="`cpu`: nice"),
-    _row("idle", "what is left of the time that the container may use, by its CPUs or its quota", called="`cpu`: idle"),
+    _row(
+        "idle",
+        "what is left of the time that the container may use, by its CPUs or its quota; if a parent's quota is the "
+        "smallest, what all below that have left of it",
+        called="`cpu`: idle",
+    ),
     _row(
         "iowait, irq, softirq, steal, guest, guest_nice",
         _UNCOUNTED,

@@ -126,7 +126,7 @@ class Glance:
         identity = names.of(path)
         config = applied(container, self._config)
         visible = visible_cpus.visible(container.cgroup, self._host, config.cpu)
-        cpus = visible.quota or float(len(visible.cpus))
+        cpus = visible.worth()
         cpu, io, reads = now.rates_since(self._before.get(pid, now))
         history = [*self._history.get(pid, []), min(cpu / cpus, 1.0)][-HISTORY:]
         self._history[pid] = history

@@ -1,13 +1,14 @@
 """A container's CPU time, as counters that never go down while it lives.
 
 What its CPUs were used for comes from the kernel's cumulative counters, and idle time is what is left of the time that
-it may use: all of its age, or the part of it that its quota allows. So a container that uses all that it may is 100 %
-busy. Counting goes on from a `Mark`: a new one is made when the container is shown other CPUs, has another quota or is
-in another cgroup. The latest is kept in a file, so that a restarted daemon goes on where the old one was.
+it may use: all of its age, or what its quota allows and others have left of that. So a container that uses all that it
+may is 100 % busy. Counting goes on from a `Mark`: a new one is made when the container is shown other CPUs, has another
+quota or is in another cgroup. The latest is kept in a file, so that a restarted daemon goes on where the old one was.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -20,7 +21,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from lxcfs_py.cgroup import Cgroup
 from lxcfs_py.cgroup.layout import Paths
-from lxcfs_py.cgroup.tree import NOTHING_USED, Used
+from lxcfs_py.cgroup.tree import NOTHING_USED, Quota, Used
 from lxcfs_py.container.eviction import choose
 from lxcfs_py.container.visible_cpus import Visible
 from lxcfs_py.linux import cpu_list, regular_file, roots
@@ -38,10 +39,11 @@ _MAX_LINE = 1 << 20
 # The ledger is not written anew for fewer lines that are out of date.
 _FEW_LINES = 64
 
-# By how much a container may be ahead of its quota for a moment: that of two of the kernel's usual periods, the end of
-# one and the beginning of the next. What it used beyond that (by cpu.max.burst, or for the kernel's own inexactness) is
-# never made up for, and so must not delay the idle time that follows.
-_AHEAD_NS = 200_000_000
+# By how much a container may be ahead of its quota for a moment: that of two periods, the end of one and the beginning
+# of the next; of two of the kernel's usual where they are shorter. What it used beyond that (by cpu.max.burst, or for
+# the kernel's own inexactness) is never made up for, and so must not delay the idle time that follows.
+_PERIODS_AHEAD = 2
+_USUAL = Quota(0)  # of the period and the level
 
 
 Nanoseconds = tuple[int, int, int, int]
@@ -89,12 +91,20 @@ class Mark(NamedTuple):
     asleep: Optional[int] = None
     """For how long the machine had been suspended since boot when the container was first seen; None: not known."""
 
+    taken: int = 0
+    """What others had used by then of the time that the quota is for."""
+
+
+_Counted = tuple[list[Used], int]
+"""What the kernel has counted: for each visible CPU, and of the time that the quota is for, what others have used, in
+nanoseconds; 0 where the quota is the container's alone."""
 
 _NONE: Nanoseconds = (0, 0, 0, 0)
 
 _NOT_A_CPU = -1
-"""From here on down, the number of a CPU in the ledger stands for how long the machine had been suspended. To a version
-that does not know this, which may be gone back to, it is one more CPU that has vanished and had done nothing."""
+"""From here on down, the numbers of CPUs in the ledger stand for what 0.2 did not keep: for how long the machine had
+been suspended and, with a quota, what others had taken of it, its period and its level. To a version that does not know
+this, which may be gone back to, each is one more CPU that has vanished and had done nothing."""
 
 _updating = threading.Lock()
 
@@ -139,15 +149,21 @@ class Ledger:
             times = {
                 int(cpu): (int(user), int(nice), int(system), int(idle)) for cpu, user, nice, system, idle in all_times
             }
-            asleep = next((_NOT_A_CPU - cpu for cpu in times if cpu < 0), None)
+            later = [_NOT_A_CPU - int(cpu) for cpu, *_ in all_times if cpu < 0]
+            taken, period, level = later[1:4] if len(later) >= 4 else (0, _USUAL.period, _USUAL.level)
             mark = Mark(
                 str(cgroup),
-                Visible(tuple(map(int, cpus)), None if quota is None else _finite(quota), bool(whole)),
+                Visible(
+                    tuple(map(int, cpus)),
+                    None if quota is None else Quota(_finite(quota), period, level),
+                    bool(whole),
+                ),
                 int(start),
                 int(age),
                 [(int(user), int(nice), int(system)) for user, nice, system in used],
                 {cpu: had for cpu, had in times.items() if cpu >= 0},
-                asleep,
+                later[0] if later else None,
+                taken,
             )
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return None
@@ -156,10 +172,15 @@ class Ledger:
 
     def put(self, container: str, mark: Mark) -> None:
         """Keep the latest mark of a container."""
+        cpus, quota, whole = mark.visible
         shown = [(cpu, *times) for cpu, times in mark.times.items()]
         if mark.asleep is not None:
-            shown.append((_NOT_A_CPU - max(mark.asleep, 0), *_NONE))  # two clocks tell it, one after the other
-        line = _line(container, (*mark[:5], shown))
+            later = [max(mark.asleep, 0)]  # two clocks tell it, one after the other
+            if quota is not None:
+                later += mark.taken, quota.period, quota.level
+            shown += [(_NOT_A_CPU - number, *_NONE) for number in later]
+        visible = cpus, quota.cpus if quota else None, whole
+        line = _line(container, (mark.cgroup, visible, mark.start, mark.age, mark.used, shown))
         self._note(container, line)
         self._write(line)
 
@@ -220,7 +241,7 @@ def _line(container: str, kept: Any) -> bytes:
 class Account:
     """One container's counters."""
 
-    __slots__ = ("_asleep", "_cgroup", "_container", "_ledger", "_looked", "_mark", "_times", "start")
+    __slots__ = ("_age", "_asleep", "_cgroup", "_container", "_ledger", "_looked", "_mark", "_times", "start")
 
     def __init__(self, ledger: Ledger, container: str, start: int = 0) -> None:
         """Take the name by which the counters are kept, and when the container was started, in nanoseconds since boot.
@@ -235,7 +256,12 @@ class Account:
         self._cgroup: Optional[Cgroup] = None
         self._mark: Optional[Mark] = None
         self._looked = 0.0
-        self._times: dict[int, Nanoseconds] = {}  # what was shown last, of each CPU that was ever visible
+        self._age = 0  # the container's, when it was looked at last
+        self._times: dict[int, Nanoseconds] = {}  # what was shown then, of each CPU that was ever visible
+
+    def has_counted(self) -> bool:
+        """Tell whether counters of the container's own have been shown, by a daemon before this one too."""
+        return self._mark is not None or self._ledger.get(self._container) is not None
 
     def read(self, cgroup: Cgroup, visible: Visible, age: int, asleep: int = 0) -> Shown:
         """Return what each CPU has counted.
@@ -243,9 +269,9 @@ class Account:
         `age` is the container's, and `asleep` for how long the machine was suspended since boot, in nanoseconds.
         """
         age = self._awake(age, asleep)
-        used = _count(cgroup, visible)
+        counted = _count(cgroup, visible)
         with _updating:
-            self._count_on(cgroup, visible, used, age)
+            self._count_on(cgroup, visible, counted, age)
             shown = {
                 cpu: (user // NS_PER_TICK, nice // NS_PER_TICK, system // NS_PER_TICK, idle // NS_PER_TICK)
                 for cpu, (user, nice, system, idle) in self._times.items()
@@ -264,9 +290,9 @@ class Account:
             visible = look()
             self._looked = time.monotonic()
         age = self._awake(age, asleep)
-        used = _count(cgroup, visible)
+        counted = _count(cgroup, visible)
         with _updating:
-            self._count_on(cgroup, visible, used, age)
+            self._count_on(cgroup, visible, counted, age)
             return sum([idle // NS_PER_TICK for _, _, _, idle in self._times.values()])
 
     def _awake(self, age: int, asleep: int) -> int:
@@ -280,67 +306,75 @@ class Account:
         with _updating:
             self._ledger.drop(self._container)
 
-    def _count_on(self, cgroup: Cgroup, visible: Visible, used: list[Used], age: int) -> None:
+    def _count_on(self, cgroup: Cgroup, visible: Visible, counted: _Counted, age: int) -> None:
         mark = self._mark
         if mark is None or visible != mark.visible or cgroup is not self._cgroup:
-            mark = self._change(cgroup, visible, used, age)
-        if not self._advance(mark, used, age):
-            self._set_mark(mark._replace(age=age, used=used, times=dict(self._times)))
+            mark = self._change(cgroup, visible, counted, age)
+        if not self._advance(mark, counted, age):
+            self._set_mark(mark._replace(age=age, used=counted[0], times=dict(self._times), taken=counted[1]))
 
-    def _advance(self, mark: Mark, used: list[Used], age: int) -> bool:
+    def _advance(self, mark: Mark, counted: _Counted, age: int) -> bool:
         """Count on from a mark; return False if idle time has to be counted from a new one.
 
         No counter steps back: a container may be ahead of its quota, the kernel's counters and the clock are not read
         at the same instant, and nice time is counted in another way than user time, which it is a part of.
         """
         cpus, quota, _ = mark.visible
+        used, taken = counted
         shown, base = self._times, mark.times
-        passed = age - mark.age
-        times, left = [], []
+        passed, since = age - mark.age, age - self._age
+        times, more, rooms = [], [], []  # of each CPU; how much idle time it gets, and has room for since the last look
         for cpu, now, then in zip(cpus, used, mark.used):
-            user0, nice0, system0, _ = base[cpu]
-            least_user, least_nice, least_system, _ = shown[cpu]
+            user0, nice0, system0, idle0 = base[cpu]
+            least_user, least_nice, least_system, idle = shown[cpu]
             user = user0 + now[0] - then[0]
             nice = nice0 + now[1] - then[1]
             system = system0 + now[2] - then[2]
             user = user if user > least_user else least_user
             nice = nice if nice > least_nice else least_nice
             system = system if system > least_system else least_system
-            times.append((user, nice, system))
-            left.append(passed - (user - user0) - (nice - nice0) - (system - system0))
-        if quota is not None:  # what is left of it is left on no certain CPU
-            left = [(int(passed * (quota - len(cpus))) + sum(left)) // len(cpus)] * len(cpus)
-        within = True
-        for cpu, (user, nice, system), more in zip(cpus, times, left):
-            least = shown[cpu][3]
-            idle = base[cpu][3] + more
-            if idle < least:
-                within = within and least - idle <= _ahead(mark.visible)
-                idle = least
-            shown[cpu] = (user, nice, system, idle)
-        return within
+            times.append((user, nice, system, idle))
+            busy = user + nice + system
+            more.append(passed + user0 + nice0 + system0 + idle0 - busy - idle)
+            rooms.append(since + least_user + least_nice + least_system - busy)
+        least, uneven = min(more), False
+        if quota is not None:
+            left = sum(more) - int(passed * (len(cpus) - quota.cpus)) - (taken - mark.taken)
+            least = left // len(cpus)
+            uneven = least > 0 and least > min(rooms)
+            more = _divided(left, rooms) if uneven else [least] * len(cpus)
+        for cpu, (user, nice, system, idle), idle_more in zip(cpus, times, more):
+            shown[cpu] = (user, nice, system, idle + idle_more if idle_more > 0 else idle)
+        self._age = max(self._age, age)
+        # On which CPUs idle time was left cannot be told from an older mark where it is not spread evenly.
+        return not uneven and (least >= 0 or least >= -_ahead(mark.visible))
 
-    def _change(self, cgroup: Cgroup, visible: Visible, used: list[Used], age: int) -> Mark:
+    def _change(self, cgroup: Cgroup, visible: Visible, counted: _Counted, age: int) -> Mark:
         """Go on with other CPUs, another quota or another cgroup from where the counters are; return the new mark."""
         path = cgroup.cpu.path() if cgroup.cpu else ""
-        before, counted = self._mark, self._cgroup
+        before, place = self._mark, self._cgroup
         if before is None:
-            before, counted = self._recall(cgroup, path) or (self._begin(cgroup, path, visible, used, age), cgroup)
+            before, place = self._recall(cgroup, path) or (self._begin(cgroup, path, visible, counted, age), cgroup)
             self._times = dict(before.times)
-        try:
-            used_before = _count(counted, before.visible) if counted else before.used
-        except (OSError, ValueError):  # that cgroup is gone: what was used there since the last look is not known
-            used_before = before.used
-        self._advance(before, used_before, age)
+            self._age = before.age
+        counted_before = before.used, before.taken
+        if place:
+            # Where that cgroup is gone, or the level that the ledger says, it is not known what was used since then.
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                counted_before = _count(place, before.visible)
+        self._advance(before, counted_before, age)
         self._cgroup = cgroup
         self._times = {**dict.fromkeys(visible.cpus, _NONE), **self._times}
-        return self._set_mark(Mark(path, visible, self.start, age, used, dict(self._times), self._asleep))
+        used, taken = counted
+        return self._set_mark(Mark(path, visible, self.start, age, used, dict(self._times), self._asleep, taken))
 
-    def _begin(self, cgroup: Cgroup, path: str, visible: Visible, used: list[Used], age: int) -> Mark:
+    def _begin(self, cgroup: Cgroup, path: str, visible: Visible, counted: _Counted, age: int) -> Mark:
         """Return the first mark: where the container was started, and what it used on CPUs that it no longer sees.
 
-        What is more than it can have used since then was counted before it was there, and is none of its own.
+        What is more than it can have used since then was counted before it was there, and is none of its own. What
+        others took of its quota since then is not known.
         """
+        used, taken = counted
         elsewhere = _count_elsewhere(cgroup, visible)
         times = dict.fromkeys(visible.cpus, _NONE)
         most = age
@@ -349,9 +383,9 @@ class Account:
             most = age * max(_machines_cpus(), len(visible.cpus)) // len(visible.cpus)
         most += _ahead(visible)  # the kernel is not exact about quotas
         if any(sum(each) > most for each in (*used, *elsewhere.values())):
-            return Mark(path, visible, self.start, 0, used, times)
+            return Mark(path, visible, self.start, 0, used, times, taken=taken)
         times.update({cpu: (*each, 0) for cpu, each in elsewhere.items()})
-        return Mark(path, visible, self.start, 0, [NOTHING_USED] * len(used), times)
+        return Mark(path, visible, self.start, 0, [NOTHING_USED] * len(used), times, taken=taken)
 
     def _recall(self, cgroup: Cgroup, path: str) -> Optional[tuple[Mark, Optional[Cgroup]]]:
         """Return the mark that a daemon before this one has kept, and the cgroup that it counts in, if that is known.
@@ -376,21 +410,36 @@ class Account:
 
 def _ahead(visible: Visible) -> int:
     """Return by how many nanoseconds a CPU's idle time may be ahead of the quota."""
-    quota = len(visible.cpus) if visible.quota is None else visible.quota
-    return int(_AHEAD_NS * quota / len(visible.cpus))
+    period = max((visible.quota or _USUAL).period, _USUAL.period)
+    return int(_PERIODS_AHEAD * period * visible.worth() / len(visible.cpus))
 
 
-def _count(cgroup: Cgroup, visible: Visible) -> list[Used]:
-    """Return what the kernel has counted for each visible CPU.
+def _divided(idle: int, rooms: list[int]) -> list[int]:
+    """Divide the idle time that a quota leaves: evenly, but to no CPU more than it has room for."""
+    parts = [0] * len(rooms)
+    by_room = sorted(range(len(rooms)), key=rooms.__getitem__)
+    for count, cpu in zip(range(len(rooms), 0, -1), by_room):
+        parts[cpu] = max(min(idle // count, rooms[cpu]), 0)
+        idle -= parts[cpu]
+    return parts
 
-    It is an even share of all where the kernel does not count by CPU, and where a quota hides some of the CPUs.
+
+def _count(cgroup: Cgroup, visible: Visible) -> _Counted:
+    """Return what the kernel has counted for each visible CPU, and for others where a parent's quota is the smallest.
+
+    A CPU's is an even share of all where the kernel does not count by CPU, and where a quota hides some of the CPUs.
     """
-    per_cpu = cgroup.cpu.usage_per_cpu(visible.cpus) if cgroup.cpu and visible.whole else None
-    if per_cpu is not None:
-        return per_cpu
-    count = len(visible.cpus)
-    user, nice, system = cgroup.cpu.usage() if cgroup.cpu else NOTHING_USED
-    return [(user // count, nice // count, system // count)] * count
+    cpu, (cpus, quota, whole) = cgroup.cpu, visible
+    if cpu is None:
+        return [NOTHING_USED] * len(cpus), 0
+    used = cpu.usage_per_cpu(cpus) if whole else None
+    if used is None:
+        count = len(cpus)
+        user, nice, system = cpu.usage()
+        used = [(user // count, nice // count, system // count)] * count
+    if quota is None or quota.level == 0:
+        return used, 0
+    return used, max(sum(cpu.usage(quota.level)) - sum(map(sum, used)), 0)
 
 
 def _machines_cpus() -> int:

@@ -7,6 +7,7 @@ import math
 from typing import NamedTuple, Optional
 
 from lxcfs_py.cgroup import Cgroup
+from lxcfs_py.cgroup.tree import Quota
 from lxcfs_py.config import Cpu
 from lxcfs_py.linux import cpu_list
 from lxcfs_py.linux.host import Host
@@ -18,11 +19,15 @@ class Visible(NamedTuple):
     cpus: tuple[int, ...]
     """The kernel's numbers, in ascending order; at least one."""
 
-    quota: Optional[float]
-    """How many CPUs' worth of time it may use; None when it may use all the time of all CPUs that it may run on."""
+    quota: Optional[Quota]
+    """None when it may use all the time of all CPUs that it may run on."""
 
     whole: bool = True
     """True when these are all the CPUs that it may run on, False when a quota shows it fewer."""
+
+    def worth(self) -> float:
+        """Return how many CPUs' worth of time it may use."""
+        return self.quota.cpus if self.quota else len(self.cpus)
 
 
 # Weights of cgroup v2 are whole numbers: what one says of shares is not exact. The least that it may be is up to 0.03
@@ -47,8 +52,8 @@ def visible(cgroup: Cgroup, host: Host, cpu: Cpu) -> Visible:
 
 
 @functools.lru_cache(maxsize=1024)
-def _within(quota: Optional[float], cpus: tuple[int, ...]) -> Visible:
-    if quota is None or quota >= len(cpus):
+def _within(quota: Optional[Quota], cpus: tuple[int, ...]) -> Visible:
+    if quota is None or quota.cpus >= len(cpus):
         return Visible(cpus, None)
-    count = max(1, math.ceil(quota))
+    count = max(1, math.ceil(quota.cpus))
     return Visible(cpus[:count], quota, count == len(cpus))

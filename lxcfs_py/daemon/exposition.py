@@ -311,7 +311,7 @@ class Collector:
         config = policies.applied(container, self._filesystem.config)
         try:
             visible = visible_cpus.visible(container.cgroup, host, config.cpu)
-            yield "lxcfs_container_cpus", visible.quota or len(visible.cpus)
+            yield "lxcfs_container_cpus", visible.worth()
             cpu_time = container.cgroup.cpu_time
             if cpu_time:
                 used = sum(cpu_time.usage()) / 1e9

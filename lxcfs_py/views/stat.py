@@ -12,7 +12,7 @@ from lxcfs_py.linux.host import Host
 
 
 def render(container: Container, host: Host, config: Config) -> bytes:
-    """Return the text; times in ticks (USER_HZ). Where nobody counts the container's, they are the machine's.
+    """Return the text; times in ticks (USER_HZ). Where nobody has ever counted the container's, they are the machine's.
 
     btime is the kernel's in the reader's time namespace: programs add start times to it, which count from there.
 
@@ -21,7 +21,7 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     """
     visible = visible_cpus.visible(container.cgroup, host, config.cpu)
     total: tuple[int, ...]
-    if container.cgroup.cpu_time:
+    if container.cgroup.cpu_time or container.account.has_counted():
         age = max(host.now() - container.start, 0)
         total, times = container.account.read(container.cgroup, visible, age, host.asleep())
     else:

@@ -18,10 +18,10 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     """
     cgroup = container.cgroup
     up = uptime(container, host, config) / 1e9
-    if cgroup.cpu_time:
+    if cgroup.cpu_time or container.account.has_counted():
         look = functools.partial(visible_cpus.visible, cgroup, host, config.cpu)
         idle = container.account.idle(cgroup, look, _age(container, host), host.asleep()) / TICKS
-    else:  # nobody counts what it used: the machine's idle time, of which no more can be than there was time
+    else:  # nobody has ever counted what it used: the machine's idle time, of which no more can be than there was time
         cpus = visible_cpus.visible(cgroup, host, config.cpu).cpus
         idle = min(sum(times[3] for times in host.cpu_times(cpus)) / TICKS, up * len(cpus))
     return b"%.2f %.2f\n" % (up, idle)

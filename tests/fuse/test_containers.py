@@ -26,6 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lxcfs_py.cgroup.layout import find
+from lxcfs_py.cgroup.tree import Quota
 from lxcfs_py.container import containers as module
 from lxcfs_py.container import eviction, processes
 from lxcfs_py.container.containers import Containers, UnplacedError
@@ -38,7 +39,7 @@ from lxcfs_py.runtimes.sandbox import Sandbox, _children_in
 from tests.kept import wait_for
 
 MIB = 1 << 20
-ONE = Visible((0,), 1.0, False)
+ONE = Visible((0,), Quota(1.0), False)
 TWO = Visible((0, 1), None)
 
 

@@ -205,6 +205,7 @@ def container_in() -> Callable[..., Any]:
     return lambda cgroup, **known: SimpleNamespace(
         **{
             "cgroup": cgroup,
+            "account": Account(Ledger(), "container"),
             "paths": {},
             "configured": None,
             "amounts": (0.0, None, {}),

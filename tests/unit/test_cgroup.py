@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lxcfs_py.cgroup import layout, open_cgroup, taskstats, tree, v1, v2
 from lxcfs_py.cgroup.layout import Hierarchy, find, parse_paths
-from lxcfs_py.cgroup.tree import Room
+from lxcfs_py.cgroup.tree import Quota, Room
 from lxcfs_py.linux import mount_table
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
@@ -109,7 +109,7 @@ def test_a_hybrid_takes_each_controller_from_where_it_is(made):
     assert isinstance(cgroup.memory, v1.Memory)
     assert isinstance(cgroup.cpu, v2.Cpu)
     assert cgroup.memory.room()[:2] == (1 << 20, (1 << 20) - 4096)
-    assert cgroup.cpu.quota() == 0.5
+    assert cgroup.cpu.quota() == Quota(0.5)
     assert cgroup.pressure.read("cpu") == b"some\n"
     assert cgroup.cpuset is cgroup.io is cgroup.hugetlb is None
 
@@ -160,7 +160,7 @@ def test_cpu_and_cpuacct_of_v1_may_have_a_cgroup_each_or_one_of_them_alone(own, 
     quota = in_v1("cpu", "/box", cfs_quota_us="50000\n", cfs_period_us="100000\n", shares="2048\n")
     usage = in_v1("cpuacct", "/box", usage_all="cpu user system\n0 5000000 7000000\n")
     cpu = open_cgroup(find(str(made({**all_v1(), **quota, **usage}))), own).cpu
-    assert (cpu.quota(), cpu.shares("linear")) == ((0.5, 2048) if "cpu" in own else (None, 1024))
+    assert (cpu.quota(), cpu.shares("linear")) == ((Quota(0.5), 2048) if "cpu" in own else (None, 1024))
     assert cpu.usage() == ((5000000, 0, 7000000) if "cpuacct" in own else (0, 0, 0))
 
 
@@ -307,10 +307,24 @@ def cfs(quota: int, period: int = 100_000) -> dict[str, int]:
 
 
 def test_the_smallest_cpu_quota_along_the_parents_wins_whatever_its_period(quota):
-    assert quota(1, cfs(-1), cfs(150_000), cfs(75_000, 50_000)) == 1.5
-    assert quota(1, cfs(20_000, 10_000), cfs(150_000)) == quota(1, cfs(150_000), cfs(20_000, 10_000)) == 1.5
-    assert quota(2, {"cpu.max": "max 100000"}, {"cpu.max": "150000 100000"}, {"cpu.max": "800000 400000"}) == 1.5
-    assert quota(2, {"cpu.max": "50000 100000"}, {"cpu.max": "150000 100000"}) == 0.5
+    assert quota(1, cfs(-1), cfs(150_000), cfs(75_000, 50_000)) == Quota(1.5, level=1)
+    assert quota(1, cfs(20_000, 10_000), cfs(150_000)) == Quota(1.5, level=1)
+    assert quota(1, cfs(150_000), cfs(20_000, 10_000)) == Quota(1.5)
+    parents = {"cpu.max": "150000 100000"}, {"cpu.max": "800000 400000"}
+    assert quota(2, {"cpu.max": "max 100000"}, *parents) == Quota(1.5, level=1)
+    assert quota(2, {"cpu.max": "200000 1000000"}, *parents) == Quota(0.2, 1_000_000_000)
+
+
+def test_what_all_use_whose_quota_it_is_is_that_levels(files, made):
+    own, parent = (files({"cpu.stat": f"user_usec {used}\nsystem_usec 0"}) for used in (1, 3))
+    assert v2.Cpu((own, parent)).usage(1) == (3000, 0, 0)
+    tree = all_v1()
+    for used, place in ((1, "/pod/box"), (3, "/pod")):
+        tree |= in_v1("cpu", place, shares="2\n") | in_v1("cpuacct", place, usage_all=f"cpu user system\n0 {used} 0\n")
+    root = str(made(tree))
+    assert open_cgroup(find(root), {"cpu": "/pod/box", "cpuacct": "/pod/box"}).cpu.usage(1) == (3, 0, 0)
+    elsewhere = open_cgroup(find(root), {"cpu": "/pod/box", "cpuacct": "/pod"}).cpu
+    assert [elsewhere.usage(level) for level in (0, 1)] == [(3, 0, 0), (3, 0, 0)]
 
 
 def test_without_a_cpu_quota_there_is_none(quota):
@@ -319,7 +333,7 @@ def test_without_a_cpu_quota_there_is_none(quota):
     # A kernel without CFS bandwidth control, a level where the controller is not enabled
     assert quota(1, {}, {}) is None
     assert quota(2, {}, {}) is None
-    assert quota(2, {}, {"cpu.max": "50000 100000"}, {}) == 0.5
+    assert quota(2, {}, {"cpu.max": "50000 100000"}, {}) == Quota(0.5, level=1)
 
 
 def test_the_cpuset_of_v1_is_the_effective_one_and_on_old_kernels_the_given_one(files):
@@ -519,7 +533,7 @@ def test_a_controller_that_is_enabled_later_is_seen_within_a_second(made, monkey
         }
     )
     now += 1.1
-    assert (cgroup.memory.room()[:2], cgroup.cpu.quota()) == ((1 << 20, (1 << 20) - 4096), 0.5)
+    assert (cgroup.memory.room()[:2], cgroup.cpu.quota()) == ((1 << 20, (1 << 20) - 4096), Quota(0.5, level=1))
 
 
 def test_memory_is_counted_as_long_as_the_cgroup_or_one_above_it_has_the_controller(files, cgroup, monkeypatch):

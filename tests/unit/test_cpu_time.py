@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lxcfs_py.cgroup.tree import Used
+from lxcfs_py.cgroup.tree import Quota, Used
 from lxcfs_py.config import Config, Cpu
 from lxcfs_py.container.cpu_time import Account, Ledger, Mark, Times
 from lxcfs_py.container.visible_cpus import Visible
@@ -20,7 +20,7 @@ from lxcfs_py.linux.host import NS_PER_TICK, TICKS
 from lxcfs_py.views import stat, uptime
 
 SECOND = 1_000_000_000
-ONE = Visible((0,), 1.0)
+ONE = Visible((0,), Quota(1.0))
 TWO = Visible((0, 1), None)
 MARK = Mark("/box", ONE, 3, 5, [(1, 0, 2)], {0: (1, 0, 2, 3), 4: (9, 9, 9, 9)}, 7)
 
@@ -39,6 +39,9 @@ class World:
         self.cgroups = 1
         self.allowed: tuple[int, ...] = self.cpus
         self.limit: float | None = None
+        self.period, self.level = 100_000_000, 0
+        self.greed = 0.0  # the part that others use of what the container leaves of a quota that is not its alone
+        self.others = 0  # what others have used of the quota, which is not the container's alone above level 0
         self.mode = "quota"
         self.late: list[int] = []  # how long a reading takes from its look at the clock to that at the counters
 
@@ -49,6 +52,8 @@ class World:
             much = sum(wanted.values())
             wanted = {cpu: load * min(1.0, self.limit / much) if much else 0.0 for cpu, load in wanted.items()}
         self.clock += nanoseconds
+        if self.level and self.limit is not None:
+            self.others += int(nanoseconds * max(self.limit - sum(wanted.values()), 0) * self.greed)
         for cpu, load in wanted.items():
             user, system = self.used[cpu]
             # Rounded down twice, so that no CPU is used for longer than the time that passes.
@@ -85,8 +90,8 @@ class Controller:
         self.world = world
         self.number = world.cgroups
 
-    def quota(self) -> float | None:
-        return self.world.limit
+    def quota(self) -> Quota | None:
+        return None if self.world.limit is None else Quota(self.world.limit, self.world.period, self.world.level)
 
     def is_counted(self) -> bool:
         return True
@@ -94,12 +99,12 @@ class Controller:
     def path(self) -> str:
         return f"/sys/fs/cgroup/{self.number}"
 
-    def usage(self) -> Used:
+    def usage(self, level: int = 0) -> Used:
         if self.number != self.world.cgroups:
             raise OSError(errno.ENODEV, "No such device")
         user, system = (sum(figures) for figures in zip(*self.world.used.values()))
         nice = int(user * self.world.nice) if self.world.version == 2 else 0
-        return (user - nice, nice, system)
+        return (user - nice, nice, system + (self.world.others if level else 0))
 
     def usage_per_cpu(self, cpus: tuple[int, ...]) -> list[Used] | None:
         self.usage()
@@ -214,6 +219,9 @@ limits = st.fixed_dictionaries(
         "limit": st.sampled_from([None, 0.01, 0.5, 1.0, 1.5, 2.0, 3.7, 8.0]),
         "allowed": st.sets(st.sampled_from(World.cpus), min_size=1).map(lambda cpus: tuple(sorted(cpus))),
         "mode": st.sampled_from(["quota", "cpuset"]),
+        "period": st.sampled_from([10_000_000, 100_000_000, 1_000_000_000]),
+        "level": st.sampled_from([0, 1]),
+        "greed": st.sampled_from([0.0, 0.5, 1.0]),
     },
 )
 worlds = st.builds(World, st.sampled_from([1, 2]), st.sampled_from([0, 123_456_789, 30 * SECOND]))
@@ -267,16 +275,18 @@ def test_a_cpu_counts_the_time_that_it_may_be_used_for_as_used_or_idle(data, wor
     reader = Reader(world, cgroup, container_in)
     # A cgroup older than the container may have used more than there was time for: then the first reading counts.
     reader.check()
-    before = world.clock
+    before, others = world.clock, world.others
     for _ in range(data.draw(st.integers(1, 8))):
         world.run(data.draw(nanoseconds), data.draw(loads))
     count = len(reader.last) - 1
     passed = (world.clock - before) / NS_PER_TICK
     if world.limit is not None and world.mode == "quota":
         passed *= min(world.limit / count, 1.0)
+        if world.limit < len(world.allowed):
+            passed -= (world.others - others) / NS_PER_TICK / count
     for name, times in reader.check().items():
         if name != "cpu" and world.version == 1 and world.limit is not None:
-            continue  # v1 tells on which CPU the time was used; what is left of a quota is left on no certain one
+            continue  # v1 tells on which CPU the time was used; what is left of a quota is left on those that had it
         cpus = 1 if name != "cpu" else count
         # Four figures of each CPU are rounded down to ticks, at the first reading and at the second.
         assert cpus * (passed - 4) < sum(times) < cpus * (passed + 4)
@@ -301,8 +311,7 @@ def test_no_interval_shows_more_than_the_time_that_passes_however_limits_and_cgr
         before = world.clock
         for name, times in reader.check().items():
             # Each figure of each CPU is rounded down to ticks, at the reading before and at this one.
-            assert sum(times[:3]) <= (4 if name == "cpu" else 1) * (passed + 4)
-            assert name != "cpu" or sum(times) <= 4 * (passed + 4)
+            assert sum(times) <= (4 if name == "cpu" else 1) * (passed + 4)
 
 
 @pytest.fixture
@@ -431,16 +440,55 @@ def test_cgroup_v2_which_counts_no_cpus_is_spread_evenly(reader):
     assert busy.read() == {"cpu": Times(600, 0, 200, 800)} | {f"cpu{n}": Times(150, 0, 50, 200) for n in range(4)}
 
 
-def test_what_is_left_of_a_quota_is_left_on_no_certain_cpu(reader):
+def test_what_is_left_of_a_quota_is_left_on_cpus_that_were_idle_for_so_long(reader):
+    """In all, as much as the quota leaves; evenly, where that can be."""
     world = World(version=1)
     world.limit, world.allowed = 1.5, (0, 1)
     busy = reader(world)
+    world.run(4 * SECOND, (0, 0, 0, 0))
+    assert busy.check() == {}
+    assert busy.last["cpu0"] == busy.last["cpu1"] == Times(0, 0, 0, 300)
     world.run(4 * SECOND, (1.0, 0, 0, 0))
-    assert busy.read() == {
+    assert busy.check() == {
         "cpu": Times(300, 0, 100, 200),
-        "cpu0": Times(300, 0, 100, 100),
-        "cpu1": Times(0, 0, 0, 100),
+        "cpu0": Times(300, 0, 100, 0),
+        "cpu1": Times(0, 0, 0, 200),
     }
+    world.run(4 * SECOND, (0.5, 1.0, 0, 0))
+    assert busy.check() == {
+        "cpu": Times(450, 0, 150, 0),
+        "cpu0": Times(150, 0, 50, 0),
+        "cpu1": Times(300, 0, 100, 0),
+    }
+
+
+@pytest.mark.parametrize("every", [1, 60])
+def test_idle_time_is_the_same_however_often_it_is_read_where_a_quota_has_a_long_period(reader, every):
+    world = World(version=2)
+    world.limit, world.period = 0.2, SECOND
+    busy = reader(world)
+    busy.check()
+    for tenth in range(1, 601):
+        world.run(SECOND // 10, (1.0 if tenth % 10 in (1, 2) else 0.0, 0, 0, 0), over=True)
+        if tenth % every == 0:
+            busy.read()
+    assert busy.check()["cpu"] == Times(900, 0, 300, 0)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_others_took_of_a_quota_that_is_not_the_containers_alone_is_not_idle(reader, tmp_path, version):
+    world = World(version)
+    world.limit, world.level, world.greed = 1.0, 2, 1.0
+    sharing = reader(world, str(tmp_path / "counters"))
+    sharing.check()
+    world.run(10 * SECOND, (0.5, 0, 0, 0))
+    assert sharing.check()["cpu"] == Times(375, 0, 125, 0)
+    sharing.restart()
+    world.run(10 * SECOND, (0.5, 0, 0, 0))
+    assert sharing.check()["cpu"] == Times(375, 0, 125, 20)  # how far it was ahead of its quota was not known any more
+    world.greed = 0.5
+    world.run(10 * SECOND, (0.5, 0, 0, 0))
+    assert sharing.check()["cpu"] == Times(375, 0, 125, 250)
 
 
 def test_nice_time_is_shown_and_is_no_user_time(reader):
@@ -486,6 +534,26 @@ def test_counters_go_on_from_where_they_were_when_init_is_moved_to_another_cgrou
             world.run(2 * SECOND, (0.5, 0.5, 0.5, 0.5))
             assert sum(moved.check()["cpu"]) == pytest.approx(800, abs=8)
             assert moved.last["cpu"].user == pytest.approx(1800, abs=4)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_while_nobody_counts_it_is_idle_and_no_counter_goes_up_to_the_machines(reader, cgroup, tmp_path, restarted):
+    """As with init in the root of the cpuacct hierarchy for a while."""
+    world = World(version=1)
+    moved = reader(world, str(tmp_path / "counters"))
+    own = moved.container.cgroup
+    world.run(10 * SECOND, (0.5, 0, 0, 0))
+    moved.check()
+    moved.container.cgroup = cgroup(cpu=None, cpuset=Cpuset(world))
+    if restarted:
+        moved.restart()
+    assert moved.check()["cpu"] == Times(0, 0, 0, 0)
+    world.run(SECOND, (1.0, 0, 0, 0))
+    assert moved.check()["cpu"] == Times(0, 0, 0, 400)
+    moved.container.cgroup = own
+    assert moved.check()["cpu"] == Times(0, 0, 0, 0)
+    world.run(SECOND, (1.0, 0, 0, 0))
+    assert moved.check()["cpu"] == Times(75, 0, 25, 300)
 
 
 def test_counters_stand_still_where_the_kernels_have_stepped_back(reader):
@@ -582,6 +650,16 @@ def test_for_how_long_a_machine_was_suspended_is_no_field_that_a_version_before_
         assert Ledger(str(path)).get("a") == MARK._replace(asleep=kept)
         _, (_, _, _, _, _, times) = json.loads(path.read_text().splitlines()[-1])  # six fields, and no figure more
         assert sum(sum(had) for _, *had in times) == sum(map(sum, MARK.times.values()))
+
+
+def test_whose_quota_it_is_and_what_others_took_of_it_outlives_the_daemon(tmp_path):
+    mark = MARK._replace(visible=ONE._replace(quota=Quota(1.0, SECOND, 3)), asleep=7, taken=7)
+    path = str(tmp_path / "counters")
+    Ledger(path).put("a", mark)
+    assert Ledger(path).get("a") == mark
+    without = mark._replace(visible=TWO._replace(cpus=(0,)), taken=0)
+    Ledger(path).put("a", without)
+    assert Ledger(path).get("a") == without
 
 
 def test_one_users_many_containers_leave_the_ledger_to_others(tmp_path, monkeypatch):

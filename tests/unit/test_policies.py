@@ -11,6 +11,7 @@ import pytest
 
 from lxcfs_py import config
 from lxcfs_py.cgroup import v1, v2
+from lxcfs_py.cgroup.tree import Quota
 from lxcfs_py.commands import explain
 from lxcfs_py.config import Config, ConfigError, Cpu, Files, Memory, Policy
 from lxcfs_py.container import visible_cpus
@@ -140,7 +141,7 @@ def test_what_is_wrong_is_named_with_its_line(text, error):
     [(2, None, 1), (1024, None, 1), (1100, None, 2), (2048, None, 2), (9000, None, 4), (4096, 1.5, 2)],
 )
 def test_in_mode_requests_shares_are_cpus_where_there_is_no_quota(cgroup, shares, quota, expected):
-    asked = cgroup(cpu=SimpleNamespace(quota=lambda: quota, shares=lambda weights: shares))
+    asked = cgroup(cpu=SimpleNamespace(quota=lambda: quota and Quota(quota), shares=lambda weights: shares))
     host = SimpleNamespace(online=lambda: (0, 1, 2, 3))
     visible = visible_cpus.visible(asked, host, Cpu("requests"))
     assert (visible.cpus, visible.whole) == (tuple(range(expected)), expected == 4)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lxcfs_py.cgroup import v1
+from lxcfs_py.cgroup.tree import Quota
 from lxcfs_py.config import Config, Cpu, Loadavg, Uptime
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.files import NAMES
@@ -121,7 +122,7 @@ def test_hyperthreads_count_as_siblings_and_their_cores_once(tmp_path, made, cgr
 def test_cpuinfo_of_an_architecture_without_topology_is_only_cut_down(made, cgroup, container_in):
     cpuinfo = "".join(f"processor\t: {cpu}\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd\n\n" for cpu in range(4))
     root = made({"proc/cpuinfo": cpuinfo, f"{sys_cpu.TREE.name}/online": "0-3\n"})
-    cpu = SimpleNamespace(quota=lambda: 1.2)
+    cpu = SimpleNamespace(quota=lambda: Quota(1.2))
     shown = VIEWS["proc/cpuinfo"](container_in(cgroup(cpu=cpu)), Host(str(root)), QUOTA)
     assert shown == cpuinfo[: len(cpuinfo) // 2].encode()
 
@@ -510,7 +511,7 @@ def test_where_nobody_counts_cpu_time_it_is_the_machines_on_the_visible_cpus(
 
 @given(
     listed=st.none() | st.sets(st.integers(0, 300), min_size=1).map(lambda found: tuple(sorted(found))),
-    quota=st.none() | st.floats(0, 400),
+    quota=st.none() | st.builds(Quota, st.floats(0, 400)),
 )
 def test_all_views_agree_on_the_visible_cpus_whatever_the_limits(listed, quota, cgroup):
     host = SimpleNamespace(online=lambda: tuple(range(64)))
@@ -521,11 +522,11 @@ def test_all_views_agree_on_the_visible_cpus_whatever_the_limits(listed, quota, 
     allowed = listed or tuple(range(64))
     in_cpuset, in_quota = (visible_cpus.visible(limits, host, Cpu(mode)) for mode in ("cpuset", "quota"))
     assert in_cpuset == (allowed, None, True)
-    if quota is None or quota >= len(allowed):
+    if quota is None or quota.cpus >= len(allowed):
         assert in_quota == in_cpuset
     else:
         assert in_quota == (allowed[: len(in_quota.cpus)], quota, len(in_quota.cpus) == len(allowed))
-        assert quota <= len(in_quota.cpus) < max(quota, 0.5) + 1  # of 0, which no kernel has, there is 1 too
+        assert quota.cpus <= len(in_quota.cpus) < max(quota.cpus, 0.5) + 1  # of 0, which no kernel has, there is 1 too
 
 
 @given(st.sets(st.integers(0, 5000)).map(lambda found: tuple(sorted(found))))
