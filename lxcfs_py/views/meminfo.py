@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import operator
 import re
 from collections.abc import Iterator, Mapping
 
@@ -20,6 +22,10 @@ _CONSTANT = (b"VmallocTotal", b"Hugepagesize")
 
 # What is in swap, or was there and still has its place in it.
 _IN_SWAP = ("SwapCached", "Zswap", "Zswapped")
+
+# What all pages of a cgroup are in, those of the kernel left out, and what the kernel has for it.
+_lists = operator.itemgetter("Active(anon)", "Inactive(anon)", "Active(file)", "Inactive(file)", "Unevictable")
+_OF_THE_KERNEL = ("SReclaimable", "SUnreclaim", "KernelStack", "PageTables", "SecPageTables", "Percpu")
 
 # A label of 16 characters and a number flush right in 8, unless that has more digits.
 _NUMBER_END = 24
@@ -58,20 +64,29 @@ def figures(cgroup: Cgroup, memory: Memory, host: Host, config: Config) -> dict[
     amounts["CommitLimit"] = host.commit_limit(total, ordinary) + swap
     amounts["KReclaimable"] = reclaimable
     amounts["Slab"] = reclaimable + amounts.get("SUnreclaim", 0)
-    amounts["FilePages"] = amounts["Cached"] + amounts.get("SwapCached", 0)  # as vmstat and nodes have it
+    # As vmstat and nodes have it; what others have in the cache may be in the first.
+    amounts["FilePages"] = min(amounts["Cached"] + amounts.get("SwapCached", 0), total)
     if huge:
         amounts.update(_huge_pages(cgroup, host))
     return amounts
 
 
 def fit(amounts: dict[str, int], room: Room) -> None:
-    """Add what room there is to what memory.stat counts, and cut down what does not fit: limits may be lowered later.
+    """Add what room there is to what memory.stat counts, and cut down what does not fit.
+
+    A limit may have been lowered below what is in use, and memory.high may be exceeded for long: then all are cut down
+    in the same proportion, so that parts stay parts, and sums sums.
 
     MemTotal is the smallest limit along the cgroup, its ancestors, the NUMA nodes that it may use and the host, MemFree
     what is free in the tightest of them, MemAvailable that and what can be reclaimed there: file pages and, on v2,
     slab. Programs subtract some of these from others, as unsigned numbers.
     """
-    total = amounts["MemTotal"] = room.limit
+    total = room.limit
+    used = max(sum(_lists(amounts)), amounts["AnonPages"] + amounts["Cached"])
+    used += sum(map(amounts.get, _OF_THE_KERNEL, itertools.repeat(0)))
+    if used > total:
+        amounts.update({name: amount * total // used for name, amount in amounts.items()})
+    amounts["MemTotal"] = total
     free = amounts["MemFree"] = min(room.free, total)
     available = amounts["MemAvailable"] = min(room.available, total)
     reclaimable = 0

@@ -444,6 +444,19 @@ def test_memory_high_is_a_limit_where_the_configuration_says_so(show, host):
     assert show(2, host, {**own, "memory.high": 900 * MIB}, config=high)["MemTotal"] == 500 * MIB // KIB
 
 
+@pytest.mark.parametrize("limit", ["memory.max", "memory.high"])
+def test_what_is_in_use_beyond_a_limit_is_cut_down_so_that_no_part_is_more_than_all_memory(show, host, limit):
+    kinds = {"anon": 150, "inactive_anon": 90, "active_anon": 60, "anon_thp": 120, "file": 30, "inactive_file": 20}
+    kinds |= {"active_file": 10, "file_mapped": 12, "slab_unreclaimable": 20, "unevictable": 0}
+    stat = "\n".join(f"{name} {amount * MIB}" for name, amount in kinds.items())
+    full = show(2, host, {**level2(200 * MIB, usage=200 * MIB, stat=stat)})
+    own = {**level2(usage=200 * MIB, stat=stat), limit: 100 * MIB}
+    half = show(2, host, own, config=Config(memory=Memory(high=True)))
+    for name in ("MemTotal", "AnonPages", "Active(anon)", "Active", "Inactive", "AnonHugePages", "Mapped", "Slab"):
+        assert half[name] == full[name] // 2 > 0, name
+    assert half["Active"] + half["Inactive"] + half["Slab"] == half["MemTotal"] == 100 * MIB // KIB
+
+
 def test_swap_that_others_below_the_same_parent_use_is_not_free(show, host):
     now = show(2, host, level2(swap=100 * MIB, swap_usage=10 * MIB), level2(swap=200 * MIB, swap_usage=170 * MIB))
     assert (now["SwapTotal"], now["SwapFree"]) == (100 * MIB // KIB, 30 * MIB // KIB)
@@ -512,21 +525,21 @@ def test_where_there_is_no_swap_nothing_is_in_it(version, level, prefix, show, h
 def test_shared_memory_is_no_more_than_the_cache_that_it_is_part_of_where_a_limit_was_lowered(
     files, cgroup, container_in, host
 ):
-    own = level2(20 * MIB, usage=64 * MIB, stat=f"file {60 * MIB}\nshmem {60 * MIB}\nslab_reclaimable {4 * MIB}")
+    own = level2(20 * MIB, usage=80 * MIB, stat=f"file {60 * MIB}\nshmem {60 * MIB}\nslab_reclaimable {20 * MIB}")
     load = SimpleNamespace(read=lambda _states: (0.0, 0.0, 0.0))
     container = container_in(cgroup(memory=v2.Memory((files(own),))), load=load)
     now = fields(meminfo.render(container, host, Config()))
-    assert (now["Cached"], now["SReclaimable"], now["Shmem"]) == (16 * KIB, 4 * KIB, 16 * KIB)
+    assert (now["Cached"], now["SReclaimable"], now["Shmem"]) == (15 * KIB, 5 * KIB, 15 * KIB)
     filesystem: Any = SimpleNamespace(host=host)
-    assert CallFigures(filesystem)._sysinfo(container, host, Config()).shared == 16 * MIB
+    assert CallFigures(filesystem)._sysinfo(container, host, Config()).shared == 15 * MIB
     host.vmstat_layout = ("nr_shmem", "nr_file_pages", "nr_slab_reclaimable")
     text = VIEWS["proc/vmstat"](container, host, Config()).decode().split()[1::2]
-    assert [int(pages) * PAGE // MIB for pages in text] == [16, 16, 4]
+    assert [int(pages) * PAGE // MIB for pages in text] == [15, 15, 5]
 
 
 def test_slab_is_no_more_than_what_a_limit_that_was_lowered_has_room_for(show, host):
-    now = show(2, host, level2(20 * MIB, usage=64 * MIB, stat=f"file {4 * MIB}\nslab_reclaimable {60 * MIB}"))
-    assert (now["SReclaimable"], now["KReclaimable"], now["Slab"], now["Cached"]) == (*[20 * KIB] * 3, 0)
+    now = show(2, host, level2(20 * MIB, usage=80 * MIB, stat=f"file {20 * MIB}\nslab_reclaimable {60 * MIB}"))
+    assert (now["SReclaimable"], now["KReclaimable"], now["Slab"], now["Cached"]) == (*[15 * KIB] * 3, 5 * KIB)
 
 
 def test_sysinfo_tells_what_is_free_now_and_what_was_shared_within_the_last_second(
