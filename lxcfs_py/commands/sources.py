@@ -11,7 +11,7 @@ from typing import Callable, NamedTuple, Optional
 
 from lxcfs_py.cgroup import layout, v1, v2
 from lxcfs_py.config import Config
-from lxcfs_py.container import processes, visible_cpus
+from lxcfs_py.container import visible_cpus
 from lxcfs_py.container.containers import Container, Containers
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
@@ -43,9 +43,10 @@ class Subject:
         self._layout = layout.find()
         self.config = config
         sampler = Sampler(config.loadavg.interval)
-        self.container: Optional[Container] = Containers(self._layout, Ledger(), sampler).placed(pid)
+        containers = Containers(self._layout, Ledger(), sampler)
+        self.container: Optional[Container] = containers.placed(pid)
         self.init = self.container.init if self.container else pid
-        self.host = Host().with_clock(processes.boottime_offset(pid, self.init))
+        self.host = Host().with_clock(containers.boottime_offset(pid))
         self.policies = []
         if self.container:
             self.policies = matching(self.container, config)

@@ -324,7 +324,9 @@ class Containers:
         if reader is not None and reader.boottime_offset is not None:
             return reader.boottime_offset
         container = reader.container() if reader is not None else None
-        offset = processes.boottime_offset(pid, container.init if container is not None else 0)
+        tasks = container.cgroup.tasks if container is not None else None
+        init = container.init if container is not None else 0
+        offset = processes.boottime_offset(pid, init, tasks.pids() if tasks else ())
         if reader is not None:
             self._readers[pid] = reader._replace(boottime_offset=offset)
         return offset

@@ -25,6 +25,7 @@ _NS_GET_PID_IN_PIDNS = 0x8004B708
 
 _MAX_PROCESSES_EXAMINED = 64
 _MAX_ANCESTORS_ASKED = 16  # for their clock
+_MAX_OTHERS_ASKED = 64
 _READ_BYTES = 1 << 16
 
 
@@ -93,18 +94,25 @@ def pid_inside(pid: int, pid_namespace: int) -> int:
         return (_pids(pid) or [0])[-1]
 
 
-def boottime_offset(pid: int, init: int = 0) -> int:
+def boottime_offset(pid: int, init: int = 0, others: Iterable[int] = ()) -> int:
     """Return by how many nanoseconds a process's clock of the time since boot is ahead of the host's.
 
     That is 0 but in a time namespace (Linux 5.6). OSError when the process has ended. Of one that has made another
-    namespace for its children the kernel tells the offset of that: then an ancestor's in its own namespace is taken, or
-    that of its container's init.
+    namespace for its children the kernel tells the offset of that: then one in its own namespace is asked, its
+    container's init, an ancestor or some of the others in the container. Where there is none, it is taken to have
+    init's clock.
     """
     name = namespace_or_none(pid, "time")
     if name == _own_time_namespace():
         return 0
-    candidates = itertools.chain((pid, init), itertools.islice(ancestors(pid), 1, _MAX_ANCESTORS_ASKED))
-    told = next((each for each in candidates if namespace_or_none(each, "time_for_children") == name), pid)
+    candidates = itertools.chain(
+        (pid, init),
+        itertools.islice(ancestors(pid), 1, _MAX_ANCESTORS_ASKED),
+        itertools.islice(others, _MAX_OTHERS_ASKED),
+    )
+    told = next((each for each in candidates if namespace_or_none(each, "time_for_children") == name), None)
+    if told is None:
+        return boottime_offset(init) if init not in (0, pid) else 0
     for line in read(told, "timens_offsets").splitlines():
         clock, seconds, nanoseconds = line.split()
         if clock in (b"boottime", b"7"):  # a number before Linux 5.7

@@ -1056,6 +1056,20 @@ def test_who_made_a_time_namespace_for_its_children_is_still_in_its_own(containe
     assert offset(containers, below) == 100_000 * 10**9
 
 
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_the_clock_that_a_process_gives_its_children_is_never_taken_for_its_own(containers, sandbox, require, is_alone):
+    """Its parent has ended, and so perhaps have all others in its time namespace: then it is taken for its init's."""
+    require(os.path.exists("/proc/self/ns/time"), "Linux 5.6")
+    box = sandbox(own_clock=True)
+    orphans = '"$@" & echo $!' + ("" if is_alone else "; sleep 1000 >/dev/null &")
+    unshare = ["unshare", "--time", "--boottime", "100000", "--fork", "sh", "-c", orphans, "sh"]
+    program = box.popen([*unshare, sys.executable, "-c", MAKES_ONE_FOR_ITS_CHILDREN], stdout=subprocess.PIPE)
+    inside = int(program.stdout.readline() + program.stdout.readline())  # the shell's, and the empty one of the program
+    assert program.wait() == 0
+    (orphan,) = (pid for pid in children(box.init) if processes.pid_inside(pid, containers.of(pid).namespace) == inside)
+    assert offset(containers, orphan) == (offset(containers, box.init) if is_alone else 100_000 * 10**9)
+
+
 MAKES_ONE_FOR_ITS_CHILDREN = """
 import ctypes, time
 ctypes.CDLL(None).unshare(0x80)  # CLONE_NEWTIME: its own clock stays as it is
