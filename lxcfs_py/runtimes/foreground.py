@@ -32,11 +32,12 @@ def run_command(
     """
     process: Optional[subprocess.Popen[bytes]] = None
     early: list[int] = []
+    leads = _types_and_reads()
 
     def on_signal(number: int, _frame: Optional[FrameType]) -> None:
         if process is None:
             early.append(number)
-        elif number in (signal.SIGTERM, signal.SIGHUP):  # the others come from the terminal, that sends them to all
+        elif leads or number in (signal.SIGTERM, signal.SIGHUP):  # else the terminal sends the others to all
             process.send_signal(number)
 
     with (
@@ -45,13 +46,58 @@ def run_command(
         Sandbox(memory, swap, cpus, cpuset, views, files, own_clock=True, agent=agent) as box,
     ):
         try:
-            process = box.popen(command)
+            process = box.popen(command, _lead if leads else None)
         except OSError as error:
             raise SandboxError(f"cannot run {command[0]}: {error.strerror}") from None
         for number in early:
             process.send_signal(number)
+        if leads:
+            _stop_with(process.pid)
         status = process.wait()
+        if leads and -status in (signal.SIGINT, signal.SIGQUIT):  # a script that runs us ends with it
+            os.kill(0, -status)
     return status if status >= 0 else 128 - status
+
+
+def _types_and_reads() -> bool:
+    """Whether our standard input and output are a terminal, of which we are in the foreground.
+
+    A command then leads a process group of its own there: a shell gives the terminal back to the group that had it,
+    for which there must be a name inside. In a pipeline, others of our group may need the terminal's keys.
+    """
+    try:
+        return os.tcgetpgrp(0) == os.tcgetpgrp(1) == os.getpgrp()
+    except OSError:
+        return False
+
+
+def _lead() -> None:
+    """In the command's process: lead a group, and have the terminal for that."""
+    os.setpgid(0, 0)
+    _give(0, os.getpgrp())
+
+
+def _give(terminal: int, group: int) -> None:
+    """Have a process group be in a terminal's foreground, though this one is not."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
+    try:
+        os.tcsetpgrp(terminal, group)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _stop_with(leader: int) -> None:
+    """Stop where the command does, for our caller's shell to go on, and have both go on with it; return at its end."""
+    changes = os.WEXITED | os.WSTOPPED | os.WNOWAIT
+    while (change := os.waitid(os.P_PID, leader, changes)) and change.si_code == os.CLD_STOPPED:
+        os.waitid(os.P_PID, leader, os.WSTOPPED | os.WNOHANG)
+        foreground = os.tcgetpgrp(0)
+        if foreground != os.getpgrp():
+            # Who has no shell to be resumed by does not stop of SIGTSTP, but must not run round in the background.
+            os.kill(0, signal.SIGTSTP if foreground == leader else signal.SIGSTOP)
+        if os.tcgetpgrp(0) == os.getpgrp():
+            _give(0, leader)
+        os.killpg(leader, signal.SIGCONT)
 
 
 @contextlib.contextmanager
@@ -86,18 +132,25 @@ def _in_foreground() -> bool:
 
 @contextlib.contextmanager
 def _terminal_kept() -> Iterator[None]:
-    """Take the terminal back from a shell inside, that knows no name for our process group to give it back to."""
+    """Take the terminal back where nobody is left of those inside who have had it."""
     try:
         terminal = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         yield
         return
+    foreground = os.tcgetpgrp(terminal) == os.getpgrp()
     try:
-        foreground = os.tcgetpgrp(terminal) == os.getpgrp()
         yield
-        if foreground and os.tcgetpgrp(terminal) != os.getpgrp():
-            before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-            os.tcsetpgrp(terminal, os.getpgrp())
-            signal.signal(signal.SIGTTOU, before)
     finally:
+        with contextlib.suppress(OSError):  # it has hung up
+            if foreground and _has_ended(os.tcgetpgrp(terminal)):
+                _give(terminal, os.getpgrp())
         os.close(terminal)
+
+
+def _has_ended(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False

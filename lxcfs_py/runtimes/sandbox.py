@@ -155,9 +155,11 @@ class Sandbox:
         with self._inside() as enter:
             return subprocess.run(command, preexec_fn=enter, **options)
 
-    def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    def popen(
+        self, command: Sequence[str], preexec_fn: Optional[Callable[[], None]] = None, **options: Any
+    ) -> subprocess.Popen[Any]:
         """Start a command inside, as subprocess.Popen does. It is killed when the sandbox ends."""
-        with self._inside() as enter:
+        with self._inside(preexec_fn) as enter:
             process = subprocess.Popen(command, preexec_fn=enter, **options)
         self._children.append(process)
         return process
@@ -349,7 +351,7 @@ class Sandbox:
         return [(str(base / name), f"/{name}") for name in wanted]
 
     @contextlib.contextmanager
-    def _inside(self) -> Iterator[Callable[[], None]]:
+    def _inside(self, then: Optional[Callable[[], None]] = None) -> Iterator[Callable[[], None]]:
         """Have the calling thread's next children inside; yields what each must call before it executes."""
         if self._init is None or self._init.poll() is not None:
             raise SandboxError("the sandbox is not running: its PID 1 has ended")
@@ -367,6 +369,8 @@ class Sandbox:
             if agent:
                 seccomp.hand_over(agent)
                 agent.close()
+            if then:
+                then()
 
         with _children_in(self._pid_namespace), _reporting(enter) as preexec:
             yield preexec

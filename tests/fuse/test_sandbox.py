@@ -7,6 +7,8 @@ import itertools
 import os
 import pty
 import select
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -460,7 +462,7 @@ def test_ctrl_c_goes_to_the_command_whether_or_not_a_script_has_started_it_in_th
     started_with: signal.Handlers,
 ) -> None:
     script = "trap 'echo told; exit 3' INT; echo ready; while :; do sleep 0.1; done"
-    with terminal(["sh", "-c", script], sigint=started_with) as (pid, keyboard):
+    with terminal(program(["sh", "-c", script]), sigint=started_with) as (pid, keyboard):
         assert eventually(lambda: b"ready" in shown(keyboard))
         os.write(keyboard, b"\x03")
         assert eventually(lambda: b"told" in shown(keyboard))
@@ -469,19 +471,95 @@ def test_ctrl_c_goes_to_the_command_whether_or_not_a_script_has_started_it_in_th
         assert cgroups_of(pid) == []
 
 
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_the_exit_code_of_a_shell_with_job_control_is_its_own(
+    shell: str, require: Callable[[object, str], None]
+) -> None:
+    require(shutil.which(shell), shell)
+    with terminal(program([shell])) as (pid, keyboard):
+        os.write(keyboard, b"sleep 0; echo $((6 * 7))\n")
+        assert shows(keyboard, b"42")
+        os.write(keyboard, b"exit 5\n")
+        assert exit_code(pid) == 5
+
+
+ANSWERS = ["sh", "-c", "echo ready; while read line; do echo you are $line; done"]
+
+
+def test_where_no_shell_could_let_a_stopped_command_go_on_it_goes_on() -> None:
+    with terminal(program(ANSWERS)) as (pid, keyboard):
+        assert shows(keyboard, b"ready")
+        os.write(keyboard, b"\x1a")
+        os.write(keyboard, b"someone\n")
+        assert shows(keyboard, b"you are someone")
+        os.write(keyboard, b"\x04")
+        assert exit_code(pid) == 0
+
+
+def test_the_shell_that_has_started_it_can_stop_the_command_and_let_it_go_on() -> None:
+    with terminal(["sh", "-i"]) as (pid, keyboard):
+        os.write(keyboard, f"{shlex.join(program(ANSWERS))}\n".encode())
+        assert shows(keyboard, b"ready\r\n")
+        for resume in (b"fg", b"bg; sleep 0.5; fg"):
+            os.write(keyboard, b"\x1a")
+            assert shows(keyboard, b"Stopped")
+            os.write(keyboard, b"echo $((6 * 7))\n")
+            assert shows(keyboard, b"42")
+            os.write(keyboard, resume + b"\nsomeone\n")
+            assert shows(keyboard, b"you are someone")
+        os.write(keyboard, b"\x04")
+        os.write(keyboard, b"exit 7\n")
+        assert exit_code(pid) == 7
+
+
+def test_a_command_that_ends_in_the_background_leaves_the_terminal_to_the_shell() -> None:
+    with terminal(["sh", "-i"]) as (pid, keyboard):
+        os.write(keyboard, f"{shlex.join(program(['sh', '-c', 'echo ready; sleep 1']))}\n".encode())
+        assert shows(keyboard, b"ready\r\n")
+        os.write(keyboard, b"\x1a")
+        assert shows(keyboard, b"Stopped")
+        os.write(keyboard, b"bg; wait; echo $((6 * 7))\n")
+        assert shows(keyboard, b"42")
+        os.write(keyboard, b"exit 7\n")
+        assert exit_code(pid) == 7
+
+
+def test_ctrl_c_ends_the_script_that_runs_the_command_too() -> None:
+    script = f"{shlex.join(program(['sh', '-c', 'echo ready; exec sleep 60']))}; echo went on"
+    with terminal(["sh", "-c", script]) as (pid, keyboard):
+        assert shows(keyboard, b"ready")
+        os.write(keyboard, b"\x03")
+        assert exit_code(pid) == -signal.SIGINT
+
+
+def exit_code(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def shows(terminal: int, text: bytes) -> bool:
+    """Whether a text is written to a terminal within a while."""
+    seen = b""
+
+    def is_there() -> bool:
+        nonlocal seen
+        seen += shown(terminal)
+        return text in seen
+
+    return eventually(is_there)
+
+
 def shown(terminal: int) -> bytes:
     """What has been written to a terminal since the last time, if anything."""
     return os.read(terminal, 1000) if select.select([terminal], [], [], 0)[0] else b""
 
 
 @contextlib.contextmanager
-def terminal(command: list[str], sigint: signal.Handlers = signal.SIG_DFL) -> Iterator[tuple[int, int]]:
-    """Run a command in a sandbox on a terminal of its own: its pid, and a descriptor to type at."""
-    argv = program(command)
+def terminal(argv: list[str], sigint: signal.Handlers = signal.SIG_DFL) -> Iterator[tuple[int, int]]:
+    """Run a program on a terminal of its own: its pid, and a descriptor to type at."""
     pid, keyboard = pty.fork()
     if pid == 0:
         signal.signal(signal.SIGINT, sigint)
-        os.execv(argv[0], argv)
+        os.execvp(argv[0], argv)
     try:
         yield pid, keyboard
     finally:
