@@ -6,6 +6,8 @@ import os
 import select
 from typing import Callable, Generic, TypeVar
 
+from lxcfs_py.linux import fork
+
 For = TypeVar("For")
 
 
@@ -26,13 +28,7 @@ class Forks(Generic[For]):
 
     def start(self, work: Callable[[], int], what_for: For) -> None:
         """Let a new process work, and end with the code that this returns. OSError."""
-        child = os.fork()
-        if not child:
-            code = 0
-            try:
-                code = work()
-            finally:
-                os._exit(code)
+        child = fork.start(work)
         pidfd = os.pidfd_open(child)
         self._running[pidfd] = child, what_for
         self._poll.register(pidfd, select.POLLIN)

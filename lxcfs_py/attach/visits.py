@@ -15,11 +15,12 @@ import select
 import signal
 import time
 from collections.abc import Iterable
+from functools import partial
 from types import TracebackType
-from typing import Any, Callable, NoReturn, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 from lxcfs_py.attach.errors import AttachError, LeftAloneError, SilentError
-from lxcfs_py.linux import seccomp
+from lxcfs_py.linux import fork, seccomp
 
 SECONDS = 2.0
 AT_ONCE = 32
@@ -77,9 +78,7 @@ class _Visit:
     def __init__(self, work: Work, silent: dict[str, str]) -> None:
         self.reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.deadline = time.monotonic() + SECONDS
-        self._pid = os.fork()
-        if not self._pid:
-            _visit(work, writer, silent)
+        self._pid = fork.start(partial(_visit, work, writer, silent))
         os.close(writer)
         self._said = b""
         self._is_closed = False
@@ -127,27 +126,25 @@ def _answer(kind: str, *told: Any) -> Any:
 # In the process, which ends soon: nothing is closed there
 
 
-def _visit(work: Work, writer: int, silent: dict[str, str]) -> NoReturn:
-    try:
-        os.set_blocking(writer, True)
-        null = os.open("/dev/null", os.O_RDWR)
-        for standard in range(3):  # who waits for the end of our output must not wait for a process that hangs
-            os.dup2(null, standard)
-        os.chdir("/")
-        with contextlib.suppress(OSError):  # a kernel without filters, or a user who may not have one
-            seccomp.forbid()
+def _visit(work: Work, writer: int, silent: dict[str, str]) -> int:
+    os.set_blocking(writer, True)
+    null = os.open("/dev/null", os.O_RDWR)
+    for standard in range(3):  # who waits for the end of our output must not wait for a process that hangs
+        os.dup2(null, standard)
+    os.chdir("/")
+    with contextlib.suppress(OSError):  # a kernel without filters, or a user who may not have one
+        seccomp.forbid()
 
-        def say(*words: Any) -> None:
-            os.write(writer, json.dumps(words).encode() + b"\n")  # far less than a pipe holds
+    def say(*words: Any) -> None:
+        os.write(writer, json.dumps(words).encode() + b"\n")  # far less than a pipe holds
 
-        def ask(device: str, what: str) -> None:
-            if device in silent:
-                raise SilentError(silent[device])
-            say("asks", device, what)
+    def ask(device: str, what: str) -> None:
+        if device in silent:
+            raise SilentError(silent[device])
+        say("asks", device, what)
 
-        say(*_result(work, ask))
-    finally:
-        os._exit(0)
+    say(*_result(work, ask))
+    return 0
 
 
 def _result(work: Work, ask: Ask) -> tuple[Any, ...]:
