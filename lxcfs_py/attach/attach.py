@@ -175,6 +175,18 @@ def _statuses(mountpoint: str, names: Sequence[str], seen: Sequence[tuple[int, i
             yield Status(pid, cgroup, dict(look), "", init)
 
 
+def unserved(pid: int, names: Sequence[str]) -> dict[tuple[str, str], list[str]]:
+    """Return the files that a process has of servers that live no more, by how such a one is and by its device."""
+    found: dict[tuple[str, str], list[str]] = {}
+    uses = {use.path: use for use in _uses([pid], names)}.values()  # of two at one path, the upper one
+    states = servers.states(uses, Visits())
+    for use in uses:
+        state = states.get(use.device, servers.LIVE)
+        if state != servers.LIVE:
+            found.setdefault((state, use.device), []).append(use.path)
+    return found
+
+
 def targets(init: int) -> list[int]:
     """Return a process, and one of each mount namespace within its container that has its own /proc or /sys."""
     found = running.processes()

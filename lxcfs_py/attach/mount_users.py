@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple, Optional
 
 from lxcfs_py.attach import servers
@@ -129,8 +129,6 @@ def device(mountpoint: str) -> Optional[str]:
     return found[-1] if found else None
 
 
-def served(users: Iterable[User]) -> dict[str, str]:
-    """Return for each device whether somebody serves it: "served", "unserved", or "silent" if he does not answer."""
-    found = servers.states((servers.Use(user.device, user.pid, user.path) for user in users), Visits())
-    words = {servers.LIVE: "served", servers.DEAD: "unserved", servers.SILENT: "silent"}
-    return {device: words[state] for device, state in found.items()}
+def states(users: Iterable[User]) -> Mapping[str, str]:
+    """Return for each device whether somebody serves it, as servers.states does."""
+    return servers.states((servers.Use(user.device, user.pid, user.path) for user in users), Visits())

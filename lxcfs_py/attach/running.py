@@ -13,9 +13,7 @@ from lxcfs_py.container.processes import pids_within
 from lxcfs_py.linux import mount_table, roots
 from lxcfs_py.linux.mount_table import Mount
 from lxcfs_py.linux.mountpoint import FSTYPE
-
-SESSION_MEMORY = "/memfd:lxcfs-py (deleted)"
-"""What a descriptor is a link to that is a session's memory file, of any version of this program."""
+from lxcfs_py.linux.serving import SESSION_MEMORY
 
 # A container's processes are asked for a session's memory up to these.
 _MAX_PROCESSES = 64

@@ -17,11 +17,12 @@ from typing import Callable, NamedTuple
 from lxcfs_py.attach import attach, mount_users, servers
 from lxcfs_py.attach.running import cgroup
 from lxcfs_py.cgroup import layout
+from lxcfs_py.commands import unserved
 from lxcfs_py.commands.common import counted
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import control as daemon
 from lxcfs_py.errors import LxcfsError, in_words
-from lxcfs_py.linux import capabilities, mount_table, roots
+from lxcfs_py.linux import capabilities, mount_table, roots, serving
 from lxcfs_py.linux.mountpoint import FSTYPE, is_mounted
 from lxcfs_py.printable import printable
 from lxcfs_py.runtimes.names import Names
@@ -34,10 +35,6 @@ _MAX_LOG_RECORDS = 20_000
 _CONTROLLERS = ("memory", "cpu", "cpuset", "pids")
 _VERSIONS = ("systemctl", "runc", "crun", "docker", "podman", "containerd", "crio", "lxc-info")
 _SERVED = ("live", "other", attach.HIDDEN)
-_UNSERVED = {
-    servers.DEAD: "the mount of a server that has ended",
-    servers.SILENT: "a mount whose server does not answer: who reads its files waits",
-}
 _CALLED = {"systemctl": "systemd", "lxc-info": "lxc"}
 
 
@@ -143,17 +140,24 @@ def _propagation(config: Config) -> Iterator[Found]:
 def _dead_mounts(config: Config) -> Iterator[Found]:
     found = mount_users.find(config.mountpoint)
     users = found.users
-    states = mount_users.served(users)
-    bad = [user for user in users if states.get(user.device) not in ("served", None)]
+    states = mount_users.states(users)
+    bad: dict[tuple[str, str], list[mount_users.User]] = {}  # by state, and by device where each has its own cure
+    for user in users:
+        state = states.get(user.device, servers.LIVE)
+        if state in unserved.EFFECTS:
+            bad.setdefault((state, user.device if state == servers.SILENT else ""), []).append(user)
     if found.missing:
         yield Found(WARNING, found.missing)
     if not bad:
         yield Found(OK, f"none; containers and services with files of a living server: {len(users)}")
         return
     names = Names()
-    shown = ", ".join(f"process {user.pid} ({_called(user, names)})" for user in bad[:10])
-    more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
-    yield Found(PROBLEM, f"{shown}{more}: reading their files fails", "lxcfs-py attach --all --dead")
+    for (state, device), theirs in bad.items():
+        shown = ", ".join(f"process {user.pid} ({_called(user, names)})" for user in theirs[:10])
+        more = f" and {len(theirs) - 10} more" if len(theirs) > 10 else ""
+        whose = "--all" if state == servers.DEAD else "--pid PID"
+        advice = unserved.cure(state, device, whose, config)
+        yield Found(PROBLEM, f"{shown}{more} with files whose server {unserved.EFFECTS[state]}", advice)
 
 
 def _called(user: mount_users.User, names: Names) -> str:
@@ -257,6 +261,8 @@ def _containers(config: Config) -> Iterator[Found]:
     if not is_mounted(config.mountpoint):
         yield Found(WARNING, "not looked at, as nothing is mounted")
         return
+    auto = "" if config.attach.auto else "; attach.auto = true does so for all that start"
+    attached = f"lxcfs-py attach NAME puts them there{auto}"
     names, without, with_all, left_alone = Names(), [], 0, 0
     for container in attach.status(config.mountpoint, config.files.enabled):
         missing = [name for name, state in container.files.items() if state not in _SERVED]
@@ -269,10 +275,9 @@ def _containers(config: Config) -> Iterator[Found]:
             continue
         called = identity.name if identity else container.cgroup
         why = container.error or f"{counted(len(missing), 'file')} not served"
-        without.append(f"{called} (process {container.pid}): {why}")
-    for sentence in without[:20]:
-        auto = "" if config.attach.auto else "; attach.auto = true does so for all that start"
-        hint = f"lxcfs-py attach NAME puts them there{auto}"
+        is_lost = any(state in unserved.EFFECTS for state in container.files.values())
+        without.append((f"{called} (process {container.pid}): {why}", "as for the dead mount" if is_lost else attached))
+    for sentence, hint in without[:20]:
         yield Found(WARNING, printable(sentence), hint)
     if len(without) > 20:
         yield Found(WARNING, f"{len(without) - 20} more are without some file", "lxcfs-py status")
@@ -291,8 +296,9 @@ def _mounted(config: Config) -> Iterator[Found]:
         )
     elif found:
         state = servers.state(found[0].device, config.mountpoint) if found[0].fstype == FSTYPE else servers.LIVE
-        if state in _UNSERVED:
-            yield Found(PROBLEM, f"{config.mountpoint} has {_UNSERVED[state]}", "start the daemon")
+        if state in unserved.EFFECTS:
+            advice = "start the daemon" if state == servers.DEAD else serving.cure(config.mountpoint)
+            yield Found(PROBLEM, f"{config.mountpoint} has files whose server {unserved.EFFECTS[state]}", advice)
         else:
             yield Found(OK, f"{config.mountpoint} is mounted ({kinds})")
     else:

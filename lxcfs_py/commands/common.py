@@ -19,7 +19,7 @@ from lxcfs_py import config as configuration
 from lxcfs_py.cgroup.layout import parse_paths
 from lxcfs_py.config import Config
 from lxcfs_py.errors import LxcfsError, in_words
-from lxcfs_py.linux import mountpoint, regular_file, roots
+from lxcfs_py.linux import mountpoint, regular_file, roots, serving
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -144,7 +144,9 @@ def served_mountpoint(options: argparse.Namespace) -> str:
     if not mountpoint.is_mounted(path):
         raise CommandError(f"nothing is mounted at {path}", f"start the daemon: lxcfs-py run {path}")
     if not mountpoint.answers(path, mountpoint.PATIENCE):
-        raise CommandError(f"the server of {path} does not answer", "lxcfs-py status says more")
+        if not mountpoint.may_answer(path):
+            raise CommandError(f"the server of {path} has ended", f"start the daemon: lxcfs-py run {path}")
+        raise CommandError(f"the server of {path} does not answer", serving.cure(path))
     return path
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lxcfs_py.commands import checks, probe
+from lxcfs_py import files
+from lxcfs_py.attach import attach
+from lxcfs_py.commands import checks, probe, unserved
 from lxcfs_py.commands.checks import Finding
 from lxcfs_py.commands.common import (
     CommandError,
@@ -26,6 +28,8 @@ from lxcfs_py.printable import printable
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
+
+_SHOWN = 3  # of the files that nobody serves
 
 
 def add(commands: Commands) -> None:
@@ -63,7 +67,14 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _of_container(pid: int, config: Config) -> Iterator[Finding]:
     try:
-        for answer in probe.answers(Subject(pid, config)):
+        subject = Subject(pid, config)
+        lost = attach.unserved(subject.init, files.NAMES)
+        for (state, device), paths in lost.items():
+            mount = unserved.where(device) or device
+            found = f"{_shortened(paths)}: the server (mount {mount}) {unserved.EFFECTS[state]}"
+            advice = unserved.cure(state, device, f"--pid {subject.init}", config)
+            yield Finding("files", checks.PROBLEM, found, advice)
+        for answer in probe.answers(subject, [path for paths in lost.values() for path in paths]):
             told = f"{answer.way} says {answer.told}"
             if answer.is_right:
                 yield Finding(answer.question, checks.OK, told)
@@ -71,6 +82,10 @@ def _of_container(pid: int, config: Config) -> Iterator[Finding]:
                 yield Finding(answer.question, checks.WARNING, f"{told}; {answer.right} is right", answer.cure)
     except OSError as error:
         raise CommandError(f"the container of process {pid} cannot be entered: {error.strerror}") from None
+
+
+def _shortened(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:_SHOWN]) + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")
 
 
 def _shown(finding: Finding) -> str:

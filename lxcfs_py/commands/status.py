@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
-from lxcfs_py.attach import attach
+from lxcfs_py.attach import attach, servers
+from lxcfs_py.commands import unserved
 from lxcfs_py.commands.common import (
     add_config,
     add_mountpoint,
@@ -156,15 +157,21 @@ def _look(options: argparse.Namespace, place: str) -> int:
 
 
 def _with_losses(found: Daemon, containers: list[dict[str, Any]]) -> Daemon:
-    """Return how a daemon is where containers have files of a server that has ended: not well."""
-    lost = sum(any(state in ("dead", "silent") for state in each["files"].values()) for each in containers)
-    if found.reason or not lost:
+    """Return how a daemon is where containers have files of another server that has ended, or is silent: not well."""
+    sentences = []
+    for state, cure in _CURES.items():
+        lost = sum(state in each["files"].values() for each in containers)
+        if lost:
+            sentences.append(f"{counted(lost, 'container')} with files whose server {unserved.EFFECTS[state]}; {cure}")
+    if found.reason or not sentences:
         return found
-    sentence = (
-        f"{counted(lost, 'container')} with files of a server that has ended or does not answer: lxcfs-py attach --all "
-        "--dead"
-    )
-    return found._replace(state="degraded", told={**found.told, "degraded": [*found.told["degraded"], sentence]})
+    return found._replace(state="degraded", told={**found.told, "degraded": [*found.told["degraded"], *sentences]})
+
+
+_CURES = {
+    servers.DEAD: "lxcfs-py attach --all --dead",
+    servers.SILENT: "lxcfs-py doctor says what helps",
+}
 
 
 def look(place: str) -> Daemon:

@@ -6,13 +6,15 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from lxcfs_py.attach import mount_users
+from lxcfs_py.attach import mount_users, servers
 from lxcfs_py.commands.common import CommandError, add_config, mountpoint_even_if_broken, new_command, require_root
 from lxcfs_py.linux.mountpoint import is_mounted
 from lxcfs_py.printable import printable
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
+
+_WORDS = {servers.LIVE: "served", servers.DEAD: "unserved", servers.SILENT: "silent"}
 
 
 def add(commands: Commands) -> None:
@@ -42,9 +44,9 @@ def _users(options: argparse.Namespace) -> int:
         raise CommandError(f"nothing is mounted at {place}, and nobody has files of such a mount")
     if not users:
         print(f"nobody has files of the mount at {printable(place)}", file=sys.stderr)
-    served = mount_users.served(users)
+    states = mount_users.states(users)
     for user in users:
         # Both names are the container's to choose: neither may end the line, or be none that can be printed.
         names = (name.encode("unicode_escape").decode() for name in (user.command, user.path))
-        print(user.pid, *names, served.get(user.device, "unknown"), sep="\t")
+        print(user.pid, *names, _WORDS.get(states.get(user.device, ""), "unknown"), sep="\t")
     return 0

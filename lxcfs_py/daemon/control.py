@@ -16,7 +16,7 @@ from typing import Any, Callable
 
 from lxcfs_py.daemon import last_config
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import mount_table, mountpoint, peer, runtime_directory, threads
+from lxcfs_py.linux import mount_table, mountpoint, peer, runtime_directory, serving, threads
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,6 @@ _LOOK_SECONDS = 5.0
 _MAX_BYTES = 1 << 24
 _MAX_REQUEST = 1 << 16
 _MAX_LOADS = 4096
-_KIND = "status"
 
 
 class NotRunningError(LxcfsError):
@@ -42,7 +41,7 @@ class NotAnsweringError(LxcfsError):
 
 def path_of(place: str) -> str:
     """Return where the daemon at a mountpoint is asked. OSError when there can be no such place."""
-    path = runtime_directory.writable_path_of(place, _KIND)
+    path = runtime_directory.writable_path_of(place, runtime_directory.COMMANDS)
     if path is None:
         raise OSError(0, "it cannot be written")
     return path
@@ -134,7 +133,7 @@ def reload(config_path: str) -> tuple[list[str], list[str]]:
     silent: dict[str, NotAnsweringError] = {}  # but for those that are known to serve with another file
     known = _mountpoints()
     theirs = {config.mountpoint for config in last_config.served_with(config_path)}
-    for path in sorted(map(str, Path(runtime_directory.PATH).glob(f"*.{_KIND}"))):
+    for path in sorted(map(str, Path(runtime_directory.PATH).glob(f"*.{runtime_directory.COMMANDS}"))):
         place = known.get(path, path)
         try:
             told = _parsed(place, _request(place, path, {}))
@@ -163,7 +162,7 @@ def _mountpoints() -> dict[str, str]:
 
 
 def _path(place: str) -> str:
-    return runtime_directory.path_of(place, _KIND)
+    return runtime_directory.path_of(place, runtime_directory.COMMANDS)
 
 
 def _parsed(place: str, reply: bytes) -> Any:
@@ -171,7 +170,7 @@ def _parsed(place: str, reply: bytes) -> Any:
         return json.loads(reply)
     except (ValueError, RecursionError):
         cut = f"the daemon of {place} does not answer: what it said breaks off after {len(reply)} bytes"
-        raise NotAnsweringError(cut if reply else _silent(place, ANSWER_SECONDS), _SILENT_HINT) from None
+        raise NotAnsweringError(cut if reply else _silent(place, ANSWER_SECONDS), _LOG) from None
 
 
 def _request(place: str, path: str, request: dict[str, Any], seconds: float = ANSWER_SECONDS) -> bytes:
@@ -180,8 +179,8 @@ def _request(place: str, path: str, request: dict[str, Any], seconds: float = AN
         connection.settimeout(seconds)
         try:
             connection.connect(path)
-        except socket.timeout:
-            raise NotAnsweringError(_silent(place, seconds), _SILENT_HINT) from None
+        except BlockingIOError:  # as many wait already as may
+            raise NotAnsweringError(_silent(place, seconds), serving.cure(place)) from None
         except OSError as error:
             if mountpoint.is_mounted(place) and mountpoint.answers(place):
                 raise _out_of_reach(place, error) from None
@@ -198,12 +197,14 @@ def _request(place: str, path: str, request: dict[str, Any], seconds: float = AN
                 if not part:
                     break
                 reply += part
+        except socket.timeout:
+            raise NotAnsweringError(_silent(place, seconds), serving.cure(place, peer.of(connection)[0])) from None
         except OSError:
-            raise NotAnsweringError(_silent(place, seconds), _SILENT_HINT) from None
+            raise NotAnsweringError(_silent(place, seconds), _LOG) from None
     return bytes(reply)
 
 
-_SILENT_HINT = "its log says why; a restart keeps the mount"
+_LOG = "its log says why"
 
 
 def _silent(place: str, seconds: float) -> str:
@@ -214,9 +215,9 @@ def _out_of_reach(place: str, error: OSError) -> NotAnsweringError:
     if error.errno in (errno.EACCES, errno.EPERM):
         why, hint = f"only root may ask it, in {runtime_directory.PATH}", "run this with sudo"
     elif error.errno == errno.ECONNREFUSED:
-        why, hint = f"it does not listen at its socket in {runtime_directory.PATH}", _SILENT_HINT
+        why, hint = f"it does not listen at its socket in {runtime_directory.PATH}", _LOG
     else:
-        why, hint = f"it has no socket in {runtime_directory.PATH}", _SILENT_HINT
+        why, hint = f"it has no socket in {runtime_directory.PATH}", _LOG
     return NotAnsweringError(f"{place} is served, by a process that cannot be asked: {why}", hint)
 
 

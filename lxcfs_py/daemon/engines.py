@@ -137,7 +137,7 @@ class KernelEngine:
                 mountpoint.prepare(config.mountpoint)
                 kept = session.create(config.mountpoint, config.fuse.options)
         except session.SessionError as error:
-            raise MountError(str(error)) from None
+            raise MountError(str(error), error.hint) from None
         if kept.mountpoint != config.mountpoint:
             log.warning("%s is in use and stays the mountpoint until the service is stopped", kept.mountpoint)
             config = dataclasses.replace(config, mountpoint=kept.mountpoint)
@@ -177,7 +177,7 @@ class KernelEngine:
         try:
             self._server.start()
         except session.SessionError as error:
-            raise MountError(str(error)) from None
+            raise MountError(str(error), error.hint) from None
         self._take_the_rest()
         self.mount = OwnMount(self._session)
         if self.mount.clone is not None:

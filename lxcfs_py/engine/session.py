@@ -32,7 +32,7 @@ from typing import Callable, Optional
 
 from lxcfs_py.engine import open_texts, protocol, waiting
 from lxcfs_py.errors import LxcfsError, of_system
-from lxcfs_py.linux import peer, runtime_directory, syscalls, threads
+from lxcfs_py.linux import peer, runtime_directory, serving, syscalls, threads
 
 log = logging.getLogger(__name__)
 
@@ -414,9 +414,8 @@ def take_over(mountpoint: str) -> Optional[Session]:
     except ConnectionResetError:
         raise TakenError(f"the server at {mountpoint} has just handed it over to another") from None
     except OSError as error:
-        raise SessionError(
-            f"the server at {mountpoint} does not hand it over ({of_system(error)}): stop that server"
-        ) from error
+        silent = f"the server at {mountpoint} does not hand it over ({of_system(error)}): stop that server"
+        raise SessionError(silent, serving.cure(mountpoint, peer.of(connection)[0])) from error
     session = session_of(descriptors, mountpoint)
     if session is not None:
         session.predecessor = connection

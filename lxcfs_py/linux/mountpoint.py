@@ -10,11 +10,12 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Callable, Optional
 
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import mount_table, regular_file, roots, runtime_directory, syscalls, threads
+from lxcfs_py.linux import fork, mount_table, regular_file, roots, runtime_directory, serving, syscalls, threads
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +87,10 @@ def prepare(mountpoint: str) -> None:
     while is_mounted(mountpoint):
         told = _told(mountpoint, PATIENCE)
         if told is None:
-            servers = _servers(mountpoint)
-            raise MountError(f"{mountpoint} is served by {servers}, which does not answer: stop that first")
+            silent = f"{mountpoint} is served by {serving.named(mountpoint)}, which does not answer: stop that first"
+            raise MountError(silent, serving.cure(mountpoint))
         if told != errno.ENOTCONN:
-            raise MountError(f"{mountpoint} is served already, by {_servers(mountpoint)}; stop that first")
+            raise MountError(f"{mountpoint} is served already, by {serving.named(mountpoint)}; stop that first")
         unmount(mountpoint)
         log.info("cleared away the mount that a dead server had left at %s", mountpoint)
     try:
@@ -217,15 +218,7 @@ def _told(path: str, seconds: float) -> Optional[int]:
 
     A process of its own asks: who asks a server that does not answer can be ended only by being killed.
     """
-    child = os.fork()
-    if not child:
-        try:
-            os.statvfs(path)  # the attributes that stat gives may be the kernel's own, of before
-            os._exit(0)
-        except OSError as error:
-            os._exit(error.errno or errno.EIO)
-        finally:
-            os._exit(errno.EIO)
+    child = fork.start(partial(_ask, path))
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -238,23 +231,9 @@ def _told(path: str, seconds: float) -> Optional[int]:
     return None
 
 
-def _servers(mountpoint: str) -> str:
-    """Say which processes serve a mount: those with /dev/fuse open that name the mountpoint, else all such."""
-    # The others' arguments are not asked for: who waits for the mount may keep whoever asks waiting, too.
-    holders = list(filter(_holds_fuse, roots.pids()))
-    named = [pid for pid in holders if roots.is_hosts(pid) and mountpoint in _arguments(pid)] or holders
-    return " or ".join(f"process {pid}" for pid in named) or "a process that cannot be seen from here"
-
-
-def _arguments(pid: int) -> list[str]:
+def _ask(path: str) -> int:
     try:
-        return os.fsdecode(Path(f"{roots.PROC}/{pid}/cmdline").read_bytes()).split("\0")
-    except OSError:
-        return []
-
-
-def _holds_fuse(pid: int) -> bool:
-    try:
-        return any(os.readlink(entry.path) == "/dev/fuse" for entry in os.scandir(f"{roots.PROC}/{pid}/fd"))
-    except OSError:
-        return False
+        os.statvfs(path)  # the attributes that stat gives may be the kernel's own, of before
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0

@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 
 PATH = "/run/lxcfs-py"
 
+COMMANDS = "status"
+"""The kind of the socket at which a server answers commands."""
+
 
 def path_of(mountpoint: str, kind: str = "") -> str:
     """Return where something is kept for the next server of a mount, or, of no kind, the socket of the one there is."""

@@ -90,6 +90,39 @@ def test_a_container_is_asked_by_each_way_beside_what_is_right(
     assert "lxcfs-py attach" in bare["memory"][0]["advice"]
 
 
+def test_where_nobody_serves_a_containers_files_that_is_said_and_what_helps(
+    doctor: Any, start_daemon: Callable[..., Daemon], sandbox: Callable[..., Sandbox]
+) -> None:
+    own, other = start_daemon("kernel"), start_daemon("kernel")
+    box = sandbox(memory=256 * MIB, views=other.mountpoint)
+
+    def told(views: object = own.mountpoint) -> Any:
+        found = doctor(views, "--pid", box.init)
+        (finding,) = found.pop("files")
+        assert (found.pop(""), finding["verdict"]) == (1, "problem")
+        assert finding["found"].startswith("/proc/cpuinfo, ")
+        assert not any("/proc" in other["found"] for others in found.values() for other in others)
+        return finding
+
+    other.process.send_signal(signal.SIGSTOP)
+    silent = told()
+    assert silent["found"].endswith("does not answer: who reads them waits")
+    assert f"kill -KILL {other.process.pid} ends it, and the mount" in silent["advice"]
+    assert silent["advice"].endswith(f"; or give them this daemon's: lxcfs-py attach --replace --pid {box.init}")
+    assert silent["advice"].startswith(told(other.mountpoint)["advice"])
+    (mount,) = doctor(own.mountpoint)["dead mounts"]
+    assert mount["found"].endswith("with files whose server does not answer: who reads them waits")
+    other.process.kill()
+    other.process.wait(10)
+    dead = told()
+    assert dead["found"].endswith("has ended: reading them fails")
+    assert dead["advice"] == f"lxcfs-py attach --dead --pid {box.init}"
+    assert told(other.mountpoint)["advice"] == f"{dead['advice']}, once a daemon serves {other.mountpoint}"
+    (mount,) = doctor(own.mountpoint)["dead mounts"]
+    assert mount["found"].endswith("with files whose server has ended: reading them fails")
+    assert mount["advice"] == "lxcfs-py attach --dead --all"
+
+
 def test_nothing_of_the_question_stays_in_the_container(
     doctor: Any, start_daemon: Callable[..., Daemon], sandbox: Callable[..., Sandbox]
 ) -> None:

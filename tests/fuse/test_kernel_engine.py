@@ -786,8 +786,9 @@ def test_a_server_that_does_not_answer_is_named_to_the_operator(mount: Mount, mo
     os.kill(server.pid, signal.SIGSTOP)
     os.waitid(os.P_PID, server.pid, os.WSTOPPED)
     monkeypatch.setattr(session, "PATIENCE", 0.2)
-    with pytest.raises(session.SessionError, match="stop that server"):
+    with pytest.raises(session.SessionError, match="stop that server") as silent:
         session.take_over(mount.path)
+    assert silent.value.hint.startswith(f"kill -CONT {server.pid} ")
     os.kill(server.pid, signal.SIGCONT)
     assert is_whole(read(f"{mount.path}/proc/short"))  # it stays: who asked is gone
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -103,9 +104,42 @@ def test_of_a_daemon_that_stands_still_it_says_so_and_does_not_wait_for_it(daemo
     try:
         done = status(daemon)
         assert (done.returncode, done.stdout.splitlines()[0][:15]) == (1, "not answering: ")
+        assert f"kill -KILL {daemon.process.pid} ends it, and the mount: start it again" in done.stdout
         assert status(daemon, "--probe").returncode == 1
     finally:
         daemon.process.send_signal(signal.SIGCONT)
+
+
+def test_of_a_daemon_that_stands_still_and_whose_mount_is_kept_it_says_that_it_is(
+    start_daemon: Callable[..., Daemon],
+) -> None:
+    keeper = start_daemon("kernel", keep=True)
+    wait_for(lambda: "INFO: serving" in keeper.log.read_text())
+    server = json.loads(status(keeper, "--json").stdout)["daemon"]["pid"]
+    for pid in (keeper.process.pid, server):
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        said = status(keeper).stdout
+    finally:
+        for pid in (keeper.process.pid, server):
+            os.kill(pid, signal.SIGCONT)
+    assert f"kill -KILL {server} ends it: it is started again, and the mount is kept" in said
+
+
+def test_a_container_whose_files_wait_is_not_told_that_reading_them_fails(
+    daemon: Daemon, start_daemon: Callable[..., Daemon], sandbox: Callable[..., Sandbox]
+) -> None:
+    other = start_daemon("kernel")
+    sandbox(views=other.mountpoint)
+    other.process.send_signal(signal.SIGSTOP)
+    try:
+        done = status(daemon)
+    finally:
+        other.process.send_signal(signal.SIGCONT)
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 1
+    assert "1 container with files whose server does not answer: who reads them waits; lxcfs-py doctor" in said
+    assert "--dead" not in said
 
 
 def test_a_container_with_dead_files_is_no_state_to_be_well_in(
@@ -119,7 +153,7 @@ def test_a_container_with_dead_files_is_no_state_to_be_well_in(
     done = status(daemon)
     assert done.returncode == 1
     assert done.stdout.startswith("degraded: ")
-    assert "problem: 1 container with files of a server that has ended" in done.stdout
+    assert "problem: 1 container with files whose server has ended: reading them fails" in done.stdout
     assert status(daemon, "--probe").returncode == 0
     assert lxcfs_py("attach", "--all", "--dead", "--config", at(daemon, tmp_path)).returncode == 0
     assert status(daemon).returncode == 0

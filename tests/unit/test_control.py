@@ -103,6 +103,24 @@ def test_where_all_daemons_stand_still_that_of_the_file_is_named_by_its_mountpoi
             control.reload(file)
 
 
+def test_of_a_daemon_that_stands_still_it_is_said_which_process_it_is(still):
+    still("/srv/a")
+    with pytest.raises(control.NotAnsweringError) as silent:
+        control.ask("/srv/a")
+    assert silent.value.hint.startswith(f"kill -CONT {os.getpid()} ")
+
+
+def test_a_daemon_that_stands_still_does_so_however_many_wait_for_it(still):
+    still("/srv/a")
+    with contextlib.ExitStack() as waiting, contextlib.suppress(BlockingIOError):
+        while True:
+            one = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            one.setblocking(False)
+            one.connect(control.path_of("/srv/a"))
+    with pytest.raises(control.NotAnsweringError, match="the daemon of /srv/a does not answer"):
+        control.ask("/srv/a")
+
+
 def test_no_daemon_is_blamed_that_is_known_to_serve_with_another_file(still):
     still("/srv/a")
     last_config.remember(Config(mountpoint="/srv/a"), "/etc/lxcfs.toml")

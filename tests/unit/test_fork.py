@@ -50,6 +50,8 @@ def test_a_signal_has_the_effect_there_that_it_has_after_an_exec(handled: None) 
     "call",
     [
         "visits.Visits().one(lambda ask: None)",
+        "mountpoint.answers('/')",
+        "probe._read_by_child('/proc/uptime', [])",
         "forks.Forks(select.poll(), 1).start(lambda: 0, None)",
     ],
 )
@@ -57,6 +59,8 @@ def test_an_interrupt_in_the_midst_of_a_fork_interrupts_and_nothing_else_is_prin
     program = f"""
 import os, select, signal
 from lxcfs_py.attach import forks, visits
+from lxcfs_py.commands import probe
+from lxcfs_py.linux import mountpoint
 for hook in ("after_in_parent", "after_in_child"):
     os.register_at_fork(**{{hook: lambda: os.kill(os.getpid(), signal.SIGINT)}})
 try:

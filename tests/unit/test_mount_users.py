@@ -20,7 +20,7 @@ def test_a_user_is_one_line_whatever_names_its_container_has_chosen(monkeypatch,
     user = User(7, "a\n8\tb", "0:45", "/proc/x\n9\tc\t/\tserved\udcff")
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(mount_users, "find", lambda mountpoint: Found([user], 0))
-    monkeypatch.setattr(mount_users, "served", lambda users: {"0:45": "served"})
+    monkeypatch.setattr(mount_users, "states", lambda users: {"0:45": "live"})
     assert cli.main(["users", "--config", "/dev/null"]) == 0
     assert capsys.readouterr().out == "7\ta\\n8\\tb\t/proc/x\\n9\\tc\\t/\\tserved\\udcff\tserved\n"
 
@@ -28,7 +28,7 @@ def test_a_user_is_one_line_whatever_names_its_container_has_chosen(monkeypatch,
 def test_of_a_server_that_nobody_could_be_asked_about_nothing_is_said(monkeypatch, capsys):
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(mount_users, "find", lambda mountpoint: Found([User(7, "web", "0:45", "/views")], 0))
-    monkeypatch.setattr(mount_users, "served", lambda users: {})
+    monkeypatch.setattr(mount_users, "states", lambda users: {})
     assert cli.main(["users", "--config", "/dev/null"]) == 0
     assert capsys.readouterr().out.endswith("\tunknown\n")
 

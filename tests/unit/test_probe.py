@@ -28,7 +28,7 @@ def test_the_cpus_of_large_machines_are_all_counted(cpus: int, tmp_path: Path, m
         os, "open", lambda path, *rest, **named: really(f"{tmp_path}{path}" if path in texts else path, *rest, **named)
     )
     monkeypatch.setattr(syscalls, "setns", lambda *_: None)
-    assert probe._read_inside(os.getpid(), []) == {
+    assert probe._read_inside(os.getpid(), [], texts) == {
         "/proc/meminfo": 24684092 << 10,
         "/proc/stat": cpus,
         "/proc/uptime": 100.25,
@@ -44,4 +44,4 @@ def test_what_cannot_be_read_there_is_told_as_nothing(tmp_path: Path, monkeypatc
         lambda path, *rest, **named: really("/none/such" if str(path).startswith("/sys/") else path, *rest, **named),
     )
     monkeypatch.setattr(syscalls, "setns", lambda *_: None)
-    assert probe._read_inside(os.getpid(), [])["/sys/devices/system/cpu/online"] == 0
+    assert probe._read_inside(os.getpid(), [], probe._FIGURES)["/sys/devices/system/cpu/online"] == 0

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from lxcfs_py.linux import mount_table, mountpoint, roots, syscalls
+from lxcfs_py.linux import mount_table, roots, serving, syscalls
 
 
 def refuse(*_):
@@ -39,5 +39,5 @@ def test_who_serves_a_mount_is_asked_of_the_hosts_processes_only(monkeypatch, tm
         (tmp_path / pid / "cmdline").write_bytes(b"server\0/views\0")
     monkeypatch.setattr(roots, "PROC", str(tmp_path))
     monkeypatch.setattr(Path, "stat", lambda path: os.stat_result((0o40555, 0, 0, 0, 0, 0, 0, 0, 0, 0)))
-    assert mountpoint._servers("/views") == "process 7"
-    assert mountpoint._servers("/others") == "process 7 or process 8"
+    assert serving.named("/views") == "process 7"
+    assert serving.named("/others") == "process 7 or process 8"
