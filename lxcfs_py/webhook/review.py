@@ -6,7 +6,7 @@ import base64
 import json
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.runtimes.bind_snippets import HostPath
@@ -29,7 +29,12 @@ class Answer(NamedTuple):
 
 
 def answer(
-    body: bytes, volumes: Sequence[HostPath], opt_in: bool, is_forbidden: bool, dry_run: bool, syscalls: bool = False
+    body: Union[bytes, bytearray],
+    volumes: Sequence[HostPath],
+    opt_in: bool,
+    is_forbidden: bool,
+    dry_run: bool,
+    syscalls: bool = False,
 ) -> Answer:
     """Return the answer to a request. ReviewError.
 
@@ -57,7 +62,7 @@ def answer(
     return Answer(_response(request, patch), "patched" if patch.operations else "unchanged")
 
 
-def _request(body: bytes) -> Object:
+def _request(body: Union[bytes, bytearray]) -> Object:
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
         raise ReviewError(f"the body has too many values; allowed: {_MOST_VALUES}")
     try:

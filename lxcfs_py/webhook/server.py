@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import signal
 import socket
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Optional
 
 import prometheus_client
@@ -17,17 +19,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.runtimes.bind_snippets import HostPath
-from lxcfs_py.webhook import connections, review
+from lxcfs_py.webhook import bodies, connections, review
 from lxcfs_py.webhook.certificates import Served
 
 log = logging.getLogger(__name__)
-
-# Two pods as large as an API server takes them, the new one and the one of before, and what is around them.
-_LARGEST_BODY = 6 << 20
-_BODY_SECONDS = 10.0
-# Whoever can connect can send bodies: of those that are larger than pods mostly are, only some are read at a time.
-_SMALL_BODY = 64 << 10
-_LARGE_BODIES = 4
 
 Handler = Callable[[web.Request], Coroutine[Any, Any, web.Response]]
 
@@ -53,28 +48,29 @@ def application(served: Served, volumes: Sequence[HostPath], dry_run: bool, sysc
     )
     expiry.set_function(lambda: served.expiry)
 
-    large_bodies = asyncio.Semaphore(_LARGE_BODIES)
+    held = bodies.Bodies()
+    parser = ThreadPoolExecutor(1)
 
-    async def read(request: web.Request) -> bytes:
-        if request.content_length is not None and request.content_length <= _SMALL_BODY:
-            return await request.read()
-        async with large_bodies:
-            return await request.read()
+    async def answered(body: bytearray, opt_in: bool, is_forbidden: bool) -> review.Answer:
+        answer = functools.partial(review.answer, body, volumes, opt_in, is_forbidden, dry_run, syscalls)
+        if len(body) <= bodies.SMALL:
+            return answer()
+        return await asyncio.get_running_loop().run_in_executor(parser, answer)  # others' turns come in between
 
     def reviewer(opt_in: bool, is_forbidden: bool) -> Handler:
         async def handle(request: web.Request) -> web.Response:
             try:
-                body = await asyncio.wait_for(read(request), _BODY_SECONDS)
-                answer = review.answer(body, volumes, opt_in, is_forbidden, dry_run, syscalls)
+                async with held.whole(request) as body:
+                    answer = await answered(body, opt_in, is_forbidden)
             except review.ReviewError as error:
                 reviews.labels("refused").inc()
                 return web.Response(status=400, text=f"{error}\n")
             except web.HTTPRequestEntityTooLarge:
                 reviews.labels("refused").inc()
-                return web.Response(status=413, text=f"allowed: {_LARGEST_BODY} bytes\n")
+                return web.Response(status=413, text=f"allowed: {bodies.LARGEST} bytes\n")
             except asyncio.TimeoutError:
                 reviews.labels("refused").inc()
-                return web.Response(status=408, text=f"allowed: {_BODY_SECONDS:.0f} seconds\n")
+                return web.Response(status=408, text=f"allowed: {bodies.SECONDS:.0f} seconds\n")
             except (OSError, web.RequestPayloadError):
                 reviews.labels("refused").inc()
                 return web.Response(status=400, text="the body did not come whole\n")
@@ -90,7 +86,7 @@ def application(served: Served, volumes: Sequence[HostPath], dry_run: bool, sysc
         headers = {"Content-Type": prometheus_client.CONTENT_TYPE_LATEST}
         return web.Response(body=prometheus_client.generate_latest(metrics), headers=headers)
 
-    app = web.Application(client_max_size=_LARGEST_BODY)
+    app = web.Application()
     for path, opt_in in (("/all", False), ("/opt-in", True)):
         app.router.add_post(path, reviewer(opt_in, is_forbidden=False))
         app.router.add_post(f"{path}/forbidden", reviewer(opt_in, is_forbidden=True))
@@ -130,7 +126,7 @@ async def serve(
         await stop.wait()
     finally:
         open_connections.close()
-        await runner.server.shutdown(_BODY_SECONDS)
+        await runner.server.shutdown(bodies.SECONDS)
         await runner.cleanup()
         following.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -140,7 +136,13 @@ async def serve(
 def _runner(app: web.Application) -> web.AppRunner:
     logging.getLogger("aiohttp.server").addFilter(_is_no_clients_fault)
     # An API server compresses nothing, and what is compressed may be of any size.
-    return web.AppRunner(app, access_log=None, auto_decompress=False, keepalive_timeout=connections.NEXT_SECONDS)
+    return web.AppRunner(
+        app,
+        access_log=None,
+        auto_decompress=False,
+        keepalive_timeout=connections.NEXT_SECONDS,
+        read_bufsize=bodies.SMALL,
+    )
 
 
 def _is_no_clients_fault(record: logging.LogRecord) -> bool:
