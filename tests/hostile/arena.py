@@ -76,6 +76,8 @@ ATTACKS = (
     Attack("triggers"),
     Attack("writers", ("500",)),
     Attack("writers", ("500", "append")),
+    Attack("idle_holders", ("directory",)),
+    Attack("idle_holders", ("files",)),
     Attack("tasks"),
     Attack("names"),
     Attack("namespaces", privileged=True),
@@ -128,6 +130,8 @@ class Arena:
         """Start an attacker; return its container's id."""
         program = ["python3", "-B", f"/hostile/attacks/{attack.name}.py", *attack.arguments]
         cpus = min(self.cpus, 0.2) if attack.name in ("flood", "cached_flood", "spread", "writers") else self.cpus
+        if attack.name == "idle_holders":
+            cpus = 1  # its loops have one: where a quota is used up, the kernel lets them wait, and holders go on
         limits = ["--cpus", str(cpus), "-m", "1g", "--pids-limit", "12000"]
         options = [*limits, *capabilities, *self.files()]
         return self.docker("run", "--detach", *options, self.docker.image, *program, timeout=180).strip()
