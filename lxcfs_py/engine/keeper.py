@@ -131,6 +131,8 @@ class _Keeper:
             status = 0
         elif (status or self._told_to_stop) and not self._handed_over and not self._is_kept_elsewhere():
             self._unmount()
+        if self._told_to_stop and -status in _STOPPING:  # before it heeded that
+            status = 0
         return status if status >= 0 else 128 - status
 
     def _run_servers(self) -> int:
@@ -220,7 +222,7 @@ class _Keeper:
 
     def _is_kept_elsewhere(self) -> bool:
         waits = self._stay and any(session.somebody_waits_for(fd) for fd in self._memories())
-        return self._is_held or waits
+        return self._is_held or waits or self._is_served()
 
     def _sleep(self, seconds: float) -> None:
         """Wait, unless told to stop."""

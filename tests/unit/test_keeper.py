@@ -121,7 +121,19 @@ def test_a_keeper_that_is_to_stay_serves_again_when_nobody_does_any_more(keep, t
         keeper.wait(0.5)
     wait_for(lambda: (tmp_path / "lives").read_text() == "again")
     keeper.send_signal(signal.SIGTERM)
-    assert keeper.wait(20) == 128 + signal.SIGTERM
+    assert keeper.wait(20) == 0
+
+
+def test_a_keeper_that_is_told_to_stop_leaves_the_mount_to_whoever_else_serves_it(keep, tmp_path):
+    said = """while not session.is_served(memory): time.sleep(0.01)
+    lives.write_text("over")
+    time.sleep(30)"""
+    unmounts = 'keeper.mountpoint.unmount_all = lambda _: Path(os.environ["LIVES"]).write_text("unmounted")'
+    keeper = keep(HANDS_OVER.replace("{said}", said) % 30, unmounts)
+    wait_for(lambda: (tmp_path / "lives").read_text() == "over")
+    keeper.send_signal(signal.SIGTERM)
+    assert keeper.wait(20) == 0
+    assert (tmp_path / "lives").read_text() == "over"
 
 
 def test_a_session_whose_new_server_dies_before_it_has_it_is_served_again(keep, tmp_path):
@@ -161,7 +173,7 @@ def test_no_other_signal_ends_a_keeper_or_reaches_its_server(keep, tmp_path, num
     keeper.send_signal(signal.SIGUSR2)
     wait_for(lambda: (tmp_path / "lives").read_text() == "told")
     keeper.send_signal(signal.SIGTERM)
-    assert keeper.wait(20) == 128 + signal.SIGTERM
+    assert keeper.wait(20) == 0
 
 
 def test_a_keeper_works_where_its_directory_cannot_be_used(keep, tmp_path):
@@ -242,16 +254,16 @@ os.fork = told
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "status"),
     [
-        "tell(); return fork()",
-        "child = fork(); child and tell(); return child",
-        "child = fork(); child or tell(); return child",
+        ("tell(); return fork()", 0),
+        ("child = fork(); child and tell(); return child", 0),
+        ("child = fork(); child or tell(); return child", 128 + signal.SIGTERM),  # it alone is told
     ],
     ids=["before the fork", "before it is known who the server is", "before the server's program"],
 )
-def test_a_signal_to_stop_while_a_server_is_started_is_not_lost(keep, change):
-    assert keep("time.sleep(30)", SIGNALLED.format(change)).wait(20) == 128 + signal.SIGTERM
+def test_a_signal_to_stop_while_a_server_is_started_is_not_lost(keep, change, status):
+    assert keep("time.sleep(30)", SIGNALLED.format(change)).wait(20) == status
 
 
 def test_who_is_told_to_stop_between_two_servers_starts_no_other(keep, tmp_path):
