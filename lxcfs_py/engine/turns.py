@@ -35,6 +35,8 @@ _AT_ONCE = 1e-9
 class Relay:
     """The turns of the workers, each known by the number of its slot."""
 
+    _timer = -1
+
     def __init__(self, slots: Sequence[memoryview]) -> None:
         self.reader: Optional[int] = None
         self.companion: Optional[int] = None
@@ -50,7 +52,8 @@ class Relay:
         self._held = 0  # the request that the last look found at hand
 
     def __del__(self) -> None:
-        os.close(self._timer)
+        if self._timer >= 0:
+            os.close(self._timer)
 
     def begin(self, worker: int) -> None:
         """Say that a worker has a request in its slot."""

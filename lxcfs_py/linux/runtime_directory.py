@@ -40,9 +40,10 @@ def files_of(mountpoint: str) -> list[Path]:
 
 def forget(mountpoint: str) -> None:
     """Throw away what was kept for the next server of a mount that has ended."""
-    for path in Path(PATH).glob(f"{digest(mountpoint).hex()}.*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+    with contextlib.suppress(OSError):  # it cannot be listed where no descriptor is to be had
+        for path in Path(PATH).glob(f"{digest(mountpoint).hex()}.*"):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def make(path: str) -> None:

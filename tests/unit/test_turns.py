@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Callable
+from unittest.mock import Mock
 
 import pytest
 
@@ -198,3 +202,14 @@ def test_its_descriptor_ends_with_it() -> None:
     assert len(os.listdir("/proc/self/fd")) == len(before) + 1
     del relay
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_where_no_descriptor_can_be_had_that_is_all_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+    refused = Mock(side_effect=OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+    monkeypatch.setattr("lxcfs_py.linux.syscalls.timerfd_create", refused)
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    with pytest.raises(OSError, match="Too many open files"):
+        Relay([])
+    gc.collect()
+    assert not said
