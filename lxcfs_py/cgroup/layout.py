@@ -150,10 +150,12 @@ def find_for_all() -> Layout:
     """Return the same for a daemon that serves the containers of the whole machine.
 
     Where this process has a cgroup namespace or only a part of the hierarchies of its own, as in a container, it looks
-    from the first process's: call it before there are threads. LayoutError where that cannot be.
+    from the first process's: call it before there are threads. LayoutError where that cannot be, or nothing is seen.
     """
     _enter_first_namespace()
     layout = find()
+    if not any(os.path.exists(hierarchy.directory("/cgroup.procs")) for hierarchy in layout.hierarchies.values()):
+        raise LayoutError("no cgroups can be seen here: mount them, or give this process the host's /sys/fs/cgroup")
     try:
         first = parse_paths(Path(roots.PROC, "1", "cgroup").read_bytes())
     except OSError:  # it is hidden (hidepid=)

@@ -279,6 +279,7 @@ def test_a_daemon_that_sees_only_a_part_of_the_cgroups_says_which(made, monkeypa
         {
             **mountinfo(("/sys/fs/cgroup/memory", "cgroup", "memory", "/docker/abc")),
             "proc/1/cgroup": "4:memory:/init.scope\n",
+            "sys/fs/cgroup/memory/cgroup.procs": "",
         }
     )
     part = find(str(root))
@@ -288,6 +289,16 @@ def test_a_daemon_that_sees_only_a_part_of_the_cgroups_says_which(made, monkeypa
         layout.find_for_all()
     (root / "proc/1/cgroup").write_text("4:memory:/docker/abc/init.scope\n")  # in a container, for those in there
     assert layout.find_for_all() is part
+
+
+@pytest.mark.parametrize("mounts", [(), (("/sys/fs/cgroup", "cgroup2", "rw", "/"),)], ids=["unmounted", "covered"])
+def test_a_daemon_that_sees_no_cgroup_at_all_says_so(made, monkeypatch, mounts):
+    root = made({**mountinfo(*mounts), "proc/1/cgroup": "0::/init.scope\n"})
+    none = find(str(root))
+    monkeypatch.setattr(layout, "find", lambda: none)
+    monkeypatch.setattr(layout.roots, "PROC", str(root / "proc"))
+    with pytest.raises(layout.LayoutError, match="no cgroups can be seen here"):
+        layout.find_for_all()
 
 
 # Limits along the ancestors. Those of memory are in test_meminfo.py.
