@@ -14,7 +14,7 @@ from typing import Callable, Optional, Protocol
 from lxcfs_py.cgroup.layout import find_for_all
 from lxcfs_py.config import Config
 from lxcfs_py.daemon import degraded, held_open, systemd
-from lxcfs_py.daemon.own_mount import OwnMount
+from lxcfs_py.daemon.own_mount import OwnMount, clone_of
 from lxcfs_py.engine import End, Tree, keeper, kernel, session, store, watchdog
 from lxcfs_py.engine.waiting import Crowd
 from lxcfs_py.linux import capabilities, mountpoint, runtime_directory, threads
@@ -143,10 +143,15 @@ class KernelEngine:
             config = dataclasses.replace(config, mountpoint=kept.mountpoint)
         self.config = config
         self._session = kept
+        self._clone: Optional[int] = None
+        if kept.predecessor is not None:  # which may be told to stop, and unmount, before this one serves
+            with contextlib.suppress(OSError):
+                self._clone = clone_of(kept)
         self._pause()
         self._server: Optional[kernel.Server] = None
         self.mount: Optional[OwnMount] = None
         self._handed_over = threading.Event()
+        self._end_offer: Callable[[], object] = lambda: None
         # Before a server that runs is told to leave: until then, it has the session, too.
         self._is_kept = self._keep() and systemd.is_started_by_systemd()
 
@@ -167,38 +172,36 @@ class KernelEngine:
     def start(self, tree: Tree) -> None:
         """Begin to serve, as soon as a server that has the session is gone.
 
-        MountError when it does not go; OSError, while it serves, where this one lacks threads.
+        MountError when it does not go; OSError, while it serves, where this one lacks threads or descriptors.
         """
         self._server = kernel.Server(tree, self._session, self.config.fuse.threads)
+        self.stuck, self.crowd = watchdog.of_workers(self._server.at_hand), self._server.crowd
         if self._session.predecessor is not None:  # it serves: what could fail is tried before it is told to leave
             threads.require(_THREADS)
-            self._session.starts = max(self._session.starts, 1)
-        self.stuck, self.crowd = watchdog.of_workers(self._server.at_hand), self._server.crowd
         try:
             self._server.start()
         except session.SessionError as error:
             raise MountError(str(error), error.hint) from None
-        self._take_the_rest()
-        self.mount = OwnMount(self._session)
+        self._keep_the_rest()
+        self.mount = OwnMount(self._session, self._clone)
         if self.mount.clone is not None:
             held_open.start(self.mount.clone, self.resumes)
         if self.resumes:
             log.info("resumed the mount of a server before this one")
         try:
-            session.offer(self._session, self._leave, store.inherited().hand_over)
+            self._end_offer = session.offer(self._session, self._leave, store.inherited().hand_over)
         except OSError as error:
             why = f"{runtime_directory.PATH}: {error.strerror}"
             degraded.enter("takeover", f"no other server can take the mount over ({why})")
 
-    def _take_the_rest(self) -> None:
-        """Take what the server before had beside the session. Where nobody listens who would keep it, wait once."""
+    def _keep_the_rest(self) -> None:
+        """Keep what the server before had beside the session. Where nobody listens who would keep it, wait once."""
         seconds = SECONDS
-        with contextlib.suppress(OSError):
-            for name, descriptor in self._session.handed_over():
-                try:
-                    store.inherited().keep(name, descriptor, seconds)
-                except OSError:
-                    seconds = 0.0
+        for name, descriptor in self._session.others:
+            try:
+                store.inherited().keep(name, descriptor, seconds)
+            except OSError:
+                seconds = 0.0
 
     def _leave(self) -> None:
         self._handed_over.set()
@@ -217,7 +220,8 @@ class KernelEngine:
         return self._server.wait()
 
     def stop(self) -> bool:
-        """End it, and unmount unless systemd has the session, or another server."""
+        """End it, and unmount unless systemd has the session, or another server, which may have yet to say so."""
+        self._end_offer()
         if self._server:
             self._server.stop(End.STOPPED)
         ends = not self._is_kept and not self._handed_over.is_set()

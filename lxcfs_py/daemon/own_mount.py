@@ -33,13 +33,13 @@ _QUIET = 10
 class OwnMount:
     """What is served at a mountpoint. A selector can wait for it: it is readable when there is reason to look."""
 
-    def __init__(self, kept: session.Session) -> None:
-        """Hold a clone of the session's mount, that of a server before this one if it must be."""
+    def __init__(self, kept: session.Session, clone: Optional[int] = None) -> None:
+        """Hold a clone of the session's mount: this one, or that of a server before this one if it must be."""
         if not kept.device:
             kept.device = mount_users.device(kept.mountpoint) or ""
         self._session = kept
         self._path = kept.mountpoint
-        self.clone = store.inherited().mount()
+        self.clone = store.inherited().mount() if clone is None else clone
         """A descriptor of the clone; None where there is none."""
 
         if self.clone is not None and kept.device and _device(_opened(self.clone)) != kept.device:  # an older session's
@@ -151,18 +151,26 @@ class OwnMount:
     def _hold(self) -> None:
         """Hold a clone of what the mountpoint shows, in place of another. A keeper holds it, too."""
         try:
-            clone = syscalls.clone_mount(self._path)
+            clone = clone_of(self._session)
         except OSError as error:
             degraded.enter("clone", f"what is mounted at {self._path} stays away if it is taken away: {error.strerror}")
             return
-        if _device(_opened(clone)) != self._session.device:  # something else since an instant ago
-            os.close(clone)
+        if clone is None:  # something else since an instant ago
             return
         if self.clone is not None:
             os.close(self.clone)
         self.clone = clone
         with contextlib.suppress(OSError):  # a keeper that is gone
             store.inherited().keep_mount(clone)
+
+
+def clone_of(kept: session.Session) -> Optional[int]:
+    """Return a clone of a session's mount, None where its mountpoint shows something else. OSError."""
+    clone = syscalls.clone_mount(kept.mountpoint)
+    if _device(_opened(clone)) == kept.device:
+        return clone
+    os.close(clone)
+    return None
 
 
 def next_pause(pause: float, stayed: float) -> float:

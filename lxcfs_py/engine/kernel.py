@@ -221,7 +221,8 @@ class Server:
     def start(self) -> None:
         """Take the session over from whoever serves it, and serve it.
 
-        SessionError if it can't be had; OSError, before a server that runs is told to leave, if no threads can.
+        SessionError if it can't be had; OSError, before a server that runs is told to leave, if threads or descriptors
+        can't.
         """
         try:
             for worker in self._workers:

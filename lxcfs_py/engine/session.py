@@ -26,13 +26,14 @@ import socket
 import stat
 import struct
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Callable, Optional
 
 from lxcfs_py.engine import open_texts, protocol, waiting
 from lxcfs_py.errors import LxcfsError, of_system
-from lxcfs_py.linux import peer, runtime_directory, serving, syscalls, threads
+from lxcfs_py.linux import limits, peer, runtime_directory, serving, syscalls, threads
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ _SLOT = protocol.MIN_READ_BUFFER
 _TEXTS = _PAGE + SLOTS * _SLOT
 _WAITING = 192 << 20  # the texts end before; versions before this one know nothing of it
 _END = _WAITING + waiting.size()
+_DESCRIPTORS = 64  # more than a server opens from when it has the session until it serves a first container
 _MINE = b"mine"
 _MOST_SENT = 64  # descriptors in one message
 Others = Callable[[], Mapping[str, int]]
@@ -86,6 +88,9 @@ class Session:
         """SessionError if that is no session's memory file."""
         self.fuse, self.memory = fuse, memory
         self.predecessor: Optional[socket.socket] = None
+        self.others: list[tuple[str, int]] = []
+        """What the server before this one has handed over beside the session, by name; known after `claim`."""
+
         self.is_salvaged = False
         """Tells whether its memory file is a new one, which does not know the mountpoint by itself."""
 
@@ -153,26 +158,35 @@ class Session:
     def claim(self) -> None:
         """Make the session this process's own: let its server leave, wait until it is gone, kill it if it does not go.
 
-        SessionError if that does not help.
+        SessionError if that does not help; OSError, before its server is told, if too few descriptors are to be had.
         """
-        if self.predecessor is not None:
-            with contextlib.suppress(OSError):  # gone already
-                self.predecessor.send(_MINE)
-        if not (self._lock_within(PATIENCE) or (self._kill_owner() and self._lock_within(PATIENCE))):
-            raise SessionError(f"another process holds the session of {self.mountpoint} and can't be ended: stop it")
+        with contextlib.ExitStack() as spare:  # what else the server hands over must not take the last ones
+            if self.predecessor is not None:
+                spare.enter_context(limits.spare_descriptors(_DESCRIPTORS))
+                self.starts = max(self.starts, 1)
+                with contextlib.suppress(OSError):  # gone already
+                    self.predecessor.send(_MINE)
+            if not self._lock_within(PATIENCE):
+                self._kill_owner()
+                if not self._lock_within(PATIENCE):
+                    raise SessionError(
+                        f"another process holds the session of {self.mountpoint} and can't be ended: stop it"
+                    )
+            self._receive_others()
         if struct.unpack_from("=I", self._map, _TEXTS_VERSION) != (open_texts.VERSION,):
             self.texts.clear()
             struct.pack_into("=I", self._map, _TEXTS_VERSION, open_texts.VERSION)
         self.texts.load()
         self.left_waiting = self.waiting.load()
 
-    def handed_over(self) -> Iterator[tuple[str, int]]:
-        """Yield what the server before this one has handed over beside the session, by name. After `claim`."""
+    def _receive_others(self) -> None:
         while self.predecessor is not None:
-            message, descriptors = receive(self.predecessor)
+            message = b""
+            with contextlib.suppress(OSError):
+                message, descriptors = receive(self.predecessor)
+                self.others += zip(message.decode().split("\n"), descriptors)
             if not message:
                 self.predecessor = None
-            yield from zip(message.decode().split("\n"), descriptors)
 
     def is_claimable(self) -> bool:
         """Whether no live process serves this session; claims it if so."""
@@ -196,15 +210,21 @@ class Session:
                 return False
             time.sleep(0.001)
 
-    def _kill_owner(self) -> bool:
-        """Kill the process that has the lock; whatever it had at hand is in the slots."""
+    def _kill_owner(self) -> None:
+        """Kill the process that has the lock; whatever it had at hand is in the slots.
+
+        SessionError where it cannot be named.
+        """
         pid = _claimed_by(self.memory)
         if pid is None:
-            return True
+            return
+        if not pid:
+            raise SessionError(
+                f"a process of another pid namespace holds the session of {self.mountpoint} and does not leave: stop it"
+            )
         log.warning("process %d does not leave the session of %s: killing it", pid, self.mountpoint)
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-        return pid > 0
 
 
 def create(mountpoint: str, options: str = "") -> Session:
@@ -342,10 +362,11 @@ def was_offered(mountpoint: str) -> bool:
     return os.path.exists(runtime_directory.path_of(mountpoint))
 
 
-def offer(session: Session, leave: Callable[[], None], others: Others = dict) -> None:
+def offer(session: Session, leave: Callable[[], None], others: Others = dict) -> Callable[[], object]:
     """Let a later server take the session over, and what `others` gives then. OSError.
 
-    `leave` is called, in another thread, when one does.
+    `leave` is called, in another thread, when one does. What is returned ends the offer: whoever has been sent the
+    session by then has PATIENCE to say that it takes it, and then `leave` has been called.
     """
     runtime_directory.make(runtime_directory.PATH)
     path = runtime_directory.path_of(session.mountpoint)
@@ -355,11 +376,13 @@ def offer(session: Session, leave: Callable[[], None], others: Others = dict) ->
     listener.bind(f"{path}.new")
     listener.listen()
     os.rename(f"{path}.new", path)  # over a predecessor's: whoever finds it, finds it answered
+    turn = threading.Lock()
     try:
-        threads.start(_hand_over, session, others, listener, leave, name="offer")
+        threads.start(_hand_over, session, others, listener, leave, turn, name="offer")
     except OSError:
         listener.close()
         raise
+    return turn.acquire  # for good: whoever comes then waits for this process's end
 
 
 def withdraw(mountpoint: str) -> None:
@@ -368,7 +391,9 @@ def withdraw(mountpoint: str) -> None:
         os.unlink(runtime_directory.path_of(mountpoint))
 
 
-def _hand_over(session: Session, others: Others, listener: socket.socket, leave: Callable[[], None]) -> None:
+def _hand_over(
+    session: Session, others: Others, listener: socket.socket, leave: Callable[[], None], turn: threading.Lock
+) -> None:
     taken = False
     while not taken:
         try:
@@ -377,22 +402,35 @@ def _hand_over(session: Session, others: Others, listener: socket.socket, leave:
             log.warning("a process that wants to take %s over is kept waiting: %s", session.mountpoint, error.strerror)
             time.sleep(1)
             continue
-        with connection, contextlib.suppress(OSError):
-            pid, uid = peer.of(connection)
-            if uid == 0:
-                connection.settimeout(PATIENCE)
-                socket.send_fds(connection, [b"session"], [session.fuse, session.memory])
-                taken = connection.recv(len(_MINE)) == _MINE
-                # With a timeout, a send would wait for a queue that is three quarters empty, and the successor reads
-                # only when this process has left.
-                connection.settimeout(None)
-                named = list(others().items()) if taken else []
-                for start in range(0, len(named), _MOST_SENT):
-                    names, descriptors = zip(*named[start : start + _MOST_SENT])
-                    socket.send_fds(connection, ["\n".join(names).encode()], descriptors)
-    log.info("process %d takes %s over", pid, session.mountpoint)
-    listener.close()
-    leave()
+        with connection, turn:
+            taken = _is_taken(connection, session)
+            if taken:
+                log.info("process %d takes %s over", peer.of(connection)[0], session.mountpoint)
+                _send_others(connection, others)
+                listener.close()
+                leave()
+
+
+def _is_taken(connection: socket.socket, session: Session) -> bool:
+    """Send the session to who asks for it; return whether it takes it."""
+    with contextlib.suppress(OSError):
+        _, uid = peer.of(connection)
+        if uid == 0:
+            connection.settimeout(PATIENCE)
+            socket.send_fds(connection, [b"session"], [session.fuse, session.memory])
+            return connection.recv(len(_MINE)) == _MINE
+    return False
+
+
+def _send_others(connection: socket.socket, others: Others) -> None:
+    # With a timeout, a send would wait for a queue that is three quarters empty, and the successor reads only when this
+    # process has left.
+    connection.settimeout(None)
+    with contextlib.suppress(OSError):
+        named = list(others().items())
+        for start in range(0, len(named), _MOST_SENT):
+            names, descriptors = zip(*named[start : start + _MOST_SENT])
+            socket.send_fds(connection, ["\n".join(names).encode()], descriptors)
 
 
 def take_over(mountpoint: str) -> Optional[Session]:

@@ -138,16 +138,16 @@ def engine(monkeypatch):
         shows_machine=False,
         starts=0,
         predecessor=None,
-        handed_over=lambda: [],
+        others=[],
     )
     monkeypatch.setattr(
         store, "inherited", lambda: SimpleNamespace(session=lambda _: kept, put=lambda _: True, hand_over=dict)
     )
-    monkeypatch.setattr(session, "offer", lambda kept, function, others: leave.append(function))
+    monkeypatch.setattr(session, "offer", lambda kept, function, others: leave.append(function) or (lambda: None))
     monkeypatch.setattr(
         kernel, "Server", lambda *_: SimpleNamespace(start=lambda: None, stop=stopped.append, at_hand=[], crowd=Crowd)
     )
-    monkeypatch.setattr(engines, "OwnMount", lambda _: SimpleNamespace(clone=None, is_left_below=lambda: False))
+    monkeypatch.setattr(engines, "OwnMount", lambda *_: SimpleNamespace(clone=None, is_left_below=lambda: False))
     started = engines.KernelEngine(Config())
     started.start(SimpleNamespace())
     return SimpleNamespace(engine=started, session=kept, stopped=stopped, leave=leave)
@@ -186,7 +186,7 @@ def test_all_that_another_server_hands_over_is_taken_though_nobody_listens_who_w
         raise BlockingIOError
 
     monkeypatch.setattr(store, "inherited", lambda: SimpleNamespace(keep=keep, hand_over=dict))
-    engine.session.handed_over = lambda: [("one", 10), ("two", 11), ("three", 12)]
+    engine.session.others = [("one", 10), ("two", 11), ("three", 12)]
     engine.engine.start(SimpleNamespace())
     assert taken == [("one", 3.0), ("two", 0.0), ("three", 0.0)], "and for one alone was waited"
 

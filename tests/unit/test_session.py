@@ -248,12 +248,53 @@ def test_a_successor_gets_all_listeners_though_it_reads_them_only_when_the_serve
         session.offer(served, has_left.set, lambda: names)
         taken = session.take_over(served.mountpoint)
         assert taken
-        assert taken.predecessor
-        taken.predecessor.send(b"mine")
-        assert has_left.wait(20)
-        received = dict(taken.handed_over())
+        monkeypatch.setattr(taken, "_lock_within", lambda _: has_left.wait(20))
+        taken.claim()
+        received = dict(taken.others)
         for descriptor in received.values():
             os.close(descriptor)
         taken.close()
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert received.keys() == names.keys()
+
+
+def test_an_owner_in_another_pid_namespace_is_not_killed_and_named_as_such(
+    memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = session.Session(-1, memory)
+    monkeypatch.setattr(session.Session, "_lock_within", lambda *_: False)
+    monkeypatch.setattr(session, "_claimed_by", lambda _: 0)
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("0 is this process's own group"))
+    with pytest.raises(session.SessionError, match="a process of another pid namespace holds the session"):
+        kept.claim()
+
+
+def test_one_that_may_not_be_killed_is_to_be_stopped(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = session.Session(-1, memory)
+    monkeypatch.setattr(session.Session, "_lock_within", lambda *_: False)
+    monkeypatch.setattr(session, "_claimed_by", lambda _: 1)
+    monkeypatch.setattr(os, "kill", Mock(side_effect=PermissionError))
+    with pytest.raises(session.SessionError, match="ended: stop it"):
+        kept.claim()
+
+
+@pytest.mark.parametrize("word", [b"mine", b""], ids=["takes it", "ends"])
+def test_an_offer_ends_when_whoever_has_been_sent_the_session_has_said_whether_it_takes_it(
+    memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: bytes
+) -> None:
+    monkeypatch.setattr(runtime_directory, "PATH", str(tmp_path))
+    left: list[bool] = []
+    with open("/dev/null", "rb+", buffering=0) as fuse:
+        end = session.offer(session.Session(fuse.fileno(), memory), lambda: left.append(True))
+        taken = session.take_over("/var/lib/lxcfs")
+        assert taken
+        assert taken.predecessor
+        ends = threading.Thread(target=end, daemon=True)
+        ends.start()
+        ends.join(0.2)
+        assert ends.is_alive()
+        taken.predecessor.send(word) if word else taken.predecessor.close()
+        ends.join(20)
+        assert not ends.is_alive()
+        taken.close()
+    assert left == [True] * bool(word)
