@@ -167,6 +167,12 @@ def begin_to_visit() -> None:
     _visit(lambda: b"")
 
 
+def require_visit(pid: int) -> None:
+    """Do nothing where this process may enter another one's cgroup namespace. PermissionError where it may not."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # or the kernel has no such namespaces
+        _read_in_cgroup_namespace(pid)
+
+
 @functools.lru_cache(maxsize=1)
 def _visitor(_process: int) -> ThreadPoolExecutor:
     """Return a process's one thread that enters the namespaces of others, and its own again: a fork has none yet."""

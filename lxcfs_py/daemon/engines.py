@@ -13,11 +13,12 @@ from typing import Callable, Optional, Protocol
 
 from lxcfs_py.cgroup.layout import find_for_all
 from lxcfs_py.config import Config
+from lxcfs_py.container import processes
 from lxcfs_py.daemon import degraded, held_open, systemd
 from lxcfs_py.daemon.own_mount import OwnMount, clone_of
 from lxcfs_py.engine import End, Tree, keeper, kernel, session, store, watchdog
 from lxcfs_py.engine.waiting import Crowd
-from lxcfs_py.linux import capabilities, mountpoint, runtime_directory, threads
+from lxcfs_py.linux import capabilities, mountpoint, peer, runtime_directory, threads
 from lxcfs_py.linux.mountpoint import MountError
 from lxcfs_py.linux.notify import SECONDS, notify
 
@@ -130,10 +131,13 @@ class KernelEngine:
             kept = store.inherited().session(config.mountpoint)
             if kept is not None and not kept.is_claimable():
                 kept = None  # another server has it: to be asked for it
-            kept = kept or _take_over(config.mountpoint)
+            if kept is None:
+                find_for_all()  # whoever cannot see all cgroups mounts nothing, nor does it serve in place of another
+                kept = _take_over(config.mountpoint)
+                if kept is not None and kept.predecessor is not None:
+                    _require_sight(peer.of(kept.predecessor)[0])
             self.resumes = kept is not None
             if kept is None:
-                find_for_all()  # whoever cannot see all cgroups mounts nothing
                 mountpoint.prepare(config.mountpoint)
                 kept = session.create(config.mountpoint, config.fuse.options)
         except session.SessionError as error:
@@ -260,6 +264,20 @@ def _take_over(place: str) -> Optional[session.Session]:
                 return kept
         time.sleep(_LOOK_SECONDS)
     return None
+
+
+def _require_sight(server: int) -> None:
+    """Do nothing where this process may look at that one, which serves, and at whatever that may. MountError else."""
+    if not server:
+        raise MountError("the server before this one goes on: it is in another pid namespace, where pids are others")
+    try:
+        processes.require_visit(server)
+    except PermissionError as error:
+        raise MountError(
+            f"process {server} goes on to serve: this one may not look at it, and so at no container "
+            f"({error.strerror})",
+            "run it as root of the machine, with CAP_SYS_ADMIN and CAP_SYS_PTRACE",
+        ) from None
 
 
 def _is_served(place: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -235,6 +236,23 @@ Session.claim = claim_and_die
 sys.exit(cli.main())
 """
 
+TAKES_ITS_TIME = """
+import os, signal, sys, time
+from lxcfs_py import cli
+from lxcfs_py.engine.session import Session
+
+claim, before, seconds = Session.claim, int(sys.argv.pop(1)), float(sys.argv.pop(1))
+
+def claim_later(session):
+    if session.predecessor is not None:
+        os.kill(before, signal.SIGTERM)
+        time.sleep(seconds)
+    claim(session)
+
+Session.claim = claim_later
+sys.exit(cli.main())
+"""
+
 
 def another(daemon: Daemon, script: str, *arguments: str) -> list[str]:
     """The command of one that would take over from a daemon, changed by a script."""
@@ -264,6 +282,94 @@ def test_a_server_that_lacks_threads_leaves_the_one_before_it_serving(
             raise AssertionError("none took over")
         assert most > 4
         time.sleep(0.5)
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("most", [48, 60, 110])
+def test_a_server_that_lacks_descriptors_leaves_the_one_before_it_serving(
+    start_daemon: StartDaemon, sandbox: MakeSandbox, most: int
+) -> None:
+    daemon = start_daemon("kernel")
+    wait_for(lambda: "INFO: serving" in daemon.log.read_text())
+    with reading(sandbox(memory=256 * MIB, views=daemon.mountpoint)):
+        limited = ["prlimit", f"--nofile={most}", *daemon.command]
+        done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, "Too many open files" in done.stderr) == (1, True), done.stderr
+        assert "Exception ignored" not in done.stderr
+    assert daemon.stop() == 0
+
+
+def test_a_server_that_takes_over_has_the_descriptors_that_it_needs(
+    start_daemon: StartDaemon, sandbox: MakeSandbox
+) -> None:
+    daemon = start_daemon("kernel")
+    wait_for(lambda: "INFO: serving" in daemon.log.read_text())
+    with reading(sandbox(memory=256 * MIB, views=daemon.mountpoint)):
+        for most in itertools.count(110, 4):
+            log = daemon.log.with_name(f"log-{most}")
+            limited = ["prlimit", f"--nofile={most}", *daemon.command]
+            with log.open("wb") as output:
+                successor = subprocess.Popen(limited, cwd=ROOT, stderr=output)
+            wait_for(lambda one=successor, log=log: one.poll() is not None or "INFO: serving" in log.read_text())
+            if successor.poll() is None:
+                assert daemon.process.wait(60) == 0
+                daemon.process = successor
+                break
+        time.sleep(0.5)
+    assert daemon.stop() == 0
+
+
+WORSE = {
+    "no CAP_SYS_ADMIN": ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"],
+    "no CAP_SYS_PTRACE": ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"],
+    "a user namespace": ["unshare", "--user", "--map-root-user"],
+    "a pid namespace": ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"],
+    "cgroups covered": ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /sys && exec "$@"', "sh"],
+    "no cgroups": [
+        *("unshare", "--mount", "sh", "-c"),
+        'grep -o " /sys/fs/cgroup[^ ]*" /proc/self/mountinfo | tac | xargs -n 1 umount --lazy && exec "$@"',
+        "sh",
+    ],
+}
+
+
+@pytest.mark.parametrize("how", WORSE, ids=lambda how: how.replace(" ", "-"))
+def test_a_server_that_could_tell_no_containers_apart_leaves_the_one_before_it_serving(
+    start_daemon: StartDaemon, sandbox: MakeSandbox, how: str
+) -> None:
+    daemon = start_daemon("kernel")
+    wait_for(lambda: "INFO: serving" in daemon.log.read_text())
+    box = sandbox(memory=256 * MIB, views=daemon.mountpoint)
+    done = subprocess.run(
+        [*WORSE[how], *daemon.command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "no cgroups can be seen" in done.stderr or " goes on" in done.stderr
+    assert daemon.process.poll() is None
+    assert box.run(["head", "-n", "1", "/proc/meminfo"]).stdout == "MemTotal:         262144 kB\n"
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["alone", "kept"])
+@pytest.mark.parametrize(
+    ("seconds", "is_late"), [(0.5, False), pytest.param(6, True, marks=pytest.mark.slow)], ids=["in-time", "late"]
+)
+def test_who_is_told_to_stop_while_another_takes_over_leaves_the_mount_to_it(
+    start_daemon: StartDaemon, sandbox: MakeSandbox, keep: bool, seconds: float, is_late: bool
+) -> None:
+    """One that says too late that it takes over mounts again what was unmounted meanwhile."""
+    daemon = start_daemon("kernel", keep=keep)
+    wait_for(lambda: "INFO: serving" in daemon.log.read_text())
+    log = daemon.log.with_name("log-successor")
+    with reading(sandbox(memory=256 * MIB, views=daemon.mountpoint)):
+        with log.open("wb") as output:
+            command = another(daemon, TAKES_ITS_TIME, str(daemon.process.pid), str(seconds))
+            successor = subprocess.Popen(command, cwd=ROOT, stderr=output)
+        assert daemon.process.wait(60) == 0
+        daemon.process = successor
+        wait_for(lambda: "INFO: serving" in log.read_text())
+        wait_for(lambda: (daemon.mountpoint / "proc/uptime").exists())
+    assert ("mounted it there again" in log.read_text()) == is_late
     assert daemon.stop() == 0
 
 
