@@ -14,11 +14,11 @@ from lxcfs_py import files
 from lxcfs_py.attach import attach, running
 from lxcfs_py.commands.common import (
     add_config,
-    load_config,
     mountpoint_even_if_broken,
     new_command,
     process_id,
     require_root,
+    served_config,
 )
 from lxcfs_py.printable import printable
 from lxcfs_py.runtimes import names
@@ -80,7 +80,7 @@ def _add_containers(parser: argparse.ArgumentParser) -> None:
 
 
 def _attach(options: argparse.Namespace) -> int:
-    config = load_config(options.config)
+    config = served_config(options.config)
     chosen = options.file or _there(config.files.enabled)
     return _for_containers(options, lambda pids: attach.attach_all(pids, config.mountpoint, chosen, _wanted(options)))
 

@@ -138,9 +138,23 @@ def resolved(config: Config) -> Config:
         raise configuration.ConfigError([sentence]) from None
 
 
+def served_config(path: Optional[str]) -> Config:
+    """Return the configuration of a file, with the mountpoint where a daemon serves with that file. ConfigError.
+
+    It stays there until it is stopped, whatever mountpoint the file names by now.
+    """
+    from lxcfs_py.daemon import last_config
+
+    config = load_config(path)
+    if mountpoint.is_mounted(config.mountpoint):
+        return config
+    places = (before.mountpoint for before in last_config.served_with(config_path(path)))
+    return dataclasses.replace(config, mountpoint=next(filter(mountpoint.is_mounted, places), config.mountpoint))
+
+
 def served_mountpoint(options: argparse.Namespace) -> str:
     """Return where the files are, of add_mountpoint() or the configuration. CommandError where no server answers."""
-    path: str = options.mountpoint or load_config(options.config).mountpoint
+    path: str = options.mountpoint or served_config(options.config).mountpoint
     if not mountpoint.is_mounted(path):
         raise CommandError(f"nothing is mounted at {path}", f"start the daemon: lxcfs-py run {path}")
     if not mountpoint.answers(path, mountpoint.PATIENCE):
@@ -156,14 +170,14 @@ def config_path(path: Optional[str]) -> str:
 
 
 def mountpoint_even_if_broken(path: Optional[str]) -> str:
-    """Return the mountpoint of a configuration, of the one before where that has errors.
+    """Return where a daemon serves with a configuration, with the one of before where that has errors.
 
     ConfigError for a file that was named and that no daemon has served with: it may be meant for any mountpoint.
     """
     from lxcfs_py.daemon import last_config
 
     try:
-        return load_config(path).mountpoint
+        return served_config(path).mountpoint
     except configuration.ConfigError:
         before = next(iter(last_config.served_with(config_path(path))), None)
         if before is None and path is not None:

@@ -17,9 +17,9 @@ from lxcfs_py.commands.common import (
     add_config,
     add_container,
     chosen_process,
-    load_config,
     new_command,
     require_root,
+    served_config,
     text_width,
 )
 from lxcfs_py.commands.sources import Subject
@@ -55,7 +55,7 @@ def add(commands: Commands) -> None:
 
 def _doctor(options: argparse.Namespace) -> int:
     require_root()
-    config = load_config(options.config)
+    config = served_config(options.config)
     pid = chosen_process(options)
     found = list(checks.all_of(config) if pid is None else _of_container(pid, config))
     if options.json:

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lxcfs_py.attach import hook
-from lxcfs_py.commands.common import add_config, load_config, new_command, path_given
+from lxcfs_py.commands.common import add_config, new_command, path_given, served_config
 from lxcfs_py.printable import printable
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
 def _hook(options: argparse.Namespace) -> int:
     """Bind the files, and return 0 whatever goes wrong: the runtime would start no container otherwise."""
     try:
-        config = load_config(options.config)
+        config = served_config(options.config)
         for outcome in hook.bind(options.root, config) if options.root else hook.run(sys.stdin.buffer, config):
             if outcome.result == "refused":
                 reason = printable(outcome.reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import logging
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING
 from lxcfs_py import isolated, log
 from lxcfs_py.commands.common import CommandError, add_config, add_mountpoint, config_path, load_config, new_command
 from lxcfs_py.config import Config, ConfigError
-from lxcfs_py.daemon import degraded, last_config, service, systemd
+from lxcfs_py.daemon import control, degraded, last_config, service, systemd
 from lxcfs_py.engine import keeper, session, store
 from lxcfs_py.errors import report
 from lxcfs_py.linux import mount_table, mountpoint, signals
 
 if TYPE_CHECKING:
     from lxcfs_py.commands.common import Commands
+
+logger = logging.getLogger(__name__)
 
 
 def add(commands: Commands) -> None:
@@ -67,6 +70,14 @@ def _default_place() -> str:
     return Config().mountpoint
 
 
+def _name_predecessor(place: str, file: str) -> None:
+    """Log which daemon serves already, and by which configuration each goes: this one may take over from it."""
+    with contextlib.suppress(control.NotRunningError, control.NotAnsweringError):
+        told = control.ask(place)
+        theirs = told["configuration"]["file"] or "options"
+        logger.info("%s is served by process %d, by %s; this one goes by %s", place, told["pid"], theirs, file)
+
+
 def _run(options: argparse.Namespace) -> int:
     log.to_stderr()
     if options.stay and not options.keep:
@@ -99,4 +110,6 @@ def _run(options: argparse.Namespace) -> int:
         config = before or dataclasses.replace(Config(), mountpoint=kept.mountpoint)
         what = "the configuration of before" if before else "the defaults"
         degraded.enter("configuration", f"{error}; serving with {what}, because containers use the mount")
+    if store.inherited().session(config.mountpoint) is None:  # else the server before has ended
+        _name_predecessor(config.mountpoint, path)
     return service.serve(config, source=service.Source(path, load, names_mountpoint=place is None), unit=unit)

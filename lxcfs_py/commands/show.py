@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Optional
 
 from lxcfs_py import files
-from lxcfs_py.commands.common import CommandError, add_config, add_container, chosen_process, load_config, new_command
+from lxcfs_py.commands.common import CommandError, add_config, add_container, chosen_process, new_command, served_config
 from lxcfs_py.daemon import control, service
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def text_of(name: str, pid: int, config_file: Optional[str]) -> bytes:
 
     UnplacedError, OSError.
     """
-    config = load_config(config_file)
+    config = served_config(config_file)
     try:
         text = control.read(config.mountpoint, pid, f"/{name}")
     except (control.NotRunningError, control.NotAnsweringError):

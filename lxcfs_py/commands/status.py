@@ -276,8 +276,10 @@ _KEEPERS = {
 
 def _configuration(told: dict[str, Any]) -> Iterator[str]:
     file = printable(told["file"] or "given by options")
-    absent = f"the defaults, as there is no {file}" if told["file"] and not told["exists"] else ""
-    yield f"  configuration: {absent or file}{_reloaded(told)}"
+    if told["file"] and not told["exists"]:
+        others = told["errors"] or told["differences"]
+        file = f"what {file} had, which is not there any more" if others else f"the defaults, as there is no {file}"
+    yield f"  configuration: {file}{_reloaded(told)}"
     yield from (f"    the file has an error: {printable(error)}" for error in told["errors"])
     if told["differences"]:
         yield f"    the file has changed since: {_with_what_applies(told['differences'])}"

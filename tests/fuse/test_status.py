@@ -197,6 +197,59 @@ def test_a_configuration_that_has_changed_or_was_refused_is_told(daemon: Daemon)
     assert status(daemon, "--probe").returncode == 0, "it serves: no reason to start it again"
 
 
+def test_where_the_file_has_gone_what_it_had_is_in_force_and_no_defaults(start_daemon: Callable[..., Daemon]) -> None:
+    daemon = start_daemon(config="memory.swap = false")
+    wait_for(lambda: "INFO: serving" in daemon.log.read_text())
+    daemon.config.unlink()
+    assert lxcfs_py("reload", "--config", daemon.config).returncode == 1
+    done = lxcfs_py("status", "--mountpoint", daemon.mountpoint)
+    assert f"  configuration: what {daemon.config} had, which is not there any more, reloaded 20" in done.stdout
+    assert "defaults" not in done.stdout
+
+
+def test_a_daemon_is_found_by_its_file_which_names_another_mountpoint_by_now(
+    sandbox: Callable[..., Sandbox], tmp_path: Path
+) -> None:
+    place, file = tmp_path / "before", tmp_path / "lxcfs.toml"
+    file.write_text(f'mountpoint = "{place}"\n')
+    command = [sys.executable, "-m", "lxcfs_py", "run", "--config", str(file)]
+    daemon = Daemon(command, place, tmp_path / "log")
+    try:
+        wait_for(lambda: "INFO: serving" in daemon.log.read_text())
+        file.write_text(f'mountpoint = "{tmp_path}/after"\n')
+        for reload in (False, True):
+            if reload:
+                assert lxcfs_py("reload", "--config", file).returncode == 0
+            done = lxcfs_py("status", "--config", file)
+            assert (done.returncode, done.stdout.partition(" since ")[0]) == (0, f"healthy: serving {place}")
+            late = "the file has changed since: mountpoint (once the service is stopped and started)"
+            assert late in done.stdout
+            assert lxcfs_py("status", "--probe", "--config", file).stdout == f"serving at {place}\n"
+        assert lxcfs_py("try", "--config", file, "true").returncode == 0
+        assert f"process {daemon.process.pid}, engine kernel, it answers" in lxcfs_py("doctor", "--config", file).stdout
+        box = sandbox()
+        assert " attached" in lxcfs_py("attach", "--pid", box.init, "--config", file).stdout
+        assert " detached" in lxcfs_py("detach", "--pid", box.init, "--config", file).stdout
+        refused = lxcfs_py("unmount", "--config", file).stderr
+        assert f"{place} is served by process {daemon.process.pid}" in refused
+    finally:
+        assert daemon.stop() == 0
+    assert lxcfs_py("status", "--config", file).returncode == 3
+
+
+def test_a_server_that_may_take_over_names_who_serves_and_both_configurations(daemon: Daemon, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.touch()
+    command = [str(other) if word == str(daemon.config) else word for word in daemon.command]
+    successor = Daemon(command, daemon.mountpoint, tmp_path / "log")
+    try:
+        assert daemon.process.wait(30) == 0
+        by = f"by process {daemon.process.pid}, by {daemon.config}; this one goes by {other}\n"
+        assert f"{daemon.mountpoint} is served {by}" in successor.log.read_text()
+    finally:
+        assert successor.stop() == 0
+
+
 def test_who_reads_most_is_named(daemon: Daemon, sandbox: Callable[..., Sandbox]) -> None:
     box = sandbox(views=daemon.mountpoint)
     reader = box.popen(["sh", "-c", "while cat /proc/uptime; do :; done"], stdout=subprocess.DEVNULL)
