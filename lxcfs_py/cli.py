@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NoReturn, Optional
+from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 
 from lxcfs_py import __version__
 from lxcfs_py.errors import LxcfsError, in_words, report
@@ -68,16 +68,25 @@ def _without_fail(arguments: Sequence[str]) -> int:
 
 
 def _told(arguments: Sequence[str]) -> int:
+    return told(lambda: _run(arguments), "lxcfs-py")
+
+
+def told(run: Callable[[], int], program: str) -> int:
+    """Run what a program does; return its exit code. Why it could not be done is on standard error: the code is 1."""
     standard_streams.open_closed()
     standard_streams.take_all_letters()
     try:
-        return _run(arguments)
+        try:
+            return run()
+        finally:
+            sys.stdout.flush()  # here, where it is said that the disk is full
     except BrokenPipeError:
         _discard(1)  # who reads our output has seen enough
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        report(LxcfsError(f"the output cannot be written: {in_words(error)}") if _is_of_a_full_disk(error) else error)
+        full = _is_of_a_full_disk(error)
+        report(LxcfsError(f"the output cannot be written: {in_words(error)}") if full else error, program)
         _discard(1)
     return 1
 
@@ -87,7 +96,7 @@ def _is_of_a_full_disk(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and not error.filename
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """One that says what was probably meant, and does not keep it to itself where its help cannot be written."""
 
     def error(self, message: str) -> NoReturn:
@@ -102,7 +111,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
     """Return the parser of these commands, of all unless told; a command's module is imported for it."""
-    parser = _Parser(
+    parser = Parser(
         prog="lxcfs-py",
         description="Show every container its own /proc and /sys.",
         epilog="lxcfs-py COMMAND --help says what a command does, and has examples.",
@@ -115,18 +124,15 @@ def parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    try:
-        asked = arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
-        whole = parser(asked)
-        options, unknown = whole.parse_known_args(arguments)
-        if unknown:  # refused by the command, whose usage helps
-            (options.parser if "parser" in options else whole).error(f"unrecognized arguments: {' '.join(unknown)}")
-        if "command" not in options:
-            whole.print_help()
-            return 0
-        return int(options.command(options))
-    finally:
-        sys.stdout.flush()  # here, where it is said that the disk is full
+    asked = arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
+    whole = parser(asked)
+    options, unknown = whole.parse_known_args(arguments)
+    if unknown:  # refused by the command, whose usage helps
+        (options.parser if "parser" in options else whole).error(f"unrecognized arguments: {' '.join(unknown)}")
+    if "command" not in options:
+        whole.print_help()
+        return 0
+    return int(options.command(options))
 
 
 def _discard(stream: int) -> None:

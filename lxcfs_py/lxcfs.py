@@ -17,12 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Optional, TextIO
 
-from lxcfs_py import __version__, isolated
-from lxcfs_py.commands.common import mountpoint_given
+from lxcfs_py import __version__, cli, isolated
+from lxcfs_py.commands.common import mountpoint_given, path_given
 from lxcfs_py.config import Config, Cpu, Fuse, Loadavg, Log, Memory
 from lxcfs_py.daemon import service, systemd
 from lxcfs_py.errors import LxcfsError, report
-from lxcfs_py.linux import regular_file, signals, standard_streams
+from lxcfs_py.linux import regular_file, signals
 from lxcfs_py.log import to_stderr
 
 log = logging.getLogger(__name__)
@@ -58,11 +58,14 @@ class PidfileError(LxcfsError):
 
 def main(argv: Optional[list[str]] = None) -> int:
     """Serves until stopped; the exit code. Returns twice without -f: in the caller's process and in the daemon's."""
-    standard_streams.open_closed()
+    return cli.told(lambda: _run(argv), "lxcfs")
+
+
+def _run(argv: Optional[list[str]]) -> int:
     arguments = _parser().parse_args(argv)
     to_stderr()
     isolated.clean_environment()
-    pidfile: Path = arguments.pidfile or arguments.runtime_dir / "lxcfs.pid"
+    pidfile = Path(arguments.pidfile or f"{arguments.runtime_dir}/lxcfs.pid")
     serve = partial(_serve, _configuration(arguments), pidfile.absolute())
     # systemd follows the process that it has started: units of the C program do without -f.
     if arguments.foreground or arguments.debug or systemd.is_started_by_systemd():
@@ -71,7 +74,7 @@ def main(argv: Optional[list[str]] = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="lxcfs",
         description="Serves every container its own /proc and /sys files below MOUNTPOINT.",
         epilog="The command line of the C program lxcfs. lxcfs-py has more to offer: see lxcfs-py --help.",
@@ -88,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     add("-l", "--enable-loadavg", action="store_true", help="a load average of the container's own tasks")
     add("-u", "--disable-swap", action="store_true", help="show containers no swap")
     add("-s", dest="single_thread", action="store_true", help="answer requests one by one")
-    add("-p", "--pidfile", type=Path, metavar="FILE", help="where to write the process id (/run/lxcfs.pid)")
+    file_given, directory_given = path_given("pidfile: name a file"), path_given("directory: name one")
+    add("-p", "--pidfile", type=file_given, metavar="FILE", help="where to write the process id (/run/lxcfs.pid)")
     add("-z", "--disable-zswap", action="store_true", help="accepted, no effect: containers are shown no zswap")
     add(
         "-o",
@@ -103,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--enable-cfs", action="store_true", help="show as many CPUs as the CPU quota buys, not the whole cpuset")
     for flag, meaning in _ALWAYS_SO.items():
         add(f"--{flag}", action="store_true", help=meaning)
-    add("--runtime-dir", type=Path, default=Path("/run"), metavar="DIR", help="the directory of lxcfs.pid (/run)")
+    add("--runtime-dir", type=directory_given, default="/run", metavar="DIR", help="the directory of lxcfs.pid (/run)")
     add("-n", action="help", help="another name of -h")
     add("-v", "--version", action="version", version=f"lxcfs-py {__version__}")
     return parser

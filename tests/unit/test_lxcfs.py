@@ -14,6 +14,7 @@ import pytest
 from lxcfs_py import lxcfs
 from lxcfs_py.config import Config, Cpu, Fuse, Loadavg, Log, Memory
 from lxcfs_py.daemon import service
+from tests.conftest import ROOT
 
 PLAIN = Config(cpu=Cpu(mode="cpuset"), loadavg=Loadavg(enabled=False))
 """What the C program does without flags."""
@@ -120,6 +121,30 @@ def test_what_can_be_no_mountpoint_is_refused(capsys, mountpoint, said):
         lxcfs.main(["-f", mountpoint])
     assert caught.value.code == 2
     assert f"lxcfs: error: argument MOUNTPOINT: {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-p", ""], "argument -p/--pidfile: an empty path is no pidfile: name a file"),
+        (["--runtime-dir", ""], "argument --runtime-dir: an empty path is no directory: name one"),
+    ],
+    ids=["pidfile", "directory"],
+)
+def test_an_empty_path_is_refused(monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr(service, "serve", pytest.fail)
+    with pytest.raises(SystemExit) as caught:
+        lxcfs.main(["-f", *arguments, "/mnt"])
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_a_full_disk_is_one_sentence(argument):
+    command = [sys.executable, "-c", "import sys\nfrom lxcfs_py import lxcfs\nsys.exit(lxcfs.main())", argument]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (1, "lxcfs: the output cannot be written: No space left on device\n")
 
 
 @pytest.mark.parametrize("arguments", [[], ["/a", "/b"], ["--cgroup", "/a"]])
