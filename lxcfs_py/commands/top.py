@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import curses
 import json
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable
 
-from lxcfs_py.commands.common import CommandError, add_config, load_config, new_command, require_root
+from lxcfs_py.commands.common import CommandError, add_config, new_command, require_root, served_config
 from lxcfs_py.commands.glance import HISTORY, Glance, Row
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _SECONDS = 2.0
 _ONCE_SECONDS = 1.0  # over which what a second is is measured, with --once
+
+_LAST_BYTE = 0xFF  # above which are the keys that are no letters
 
 _BARS = " ▁▂▃▄▅▆▇█"
 
@@ -61,7 +64,7 @@ def add(commands: Commands) -> None:
 
 def _top(options: argparse.Namespace) -> int:
     require_root()
-    glance = Glance(load_config(options.config))
+    glance = Glance(served_config(options.config))
     if options.once or options.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         glance.rows()
         time.sleep(_ONCE_SECONDS)
@@ -151,20 +154,21 @@ class _Screen:
     def run(self) -> None:
         with contextlib.suppress(curses.error):  # a terminal that cannot hide it, such as a vt100
             curses.curs_set(0)
+        decoder = codecs.getincrementaldecoder(self._screen.encoding)("ignore")
         rows = self._glance.rows()
         looked = time.monotonic()
         while True:
             self._draw(_chosen(rows, self._wanted, self._key))
             self._screen.timeout(max(int((looked + _SECONDS - time.monotonic()) * 1000), 0))
-            try:
-                pressed = self._screen.get_wch()
-            except curses.error:  # nothing was pressed
+            pressed = self._screen.getch()
+            if pressed == curses.ERR:  # nothing
                 if _has_gone():
                     return
                 rows = self._glance.rows()
                 looked = time.monotonic()
                 continue
-            if not self._press(pressed):
+            # A byte that is part of no letter is none: get_wch would go on to wait for what follows it.
+            if not self._press(pressed if pressed > _LAST_BYTE else decoder.decode(bytes([pressed]))):
                 return
 
     def _press(self, pressed: Any) -> bool:

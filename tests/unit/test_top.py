@@ -73,7 +73,7 @@ except errors.LxcfsError as error:
 
 
 @contextlib.contextmanager
-def started(term: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def started(term: str, locale: str = "C.UTF-8") -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The program in a terminal of this kind, and the other end of that, which is to be closed."""
     ours, theirs = os.openpty()
     with subprocess.Popen(
@@ -81,7 +81,7 @@ def started(term: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env={**os.environ, "TERM": term, "LINES": "24", "COLUMNS": "80"},
+        env={**os.environ, "TERM": term, "LC_ALL": locale, "LINES": "24", "COLUMNS": "80"},
     ) as program:
         os.close(theirs)
         try:
@@ -101,6 +101,15 @@ def shown(term: str) -> str:
         os.close(ours)
         assert program.wait(timeout=30) == 0
     return text.decode(errors="replace")
+
+
+@pytest.mark.parametrize(("locale", "byte"), [("C", b"\xff"), ("C.UTF-8", b"\xc3"), ("C.UTF-8", b"\xff")], ids=ascii)
+def test_a_byte_that_is_no_letter_is_none_and_the_next_key_counts(locale, byte):
+    with started("xterm", locale) as (program, ours):
+        assert os.read(ours, 4096)
+        os.write(ours, byte + b"q")
+        assert program.wait(timeout=30) == 0
+        os.close(ours)
 
 
 def test_it_ends_where_its_terminal_has_gone():
