@@ -148,7 +148,7 @@ def _are_cgroups(value: Any) -> Iterator[str]:
         if not (isinstance(pattern, str) and _CGROUP_PATTERN.fullmatch(pattern) and pattern.isprintable()):
             yield (
                 f"has {_found(pattern)}; allowed: a cgroup's path, up to {_MAX_LEVELS} names with a / before each, "
-                "where * stands for any part of a name"
+                "where * stands for any part of a name, ? for a character, [0-9a-f] for one of these"
             )
 
 
@@ -161,6 +161,9 @@ def _are_options(value: Any) -> bool:
     option = rf"(?:fs|def|root)?context={label}"
     return isinstance(value, str) and re.fullmatch(rf"(?:{option}(?:,{option})*)?", value) is not None
 
+
+_ABOVE = "above the first table"
+"""Where keys stand that are in no table."""
 
 _MAX_BYTES = 1 << 17
 _MAX_FAULTS = 20  # that are told at once
@@ -415,7 +418,7 @@ def _build(table: type, values: dict[str, Any], prefix: str, faults: list[tuple[
         if hint is None:
             # [memroy] with swap = false below it: "memroy.swap" says more than "memroy", and finds "memory.swap".
             for unknown, _ in _flat(name, value):
-                _add(faults, prefix + unknown, _unknown(prefix + unknown, "." in name, KEYS))
+                _add(faults, prefix + unknown, _unknown(prefix + unknown, "." in name, KEYS, above=unknown))
         elif not isinstance(hint, type):
             wrong = _add(faults, key, (f"{key} {sentence}" for sentence in hint.__metadata__[0](value)))
             if not wrong and key == "policy":
@@ -436,10 +439,18 @@ def _add(faults: list[tuple[str, str]], key: str, sentences: Iterable[str]) -> b
     return len(faults) > before or before > _MAX_FAULTS
 
 
-def _unknown(key: str, is_quoted: bool, known: tuple[str, ...], within: str = "") -> Iterator[str]:
-    """What is wrong with a key that none is; a known one whose dot is in quotes is another key to TOML."""
-    without = f"did you mean {key} without quotes?" if is_quoted and key in known else ""
-    yield f"unknown key {_found(within + key)}; {without or _instead(key, known, 'known')}"
+def _unknown(key: str, is_quoted: bool, known: tuple[str, ...], within: str = "", above: str = "") -> Iterator[str]:
+    """What is wrong with a key that none is; a known one whose dot is in quotes is another key to TOML.
+
+    So is one of no table below a table's name; `above` is the key that it would be above all tables.
+    """
+    if is_quoted and key in known:
+        instead = f"did you mean {key} without quotes?"
+    elif above in known and not is_quoted:
+        instead = f"did you mean {quoted(above)}, {_ABOVE}?"
+    else:
+        instead = _instead(key, known, "known")
+    yield f"unknown key {_found(within + key)}; {instead}"
 
 
 def _build_policy(table: dict[str, Any], number: int, faults: list[tuple[str, str]]) -> Policy:
@@ -453,7 +464,8 @@ def _build_policy(table: dict[str, Any], number: int, faults: list[tuple[str, st
         for key, value in _flat(name, inner):
             if key in KEYS and key not in known:
                 keys = ", ".join(map(quoted, _BY_POLICY))
-                sentence = f"policy.{key} is the same for all containers; allowed in a policy: {keys}"
+                place_of = "" if "." in key else f", {_ABOVE}"
+                sentence = f"policy.{key} is the same for all containers{place_of}; allowed in a policy: {keys}"
                 _add(faults, f"{place}.{key}", [sentence])
                 understood = False
                 continue

@@ -77,7 +77,9 @@ def _meant(lines: list[str], number: int, may_be: Callable[[str, str], bool]) ->
     bare = word.strip(_QUOTES)
     amount = _AMOUNT.fullmatch(bare)
     number_of = re.sub(r"^0+(?=\d|\.)", "", amount[1]) if amount else ""
-    values = (_SWITCHES.get(bare.lower()), f"0{number_of}" if number_of[:1] == "." else number_of, word, quoted(bare))
+    # With quotes within, it is several values, or one with what was meant for a comment behind it.
+    text = quoted(bare) if set(bare).isdisjoint(_QUOTES) else ""
+    values = (_SWITCHES.get(bare.lower()), f"0{number_of}" if number_of[:1] == "." else number_of, word, text)
     return next((f"{key} = {value}" for value in values if value and may_be(last.key, value)), "")
 
 

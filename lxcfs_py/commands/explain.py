@@ -18,9 +18,9 @@ from lxcfs_py.commands.common import (
     add_config,
     add_container,
     chosen_process,
-    load_config,
     new_command,
     require_root,
+    served_config,
     text_width,
 )
 from lxcfs_py.commands.entries import Entry
@@ -71,7 +71,7 @@ def _explain(options: argparse.Namespace) -> int:
     name, path, field = _file_and_field(options.file)
     pid = chosen_process(options)
     assert pid is not None
-    config = load_config(options.config)
+    config = served_config(options.config)
     try:
         subject = Subject(pid, config)
     except OSError:
@@ -104,10 +104,13 @@ def _file_and_field(text: str) -> tuple[str, str, str]:
     name = files.named(given)
     if name in files.NAMES:
         return name, "", field
+    there_is = f"there is: {', '.join(files.NAMES)}"
+    if not name:
+        raise CommandError(f"{text!r} names no file to explain", there_is)
     near = difflib.get_close_matches(name, files.NAMES, 1) or difflib.get_close_matches(f"proc/{name}", files.NAMES, 1)
     raise CommandError(
         f"there is no file {given} to explain" + (f"; did you mean {near[0]}?" if near else ""),
-        f"there is: {', '.join(files.NAMES)}",
+        there_is,
     )
 
 

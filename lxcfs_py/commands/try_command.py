@@ -60,8 +60,8 @@ def _cpus(text: str) -> float:
         cpus = float(text.encode("ascii"))
     except ValueError:
         cpus = math.nan
-    if not 0 < cpus <= _MOST_CPUS:
-        allowed = f"one above 0 and up to {_MOST_CPUS}, such as 0.5 or 2"
+    if not sandbox.LEAST_CPUS <= cpus <= _MOST_CPUS:
+        allowed = f"one from {sandbox.LEAST_CPUS} to {_MOST_CPUS}, such as 0.5 or 2"
         raise argparse.ArgumentTypeError(f"{text!r} is no number of CPUs: give {allowed}")
     return cpus
 

@@ -32,6 +32,7 @@ from lxcfs_py.linux.mountpoint import FSTYPE
 # "" is the unified hierarchy; where it is mounted beside v1's, it has the controllers that those do not have.
 _CONTROLLERS = ("memory", "cpu", "cpuacct", "cpuset", "blkio", "io", "pids", "hugetlb", "")
 _PERIOD = 100_000  # microseconds, the kernel's default
+LEAST_CPUS = 1_000 / _PERIOD  # a millisecond, less of which the kernel takes for no quota
 _UNLIMITED = 1 << 62  # more than any limit that a v1 file shows, for comparing
 _PATIENCE = 10.0  # seconds for the kernel to end the processes and let go of the cgroups
 _LEAF = "init.scope"  # where a v2 cgroup keeps its processes once it has children
@@ -263,7 +264,7 @@ class Sandbox:
             _write(file, "-1" if value is None else str(value), hint)
 
     def _limit_cpus(self, cpus: Optional[float]) -> None:
-        hint = "0.01 CPUs is the least, and on cgroup v1 the parent's quota the most"
+        hint = f"{LEAST_CPUS} CPUs is the least, and on cgroup v1 the parent's quota the most"
         quota = None if cpus is None else round(cpus * _PERIOD)
         if self._version("cpu") == 2:
             _write(self.cgroup("cpu") / "cpu.max", f"{'max' if quota is None else quota} {_PERIOD}", hint)

@@ -160,8 +160,7 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
             f"{path} is not JSON; allowed: a seccomp profile as Docker and Podman take it, or a policy of LXC's of "
             "version 2"
         ) from None
-    calls = rules.get("syscalls") if isinstance(rules, dict) else None
-    if not isinstance(calls, list) or not all(isinstance(rule, dict) for rule in calls):
+    if not isinstance(rules, dict) or not isinstance(rules.get("syscalls"), list):
         raise ProfileError(f'{path} has no list "syscalls"; allowed: a seccomp profile as Docker and Podman take it')
     wrong = next(_misshapen(rules), None)
     if wrong:
@@ -182,6 +181,9 @@ def _misshapen(rules: dict[str, Any]) -> Iterator[str]:
         yield '"listenerPath" is no path'
     for number, rule in enumerate(rules["syscalls"], 1):
         there = f"rule {number} of its syscalls"
+        if not isinstance(rule, dict):
+            yield f"{there} is no JSON object"
+            continue
         if rule.get("names") is None and not isinstance(rule.get("name"), str):
             yield f'{there} has no list "names"'
         if not _are_texts(rule.get("names")):

@@ -70,9 +70,10 @@ def test_help_is_had_in_the_narrowest_terminal(columns, capsys, monkeypatch):
         (["run", "/tmp/../"], "/tmp/../ is the root directory"),
         (["run", "/proc"], "/proc is in /proc, where nothing may be covered: name a directory elsewhere"),
         (["try", "--mountpoint", "/run/lxcfs-py", "true"], "/run/lxcfs-py is in /run/lxcfs-py, where nothing may"),
-        (["try", "--cpus", "-1", "true"], "'-1' is no number of CPUs: give one above 0"),
+        (["try", "--cpus", "-1", "true"], "'-1' is no number of CPUs: give one from 0.01"),
+        (["try", "--cpus", "0.009", "true"], "'0.009' is no number of CPUs: give one from 0.01 to 8192"),
         (["try", "--cpus", "nan", "true"], "'nan' is no number of CPUs"),
-        (["try", "--cpus", "1e305", "true"], "'1e305' is no number of CPUs: give one above 0 and up to 8192"),
+        (["try", "--cpus", "1e305", "true"], "'1e305' is no number of CPUs: give one from 0.01 to 8192"),
         (["try", "--memory", "lots", "true"], "'lots' is no size"),
         (["try", "--memory", "9" * 310, "true"], "9' is no size"),
         (["try", "--memory", "9" * 305 + "T", "true"], "9T' is no size"),
@@ -360,6 +361,27 @@ def test_scenarios_are_taken_by_name_with_numbers(capsys):
         with pytest.raises(SystemExit):
             wanted.scenarios("", known, [wrong])
         assert f"{wrong!r} is no scenario; there is: kills, calls" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("nothing", ["", ":", ":MemTotal", "/"], ids=ascii)
+def test_explain_has_no_suggestion_where_no_file_is_named(nothing, capsys, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert cli.main(["explain", nothing, "--pid", "1"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"lxcfs-py: {nothing!r} names no file to explain\n  there is: proc/cpuinfo, ")
+
+
+def test_check_says_what_comes_of_a_policy_that_enables_what_is_not_enabled_for_all(tmp_path, capsys):
+    file = tmp_path / "lxcfs.toml"
+    file.write_text(
+        "files.enabled = ['proc/meminfo']\n[[policy]]\nlabel = 'a'\nfiles.enabled = ['proc/meminfo']\n"
+        "[[policy]]\nlabel = 'b'\nfiles.enabled = ['proc/stat', 'proc/meminfo', 'proc/uptime']\n"
+    )
+    assert cli.main(["check", str(file)]) == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if "policy" in line] == [
+        "lxcfs-py: policy 2 enables what files.enabled does not: proc/stat, proc/uptime; its containers see their own "
+        "figures there, but have to mount them by themselves"
+    ]
 
 
 def test_a_seccomp_profile_is_printed_or_written(tmp_path, capsys):

@@ -20,7 +20,10 @@ MOUNTPOINT = (
     "of up to 4095 bytes, 255 for each name"
 )
 PATTERNS = 'allowed: a list of up to 64 patterns of cgroup paths such as "/docker/*"'
-PATTERN = "allowed: a cgroup's path, up to 16 names with a / before each, where * stands for any part of a name"
+PATTERN = (
+    "allowed: a cgroup's path, up to 16 names with a / before each, where * stands for any part of a name, "
+    "? for a character, [0-9a-f] for one of these"
+)
 
 SHIPPED = Path(__file__).parents[2] / "etc" / "lxcfs.toml"
 
@@ -163,6 +166,14 @@ def test_a_link_to_the_root_directory_is_no_mountpoint(tmp_path):
         ('log.Level = "info"', 'lxcfs.toml:1: unknown key "log.Level"; did you mean "log.level"?'),
         ("[memroy]\nswap = true", 'lxcfs.toml:2: unknown key "memroy.swap"; did you mean "memory.swap"?'),
         ("swap = true", 'lxcfs.toml:1: unknown key "swap"; did you mean "memory.swap"?'),
+        (
+            '[metrics]\nmountpoint = "/x"',
+            'lxcfs.toml:2: unknown key "metrics.mountpoint"; did you mean "mountpoint", above the first table?',
+        ),
+        (
+            "[metrics]\ncpu.mode = 'quota'",
+            'lxcfs.toml:2: unknown key "metrics.cpu.mode"; did you mean "cpu.mode", above the first table?',
+        ),
     ],
 )
 def test_an_error_names_file_line_key_what_was_found_and_what_is_allowed(text, error):
@@ -418,6 +429,9 @@ def errors_or_none(text):
         ("", "cpu.mode.x = y"),
         ("", "cgroup = /a"),
         ("[cpu]", "\u00e4 = quota"),
+        ("", 'mountpoint = "/x" // comment'),
+        ("", 'mountpoint = "/a", "/b"'),
+        ("", "mountpoint = '/a', '/b'"),
     ],
 )
 def test_nothing_is_meant_that_would_be_refused_in_its_turn(table, line):

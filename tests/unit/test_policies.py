@@ -122,6 +122,10 @@ def test_explain_says_which_label_says_nothing(monkeypatch):
             "[[policy]]\nlabel = 'a'\nlog.level = 'info'",
             '3: policy.log.level is the same for all containers; allowed in a policy: "files',
         ),
+        (
+            "[[policy]]\nlabel = 'a'\nmountpoint = '/x'",
+            "3: policy.mountpoint is the same for all containers, above the first table; allowed in a policy: ",
+        ),
         ("[[policy]]\nlabel = 'a'\ncpu.mdoe = 'quota'", '3: unknown key "policy.cpu.mdoe"; did you mean "cpu.mode"?'),
         ("[[policy]]\nlabel = 'a'\ncpu = 2", '3: unknown key "policy.cpu"; '),
         (

@@ -287,7 +287,7 @@ def test_a_policy_of_lxcs_hands_them_on_for_all_architectures(tmp_path):
             "is not JSON; allowed: a seccomp profile as Docker and Podman take it, or a policy of LXC's of version 2",
         ),
         ("[]", 'has no list "syscalls"; allowed: a seccomp profile as Docker and Podman take it'),
-        ('{"syscalls": [3]}', 'has no list "syscalls"; allowed: a seccomp profile as Docker and Podman take it'),
+        ('{"syscalls": 3}', 'has no list "syscalls"; allowed: a seccomp profile as Docker and Podman take it'),
         (
             "[" * 100_000,
             "is not JSON; allowed: a seccomp profile as Docker and Podman take it, or a policy of LXC's of version 2",
@@ -310,6 +310,7 @@ READ = {"names": ["read"], "action": "SCMP_ACT_ALLOW"}
 @pytest.mark.parametrize(
     ("profile", "said"),
     [
+        ({"syscalls": [1, {"names": "x"}]}, "rule 1 of its syscalls is no JSON object"),
         ({"syscalls": [READ, {"names": None}]}, 'rule 2 of its syscalls has no list "names"'),
         ({"syscalls": [{"names": "read"}]}, '"names" in rule 1 of its syscalls is no list of names'),
         ({"syscalls": [{"names": [["read"]]}]}, '"names" in rule 1 of its syscalls is no list of names'),
