@@ -20,6 +20,13 @@ files.enabled = ["proc/cpuinfo", "proc/loadavg", "proc/stat", "sys/devices/syste
 """
 
 
+OF_ONE = """
+[[policy]]
+cgroup = "{cgroup}"
+files.enabled = ["proc/uptime"]
+"""
+
+
 def count(text: str, start: str) -> int:
     return sum(line.startswith(start) for line in text.splitlines())
 
@@ -45,3 +52,18 @@ def test_a_policy_holds_for_its_containers_from_the_reload_on_and_explain_names_
         told.split()
     )
     assert " shares of CPU time, of which 1024 are a CPU" in " ".join(told.split())
+
+
+def test_a_file_that_only_a_policy_enables_is_for_its_containers_that_mount_it_by_themselves(
+    start_daemon, sandbox
+) -> None:
+    box = sandbox()
+    policy = OF_ONE.format(cgroup=f"/{box.cgroup('memory').name}")
+    daemon = start_daemon(config='files.enabled = ["proc/meminfo"]' + policy)
+    assert [path.name for path in (daemon.mountpoint / "proc").iterdir()] == ["meminfo"]
+    daemon.config.write_text(f'mountpoint = "{daemon.mountpoint}"\n{daemon.config.read_text()}')
+    attach = [sys.executable, "-m", "lxcfs_py", "attach", "--pid", str(box.init), "--config", daemon.config]
+    subprocess.run(attach, cwd=ROOT, check=True, timeout=60)
+    machines = float(box.run(["cat", "/proc/uptime"]).stdout.split()[0])
+    subprocess.run([*attach, "--file", "uptime"], cwd=ROOT, check=True, timeout=60)
+    assert float(box.run(["cat", "/proc/uptime"]).stdout.split()[0]) < machines

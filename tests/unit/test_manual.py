@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 from lxcfs_py import cli, config
+from lxcfs_py.runtimes import bind_snippets
 
+README = Path(__file__).parent.parent.parent / "README.md"
 MAN = Path(__file__).parent.parent.parent / "docs/man"
 
 
@@ -20,6 +22,17 @@ def test_every_command_is_in_the_manual():
     page = (MAN / "lxcfs-py.1").read_text()
     for command in commands():
         assert re.search(rf'^\.BR? "?{command}\b', page, re.MULTILINE), command
+
+
+def test_every_command_and_every_runtime_of_mounts_is_in_the_readme():
+    page = README.read_text()
+    table = page.partition("\n## Commands\n")[2].partition("\n## ")[0]
+    listed = {
+        name for row in table.splitlines() for name in re.findall(r"`(?:lxcfs-py )?([a-z]+)", row.split(" | ")[0])
+    }
+    assert set(commands()) <= listed
+    sentence = page.partition("`lxcfs-py mounts` does the same for ")[2].partition(";")[0]
+    assert {"docker", *re.findall("`([a-z]+)`", sentence)} == set(bind_snippets.RUNTIMES)
 
 
 def test_every_key_of_the_configuration_is_in_the_manual_with_its_default():
