@@ -207,7 +207,7 @@ def test_check_takes_a_configuration_from_a_pipe_at_its_standard_input_alone(tmp
 
 
 @pytest.mark.parametrize(
-    "arguments", [["check", "/dev/null"], ["mounts", "docker"], ["show", "uptime"], ["--help"], []]
+    "arguments", [["check", "/dev/null"], ["mounts", "systemd"], ["show", "uptime"], ["--help"], []]
 )
 def test_a_full_disk_is_one_sentence(arguments):
     with open("/dev/full", "w") as full:
