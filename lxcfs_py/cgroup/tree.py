@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import time
@@ -33,6 +34,13 @@ class Quota(NamedTuple):
 
     level: int = 0
     """Whose quota it is: the cgroup's own, or that of one so many levels above, which others have a part of."""
+
+
+@functools.lru_cache(maxsize=1024)
+def quota_of(quota: int, period: int, level: int) -> Quota:
+    """Return the quota that the kernel's files tell in microseconds."""
+    period = max(period, 1)
+    return Quota(quota / period, period * 1000, level)
 
 
 _NO_LIMIT = 1 << 62

@@ -19,6 +19,7 @@ from lxcfs_py.cgroup.tree import (
     Quota,
     Room,
     Used,
+    quota_of,
     read_in,
     read_pids,
     stat_fields,
@@ -175,9 +176,9 @@ class Cpu:
         for number, level in enumerate(self._levels):
             quota = int(level.get("cpu.cfs_quota_us") or -1)
             if quota > 0:
-                period = max(int(level.read("cpu.cfs_period_us")), 1)
-                if smallest is None or quota / period < smallest.cpus:
-                    smallest = Quota(quota / period, period * 1000, number)
+                found = quota_of(quota, int(level.read("cpu.cfs_period_us")), number)
+                if smallest is None or found.cpus < smallest.cpus:
+                    smallest = found
         return smallest
 
     def shares(self, weights: str) -> float:

@@ -14,7 +14,19 @@ from typing import Optional
 
 from lxcfs_py.cgroup import tasks
 from lxcfs_py.cgroup.counting import Counting, Counts
-from lxcfs_py.cgroup.tree import Fields, Levels, Looks, Quota, Room, Used, read_in, read_pids, stat_fields, subtree
+from lxcfs_py.cgroup.tree import (
+    Fields,
+    Levels,
+    Looks,
+    Quota,
+    Room,
+    Used,
+    quota_of,
+    read_in,
+    read_pids,
+    stat_fields,
+    subtree,
+)
 from lxcfs_py.linux import cpu_list, roots
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
@@ -135,12 +147,11 @@ class Cpu:
     def quota(self) -> Optional[Quota]:
         smallest = None
         for number, level in enumerate(self._levels):
-            quota, _, text = (level.get("cpu.max") or b"max 100000").partition(b" ")
+            quota, _, period = (level.get("cpu.max") or b"max 100000").partition(b" ")
             if quota != b"max":
-                period = max(int(text), 1)
-                cpus = int(quota) / period
-                if smallest is None or cpus < smallest.cpus:
-                    smallest = Quota(cpus, period * 1000, number)
+                found = quota_of(int(quota), int(period), number)
+                if smallest is None or found.cpus < smallest.cpus:
+                    smallest = found
         return smallest
 
     def shares(self, weights: str) -> float:

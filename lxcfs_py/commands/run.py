@@ -72,10 +72,12 @@ def _default_place() -> str:
 
 def _name_predecessor(place: str, file: str) -> None:
     """Log which daemon serves already, and by which configuration each goes: this one may take over from it."""
-    with contextlib.suppress(control.NotRunningError, control.NotAnsweringError):
+    # An older version may tell less.
+    with contextlib.suppress(control.NotRunningError, control.NotAnsweringError, LookupError, TypeError):
         told = control.ask(place)
         theirs = told["configuration"]["file"] or "options"
-        logger.info("%s is served by process %d, by %s; this one goes by %s", place, told["pid"], theirs, file)
+        own = file if os.path.lexists(file) else "the defaults"
+        logger.info("%s is served by process %d, by %s; this one goes by %s", place, told["pid"], theirs, own)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ import math
 import threading
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Optional
 
@@ -46,27 +47,9 @@ _PERIODS_AHEAD = 2
 _USUAL = Quota(0)  # of the period and the level
 
 
+# What a CPU did: user, nice, system and idle time. Plain tuples are made in a tenth of the time, at each read.
 Nanoseconds = tuple[int, int, int, int]
-"""What a CPU did, in the order of `Times`, and as a plain tuple: that is made in a tenth of the time, at each read."""
-
-
-class Times(NamedTuple):
-    """What a CPU did, in ticks."""
-
-    user: int
-    nice: int
-    system: int
-    idle: int
-
-
-class Shown(NamedTuple):
-    """What a container is shown, in ticks."""
-
-    total: Times
-    """Of all CPUs that it has ever been shown: what has vanished keeps its place in the sum."""
-
-    cpus: list[tuple[int, int, int, int]]
-    """Of each visible CPU."""
+Ticks = tuple[int, ...]
 
 
 class Mark(NamedTuple):
@@ -263,8 +246,8 @@ class Account:
         """Tell whether counters of the container's own have been shown, by a daemon before this one too."""
         return self._mark is not None or self._ledger.get(self._container) is not None
 
-    def read(self, cgroup: Cgroup, visible: Visible, age: int, asleep: int = 0) -> Shown:
-        """Return what each CPU has counted.
+    def read(self, cgroup: Cgroup, visible: Visible, age: int, asleep: int = 0) -> tuple[Ticks, Sequence[Ticks]]:
+        """Return what all CPUs have counted that the container has ever been shown, and each that is visible now.
 
         `age` is the container's, and `asleep` for how long the machine was suspended since boot, in nanoseconds.
         """
@@ -272,14 +255,14 @@ class Account:
         counted = _count(cgroup, visible)
         with _updating:
             self._count_on(cgroup, visible, counted, age)
-            shown = {
+            shown: dict[int, Ticks] = {
                 cpu: (user // NS_PER_TICK, nice // NS_PER_TICK, system // NS_PER_TICK, idle // NS_PER_TICK)
                 for cpu, (user, nice, system, idle) in self._times.items()
             }
-        return Shown(Times(*map(sum, zip(*shown.values()))), [shown[cpu] for cpu in visible.cpus])
+        return tuple(map(sum, zip(*shown.values()))), [shown[cpu] for cpu in visible.cpus]
 
     def idle(self, cgroup: Cgroup, look: Callable[[], Visible], age: int, asleep: int = 0) -> int:
-        """Return the idle time in the total that `read` returns.
+        """Return the idle time of all that `read` returns.
 
         It costs less: at which CPUs the container has is looked once a second.
         """
@@ -324,15 +307,18 @@ class Account:
         shown, base = self._times, mark.times
         passed, since = age - mark.age, age - self._age
         times, more, rooms = [], [], []  # of each CPU; how much idle time it gets, and has room for since the last look
-        for cpu, now, then in zip(cpus, used, mark.used):
+        for cpu, (user_now, nice_now, system_now), (user_then, nice_then, system_then) in zip(cpus, used, mark.used):
             user0, nice0, system0, idle0 = base[cpu]
             least_user, least_nice, least_system, idle = shown[cpu]
-            user = user0 + now[0] - then[0]
-            nice = nice0 + now[1] - then[1]
-            system = system0 + now[2] - then[2]
-            user = user if user > least_user else least_user
-            nice = nice if nice > least_nice else least_nice
-            system = system if system > least_system else least_system
+            user = user0 + user_now - user_then
+            nice = nice0 + nice_now - nice_then
+            system = system0 + system_now - system_then
+            if user < least_user:
+                user = least_user
+            if nice < least_nice:
+                nice = least_nice
+            if system < least_system:
+                system = least_system
             times.append((user, nice, system, idle))
             busy = user + nice + system
             more.append(passed + user0 + nice0 + system0 + idle0 - busy - idle)
@@ -345,7 +331,8 @@ class Account:
             more = _divided(left, rooms) if uneven else [least] * len(cpus)
         for cpu, (user, nice, system, idle), idle_more in zip(cpus, times, more):
             shown[cpu] = (user, nice, system, idle + idle_more if idle_more > 0 else idle)
-        self._age = max(self._age, age)
+        if since > 0:
+            self._age = age
         # On which CPUs idle time was left cannot be told from an older mark where it is not spread evenly.
         return not uneven and (least >= 0 or least >= -_ahead(mark.visible))
 

@@ -25,6 +25,8 @@ ANSWER_SECONDS = 2.0
 
 RELOAD_SECONDS = 15.0
 
+_AGAIN_SECONDS = 0.01
+
 _LOOK_SECONDS = 5.0
 _MAX_BYTES = 1 << 24
 _MAX_REQUEST = 1 << 16
@@ -177,14 +179,7 @@ def _request(place: str, path: str, request: dict[str, Any], seconds: float = AN
     deadline = time.monotonic() + seconds
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(seconds)
-        try:
-            connection.connect(path)
-        except BlockingIOError:  # as many wait already as may
-            raise NotAnsweringError(_silent(place, seconds), serving.cure(place)) from None
-        except OSError as error:
-            if mountpoint.is_mounted(place) and mountpoint.answers(place):
-                raise _out_of_reach(place, error) from None
-            raise NotRunningError(_not_running(place), _start(place)) from None
+        _connect(connection, place, path, deadline, seconds)
         stranger = peer.stranger(connection)
         if stranger:
             raise NotAnsweringError(f"{stranger} is in the place of the daemon of {place}", f"remove {path}, restart")
@@ -202,6 +197,21 @@ def _request(place: str, path: str, request: dict[str, Any], seconds: float = AN
         except OSError:
             raise NotAnsweringError(_silent(place, seconds), _LOG) from None
     return bytes(reply)
+
+
+def _connect(connection: socket.socket, place: str, path: str, deadline: float, seconds: float) -> None:
+    while True:
+        try:
+            connection.connect(path)
+            return
+        except BlockingIOError:  # as many wait already as may, and the kernel has nobody wait for that
+            if time.monotonic() >= deadline:
+                raise NotAnsweringError(_silent(place, seconds), serving.cure(place)) from None
+            time.sleep(_AGAIN_SECONDS)
+        except OSError as error:
+            if mountpoint.is_mounted(place) and mountpoint.answers(place):
+                raise _out_of_reach(place, error) from None
+            raise NotRunningError(_not_running(place), _start(place)) from None
 
 
 _LOG = "its log says why"

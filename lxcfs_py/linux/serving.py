@@ -15,8 +15,8 @@ SESSION_MEMORY = "/memfd:lxcfs-py (deleted)"
 
 
 def named(mountpoint: str) -> str:
-    """Say which processes serve a mount: who is known to, else all with /dev/fuse open."""
-    pids = _known(mountpoint) or list(filter(_holds_fuse, roots.pids()))
+    """Say which processes serve a mount: who is known to, else all that may; an init only keeps mounts."""
+    pids = _known(mountpoint) or [pid for pid in roots.pids() if pid != 1 and _holds_fuse(pid)]
     return " or ".join(f"process {pid}" for pid in pids) or "a process that cannot be seen from here"
 
 

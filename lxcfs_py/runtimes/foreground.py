@@ -88,16 +88,25 @@ def _give(terminal: int, group: int) -> None:
 
 def _stop_with(leader: int) -> None:
     """Stop where the command does, for our caller's shell to go on, and have both go on with it; return at its end."""
-    changes = os.WEXITED | os.WSTOPPED | os.WNOWAIT
-    while (change := os.waitid(os.P_PID, leader, changes)) and change.si_code == os.CLD_STOPPED:
-        os.waitid(os.P_PID, leader, os.WSTOPPED | os.WNOHANG)
-        foreground = os.tcgetpgrp(0)
-        if foreground != os.getpgrp():
-            # Who has no shell to be resumed by does not stop of SIGTSTP, but must not run round in the background.
-            os.kill(0, signal.SIGTSTP if foreground == leader else signal.SIGSTOP)
-        if os.tcgetpgrp(0) == os.getpgrp():
-            _give(0, leader)
-        os.killpg(leader, signal.SIGCONT)
+    with contextlib.suppress(ChildProcessError):  # who has passed a signal on has met its end
+        while _is_stopped(leader):
+            with contextlib.suppress(OSError):  # the terminal has hung up
+                foreground = os.tcgetpgrp(0)
+                if foreground != os.getpgrp():
+                    # Who has no shell to be resumed by does not stop of SIGTSTP, but must not run round in background.
+                    os.kill(0, signal.SIGTSTP if foreground == leader else signal.SIGSTOP)
+                if os.tcgetpgrp(0) == os.getpgrp():
+                    _give(0, leader)
+            os.killpg(leader, signal.SIGCONT)
+
+
+def _is_stopped(child: int) -> bool:
+    """Wait for a child to stop or to end, which is left for others to see; tell whether it has stopped."""
+    change = os.waitid(os.P_PID, child, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
+    if change is None or change.si_code != os.CLD_STOPPED:
+        return False
+    os.waitid(os.P_PID, child, os.WSTOPPED | os.WNOHANG)
+    return True
 
 
 @contextlib.contextmanager

@@ -82,10 +82,11 @@ def fit(amounts: dict[str, int], room: Room) -> None:
     slab. Programs subtract some of these from others, as unsigned numbers.
     """
     total = room.limit
-    used = max(sum(_lists(amounts)), amounts["AnonPages"] + amounts["Cached"])
-    used += sum(map(amounts.get, _OF_THE_KERNEL, itertools.repeat(0)))
-    if used > total:
-        amounts.update({name: amount * total // used for name, amount in amounts.items()})
+    if room.free < total // 8:  # else all fits that is in use, though memory.stat may be a little behind
+        used = max(sum(_lists(amounts)), amounts["AnonPages"] + amounts["Cached"])
+        used += sum(map(amounts.get, _OF_THE_KERNEL, itertools.repeat(0)))
+        if used > total:
+            amounts.update({name: amount * total // used for name, amount in amounts.items()})
     amounts["MemTotal"] = total
     free = amounts["MemFree"] = min(room.free, total)
     available = amounts["MemAvailable"] = min(room.available, total)

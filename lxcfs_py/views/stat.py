@@ -20,7 +20,6 @@ def render(container: Container, host: Host, config: Config) -> bytes:
     interrupt, which are most of the file on a large host.
     """
     visible = visible_cpus.visible(container.cgroup, host, config.cpu)
-    total: tuple[int, ...]
     if container.cgroup.cpu_time or container.account.has_counted():
         age = max(host.now() - container.start, 0)
         total, times = container.account.read(container.cgroup, visible, age, host.asleep())

@@ -55,7 +55,7 @@ def application(served: Served, volumes: Sequence[HostPath], dry_run: bool, sysc
         answer = functools.partial(review.answer, body, volumes, opt_in, is_forbidden, dry_run, syscalls)
         if len(body) <= bodies.SMALL:
             return answer()
-        return await asyncio.get_running_loop().run_in_executor(parser, answer)  # others' turns come in between
+        return await asyncio.get_running_loop().run_in_executor(parser, answer)  # others come between two of these
 
     def reviewer(opt_in: bool, is_forbidden: bool) -> Handler:
         async def handle(request: web.Request) -> web.Response:

@@ -121,6 +121,33 @@ def test_a_daemon_that_stands_still_does_so_however_many_wait_for_it(still):
         control.ask("/srv/a")
 
 
+def test_where_as_many_wait_as_may_one_more_is_answered_in_its_turn():
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(control.path_of("/srv/a"))
+    listener.listen(0)
+
+    def serve():
+        with contextlib.suppress(OSError):  # it is closed
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    if connection.recv(4096):
+                        connection.sendall(b'{"pid": 1}')
+
+    with contextlib.closing(listener):
+        with contextlib.ExitStack() as waiting, contextlib.suppress(BlockingIOError):
+            while True:
+                one = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                one.setblocking(False)
+                one.connect(control.path_of("/srv/a"))
+        later = threading.Timer(0.1, serve)
+        later.daemon = True
+        later.start()
+        assert control.ask("/srv/a") == {"pid": 1}
+        listener.shutdown(socket.SHUT_RDWR)
+        later.join()
+
+
 def test_no_daemon_is_blamed_that_is_known_to_serve_with_another_file(still):
     still("/srv/a")
     last_config.remember(Config(mountpoint="/srv/a"), "/etc/lxcfs.toml")
