@@ -9,7 +9,6 @@ quota or is in another cgroup. The latest is kept in a file, so that a restarted
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import logging
 import math
@@ -32,9 +31,6 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 _MAX_KEPT = 4096
-_MAX_BYTES = 64 << 20
-"""Of the file: what 4,096 containers without a quota have on 64 CPUs."""
-
 _MAX_LINE = 1 << 20
 
 # The ledger is not written anew for fewer lines that are out of date.
@@ -115,10 +111,10 @@ class Ledger:
         self._lines = 0
         if path:
             try:
-                lines = io.BytesIO(regular_file.read(path, _MAX_BYTES))
-                for line in iter(lambda: lines.readline(_MAX_LINE), b""):
-                    container, kept = json.loads(line)
-                    self._note(container, None if kept is None else line.strip() + b"\n")
+                with open(path, "rb", opener=regular_file.opener) as lines:
+                    for line in iter(lambda: lines.readline(_MAX_LINE), b""):
+                        container, kept = json.loads(line)
+                        self._note(container, None if kept is None else line.strip() + b"\n")
             except FileNotFoundError:
                 pass
             except Exception as error:  # whatever is in it, it keeps nobody from serving
@@ -306,7 +302,8 @@ class Account:
         used, taken = counted
         shown, base = self._times, mark.times
         passed, since = age - mark.age, age - self._age
-        times, more, rooms = [], [], []  # of each CPU; how much idle time it gets, and has room for since the last look
+        times, more = [], []  # of each CPU, and how much idle time it gets
+        room = since  # for idle time since the last look, on the busiest CPU
         for cpu, (user_now, nice_now, system_now), (user_then, nice_then, system_then) in zip(cpus, used, mark.used):
             user0, nice0, system0, idle0 = base[cpu]
             least_user, least_nice, least_system, idle = shown[cpu]
@@ -322,13 +319,19 @@ class Account:
             times.append((user, nice, system, idle))
             busy = user + nice + system
             more.append(passed + user0 + nice0 + system0 + idle0 - busy - idle)
-            rooms.append(since + least_user + least_nice + least_system - busy)
+            its_room = since + least_user + least_nice + least_system - busy
+            if its_room < room:
+                room = its_room
         least, uneven = min(more), False
         if quota is not None:
             left = sum(more) - int(passed * (len(cpus) - quota.cpus)) - (taken - mark.taken)
             least = left // len(cpus)
-            uneven = least > 0 and least > min(rooms)
-            more = _divided(left, rooms) if uneven else [least] * len(cpus)
+            uneven = least > 0 and least > room
+            if uneven:
+                rooms = [since + sum(shown[cpu][:3]) - sum(each[:3]) for cpu, each in zip(cpus, times)]
+                more = _divided(left, rooms)
+            else:
+                more = [least] * len(cpus)
         for cpu, (user, nice, system, idle), idle_more in zip(cpus, times, more):
             shown[cpu] = (user, nice, system, idle + idle_more if idle_more > 0 else idle)
         if since > 0:

@@ -14,7 +14,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 
-from lxcfs_py.engine import Tree, kernel, store
+from lxcfs_py.engine import Tree, kernel, session, store
 from lxcfs_py.files import DIRECTORIES, NAMES
 from lxcfs_py.linux import roots, signals
 from lxcfs_py.linux.notify import notify
@@ -31,9 +31,12 @@ _MOUNTPOINT = "/var/lib/lxcfs"  # of a session whose memory file cannot tell
 
 
 def is_due() -> bool:
-    """Count a start, if something is kept for this process; tell whether this server's turn has come."""
+    """Count a start, if something is kept for this process; tell whether this server's turn has come.
+
+    Nothing is counted of a session that another process serves: whoever cannot take it over leaves it there.
+    """
     kept = store.inherited().session(_MOUNTPOINT)
-    if kept is None:
+    if kept is None or session.is_served(kept.memory):
         return False
     kept.starts = STARTS + 1 if kept.starts == 255 else kept.starts + 1
     return kept.starts > STARTS and kept.starts % 2 == 1

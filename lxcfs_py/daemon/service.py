@@ -387,7 +387,7 @@ def _wait_until_it_answers(engine: Engine, ended: list[End]) -> None:
     path = engine.config.mountpoint
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
-        if engine.answers() or End.TAKEN_OVER in ended:
+        if End.TAKEN_OVER in ended or (not ended and engine.answers()):
             return
         if ended:
             raise MountError(f"nothing could be mounted at {path}: {ended[0].value}", engines.what_a_mount_needs())

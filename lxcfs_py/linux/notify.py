@@ -49,7 +49,10 @@ def notify(text: str, descriptors: Sequence[int] = (), seconds: float = SECONDS)
 def _inherited() -> Optional[socket.socket]:
     """Return a copy of the socket that a keeper has handed to this process, None where none has."""
     pid, _, descriptor = os.environ.get(INHERITED, "").partition(":")
-    return socket.socket(fileno=os.dup(int(descriptor))) if pid == str(os.getpid()) else None
+    if pid != str(os.getpid()):
+        return None
+    os.set_inheritable(int(descriptor), False)
+    return socket.socket(fileno=os.dup(int(descriptor)))
 
 
 def _connected(address: str) -> socket.socket:

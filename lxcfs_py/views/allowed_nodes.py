@@ -14,6 +14,8 @@ def allowed_nodes(cgroup: Cgroup, host: Host) -> Optional[tuple[int, ...]]:
     if not host.has_nodes or cgroup.cpuset is None:
         return None
     nodes = host.nodes()
+    if len(nodes) < 2:
+        return None
     listed = cpu_list.parse(cgroup.cpuset.mems() or b"")
     allowed = tuple(node for node in nodes if node in listed)
     return allowed if allowed and allowed != nodes else None

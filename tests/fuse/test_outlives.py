@@ -18,7 +18,8 @@ from typing import Callable
 import psutil
 import pytest
 
-from lxcfs_py.linux import runtime_directory, syscalls
+from lxcfs_py.engine import session
+from lxcfs_py.linux import runtime_directory, serving, syscalls
 from lxcfs_py.runtimes.sandbox import Sandbox
 from tests.conftest import ROOT, Daemon, mountpoints
 from tests.kept import Kept, reading, wait_for
@@ -296,6 +297,29 @@ def test_a_server_that_lacks_descriptors_leaves_the_one_before_it_serving(
         done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, "Too many open files" in done.stderr) == (1, True), done.stderr
         assert "Exception ignored" not in done.stderr
+    assert daemon.stop() == 0
+
+
+def test_a_keeper_whose_servers_cannot_take_over_leaves_the_one_before_it_serving(
+    start_daemon: StartDaemon, sandbox: MakeSandbox
+) -> None:
+    """Each of them has the session, too, since the first one gave it to its keeper."""
+    daemon = start_daemon("kernel")
+    wait_for(lambda: "INFO: serving" in daemon.log.read_text())
+    log = daemon.log.with_name("log-of-keeper")
+    with reading(sandbox(memory=256 * MIB, views=daemon.mountpoint)), log.open("wb") as output:
+        run = daemon.command.index("run")
+        command = [*daemon.command[: run + 1], "--keep", *daemon.command[run + 1 :]]
+        keeper = subprocess.Popen(["prlimit", "--nofile=90", *command], cwd=ROOT, stderr=output)
+        try:
+            wait_for(lambda: log.read_text().count("Too many open files") >= 3)
+            paths = [entry.path for entry in os.scandir(f"/proc/{daemon.process.pid}/fd")]
+            memory = next(path for path in paths if os.readlink(path) == serving.SESSION_MEMORY)
+            with open(memory, "rb") as file:
+                assert session.has_come_to_serve(file.fileno()), "no start is counted as one that has failed"
+        finally:
+            keeper.terminate()
+            keeper.wait(60)
     assert daemon.stop() == 0
 
 

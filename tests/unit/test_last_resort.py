@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from lxcfs_py.daemon import last_resort
-from lxcfs_py.engine import store
+from lxcfs_py.engine import session, store
 from lxcfs_py.files import FILES
 
 CALLER = 4711
@@ -34,9 +34,22 @@ def test_nothing_else_is_there(path):
     assert error.value.errno == errno.ENOENT
 
 
-def test_its_turn_comes_after_ten_starts_and_then_every_other_time(monkeypatch):
-    kept = SimpleNamespace(starts=0)
-    monkeypatch.setattr(store, "inherited", lambda: SimpleNamespace(session=lambda _: kept))
+@pytest.fixture
+def kept(monkeypatch):
+    """A session that is kept, and that another process serves as long as `is_served`."""
+    session_ = SimpleNamespace(starts=0, memory=7, is_served=False)
+    monkeypatch.setattr(store, "inherited", lambda: SimpleNamespace(session=lambda _: session_))
+    monkeypatch.setattr(session, "is_served", lambda memory: memory == 7 and session_.is_served)
+    return session_
+
+
+def test_a_session_that_another_server_has_is_left_to_that_one_however_many_cannot_take_it_over(kept):
+    kept.is_served = True
+    assert not any(last_resort.is_due() for _ in range(30))
+    assert kept.starts == 0
+
+
+def test_its_turn_comes_after_ten_starts_and_then_every_other_time(kept):
     assert [last_resort.is_due() for _ in range(14)] == [False] * 10 + [True, False, True, False]
     kept.starts = 255
     assert last_resort.is_due()
