@@ -90,6 +90,7 @@ def test_a_container_is_asked_by_each_way_beside_what_is_right(
     assert "lxcfs-py attach" in bare["memory"][0]["advice"]
 
 
+@pytest.mark.slow
 def test_where_nobody_serves_a_containers_files_that_is_said_and_what_helps(
     doctor: Any, start_daemon: Callable[..., Daemon], sandbox: Callable[..., Sandbox]
 ) -> None:

@@ -493,7 +493,7 @@ keeper.WATCHDOG = 4.0
 take = keeper._Keeper._take
 
 def tell(self, message, descriptors):
-    print("heard", message.decode(), file=sys.stderr, flush=True)
+    sys.stderr.write(f"heard {message.decode()}\\n")  # at once: a server writes there, too
     take(self, message, descriptors)
 
 keeper._Keeper._take = tell
@@ -510,6 +510,7 @@ sys.exit(cli.main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covered", [False, True], ids=["removed", "covered"])
 def test_a_keeper_hears_its_server_where_its_socket_is_removed_or_covered(
     require: Callable[[object, str], None], tmp_path: Path, covered: bool
@@ -535,7 +536,7 @@ def test_a_keeper_hears_its_server_where_its_socket_is_removed_or_covered(
         hears("WATCHDOG=1")
         (server,) = psutil.Process(daemon.process.pid).children()
         server.kill()
-        wait_for(lambda: daemon.log.read_text().count("heard READY=1") == 2)
+        wait_for(lambda: daemon.log.read_text().count("heard READY=1") >= 2)
         hears("WATCHDOG=1")
         assert "no sign of life" not in daemon.log.read_text()
         assert "nobody keeps the mount" not in daemon.log.read_text()

@@ -120,6 +120,7 @@ def test_a_container_sees_its_own_age_load_and_cpu_time(daemon: Daemon, sandbox:
     assert read(box, "/proc/loadavg").startswith("0.")
 
 
+@pytest.mark.slow
 def test_a_container_that_uses_all_of_its_quota_is_busy_all_of_the_time(daemon: Daemon, sandbox: MakeSandbox) -> None:
     box = sandbox(cpus=0.2, views=daemon.mountpoint)
     script = textwrap.dedent("""
