@@ -53,7 +53,8 @@ def said(start_shared_daemon, tmp_path_factory) -> Iterator[dict[str, Sayings]]:
         for name in ("uptime", "loadavg"):
             (host / name).touch()
             syscalls.mount(f"/proc/{name}", str(host / name), flags=syscalls.MS_BIND)
-        waiting = subprocess.Popen([sys.executable, directory / "waiting.py", str(LOAD)], start_new_session=True)
+        command = [sys.executable, directory / "waiting.py", str(LOAD), directory / "pipe"]
+        waiting = subprocess.Popen(command, start_new_session=True)
         stack.callback(waiting.wait)
         stack.callback(os.killpg, waiting.pid, signal.SIGKILL)
         with ThreadPoolExecutor() as pool:

@@ -93,11 +93,13 @@ def observe(engine: Engine, suite: str, rows: list[Row], agent: Way) -> dict[str
         "agent": (agent, [row for row in rows if row.asks(suite).is_a_call]),
         "clock": (OWN_CLOCK, [row for row in rows if row.tells_time]),
     }
-    waiting = engine.shell(f"setsid python3 {engine.scripts}/waiting.py {LOAD} >/dev/null 2>&1 & echo $!").strip()
+    pipe = engine.shell("mktemp -u").strip()
+    command = f"setsid python3 {engine.scripts}/waiting.py {LOAD} {pipe}"
+    waiting = engine.shell(f"{command} >/dev/null 2>&1 & echo $!").strip()
     try:
         return {name: _observe(engine, way, asked) for name, (way, asked) in ways.items()}
     finally:
-        engine.shell(f"kill -KILL -- -{waiting}")
+        engine.shell(f"kill -KILL -- -{waiting}; rm -f {pipe}")
 
 
 def _observe(engine: Engine, way: Way, rows: list[Row]) -> Sayings:
