@@ -23,13 +23,13 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from lxcfs_py.attach import attach, mount_users, results, running
 from lxcfs_py.attach.forks import Forks
 from lxcfs_py.cgroup import layout
-from lxcfs_py.container import processes
-from lxcfs_py.linux import syscalls
+from lxcfs_py.linux import process_texts, syscalls
 from lxcfs_py.linux.mountpoint import FSTYPE
 from lxcfs_py.log import to_stderr
 from lxcfs_py.runtimes.names import Names
@@ -346,8 +346,8 @@ def _roots(mountinfo: bytes) -> dict[bytes, tuple[bytes, bytes]]:
 def _age(pid: int) -> tuple[bool, int]:
     """Order a container's processes: its init is first, then the oldest. Pids tell nothing, for they wrap around."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        is_init = processes.pids_within(processes.read(pid, "status"))[-1] == 1
-        return not is_init, processes.start_time(processes.read(pid, "stat"))
+        status, stat = (Path(f"/proc/{pid}/{name}").read_bytes() for name in ("status", "stat"))
+        return process_texts.pids_within(status)[-1] != 1, process_texts.start_ticks(stat)
     return True, sys.maxsize  # it has ended
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import NamedTuple, Union
 
 from lxcfs_py.attach.errors import EndedError
-from lxcfs_py.container.processes import pids_within
-from lxcfs_py.linux import mount_table, roots
+from lxcfs_py.linux import mount_table, roots, serving
 from lxcfs_py.linux.mount_table import Mount
 from lxcfs_py.linux.mountpoint import FSTYPE
-from lxcfs_py.linux.serving import SESSION_MEMORY
+from lxcfs_py.linux.process_texts import pids_within
 
 # A container's processes are asked for a session's memory up to these.
 _MAX_PROCESSES = 64
@@ -150,12 +149,4 @@ def _descendants(pid: int) -> Iterator[int]:
 
 
 def _holds_session(pid: int) -> bool:
-    try:
-        with os.scandir(f"/proc/{pid}/fd") as entries:
-            for _, entry in zip(range(_MAX_DESCRIPTORS), entries):
-                with contextlib.suppress(OSError):
-                    if os.readlink(entry.path) == SESSION_MEMORY:
-                        return True
-    except OSError:  # it has ended
-        pass
-    return False
+    return any(target == serving.SESSION_MEMORY for _, target in serving.descriptors(pid, _MAX_DESCRIPTORS))

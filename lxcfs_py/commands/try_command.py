@@ -84,4 +84,5 @@ def _try(options: argparse.Namespace) -> int:
     if not os.path.exists(agent):  # of an older daemon, or where it is degraded
         agent = ""
     command = options.arguments[1:] if options.arguments[0] == "--" else options.arguments
-    return foreground.run_command(command, views=Path(views), agent=agent, **limits)
+    box = sandbox.Sandbox(views=Path(views), own_clock=True, agent=agent, **limits)
+    return foreground.run_command(command, box)

@@ -17,6 +17,7 @@ from typing import Callable, Optional, Union
 from lxcfs_py.cgroup.layout import Paths, parse_paths
 from lxcfs_py.linux import roots, syscalls, threads
 from lxcfs_py.linux.host import NS_PER_TICK
+from lxcfs_py.linux.process_texts import pids_within, start_ticks, stat_fields
 
 # <linux/nsfs.h>: _IO(0xb7, 0x2); _IOR(0xb7, 0x6, int) and _IOR(0xb7, 0x8, int), Linux 6.11
 _NS_GET_PARENT = 0xB702
@@ -122,17 +123,7 @@ def boottime_offset(pid: int, init: int = 0, others: Iterable[int] = ()) -> int:
 
 def start_time(stat: bytes) -> int:
     """Return when a process was started, in nanoseconds since boot, from /proc/PID/stat."""
-    return int(stat_fields(stat)[19]) * NS_PER_TICK
-
-
-def stat_fields(stat: bytes) -> list[bytes]:
-    """Split /proc/PID/stat behind the process's name, which may hold anything: state, parent, …"""
-    return stat.rpartition(b") ")[2].split()
-
-
-def pids_within(status: bytes) -> list[int]:
-    """Return a process's pid in each pid namespace that it is in, from the outermost, from /proc/PID/status."""
-    return [int(word) for word in status.partition(b"\nNSpid:")[2].partition(b"\n")[0].split()]
+    return start_ticks(stat) * NS_PER_TICK
 
 
 def ancestors(pid: int) -> Iterator[int]:

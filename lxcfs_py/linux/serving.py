@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Optional
 
 from lxcfs_py.linux import peer, roots, runtime_directory
 
@@ -60,21 +62,24 @@ def _is_kept(pid: int) -> bool:
 
 def _session_memories(pid: int) -> Iterator[int]:
     """Yield the inodes of those that a process has open."""
-    for path, target in _descriptors(pid):
+    for path, target in descriptors(pid):
         if target == SESSION_MEMORY:
             with contextlib.suppress(OSError):  # it has just closed it
                 yield os.stat(path).st_ino
 
 
 def _holds_fuse(pid: int) -> bool:
-    return any(target == "/dev/fuse" for _, target in _descriptors(pid))
+    return any(target == "/dev/fuse" for _, target in descriptors(pid))
 
 
-def _descriptors(pid: int) -> Iterator[tuple[str, str]]:
-    """Yield the path of each descriptor of a process, and what that is a link to; none of one that has ended."""
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(f"{roots.PROC}/{pid}/fd"):
-            with contextlib.suppress(FileNotFoundError):  # it has just closed it
+def descriptors(pid: int, most: Optional[int] = None) -> Iterator[tuple[str, str]]:
+    """Yield the path of each descriptor of a process, and what that is a link to; none of one that has ended.
+
+    Of so many at most; None for all.
+    """
+    with contextlib.suppress(OSError), os.scandir(f"{roots.PROC}/{pid}/fd") as entries:
+        for entry in itertools.islice(entries, most):
+            with contextlib.suppress(OSError):  # it has just closed it
                 yield entry.path, os.readlink(entry.path)
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Callable, Optional
 
@@ -16,19 +15,10 @@ from lxcfs_py.runtimes.sandbox import Sandbox, SandboxError
 _DEADLY = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run_command(
-    command: Sequence[str],
-    memory: Optional[int] = None,
-    swap: Optional[int] = None,
-    cpus: Optional[float] = None,
-    cpuset: Optional[str] = None,
-    views: Optional[Path] = None,
-    files: Optional[Sequence[str]] = None,
-    agent: str = "",
-) -> int:
+def run_command(command: Sequence[str], box: Sandbox) -> int:
     """Run a command in a sandbox, on the caller's terminal, and return its exit code: 128 + signal if one killed it.
 
-    SandboxError when there can be no such sandbox, or no such command.
+    The sandbox lasts as long. SandboxError when there can be no such one, or no such command.
     """
     process: Optional[subprocess.Popen[bytes]] = None
     early: list[int] = []
@@ -40,11 +30,7 @@ def run_command(
         elif leads or number in (signal.SIGTERM, signal.SIGHUP):  # else the terminal sends the others to all
             process.send_signal(number)
 
-    with (
-        _handling(on_signal),
-        _terminal_kept(),
-        Sandbox(memory, swap, cpus, cpuset, views, files, own_clock=True, agent=agent) as box,
-    ):
+    with _handling(on_signal), _terminal_kept(), box:
         try:
             process = box.popen(command, _lead if leads else None)
         except OSError as error:

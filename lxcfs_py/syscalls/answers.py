@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional, Protocol
 
-from lxcfs_py.container import processes
-from lxcfs_py.linux import cpu_list, roots, seccomp, syscalls
+from lxcfs_py.linux import cpu_list, process_texts, roots, seccomp, syscalls
 from lxcfs_py.linux.seccomp import Notification
 
 
@@ -170,4 +169,4 @@ def _thread(caller: int, named: int) -> Optional[int]:
 
 def _number_within(status: str) -> int:
     """Return a thread's number in its innermost pid namespace, from its /proc/PID/status."""
-    return processes.pids_within(Path(status).read_bytes())[-1]
+    return process_texts.pids_within(Path(status).read_bytes())[-1]

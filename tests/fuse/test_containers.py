@@ -33,7 +33,7 @@ from lxcfs_py.container.containers import Containers, UnplacedError
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
 from lxcfs_py.container.visible_cpus import Visible
-from lxcfs_py.linux import syscalls
+from lxcfs_py.linux import process_texts, syscalls
 from lxcfs_py.linux.kernel_files import KernelDirectory
 from lxcfs_py.runtimes.sandbox import Sandbox, _children_in
 from tests.kept import wait_for
@@ -288,7 +288,7 @@ def test_an_init_that_has_ended_is_an_error(no_ioctl):
 
 def test_a_process_may_call_itself_anything(sandbox):
     stat = b"4711 (a) S 1 ) R (b) S 42 1 1 0 -1 4194560 " + b" ".join(b"%d" % n for n in range(10, 60))
-    assert processes.stat_fields(stat)[:2] == [b"S", b"42"]
+    assert process_texts.stat_fields(stat)[:2] == [b"S", b"42"]
     box = sandbox()
     script = "import ctypes; ctypes.CDLL(None).prctl(15, b') R 1 (x) 2'); print(flush=True); input()"
     odd = box.popen(["python3", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

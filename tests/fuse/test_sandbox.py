@@ -407,7 +407,8 @@ def program(command: list[str], **limits: object) -> list[str]:
     """A program that runs a command as `lxcfs-py try` does."""
     source = (
         "import sys; from lxcfs_py.runtimes.foreground import run_command; "
-        f"sys.exit(run_command({command!r}, **{limits!r}))"
+        "from lxcfs_py.runtimes.sandbox import Sandbox; "
+        f"sys.exit(run_command({command!r}, Sandbox(own_clock=True, **{limits!r})))"
     )
     return [sys.executable, "-c", source]
 

@@ -170,7 +170,7 @@ def test_check_takes_its_file_by_the_option_of_the_other_commands_too(tmp_path, 
 def test_what_follows_the_program_of_try_belongs_to_it(given, run, monkeypatch):
     called = []
     monkeypatch.setattr("lxcfs_py.commands.try_command.served_mountpoint", lambda options: "/srv/views")
-    monkeypatch.setattr("lxcfs_py.runtimes.foreground.run_command", lambda command, **_: called.append(command) or 0)
+    monkeypatch.setattr("lxcfs_py.runtimes.foreground.run_command", lambda command, box: called.append(command) or 0)
     assert cli.main(["try", "--config", "/dev/null", *given]) == 0
     assert called == [run]
 
