@@ -10,6 +10,7 @@ import errno
 import fcntl
 import mmap
 import os
+import signal
 import struct
 import sys
 from typing import Any, Callable
@@ -60,6 +61,7 @@ ATTEMPTS: dict[str, Callable[[str], Any]] = {
     "inotify": inotify,
 }
 
+signal.signal(signal.SIGIO, signal.SIG_IGN)  # by which dnotify tells of what others read
 for path in sys.argv[1:]:
     for name, attempt in ATTEMPTS.items():
         try:

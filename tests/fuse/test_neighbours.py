@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -39,13 +40,15 @@ def test_whatever_a_container_does_to_a_file_others_open_and_read_it_and_with_en
     files = [str(views / path.lstrip("/")) for path in FILES]
     neighbour = sandbox(memory=64 << 20, views=views).popen([*NEIGHBOUR, *FILES, *files], **PIPES)
     assert neighbour.stdout is not None
-    outcomes = set(iter(neighbour.stdout.readline, "holding\n"))
+    outcomes = set(itertools.takewhile("holding\n".__ne__, neighbour.stdout))
     print(*sorted(outcomes))
+    assert neighbour.poll() is None, "it holds what it got"
     box = sandbox(memory=128 << 20, views=views)
     try:
         box.run([sys.executable, "-c", victim, *FILES], timeout=20, check=True)
     finally:
         neighbour.communicate("\n", timeout=20)
+    assert neighbour.returncode == 0, "it has held it until now"
     assert {"read lease: EACCES\n", "write lease: EACCES\n"} <= outcomes
     assert not {"read lease: done\n", "write lease: done\n", "chmod: done\n", "truncate: done\n"} & outcomes
 
