@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import encodings
 import errno
+import itertools
 import json
 import linecache
 import os
@@ -473,7 +474,7 @@ def ask(shell: subprocess.Popen[str], command: str) -> str:
     assert shell.stdout
     shell.stdin.write(f"{command}\necho end of it\n")
     shell.stdin.flush()
-    return "".join(iter(shell.stdout.readline, "end of it\n"))
+    return "".join(itertools.takewhile("end of it\n".__ne__, shell.stdout))
 
 
 @pytest.mark.usefixtures("filters")
