@@ -18,6 +18,7 @@ from typing import Callable, Optional
 
 from lxcfs_py.engine import Tree, protocol
 from lxcfs_py.engine.branches import Branches
+from lxcfs_py.engine.holder import Holder
 from lxcfs_py.engine.open_texts import Texts
 from lxcfs_py.engine.owners import Owners
 from lxcfs_py.linux import threads
@@ -79,6 +80,7 @@ class Triggers:
         """Those by which a file's position is ahead of where it would be in the kernel's own file, until it is closed:
         also those that were taken away."""
 
+        self._holder = Holder()
         self._fired = select.epoll()
         self._lock = threading.Lock()
         self._watching = False
@@ -200,7 +202,12 @@ class Triggers:
             self._branches.remove(trigger.owner, handle)
             self._texts.drop(handle + _KEPT)
         if trigger.descriptor is not None:
-            os.close(trigger.descriptor)
+            self._close(trigger.descriptor)
+
+    def _close(self, descriptor: int) -> None:
+        with contextlib.suppress(FileNotFoundError):  # nobody watched it yet
+            self._fired.unregister(descriptor)  # which it stays as long as anybody holds it
+        self._holder.close(descriptor)
 
     def _keep(self, handle: int, trigger: _Trigger, reader: tuple[int, int]) -> None:
         with self._lock:
@@ -218,19 +225,20 @@ class Triggers:
     def _arm(self, handle: int, trigger: _Trigger, what: str) -> None:
         """Arm one that is held, in place of what it was armed as. OSError, ValueError."""
         descriptor = self._tree.arm(what)
+        if descriptor is not None:
+            self._holder.hold(descriptor)
         with self._lock:
             if self._held.get(handle) is not trigger:  # it was taken away meanwhile
                 unused, descriptor = descriptor, None
             else:
                 unused, trigger.descriptor, trigger.what = trigger.descriptor, descriptor, what
-            if unused is not None:
-                os.close(unused)
-            if descriptor is None:
-                return
-            if not self._watching:
-                threads.start(self._watch, name="triggers")
-                self._watching = True
-            self._fired.register(descriptor, select.EPOLLPRI | select.EPOLLET)
+            if descriptor is not None:
+                if not self._watching:
+                    threads.start(self._watch, name="triggers")
+                    self._watching = True
+                self._fired.register(descriptor, select.EPOLLPRI | select.EPOLLET)
+        if unused is not None:
+            self._close(unused)
 
     def _watch(self) -> None:
         look = time.monotonic() + _LOOK_SECONDS
