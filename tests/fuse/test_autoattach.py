@@ -40,6 +40,7 @@ def automatic(start_daemon: Callable[..., Daemon], engine: Sandbox) -> Iterator[
 
     yield start
     for daemon in daemons:
+        print(daemon.log.read_text())  # shown where the test has failed
         if daemon.process.poll() is None:
             daemon.stop()
 
