@@ -22,13 +22,11 @@ from unittest.mock import Mock
 
 import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lxcfs_py.cgroup.layout import find
 from lxcfs_py.cgroup.tree import Quota
 from lxcfs_py.container import containers as module
-from lxcfs_py.container import eviction, processes
+from lxcfs_py.container import processes
 from lxcfs_py.container.containers import Containers, UnplacedError
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
@@ -872,42 +870,6 @@ def test_as_many_containers_are_kept_as_there_are_descriptors_for(monkeypatch):
     for limit_, most in ((1024, 24), (1 << 20, 4096), (64, 16)):
         monkeypatch.setattr(module.resource, "getrlimit", lambda _, soft=limit_: (soft, soft))
         assert Containers(find(), Ledger(), Sampler(5)).most == most
-
-
-class Asked:
-    """A container that asked last at some time."""
-
-    def __init__(self, path: str, checked: float) -> None:
-        self.paths = {"": path, "cpu": "/"}
-        self.checked = checked
-
-
-@pytest.mark.parametrize(
-    "place",
-    [
-        "/user.slice/user-1000.slice/session-1.scope",
-        "/user.slice/user-1000.slice/user@1000.service/app.slice/{}",
-        "/docker/b0",
-        "/docker/b0/inner/{}",
-    ],
-)
-def test_who_makes_thousands_of_containers_pushes_out_his_own(place):
-    others = [Asked(f"/docker/b{number}", 0) for number in range(1, 300)]
-    others += [Asked(f"/system.slice/s{number}.service", 0) for number in range(40)]
-    crowd = [Asked(place.format(number), 1 + number) for number in range(3000)]
-    kept = others + crowd
-    for _ in range(8):
-        gone = eviction.choose(kept)
-        assert 0 < len(gone) <= 256
-        assert not set(gone) & set(others)
-        assert max(each.checked for each in gone) <= min(each.checked for each in crowd if each not in gone)
-        crowd = [each for each in crowd if each not in gone]
-        kept = others + crowd
-
-
-@given(st.lists(st.sampled_from(["/", "/a", "/a/b", "/a/b/c", "/d", "/d/e"]), min_size=1))
-def test_there_is_always_somebody_to_be_forgotten(paths):
-    assert 0 < len(eviction.choose([Asked(path, number) for number, path in enumerate(paths)])) <= 256
 
 
 # Deep cgroups
