@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from heapq import heappop, heappush, heapreplace
 from typing import NamedTuple, Optional
 
-LIMIT = 8192
-"""So many requests are taken; what comes on top waits in the kernel's queue."""
+LIMIT = 32768
+"""So many requests are taken; what comes on top waits in the kernel's queue, and those of all who come after it."""
 
 _CELL = 512
 _SLOT = _CELL - 8

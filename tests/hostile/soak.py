@@ -1,7 +1,8 @@
 """`python -m tests.hostile.soak [MINUTES [CONTAINERS]]`: all attackers at once, for an hour, and all else beside them.
 
 Containers come and go, the server is killed and its configuration reloaded all the time, and two victims read. At the
-end it prints what they have noticed, and what the server took after ten minutes and at the end.
+end it prints what they have noticed, and what the server took after ten minutes and at the end. It fails where somebody
+noticed something, and where the server took more at the end.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import psutil
 
@@ -37,7 +40,18 @@ ROUND = 300.0
 QUIET = 60.0
 """Seconds without a kill or an attack before it is looked at what the server takes."""
 
+GROWTH = 0.05
+"""By which part the server may take more at the end than after ten minutes."""
+
 _FEWER = {"children": ("3000",), "flood": ("500",)}
+
+
+class Takes(NamedTuple):
+    """What the server takes: its resident kB, its descriptors, and those of the keeper."""
+
+    resident: int
+    descriptors: int
+    kept: int
 
 
 class Soak:
@@ -85,11 +99,10 @@ class Soak:
         reload = [sys.executable, "-m", "lxcfs_py", "reload", "--config", str(self.where.config)]
         subprocess.run(reload, cwd=ROOT, capture_output=True, timeout=120)  # the server may just be dead
 
-    def takes(self) -> tuple[int, int, int]:
-        """Return the server's resident kB, its descriptors, and those of the keeper."""
+    def takes(self) -> Takes:
         wait_for(self.where.serves)
         server, keeper = psutil.Process(self.where.server()), psutil.Process(self.where.daemon.process.pid)
-        return server.memory_info().rss >> 10, server.num_fds(), keeper.num_fds()
+        return Takes(server.memory_info().rss >> 10, server.num_fds(), keeper.num_fds())
 
     def rest(self) -> None:
         """Let all attackers go, so that what the server takes is for the same work at any time."""
@@ -108,7 +121,7 @@ class Soak:
                 print(
                     f"{(self.end - time.monotonic()) / 60:.0f} min left: {len(self.attackers)} attackers of "
                     f"{self.started}, {self.kills} kills, {self.reloads} reloads, {self.containers} containers, "
-                    f"load {os.getloadavg()[0]:.0f}, takes {self.takes()}",
+                    f"load {os.getloadavg()[0]:.0f}, takes {tuple(self.takes())}",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -121,7 +134,20 @@ class Soak:
         self.rest()
 
 
-def soak(minutes: float, containers: int) -> None:
+def faults(found: Sequence[Noticed], wrong: int, early: Takes, late: Takes) -> Iterator[str]:
+    """Yield what should not have been: of the victims, of the containers that came and went, and of what it took."""
+    for victim in found:
+        if victim.failed or victim.odd or victim.triggers["refused"]:
+            yield f"a victim: {victim.first}"
+    if wrong:
+        yield f"{wrong} of the containers that came and went saw what was wrong"
+    for what, before, after in zip(Takes._fields, early, late):
+        if after > before * (1 + GROWTH):
+            yield f"{what}: {before} after ten minutes, {after} at the end"
+
+
+def soak(minutes: float, containers: int) -> int:
+    """Return the exit code."""
     cache = cached.directory()
     with place() as where, engine(cache, require) as docker, contextlib.ExitStack() as stack:
         arena = Arena(docker, where.mountpoint, CPUS)
@@ -151,11 +177,14 @@ def soak(minutes: float, containers: int) -> None:
         print(f"containers: {made}, of which {wrong} saw what was wrong, and {going.containers} of Docker")
         for each in found:
             print(each)
-        print(f"kB, descriptors, the keeper's descriptors: {early} after ten minutes, {late} at the end")
+        print(f"{early} after ten minutes, {late} at the end")
+        wrongs = list(faults(found, int(wrong), early, late))
+        print(*wrongs, sep="\n", file=sys.stderr)
+        return 1 if wrongs else 0
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("minutes", nargs="?", type=float, default=MINUTES, help="(%(default)s)")
     parser.add_argument("containers", nargs="?", type=int, default=CONTAINERS, help="that come and go (%(default)s)")
-    soak(**vars(parser.parse_args()))
+    sys.exit(soak(**vars(parser.parse_args())))

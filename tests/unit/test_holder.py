@@ -98,7 +98,7 @@ def test_where_the_process_was_killed_another_one_holds_what_comes(holder: Holde
     descriptor, far = held_by(holder)
     process = the_process(1)
     process.kill()
-    wait_for(lambda: not processes())
+    process.wait(10)
     holder.close(descriptor)
     assert is_let_go(far)
     descriptor, far = held_by(holder)
@@ -137,3 +137,22 @@ def test_where_no_process_can_be_had_this_one_holds_alone(
     holder.close(descriptor)
     assert is_let_go(far)
     assert not processes()
+
+
+def test_what_was_told_to_a_process_before_it_is_nothing_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it can have no threads either, it lets go of one after the other."""
+    monkeypatch.setattr(threads, "start", lambda *_arguments, **_options: os.close(-1))
+    monkeypatch.setattr(module, "_room", threading.Semaphore(module._AT_A_TIME))
+    mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pairs = [socket.socketpair() for _ in range(2)]
+    with mine:
+        for number, (near, _) in enumerate(pairs):
+            socket.send_fds(mine, [module._NUMBER.pack(number)], [near.fileno()])
+            near.close()
+        for number in (7, 0):
+            socket.send_fds(mine, [module._NUMBER.pack(number)], [])
+    with its:
+        module._main(its)
+    for _, far in pairs:
+        far.setblocking(False)
+        assert is_let_go(far)

@@ -55,6 +55,15 @@ def test_a_successor_of_a_server_that_had_used_all_slots_starts(memory: mmap.mma
     assert (len(after._free), left) == (waiting.LIMIT, [])
 
 
+def test_of_a_container_with_very_many_threads_another_is_served_second(memory: mmap.mmap) -> None:
+    made, queue = slots(memory)[0], Queue()
+    for whose in ["/hostile"] * 20_000 + ["/neighbour"]:
+        slot = made.get()
+        assert slot is not None, "it waits where the kernel's order is, behind all others"
+        queue.add(whose, slot, 80)
+    assert "/neighbour" in [serve(queue, 0.0001) for _ in range(2)]
+
+
 def test_a_slot_is_used_again_before_a_new_one(memory: mmap.mmap) -> None:
     made, _ = slots(memory)
     for _ in range(100):
