@@ -31,6 +31,10 @@ MOST = 16
 _MOST_OF_ALL = 2048
 """Triggers of all. Where there is no more room, the fullest branch of the cgroup tree loses one, or gets none."""
 
+_MOST_MOVED = 2 * _MOST_OF_ALL
+"""Files of which it is known that their position is ahead. Of more, the one that lost its trigger first is read on
+from a wrong place."""
+
 _LOOK_SECONDS = 5.0
 """So often it is looked whether triggers are still where they are to be."""
 
@@ -221,6 +225,8 @@ class Triggers:
         self._branches.add(trigger.owner, handle)
         if trigger.start:
             self.moved[handle] = trigger
+            if len(self.moved) > _MOST_MOVED:
+                del self.moved[next(each for each in self.moved if each not in self._held)]
 
     def _arm(self, handle: int, trigger: _Trigger, what: str) -> None:
         """Arm one that is held, in place of what it was armed as. OSError, ValueError."""

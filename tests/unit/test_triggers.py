@@ -301,6 +301,16 @@ def test_one_users_cgroups_take_no_room_from_a_container(crowded) -> None:
     assert 11 in triggers
 
 
+def test_of_files_that_lost_their_triggers_and_stay_open_so_many_are_known(server, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_MOST_MOVED", 4)
+    triggers, _ = server()
+    triggers.set(0, "never", READER, 0, 20)
+    for handle in range(1, 7):
+        triggers.set(handle, "never", READER, 0, 20)
+        triggers._take_away(handle)
+    assert sorted(triggers.moved) == [0, 4, 5, 6], "the one that has its trigger still, and the latest"
+
+
 def test_where_a_trigger_cannot_be_armed_it_takes_no_room(server) -> None:
     triggers, _ = server()
     for handle in range(MOST + 1):
