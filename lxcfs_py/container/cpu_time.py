@@ -108,13 +108,14 @@ class Ledger:
     def __init__(self, path: Optional[str] = None) -> None:
         self._path = path
         self._kept: dict[str, bytes] = {}  # the line of each: as objects, they would take five times the memory
+        self._cgroups: dict[str, str] = {}  # the path in each line, since parsing all of them takes long
         self._lines = 0
         if path:
             try:
                 with open(path, "rb", opener=regular_file.opener) as lines:
                     for line in iter(lambda: lines.readline(_MAX_LINE), b""):
                         container, kept = json.loads(line)
-                        self._note(container, None if kept is None else line.strip() + b"\n")
+                        self._note(container, None if kept is None else line.strip() + b"\n", _cgroup(kept))
             except FileNotFoundError:
                 pass
             except Exception as error:  # whatever is in it, it keeps nobody from serving
@@ -160,7 +161,7 @@ class Ledger:
             shown += [(_NOT_A_CPU - number, *_NONE) for number in later]
         visible = cpus, quota.cpus if quota else None, whole
         line = _line(container, (mark.cgroup, visible, mark.start, mark.age, mark.used, shown))
-        self._note(container, line)
+        self._note(container, line, mark.cgroup)
         self._write(line)
 
     def drop(self, container: str) -> None:
@@ -169,14 +170,19 @@ class Ledger:
             self._note(container, None)
             self._write(_line(container, None))
 
-    def _note(self, container: str, line: Optional[bytes]) -> None:
-        self._kept.pop(container, None)
+    def _note(self, container: str, line: Optional[bytes], cgroup: str = "") -> None:
+        self._forget(container)
         if line is not None:
             if len(self._kept) >= _MAX_KEPT:
-                entries = enumerate(self._kept.items())
-                for entry in choose([_Entry({"": _cgroup(line)}, place, name) for place, (name, line) in entries]):
-                    del self._kept[entry.container]
+                entries = [_Entry({"": self._cgroups[name]}, place, name) for place, name in enumerate(self._kept)]
+                for entry in choose(entries):
+                    self._forget(entry.container)
             self._kept[container] = line
+            self._cgroups[container] = cgroup
+
+    def _forget(self, container: str) -> None:
+        self._kept.pop(container, None)
+        self._cgroups.pop(container, None)
 
     def _write(self, line: bytes) -> None:
         if not self._path:
@@ -207,9 +213,8 @@ def _finite(number: Any) -> float:
     return float(number)
 
 
-def _cgroup(line: bytes) -> str:
-    """Return the path of the cgroup in a line of the file, which may hold anything."""
-    _, kept = json.loads(line)
+def _cgroup(kept: Any) -> str:
+    """Return the path of the cgroup in what the file has of a container, which may be anything."""
     return str(kept[0]) if isinstance(kept, list) and kept else ""
 
 

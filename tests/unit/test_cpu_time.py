@@ -688,6 +688,18 @@ def test_one_users_many_containers_leave_the_ledger_to_others(tmp_path, monkeypa
         assert sum(kept.get(f"{number}") is not None for number in range(300)) <= 64 - len(others)
 
 
+def test_no_line_is_parsed_to_make_room_since_all_wait_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr("lxcfs_py.container.cpu_time._MAX_KEPT", 8)
+    ledger = Ledger(str(tmp_path / "counters"))
+    for number in range(8):
+        ledger.put(f"{number}", MARK)
+    monkeypatch.setattr("lxcfs_py.container.cpu_time.json.loads", None)
+    for number in range(8, 20):
+        ledger.put(f"{number}", MARK)
+    ledger.drop("19")
+    assert list(ledger._kept) == list(ledger._cgroups) == [f"{number}" for number in range(12, 19)]
+
+
 def test_entries_that_make_no_sense_make_room_like_others(tmp_path, monkeypatch):
     monkeypatch.setattr("lxcfs_py.container.cpu_time._MAX_KEPT", 8)
     path = tmp_path / "counters"
