@@ -37,6 +37,8 @@ from lxcfs_py.syscalls.writers import ANSWERED, Writer, Writers
 log = logging.getLogger(__name__)
 
 MAX_CALLERS = 4096
+"""Of these, who has the most loses its latest for who has fewer."""
+
 MAX_OF_ONE = 256
 """Listeners of one container."""
 
@@ -172,8 +174,10 @@ class Agent:
     def _in_turn(self, events: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         """Yield what has come, but of each owner only the caller that has waited longest."""
         served = set()
-        for descriptor, event in sorted(events, key=lambda each: self._last.get(each[0], 0)):
-            caller = self._callers.get(descriptor)
+        called = [(*each, self._callers.get(each[0])) for each in events]
+        for descriptor, event, caller in sorted(called, key=lambda each: self._last.get(each[0], 0)):
+            if self._callers.get(descriptor) is not caller:  # it was let go of meanwhile
+                continue
             if caller is not None:
                 owner = owner_of(caller.number)
                 if owner in served:
@@ -246,12 +250,13 @@ class Agent:
             self._pause(server.fileno(), error)
             return
         pid, uid = peer.of(connection)
-        full = is_lxc and len(self._callers) >= MAX_CALLERS
-        if uid or full:
-            log.error("a connection was refused: %s", f"user {uid} is not root" if uid else "there are too many")
+        owner = _owner(f"LXC's monitor {pid}")
+        refusal = f"user {uid} is not root" if uid else self._refusal(owner) if is_lxc else ""
+        if refusal:
+            log.error("a connection was refused: %s", refusal)
             connection.close()
         elif is_lxc:
-            monitor = Monitor(connection, number_of(_owner(f"LXC's monitor {pid}")))
+            monitor = Monitor(connection, number_of(owner))
             self._keep(monitor.name, monitor.descriptor)
             self._add(monitor)
         else:
@@ -308,10 +313,28 @@ class Agent:
             self._drop(descriptor)
 
     def _refusal(self, owner: int) -> str:
-        """Return why an owner's listener is not taken, "" if it is."""
-        if len(self._callers) >= MAX_CALLERS:
-            return f"there are {MAX_CALLERS} already"
-        return f"its container has {MAX_OF_ONE} already" if len(self._of(owner)) >= MAX_OF_ONE else ""
+        """Return why one more of an owner's is not taken, "" if it is: then there is room for it."""
+        if len(self._of(owner)) >= MAX_OF_ONE:
+            return f"its container has {MAX_OF_ONE} already"
+        return "" if len(self._callers) < MAX_CALLERS or self._makes_room(owner) else f"there are {MAX_CALLERS} already"
+
+    def _makes_room(self, owner: int) -> bool:
+        """Let go of the latest of who has the most; False where the owner with one more would have as many.
+
+        One whose call is being answered stays: another thread may be at it.
+        """
+        callers = list(self._callers.values())
+        counts = Counter(owner_of(caller.number) for caller in callers)
+        ((fullest, most),) = counts.most_common(1)
+        if most <= counts[owner] + 1:
+            return False
+        busy = self._memory.callers()
+        for caller in reversed(callers):
+            if owner_of(caller.number) == fullest and caller.number not in busy:
+                log.error("the container with the most listeners, %d, lost its latest: there are too many", most)
+                self._drop(caller.descriptor)
+                return True
+        return False
 
     def _add(self, caller: Caller) -> None:
         with contextlib.suppress(OSError):  # then it is tried again for a call

@@ -47,12 +47,14 @@ class Memory:
 
     def taken(self) -> Iterator[tuple[Slot, int]]:
         """Take and yield the slots in which a predecessor left a call, each with its caller's number."""
-        for index in range(SLOTS):
-            slot = self._slot(index)
-            (number,) = _CALLER.unpack_from(slot.note)
+        for index, number in enumerate(self.callers()):
             if number:
                 self._free.remove(index)
-                yield slot, number
+                yield self._slot(index), number
+
+    def callers(self) -> list[int]:
+        """Return for each slot the number of the caller whose call is in it, 0 where there is none."""
+        return [_CALLER.unpack_from(self._slot(index).note)[0] for index in range(SLOTS)]
 
     def take(self) -> Slot:
         """Take a slot that is free. LookupError when there is none."""

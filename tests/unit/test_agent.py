@@ -193,7 +193,7 @@ def test_lxcs_monitors_count_as_listeners_do(
             attend(agent_of)
         assert sum(name.startswith(Monitor.PREFIX) for name in kept) == 3
         assert monitors[-1].recv(1) == b""
-        assert caplog.messages == ["a connection was refused: there are too many"]
+        assert caplog.messages == ["a connection was refused: there are 3 already"], "none has more than another"
 
 
 def test_a_server_that_dies_before_it_keeps_a_listener_leaves_it_to_its_successor(
@@ -231,6 +231,46 @@ def test_a_state_that_cannot_be_read_is_that_of_who_sent_it(state: bytes) -> Non
     assert agent._owner_in(state, 7) == agent._owner_in(b"", 7) != agent._owner_in(b"", 8)
 
 
+def of(made: Agent, container: str) -> list[int]:
+    return made._of(agent._owner(container))
+
+
+def test_where_there_are_too_many_who_has_the_most_loses_its_latest_and_who_has_few_none(
+    agent_of: Agent,
+    server: Full,
+    kept: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    ends: list[int],
+) -> None:
+    monkeypatch.setattr(agent, "MAX_CALLERS", 6)
+    send(agent_of, server, {"state": {"id": "modest"}}, ends)
+    send(agent_of, server, {"state": {"id": "greedy"}}, ends, 5)
+    first, *_, latest = of(agent_of, "greedy")
+    agent_of._memory.take().expect(agent_of._callers[latest].number)
+    send(agent_of, server, {"state": {"id": "late"}}, ends, 4)
+    left = of(agent_of, "greedy")
+    assert [len(of(agent_of, each)) for each in ("modest", "late")] == [1, 2]
+    assert len(left) == 3
+    assert {first, latest} < set(left), "one whose call is being answered stays, another thread may be at it"
+    assert caplog.messages[-1] == "a listener was refused: there are 6 already", "it would have as many as they have"
+    assert {agent.MEMORY, *(caller.name for caller in agent_of._callers.values())} == set(kept)
+
+
+def test_what_came_by_a_listener_that_was_let_go_of_is_not_taken_for_anothers(
+    agent_of: Agent, server: Full, ends: list[int]
+) -> None:
+    send(agent_of, server, {"state": {"id": "greedy"}}, ends)
+    send(agent_of, server, {"state": {"id": "modest"}}, ends)
+    first, other = agent_of._callers
+    turn = agent_of._in_turn([(first, select.EPOLLIN), (other, select.EPOLLIN)])
+    assert next(turn) == (first, select.EPOLLIN)
+    agent_of._drop(other)
+    send(agent_of, server, {"state": {"id": "late"}}, ends)
+    assert list(agent_of._callers) == [first, other], "it has its number"
+    assert list(turn) == []
+
+
 LONGEST_VARIABLE = 1 << 17  # MAX_ARG_STRLEN, for LISTEN_FDNAMES
 
 
@@ -252,12 +292,10 @@ def test_there_are_at_most_4096_and_a_successor_is_told_of_them_all(
     assert listeners(kept) == 4096
     send(agent_of, server, {"state": {"id": "late"}}, ends)
     assert listeners(kept) == 4096
-    assert caplog.messages[-1] == "a listener was refused: there are 4096 already"
+    assert len(of(agent_of, "late")) == 1, "it is never the one that comes"
+    assert sorted(len(of(agent_of, f"box{number}")) for number in range(16)) == [255, *[256] * 15]
+    assert caplog.messages == ["the container with the most listeners, 256, lost its latest: there are too many"]
     assert len(":".join(kept)) < LONGEST_VARIABLE
-    os.close(ends.pop(0))  # the first one's container has ended
-    attend(agent_of)
-    send(agent_of, server, {"state": {"id": "late"}}, ends)
-    assert listeners(kept) == 4096
     for caller in list(agent_of._callers.values()):
         caller.close()
 
