@@ -31,7 +31,7 @@ from typing import Optional
 from lxcfs_py import isolated
 from lxcfs_py.engine import store
 from lxcfs_py.files import FILES
-from lxcfs_py.linux import syscalls, threads
+from lxcfs_py.linux import seccomp, syscalls, threads
 from lxcfs_py.linux.digest import digest
 from lxcfs_py.log import to_stderr
 
@@ -185,7 +185,10 @@ def _main(mount: int, end: int) -> None:
                 os.close(descriptors.pop())
 
         _end_with_the_server(connection)
-        for descriptor in _open_all(mount, _MOST if _is_sent_by_nobody() else 0):
+        most = _MOST if _is_sent_by_nobody() else 0
+        with contextlib.suppress(OSError):  # a kernel without filters
+            seccomp.forbid()
+        for descriptor in _open_all(mount, most):
             descriptors.append(descriptor)
             if len(descriptors) == _AT_ONCE:
                 send()

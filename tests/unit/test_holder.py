@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -70,6 +71,7 @@ def sockets(process: psutil.Process) -> int:
 def test_the_process_lets_go_last_and_nobody_waits_for_it(holder: Holder) -> None:
     (first, its_end), (second, other) = held_by(holder), held_by(holder)
     process = the_process(2)
+    assert "\nSeccomp:\t2\n" in Path(f"/proc/{process.pid}/status").read_text(), "it has a filter"
     process.send_signal(signal.SIGSTOP)
     holder.close(first)
     assert not is_let_go(its_end)
