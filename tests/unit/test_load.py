@@ -302,3 +302,51 @@ def test_whatever_becomes_of_who_was_sampled_before_the_others_are_sampled():
     load.read(lambda: sampled.set() or (1, 0, 1))
     assert sampled.wait(10)
     load.close()
+
+
+@pytest.fixture
+def looked(clock, monkeypatch, tmp_path):
+    """looked(SAMPLER, INIT, PATH, SECONDS): have one with so costly looks sampled; returns the times of its looks."""
+    spent = [0.0]
+    monkeypatch.setattr("lxcfs_py.container.load.time.thread_time", lambda: spent[0])
+    monkeypatch.setattr("lxcfs_py.linux.roots.PROC", str(tmp_path))
+
+    def begin(sampler, init, path, seconds):
+        looks = []
+
+        def states():
+            looks.append(clock[0])
+            spent[0] += seconds
+            return 1, 0, 1
+
+        (tmp_path / str(init)).mkdir()
+        (tmp_path / str(init) / "cgroup").write_text(f"0::{path}\n")
+        load = Load(sampler, str(init), init)
+        load.read(states)
+        return load, looks
+
+    return begin
+
+
+def test_thousands_within_one_container_take_a_bounded_time_and_those_beside_it_are_looked_at_each_time(clock, looked):
+    sampler = Sampler(INTERVAL)
+    chain = [looked(sampler, init, "/docker/a" + "/a" * (init % 40), 0.005)[1] for init in range(1, 301)]
+    beside = [looked(sampler, init, f"/docker/{init}", 0.0005) for init in range(1001, 1031)]
+    for _ in range(40):
+        clock[0] += INTERVAL
+        sampler.sample()
+    assert sum(map(len, chain)) <= 40 * (0.05 * INTERVAL / 0.005 + 1)
+    assert all(chain), "each of them has its turn"
+    assert {len(looks) for _, looks in beside} == {40}
+    assert beside[0][0].averages == pytest.approx([1 - math.exp(-200 / window) for window in (60, 300, 900)])
+
+
+def test_where_there_is_not_the_time_for_all_the_averages_are_right_all_the_same(clock, looked):
+    sampler = Sampler(INTERVAL)
+    loads = [looked(sampler, init, f"/docker/{init}", 0.004 * (1 + init % 2))[0] for init in range(1, 251)]
+    for _ in range(60):
+        clock[0] += INTERVAL
+        sampler.sample()
+    passed = [300 - (clock[0] - load.sampled) for load in loads]
+    assert min(passed) > 240
+    assert [load.averages[0] for load in loads] == pytest.approx([1 - math.exp(-each / 60) for each in passed])
