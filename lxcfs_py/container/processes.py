@@ -80,8 +80,7 @@ def find_init_of(pid_namespace: int, pid: int, namespace_name: str) -> int:
         return fcntl.ioctl(pid_namespace, _NS_GET_PID_FROM_PIDNS, 1)
     except OSError:
         pass  # before Linux 6.11
-    candidates = [*ancestors(pid), *roots.pids()]
-    for candidate in candidates:
+    for candidate in _ancestors_and_all(pid):
         if namespace_or_none(candidate, "pid") == namespace_name and _pids(candidate)[-1:] == [1]:
             return candidate
     raise ProcessLookupError(f"the init of the pid namespace of process {pid} cannot be found")
@@ -134,6 +133,12 @@ def ancestors(pid: int) -> Iterator[int]:
             pid = int(stat_fields(read(pid, "stat"))[1])
         except OSError:
             return
+
+
+def _ancestors_and_all(pid: int) -> Iterator[int]:
+    """Yield the same, and then all that there are, which are not listed before."""
+    yield from ancestors(pid)
+    yield from roots.pids()
 
 
 def oldest(pids: Iterable[int]) -> Optional[int]:
