@@ -21,6 +21,7 @@ from typing import Callable, NamedTuple, Optional, Union
 
 from lxcfs_py.cgroup import Cgroup, open_cgroup
 from lxcfs_py.cgroup.layout import Layout, Paths, is_below, parse_paths
+from lxcfs_py.cgroup.tree import Looks
 from lxcfs_py.config import Config
 from lxcfs_py.container import processes
 from lxcfs_py.container.cpu_time import Account, Ledger
@@ -51,6 +52,7 @@ _REFRESH_SECONDS = 1.0
 _MAX_PROCESSES = 1024
 _MAX_ENTERED = 16
 _MAX_ANCESTORS = 64
+_MAX_MEMBERS = 64  # are asked for their clock
 
 
 class UnplacedError(LxcfsError):
@@ -77,6 +79,7 @@ class Container:
         "_cgroup_hash",
         "_last_noted",
         "_layout",
+        "_members",
         "_proc",
         "account",
         "amounts",
@@ -108,6 +111,7 @@ class Container:
         self.home: Optional[Paths] = None
         """The cgroup that it is, where it is no pid namespace."""
         self.known_as: list[_Key] = []
+        self._members: Looks[list[int]] = Looks()
         self.pidfd = self.namespace = -1
         self.go_on_as(pid)
         self.refresh()
@@ -207,6 +211,11 @@ class Container:
     def active(self) -> tuple[int, int]:
         """Return how many of the container's tasks run, and are blocked."""
         return self.cgroup.tasks.active() if self.cgroup.tasks else (0, 0)
+
+    def members(self) -> Iterator[int]:
+        """Yield some processes in its cgroup and below, as of the last look, made when the first of them is wanted."""
+        tasks = self.cgroup.tasks
+        yield from self._members.found(lambda: list(itertools.islice(tasks.pids() if tasks else (), _MAX_MEMBERS)))
 
 
 # What a container is found by: the name of its pid namespace; else its cgroup's paths, and such texts of
@@ -324,9 +333,8 @@ class Containers:
         if reader is not None and reader.boottime_offset is not None:
             return reader.boottime_offset
         container = reader.container() if reader is not None else None
-        tasks = container.cgroup.tasks if container is not None else None
-        init = container.init if container is not None else 0
-        offset = processes.boottime_offset(pid, init, tasks.pids() if tasks else ())
+        init, others = (container.init, container.members()) if container is not None else (0, ())
+        offset = processes.boottime_offset(pid, init, others)
         if reader is not None:
             self._readers[pid] = reader._replace(boottime_offset=offset)
         return offset

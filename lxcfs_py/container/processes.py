@@ -26,7 +26,6 @@ _NS_GET_PID_IN_PIDNS = 0x8004B708
 
 _MAX_PROCESSES_EXAMINED = 64
 _MAX_ANCESTORS_ASKED = 16  # for their clock
-_MAX_OTHERS_ASKED = 64
 _READ_BYTES = 1 << 16
 
 
@@ -99,8 +98,7 @@ def boottime_offset(pid: int, init: int = 0, others: Iterable[int] = ()) -> int:
 
     That is 0 but in a time namespace (Linux 5.6). OSError when the process has ended. Of one that has made another
     namespace for its children the kernel tells the offset of that: then one in its own namespace is asked, its
-    container's init, an ancestor or some of the others in the container. Where there is none, it is taken to have
-    init's clock.
+    container's init, an ancestor or one of the others. Where there is none, it is taken to have init's clock.
     """
     name = namespace_or_none(pid, "time")
     if name == _own_time_namespace():
@@ -108,7 +106,7 @@ def boottime_offset(pid: int, init: int = 0, others: Iterable[int] = ()) -> int:
     candidates = itertools.chain(
         (pid, init),
         itertools.islice(ancestors(pid), 1, _MAX_ANCESTORS_ASKED),
-        itertools.islice(others, _MAX_OTHERS_ASKED),
+        others,
     )
     told = next((each for each in candidates if namespace_or_none(each, "time_for_children") == name), None)
     if told is None:
