@@ -307,8 +307,10 @@ class Containers:
         if container is not None and not (reader and reader.inode == inode and reader.container() is container):
             container.note_reader(pid)
         if container is not None:
+            self._readers.pop(pid, None)  # the order is that in which they were found
             if len(self._readers) >= _MAX_READERS:
-                self._readers.clear()
+                for longest in list(self._readers)[: _MAX_READERS // 2]:
+                    self._readers.pop(longest, None)
             self._readers[pid] = _Reader(inode, time.monotonic(), weakref.ref(container))
         return container
 

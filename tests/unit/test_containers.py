@@ -6,6 +6,7 @@ import itertools
 import os
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -43,3 +44,18 @@ def test_cgroups_are_looked_through_once_a_second_for_readers_whose_clock_nobody
             known._readers[thread] = module._Reader(0, 0.0, weakref.ref(container))
             assert known.boottime_offset(thread) == 0
     assert looks == [100.0, 101.1]
+
+
+def test_who_was_found_the_longest_ago_makes_room_for_other_readers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    known = Containers(find(), Ledger(), Sampler(5))
+    container = Mock()
+    monkeypatch.setattr(module, "_MAX_READERS", 8)
+    monkeypatch.setattr(module, "_REFRESH_SECONDS", 0)
+    monkeypatch.setattr("lxcfs_py.linux.roots.PROC", str(tmp_path))
+    monkeypatch.setattr(known, "_place", lambda _pid: container)
+    for pid in (*range(8), 0, 8):
+        (tmp_path / f"{pid}").mkdir(exist_ok=True)
+        assert known.of(pid) is container
+    assert list(known._readers) == [5, 6, 7, 0, 8]
