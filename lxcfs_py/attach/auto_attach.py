@@ -45,10 +45,11 @@ MAX_ATTACHING = 16
 _LOOK_SECONDS = (0.002, 0.05)
 _GIVE_UP_SECONDS = 30.0
 
-# What a process that was to attach ends with when that is to be tried again: for as long as a cgroup is looked at, or,
-# where it is the daemon that does not answer, until it does.
+# What a process that was to attach ends with when that is to be tried again: soon, or after a pause, as where it was
+# killed, for as long as a cgroup is looked at; or, where it is the daemon that does not answer, until it does.
 _LOOK_AGAIN = 1
-_NO_ANSWER = 2
+_LATER = 2
+_NO_ANSWER = 3
 _AGAIN_SECONDS = 1.0
 
 _MAX_PROCESSES = 64
@@ -254,10 +255,11 @@ class Attacher:
 
     def _is_settled(self, candidate: Candidate) -> bool:
         """Attach to the container in a cgroup if it is ready for that; tell whether there is no need to look again."""
+        directory = self._hierarchy.directory(candidate.path)
         try:
-            pids = _processes(self._hierarchy.directory(candidate.path))
-        except OSError:  # it has gone
-            return True
+            pids = _processes(directory)
+        except OSError:
+            return not os.path.exists(directory)
         if not any(map(self._mountinfo_if_ready, pids)):
             return False
         for pid in sorted(pids, key=_age):
@@ -287,12 +289,13 @@ class Attacher:
         now = time.monotonic()
         if code == _LOOK_AGAIN:
             self._look_again(candidate, now)  # another process of it may be there
-        elif code == _NO_ANSWER:
-            heapq.heappush(self._candidates, Candidate(now + _AGAIN_SECONDS, candidate.path, now))
+        elif code:
+            since = now if code == _NO_ANSWER else candidate.since
+            heapq.heappush(self._candidates, Candidate(now + _AGAIN_SECONDS, candidate.path, since))
 
 
 def _attach(pid: int, path: str, settings: Settings) -> int:
-    """Attach and log what came of it; return 0, _LOOK_AGAIN or _NO_ANSWER.
+    """Attach and log what came of it; return 0, or when to try again.
 
     Who has ended is no result, as another process of the container may do, nor is one that does not answer.
     """
@@ -312,7 +315,7 @@ def _attach(pid: int, path: str, settings: Settings) -> int:
         level = logging.DEBUG if isinstance(error, attach.LeftAloneError) else logging.WARNING
         log.log(level, "container %d (%s): %s", pid, path, error)
         if isinstance(error, attach.SilentError):  # by the container, or a busy machine: it is looked at for a while
-            return _NO_ANSWER if error.device == mount_users.device(settings.mountpoint) else _LOOK_AGAIN
+            return _NO_ANSWER if error.device == mount_users.device(settings.mountpoint) else _LATER
     except Exception:
         results.tell(results.FAILED)
         log.exception("container %d (%s)", pid, path)

@@ -18,7 +18,7 @@ class LeftAloneError(AttachError):
 
 
 class SilentError(AttachError):
-    """A filesystem does not answer."""
+    """There is no answer: of a filesystem, or of a process that was to do it."""
 
     def __init__(self, text: str, device: str = "") -> None:
         super().__init__(text)

@@ -103,7 +103,7 @@ class _Visit:
         if last[0] != "asks":
             return _answer(*last) if self._is_closed or said else _too_busy()
         if self._is_closed:
-            return AttachError(_KILLED)
+            return SilentError(_KILLED)
         _, device, what = last
         return SilentError(f"{what} did not answer within {SECONDS:g} s (filesystem {device})", device)
 
@@ -120,7 +120,7 @@ def _answer(kind: str, *told: Any) -> Any:
     known = {error.__name__: error for error in (AttachError, LeftAloneError, SilentError)}
     if kind in known:
         return known[kind](*told)
-    return AttachError(f"this is a bug, please report it: {told[0]}" if told else _KILLED)
+    return AttachError(f"this is a bug, please report it: {told[0]}") if told else SilentError(_KILLED)
 
 
 # In the process, which ends soon: nothing is closed there

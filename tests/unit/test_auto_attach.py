@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from lxcfs_py.attach import auto_attach
+from lxcfs_py.attach import attach, auto_attach
 from lxcfs_py.attach.auto_attach import Cgroups, Patterns
 from lxcfs_py.cgroup import layout
 from lxcfs_py.cgroup.layout import Hierarchy, Layout
 from lxcfs_py.config import Config
-from lxcfs_py.linux import syscalls
+from lxcfs_py.linux import fork, syscalls
 
 ID = "8a6f0c1d" * 8
 CONMON = "c07d0c1d" * 8  # begins as "conmon" does
@@ -334,3 +334,61 @@ def test_no_more_are_attached_to_at_a_time_than_the_bound(attacher, process, mon
     made._look()
     assert not made.attached
     assert made._candidates
+
+
+def test_a_cgroup_that_cannot_be_read_for_now_is_looked_at_again(attacher, monkeypatch):
+    def none_left(directory):
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    made = attacher("one")
+    monkeypatch.setattr(auto_attach, "_processes", none_left)
+    made._look()
+    assert [candidate.path for candidate in made._candidates] == ["/docker/one"]
+
+
+KILLED = -1
+
+
+@pytest.mark.parametrize(
+    ("code", "is_as_new"),
+    [
+        (auto_attach._LOOK_AGAIN, False),
+        (auto_attach._LATER, False),
+        (auto_attach._NO_ANSWER, True),
+        (KILLED, False),
+        (fork.RAISED, False),
+    ],
+)
+def test_whatever_becomes_of_a_process_that_attaches_its_container_is_not_forgotten(
+    attacher, monkeypatch, code, is_as_new
+):
+    made = attacher()
+    started = time.monotonic()
+    before = auto_attach.Candidate(started, "/docker/one", started - 20)
+    monkeypatch.setattr(made._attaching, "reap", lambda pidfd: (before, code))
+    made._reap(7)
+    (candidate,) = made._candidates
+    assert candidate.path == "/docker/one"
+    assert candidate.due > started
+    assert (candidate.since > before.since) == is_as_new, "it is looked at for as long as before"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (attach.EndedError(""), auto_attach._LOOK_AGAIN),
+        (attach.SilentError("it was killed"), auto_attach._LATER),
+        (attach.SilentError("", "0:47"), auto_attach._NO_ANSWER),
+        (attach.LeftAloneError(""), 0),
+        (attach.AttachError(""), 0),
+    ],
+)
+def test_a_process_that_attaches_tells_when_to_try_again(monkeypatch, error, code):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(attach, "attach", fail)
+    monkeypatch.setattr(auto_attach.results, "tell", lambda result: None)
+    monkeypatch.setattr(auto_attach.mount_users, "device", lambda mountpoint: "0:47")
+    settings = auto_attach.Settings("/var/lib/lxcfs", [], [], "info")
+    assert auto_attach._attach(4711, "/docker/one", settings) == code

@@ -57,7 +57,7 @@ def test_any_other_exception_is_told_by_its_type_its_text_and_its_lines() -> Non
 
 def test_a_process_that_is_killed_is_an_error() -> None:
     for ask_first in (False, True):
-        with pytest.raises(AttachError, match="was killed"):
+        with pytest.raises(SilentError, match="was killed"):
             Visits().one(
                 lambda ask, first=ask_first: (first and ask("0:1", "it"), os.kill(os.getpid(), signal.SIGKILL))
             )
