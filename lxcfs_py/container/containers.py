@@ -54,6 +54,9 @@ _MAX_ENTERED = 16
 _MAX_ANCESTORS = 64
 _MAX_MEMBERS = 64  # are asked for their clock
 
+# The part of the time that looking for processes as which containers go on may take when nobody asks: a tenth.
+_REST = 10
+
 
 class UnplacedError(LxcfsError):
     """Why it cannot be told which container a process is in: one sentence for the operator."""
@@ -252,6 +255,8 @@ class Containers:
         self._adding = threading.RLock()
         self._exits = select.epoll()
         self._watched: dict[int, Container] = {}  # by Container.key
+        self._ended: dict[Container, None] = {}  # whose init has, as far as `reap` has not come to it
+        self._rested = 0.0  # when it may look for another process again
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.most = min(max((descriptors - _OTHER_DESCRIPTORS) // _DESCRIPTORS, 16), MAX_CONTAINERS)
         self.unplaced = 0
@@ -266,7 +271,7 @@ class Containers:
         return list(self._watched.values())
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable when `reap` has something to do."""
+        """Return a descriptor that is readable when `reap` has something more to do."""
         return self._exits.fileno()
 
     def of(self, pid: int) -> Optional[Container]:
@@ -355,14 +360,33 @@ class Containers:
             if container is not None and (error is None or not self._is_there(container)):
                 self._drop(container)
 
-    def reap(self) -> None:
-        """Drop the containers whose init has ended."""
-        for fd, _ in self._exits.poll(0):
-            with self._adding:
+    def reap(self) -> Optional[float]:
+        """Drop the containers whose init has ended; return in how many seconds some are left to do, None for none.
+
+        Those that may go on as another process have their turn one after the other: looking for it can take long, and
+        whoever has one process end after the other would have it done all the time, for which others wait.
+        """
+        with self._adding:  # what is told once is of one that is known
+            for fd, _ in self._exits.poll(0):
                 container = self._watched.get(fd)
-                # The descriptor's number may be that of another container by now.
-                if container is not None and container.has_ended() and not self._goes_on(container):
+                if container is not None:
+                    self._ended[container] = None
+        for container in list(self._ended):
+            if container.home is None or time.monotonic() >= self._rested:
+                del self._ended[container]
+                self._reap(container)
+        return max(self._rested - time.monotonic(), 0) if self._ended else None
+
+    def _reap(self, container: Container) -> None:
+        with self._adding:
+            began = time.monotonic()
+            # It may have been dropped meanwhile, or go on, and the descriptor's number be that of another by now.
+            if self._watched.get(container.key()) is container and container.has_ended():
+                if not self._goes_on(container):
                     self._end(container)
+                if container.home is not None:
+                    now = time.monotonic()
+                    self._rested = now + (now - began) * _REST
 
     def _place(self, pid: int) -> Optional[Container]:
         namespace = processes.namespace(pid, "pid")
@@ -522,7 +546,7 @@ class Containers:
 
     def _watch(self, container: Container) -> None:
         if container.pidfd >= 0:
-            self._exits.register(container.pidfd, select.EPOLLIN)
+            self._exits.register(container.pidfd, select.EPOLLIN | select.EPOLLET)  # `reap` is told once
         self._watched[container.key()] = container
 
     def _unwatch(self, container: Container) -> bool:

@@ -216,13 +216,13 @@ class _Loop:
             if mount:
                 selector.register(mount, selectors.EVENT_READ)
             self._begin(ready)
+            left = None
             while True:
-                waits = (mount.look() if mount else None, self._patience and self._patience / 4)
+                waits = (mount.look() if mount else None, self._patience and self._patience / 4, left)
                 for key, _ in selector.select(min((wait for wait in waits if wait is not None), default=None)):
-                    if key.fileobj is self._service.containers:
-                        self._service.containers.reap()
-                    elif key.fileobj is self._signals and self._heed(self._signals.take()):
+                    if key.fileobj is self._signals and self._heed(self._signals.take()):
                         return
+                left = self._service.containers.reap()
                 if self._patience:
                     self._attend(self._patience)
                 self._unit.status(self._status())

@@ -839,7 +839,7 @@ def test_a_container_goes_on_with_its_counters_and_its_age_when_its_oldest_proce
     assert (again.init, again.start) == (second, started)
     os.kill(second, signal.SIGKILL)
     assert select.select([containers], [], [], 10)[0]
-    containers.reap()
+    wait_for(lambda: containers.reap() is None)
     assert container not in containers._watched.values()
 
 

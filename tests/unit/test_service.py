@@ -8,7 +8,7 @@ import select
 import signal
 import threading
 from types import SimpleNamespace
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock, call
 
 import pytest
 
@@ -124,6 +124,18 @@ def test_a_reload_that_fails_for_whatever_reason_leaves_the_configuration_of_bef
     loop._status = Mock(return_value="")
     assert loop._reload() == ([error.args[-1]], [])
     told.reloaded.assert_called_once_with([error.args[-1]])
+
+
+def test_containers_that_are_left_to_do_have_their_turn_although_nothing_more_happens(monkeypatch):
+    signals, containers = Mock(), Mock(reap=Mock(side_effect=[3.5, None]))
+    selector = MagicMock()
+    selector.__enter__.return_value.select = select_ = Mock(side_effect=[[], [], [(Mock(fileobj=signals), 0)]])
+    monkeypatch.setattr(service.selectors, "DefaultSelector", lambda: selector)
+    loop = service._Loop(Mock(containers=containers), Mock(mount=None), Mock(), Mock(), None, signals)
+    for name in ("_remember", "_listen", "_begin", "_status", "_heed"):
+        monkeypatch.setattr(loop, name, Mock())
+    loop.run(Mock())
+    assert select_.mock_calls == [call(None), call(3.5), call(None)]
 
 
 @pytest.fixture
