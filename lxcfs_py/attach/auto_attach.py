@@ -20,7 +20,6 @@ import select
 import struct
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,12 +36,13 @@ from lxcfs_py.runtimes.names import Names
 log = logging.getLogger("lxcfs_py.attach.auto_attach")
 
 MAX_WATCHES = 8192
-MAX_BACKLOG = 4096
-MAX_LOOKED_AT = 256
+MAX_LOOKED_AT = 4096
 MAX_ATTACHING = 16
 
-# A look comes after a tenth of the time for which the cgroup has been looked at, within these.
+# A look comes after a tenth of the time for which the cgroup has been looked at, within these; the most is more where
+# there are many, and a look that takes long comes so seldom that the others have their share of the time.
 _LOOK_SECONDS = (0.002, 0.05)
+_SECONDS_OF_EACH = 0.0002
 _GIVE_UP_SECONDS = 30.0
 
 # What a process that was to attach ends with when that is to be tried again: soon, or after a pause, as where it was
@@ -54,6 +54,7 @@ _AGAIN_SECONDS = 1.0
 
 _MAX_PROCESSES = 64
 _MAX_CHILDREN = 16
+_MAX_MOUNTINFOS = 4
 _MAX_MOUNTINFO = 1 << 18  # bytes
 
 # All of a server's mount: the container is that server's own, or its engine has not put its root in place yet.
@@ -178,6 +179,8 @@ class Candidate(NamedTuple):
     """A cgroup in which a container may be about to start, to be ordered by when to look next."""
 
     due: float
+    """Negative for one that has not been looked at."""
+
     path: str
     since: float
 
@@ -194,7 +197,6 @@ class Attacher:
         self._settings = settings
         self._hierarchy = hierarchy
         self._cgroups = Cgroups(hierarchy, Patterns(settings.cgroups))
-        self._backlog: deque[str] = deque()
         self._candidates: list[Candidate] = []
         try:
             os.close(os.pidfd_open(os.getpid()))
@@ -229,29 +231,35 @@ class Attacher:
                     self._reap(descriptor)
 
     def _add(self, paths: Iterator[str]) -> None:
-        dropped = 0
+        now, dropped = time.monotonic(), 0
         for path in paths:  # to the end: they are watched meanwhile
-            if len(self._backlog) < MAX_BACKLOG:
-                self._backlog.append(path)
+            if len(self._candidates) < MAX_LOOKED_AT:
+                heapq.heappush(self._candidates, Candidate(-now, path, now))  # first, the latest before others
             else:
                 dropped += 1
         if dropped:
             log.error("%d containers are too many at once, and not attached: lxcfs-py attach --all does it", dropped)
 
     def _look(self) -> None:
+        """Look at the cgroup whose turn it is: between two looks, others may come."""
         now = time.monotonic()
-        while self._backlog and len(self._candidates) < MAX_LOOKED_AT:
-            heapq.heappush(self._candidates, Candidate(now, self._backlog.popleft(), now))
-        while self._candidates and self._candidates[0].due <= now:
-            candidate = heapq.heappop(self._candidates)
-            if now - candidate.since > _GIVE_UP_SECONDS:
-                log.debug("%s: no container has started there", candidate.path)
-            elif not self._is_settled(candidate):
-                self._look_again(candidate, now)
+        if not self._candidates or self._candidates[0].due > now:
+            return
+        candidate = heapq.heappop(self._candidates)
+        if candidate.due < 0:  # it may have waited
+            candidate = candidate._replace(since=now)
+        if now - candidate.since > _GIVE_UP_SECONDS:
+            log.debug("%s: no container has started there", candidate.path)
+        elif not self._is_settled(candidate):
+            self._look_again(candidate, now)
 
-    def _look_again(self, candidate: Candidate, now: float) -> None:
-        pause = min(max((now - candidate.since) / 10, _LOOK_SECONDS[0]), _LOOK_SECONDS[1])
-        heapq.heappush(self._candidates, candidate._replace(due=now + pause))
+    def _look_again(self, candidate: Candidate, looked: float) -> None:
+        """Look again, after a look that began then."""
+        now = time.monotonic()
+        others = len(self._candidates)
+        least, most = _LOOK_SECONDS
+        pause = min(max((now - candidate.since) / 10, least), max(most, others * _SECONDS_OF_EACH))
+        heapq.heappush(self._candidates, candidate._replace(due=now + max(pause, (now - looked) * others)))
 
     def _is_settled(self, candidate: Candidate) -> bool:
         """Attach to the container in a cgroup if it is ready for that; tell whether there is no need to look again."""
@@ -260,10 +268,11 @@ class Attacher:
             pids = _processes(directory)
         except OSError:
             return not os.path.exists(directory)
-        if not any(map(self._mountinfo_if_ready, pids)):
+        seen: dict[tuple[int, str], bytes] = {}
+        if not any(self._mountinfo_if_ready(pid, seen) for pid in pids):
             return False
         for pid in sorted(pids, key=_age):
-            mountinfo = self._mountinfo_if_ready(pid)
+            mountinfo = self._mountinfo_if_ready(pid, seen)
             if mountinfo:
                 if not all(mounted in mountinfo for mounted in self._mounted):
                     if self._attaching.are_enough:
@@ -272,14 +281,25 @@ class Attacher:
                 return True
         return False
 
-    def _mountinfo_if_ready(self, pid: int) -> bytes:
-        """Return the mountinfo of a process with a root and a /proc that are no longer the host's, b"" for another."""
+    def _mountinfo_if_ready(self, pid: int, seen: dict[tuple[int, str], bytes]) -> bytes:
+        """Return the mountinfo of a process with a root and a /proc that are no longer the host's, b"" for another.
+
+        In one look it is read once of each mount namespace and root in that, which `seen` has, and of some only.
+        """
         try:
-            if _mount_namespace(str(pid)) in self._host_namespaces:
+            namespace = _mount_namespace(str(pid))
+            if namespace in self._host_namespaces:
                 return b""
-            mountinfo = _mountinfo(str(pid))
+            place = namespace, _root(str(pid))
+            if place not in seen:
+                if len(seen) >= _MAX_MOUNTINFOS:
+                    return b""
+                seen[place] = self._if_ready(_mountinfo(str(pid)))
         except OSError:  # it has ended
             return b""
+        return seen[place]
+
+    def _if_ready(self, mountinfo: bytes) -> bytes:
         roots = _roots(mountinfo)
         is_ready = len(roots) == 2 and roots not in self._host_roots and not _WHOLE.search(mountinfo)
         return mountinfo if is_ready else b""
@@ -356,6 +376,10 @@ def _age(pid: int) -> tuple[bool, int]:
 
 def _mount_namespace(pid: str) -> int:
     return os.stat(f"/proc/{pid}/ns/mnt").st_ino
+
+
+def _root(pid: str) -> str:
+    return os.readlink(f"/proc/{pid}/root")
 
 
 def _processes(directory: str) -> list[int]:

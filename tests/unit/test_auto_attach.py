@@ -239,6 +239,7 @@ def process(monkeypatch):
 
     def make(mountinfo):
         monkeypatch.setattr(auto_attach, "_mount_namespace", lambda pid: 1)
+        monkeypatch.setattr(auto_attach, "_root", lambda pid: "/")
         monkeypatch.setattr(auto_attach, "_mountinfo", lambda pid: mountinfo)
 
     return make
@@ -316,15 +317,90 @@ def test_looks_come_less_and_less_often_and_end(attacher, process, monkeypatch):
     assert now - 1000 == pytest.approx(30, abs=0.1)
 
 
-def test_what_is_too_much_at_once_waits_and_what_is_too_much_for_that_is_told(attacher, process, monkeypatch, caplog):
-    monkeypatch.setattr(auto_attach, "MAX_BACKLOG", 3)
-    monkeypatch.setattr(auto_attach, "MAX_LOOKED_AT", 2)
+def test_what_is_too_much_at_once_is_told(attacher, process, monkeypatch, caplog):
+    monkeypatch.setattr(auto_attach, "MAX_LOOKED_AT", 3)
     process(b"")
     made = attacher(*map(str, range(6)))
     (record,) = caplog.records
     assert record.message == "3 containers are too many at once, and not attached: lxcfs-py attach --all does it"
+    assert len(made._candidates) == 3
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """clock.now is the time."""
+
+    class Clock:
+        now = 1000.0
+
+    monkeypatch.setattr(time, "monotonic", lambda: Clock.now)
+    return Clock
+
+
+def test_who_comes_is_looked_at_before_those_who_wait_however_many_they_are(attacher, clock, monkeypatch):
+    made = attacher(*map(str, range(600)))
+    looked_at = []
+    monkeypatch.setattr(made, "_is_settled", lambda candidate: looked_at.append(candidate.path))
+    for _ in range(300):
+        made._look()
+    for path in ("/docker/earlier", "/docker/late"):
+        clock.now += 0.001
+        made._add(iter([path]))
+    for _ in range(2):
+        made._look()
+    assert looked_at[300:] == ["/docker/late", "/docker/earlier"]
+    assert len(made._candidates) == 602, "they are all looked at"
+
+
+def test_who_has_waited_long_for_the_first_look_is_looked_at(attacher, clock, process):
+    made = attacher("one")
+    process(ROOT + PROC)
+    clock.now += 100
     made._look()
-    assert (len(made._candidates), len(made._backlog)) == (2, 1)
+    assert made.attached == [(4711, "/docker/one")]
+
+
+def test_the_looks_at_very_many_take_no_more_time_than_those_at_some(attacher, clock):
+    made = attacher("one")
+    made._candidates = [made._candidates[0]._replace(due=clock.now)] * 4000
+    clock.now += 20
+    made._look()
+    looked_at = max(made._candidates)
+    assert looked_at.due - clock.now == pytest.approx(0.8, rel=0.01)
+
+
+def test_a_look_that_takes_long_comes_so_seldom_that_the_others_have_their_share_of_the_time(
+    attacher, clock, monkeypatch
+):
+    made = attacher(*map(str, range(21)))
+
+    def take_long(candidate):
+        clock.now += 0.005
+
+    monkeypatch.setattr(made, "_is_settled", take_long)
+    made._look()
+    (looked_at,) = (candidate for candidate in made._candidates if candidate.due > 0)
+    assert looked_at.due - clock.now == pytest.approx(0.005 * 20)
+
+
+def test_of_each_mount_namespace_the_mounts_are_read_once_in_a_look(attacher, process, monkeypatch, tmp_path):
+    made = attacher("one")
+    (tmp_path / "docker/one/cgroup.procs").write_text("".join(f"{pid}\n" for pid in range(100, 160)))
+    process(ROOT + PROC)
+    read = []
+    monkeypatch.setattr(auto_attach, "_mountinfo", lambda pid: read.append(pid) or ROOT)
+    made._look()
+    assert read == ["100"]
+    read.clear()
+    monkeypatch.setattr(auto_attach, "_root", lambda pid: "/jail" if int(pid) < 110 else "/")
+    made._add(iter(["/docker/one"]))
+    made._look()
+    assert read == ["100", "110"], "who is in another root sees other mounts"
+    read.clear()
+    monkeypatch.setattr(auto_attach, "_mount_namespace", int)
+    made._add(iter(["/docker/one"]))
+    made._look()
+    assert read == ["100", "101", "102", "103"], "of each of some"
 
 
 def test_no_more_are_attached_to_at_a_time_than_the_bound(attacher, process, monkeypatch):
