@@ -108,14 +108,14 @@ class Filesystem:
             container = None
         return _trigger(container, os.path.basename(path), terms)
 
-    def arm(self, trigger: str) -> Optional[int]:
-        """Return a descriptor that fires as a trigger says, None where that is never. OSError."""
+    def arm(self, trigger: str) -> Optional[psi.Trigger]:
+        """Return what fires as a trigger says, None where that is never. OSError."""
         cgroup, resource, terms, *_ = json.loads(trigger)
         if not cgroup:
             return None
         if cgroup == _MACHINE:
-            return psi.arm(f"{roots.PROC}/pressure/{resource}", terms)
-        return psi.arm(self._containers.layout.pressure_file(cgroup, resource), terms)
+            return psi.Trigger(f"{roots.PROC}/pressure/{resource}", terms)
+        return psi.Trigger(self._containers.layout.pressure_file(cgroup, resource), terms)
 
     def renewed(self, trigger: str) -> str:
         """Return a trigger for the cgroup in which the container's init is by now."""

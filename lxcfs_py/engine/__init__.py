@@ -16,6 +16,13 @@ class End(enum.Enum):
     FAILED = "failed"
 
 
+class Armed(Protocol):
+    """A trigger that is looked at every two seconds."""
+
+    def fires(self) -> bool:
+        """Look whether it fires now. OSError."""
+
+
 class Tree(Protocol):
     """What an engine serves. What is there, and what it says, may depend on the caller: a pid, 0 if it is not known.
 
@@ -44,8 +51,8 @@ class Tree(Protocol):
     def trigger(self, caller: int, path: str, text: bytes, /) -> str:
         """Return what `arm` makes a trigger of that the caller wrote into a file. EINVAL where it is none."""
 
-    def arm(self, trigger: str, /) -> Optional[int]:
-        """Return a descriptor on which poll(2) says POLLPRI when the trigger fires, None where it never does."""
+    def arm(self, trigger: str, /) -> Optional[Armed]:
+        """Return what fires as the trigger says, None where it never does. OSError."""
 
     def renewed(self, trigger: str, /) -> str:
         """Return the trigger as it is by now: another one where whom it is for has moved. OSError."""

@@ -5,8 +5,8 @@ What a trigger is, only the tree knows. It is kept with the texts of open files,
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import itertools
 import json
 import logging
 import os
@@ -16,9 +16,8 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-from lxcfs_py.engine import Tree, protocol
+from lxcfs_py.engine import Armed, Tree, protocol
 from lxcfs_py.engine.branches import Branches
-from lxcfs_py.engine.holder import Holder
 from lxcfs_py.engine.open_texts import Texts
 from lxcfs_py.engine.owners import Owners
 from lxcfs_py.linux import threads
@@ -35,11 +34,14 @@ _MOST_MOVED = 2 * _MOST_OF_ALL
 """Files of which it is known that their position is ahead. Of more, the one that lost its trigger first is read on
 from a wrong place."""
 
-_LOOK_SECONDS = 5.0
-"""So often it is looked whether triggers are still where they are to be."""
+_LOOK_SECONDS = 2.0
+"""So often each is looked at."""
+
+_FOLLOW = 3
+"""In so many looks it is looked once whether it is still where it is to be."""
 
 _AT_A_TIME = 32
-"""Of them, between which those that have fired are told."""
+"""Of them, between which others run."""
 
 _KEPT = 1 << 63
 """Added to a file's handle: under this number its trigger is kept, beside its text."""
@@ -54,8 +56,8 @@ class _Trigger:
     waits: int = 0
     """The kernel's name of the file, to be told when it fires; 0 while nobody waits."""
 
-    descriptor: Optional[int] = None
-    """On which it fires; None where it never does."""
+    armed: Optional[Armed] = None
+    """What fires; None where it never does."""
 
     fired: bool = False
 
@@ -84,8 +86,6 @@ class Triggers:
         """Those by which a file's position is ahead of where it would be in the kernel's own file, until it is closed:
         also those that were taken away."""
 
-        self._holder = Holder()
-        self._fired = select.epoll()
         self._lock = threading.Lock()
         self._watching = False
 
@@ -97,7 +97,8 @@ class Triggers:
         return handle in self._held
 
     def take_up(self) -> None:
-        """Arm anew what a predecessor had. Who waits is let look again."""
+        """Hold what a predecessor had, and arm it anew in the background. Who waits is let look again."""
+        taken = []
         for key in self._texts.handles_from(_KEPT):
             try:
                 what, owner, waits, *position = json.loads(self._texts.get(key) or b"")
@@ -106,17 +107,24 @@ class Triggers:
                 log.debug("a trigger cannot be read: %s", error)
                 self._texts.drop(key)
             else:
-                self._resume(key - _KEPT, _Trigger(what, owner, waits, start=start, ahead=ahead))
+                handle, trigger = key - _KEPT, _Trigger(what, owner, waits, start=start, ahead=ahead)
+                with self._lock:
+                    self._hold(handle, trigger)
+                taken.append((handle, trigger))
+        if taken:
+            try:
+                threads.start(self._resume, taken, name="triggers taken up")
+            except OSError:  # no thread can be had
+                self._resume(taken)
 
-    def _resume(self, handle: int, trigger: _Trigger) -> None:
-        with self._lock:
-            self._hold(handle, trigger)
-        try:
-            self._arm(handle, trigger, trigger.what)
-        except (OSError, ValueError) as error:  # such as that of a cgroup that is gone
-            log.debug("a trigger is not taken up: %s", error)
-            self._let_go(handle)
-        self._wake(trigger.waits)
+    def _resume(self, taken: list[tuple[int, _Trigger]]) -> None:
+        for handle, trigger in taken:
+            try:
+                self._arm(handle, trigger, trigger.what)
+            except (OSError, ValueError) as error:  # such as that of a cgroup that is gone
+                log.debug("a trigger is not taken up: %s", error)
+                self._let_go(handle)
+            self._wake(trigger.waits)
 
     def set(
         self, handle: int, what: str, writer: tuple[int, int], offset: int, size: int, *, appends: bool = False
@@ -205,13 +213,6 @@ class Triggers:
                 return
             self._branches.remove(trigger.owner, handle)
             self._texts.drop(handle + _KEPT)
-        if trigger.descriptor is not None:
-            self._close(trigger.descriptor)
-
-    def _close(self, descriptor: int) -> None:
-        with contextlib.suppress(FileNotFoundError):  # nobody watched it yet
-            self._fired.unregister(descriptor)  # which it stays as long as anybody holds it
-        self._holder.close(descriptor)
 
     def _keep(self, handle: int, trigger: _Trigger, reader: tuple[int, int]) -> None:
         with self._lock:
@@ -230,42 +231,40 @@ class Triggers:
 
     def _arm(self, handle: int, trigger: _Trigger, what: str) -> None:
         """Arm one that is held, in place of what it was armed as. OSError, ValueError."""
-        descriptor = self._tree.arm(what)
-        if descriptor is not None:
-            self._holder.hold(descriptor)
+        armed = self._tree.arm(what)
         with self._lock:
-            if self._held.get(handle) is not trigger:  # it was taken away meanwhile
-                unused, descriptor = descriptor, None
-            else:
-                unused, trigger.descriptor, trigger.what = trigger.descriptor, descriptor, what
-            if descriptor is not None:
-                if not self._watching:
+            if self._held.get(handle) is trigger:  # else it was taken away meanwhile
+                trigger.armed, trigger.what = armed, what
+                if armed is not None and not self._watching:
                     threads.start(self._watch, name="triggers")
                     self._watching = True
-                self._fired.register(descriptor, select.EPOLLPRI | select.EPOLLET)
-        if unused is not None:
-            self._close(unused)
 
     def _watch(self) -> None:
-        look = time.monotonic() + _LOOK_SECONDS
-        following: list[tuple[int, _Trigger]] = []
-        while True:
-            pause = 0 if following else max(look - time.monotonic(), 0)
-            fired = {descriptor for descriptor, _ in self._fired.poll(pause)}
+        """Look at all, again and again until there are none: a few at a time, evenly."""
+        for turn in itertools.count(1):
+            began = time.monotonic()
             with self._lock:
-                triggers = [each for each in self._held.values() if each.descriptor in fired]
-            for trigger in triggers:
+                held = list(self._held.items())
+                self._watching = bool(held)
+            if not held:
+                return
+            for first in range(0, len(held), _AT_A_TIME):
+                for handle, trigger in held[first : first + _AT_A_TIME]:
+                    if turn % _FOLLOW == 0:
+                        self._follow(handle, trigger)
+                    self._look(trigger)
+                part = min((first + _AT_A_TIME) / len(held), 1)
+                time.sleep(max(began + _LOOK_SECONDS * part - time.monotonic(), 0))
+
+    def _look(self, trigger: _Trigger) -> None:
+        """Tell who waits for it where it fires."""
+        try:
+            if trigger.armed is not None and trigger.armed.fires():
                 trigger.fired = True
                 if trigger.waits:
-                    with contextlib.suppress(OSError):
-                        self._wake(trigger.waits)
-            if not following and time.monotonic() >= look:
-                with self._lock:
-                    following = list(self._held.items())
-                look = time.monotonic() + _LOOK_SECONDS
-            for handle, each in following[:_AT_A_TIME]:
-                self._follow(handle, each)
-            del following[:_AT_A_TIME]
+                    self._wake(trigger.waits)
+        except Exception as error:  # whatever it is of one container: the thread is there for all
+            log.debug("a trigger cannot be looked at: %r", error)
 
     def _follow(self, handle: int, trigger: _Trigger) -> None:
         """Arm one anew whose container is in another cgroup by now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 
 _MIN_WINDOW, _MAX_WINDOW = 500_000, 10_000_000  # microseconds
 _UNPRIVILEGED_STEP = 2_000_000
@@ -15,6 +16,8 @@ _UNPRIVILEGED_STEP = 2_000_000
 _TRIGGER = re.compile(rb"(some|full)[\s\xa0]*(\d+)[\s\xa0]+(\d+)")
 _MAX_BYTES = 32
 _UNSIGNED = 0xFFFFFFFF
+
+_MAX_TEXT = 4096
 
 
 def check(text: bytes, privileged: bool) -> str:
@@ -34,23 +37,60 @@ def check(text: bytes, privileged: bool) -> str:
     raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
-def arm(path: str, trigger: str) -> int:
-    """Return a descriptor of a pressure file with a trigger; poll(2) says POLLPRI when it fires. OSError.
+class Trigger:
+    """One on a pressure file, as it fires in the kernel for whoever has not got CAP_SYS_RESOURCE (kernel/sched/psi.c).
 
-    Where this process may not have a window that a container's may, it is the next one that it may have: the threshold
-    is then reached somewhat earlier.
+    The kernel looks at those every two seconds, and so does whoever has this. The kernel itself is not given it: to end
+    one, it has whoever closes the file wait for an RCU grace period, and whoever opens that file meanwhile, too.
+
+    A window that is no multiple of two seconds is the next one: the threshold is then reached somewhat earlier.
     """
-    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        try:
-            os.write(fd, f"{trigger}\0".encode())
-        except OSError as error:
-            kind, threshold, window = trigger.split()
-            allowed = -(-int(window) // _UNPRIVILEGED_STEP) * _UNPRIVILEGED_STEP
-            if error.errno not in (errno.EINVAL, errno.EPERM) or allowed == int(window):
-                raise
-            os.write(fd, f"{kind} {threshold} {allowed}\0".encode())
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+
+    _descriptor = -1
+
+    def __init__(self, path: str, terms: str) -> None:
+        """Take a trigger as `check` returns it. OSError, EINVAL where the file has no such line."""
+        kind, threshold, window = terms.split()
+        self._kind = f"{kind} ".encode()
+        self._threshold = int(threshold)
+        self._window = -(-int(window) // _UNPRIVILEGED_STEP) * _UNPRIVILEGED_STEP
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._begun, self._total_then = _now(), self._total()
+        self._last = self._total_then
+        self._growth_before = 0
+        self._is_due = False
+        self._next = 0
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def fires(self) -> bool:
+        """Look whether it fires now. OSError where the cgroup is gone."""
+        now, total = _now(), self._total()
+        if total != self._last:
+            self._last = total
+            self._is_due = self._is_due or self._growth(now, total) >= self._threshold
+        if not self._is_due or now < self._next:
+            return False
+        self._is_due, self._next = False, now + self._window  # once in a window
+        return True
+
+    def _growth(self, now: int, total: int) -> int:
+        """Return for how long there was a stall within a window until now: partly of the one before (window_update)."""
+        growth, elapsed = total - self._total_then, now - self._begun
+        if elapsed <= self._window:
+            return growth + self._growth_before * (self._window - elapsed) // self._window
+        self._begun, self._total_then, self._growth_before = now, total, growth
+        return growth
+
+    def _total(self) -> int:
+        """Return for how long there was a stall, in microseconds."""
+        for line in os.pread(self._descriptor, _MAX_TEXT, 0).splitlines():
+            if line.startswith(self._kind):
+                return int(line.rpartition(b"total=")[2])
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def _now() -> int:
+    return time.monotonic_ns() // 1000

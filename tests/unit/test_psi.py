@@ -1,52 +1,114 @@
-"""Triggers as they are given to the kernel: here to a file, or to a kernel that refuses."""
+"""When a trigger fires, as the kernel has it for the unprivileged: here of a file that says what the test wants."""
 
 from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
 from lxcfs_py.linux import psi
+from lxcfs_py.linux.psi import Trigger
+
+SECOND = 1_000_000
+
+
+class Stalls:
+    """A pressure file, and a clock: both in microseconds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.total = self.now = 50 * SECOND
+        self.write()
+
+    def write(self) -> None:
+        text = "{} avg10=0.00 avg60=0.00 avg300=0.00 total={}\n"
+        self.path.write_text(text.format("some", self.total) + text.format("full", self.total // 10))
+
+    def pass_by(self, seconds: float, stalled: float = 0) -> None:
+        """Let time pass, of which so much was a stall."""
+        self.now += int(seconds * SECOND)
+        self.total += int(stalled * SECOND)
+        self.write()
 
 
 @pytest.fixture
-def refusing(monkeypatch):
-    """refusing(number): a kernel that refuses the first trigger with that error; the list of what it was given."""
-
-    def refuse(number):
-        given = []
-
-        def write(fd, text):
-            given.append(text)
-            if len(given) == 1:
-                raise OSError(number, os.strerror(number))
-
-        monkeypatch.setattr(psi.os, "write", write)
-        return given
-
-    return refuse
+def stalls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stalls:
+    made = Stalls(tmp_path / "cpu")
+    monkeypatch.setattr(psi, "_now", lambda: made.now)
+    return made
 
 
-def test_a_trigger_is_one_string_of_c(tmp_path):
-    (tmp_path / "cpu").touch()
-    fd = psi.arm(str(tmp_path / "cpu"), "some 150000 1000000")
-    assert not os.get_inheritable(fd)
-    os.close(fd)
-    assert (tmp_path / "cpu").read_bytes() == b"some 150000 1000000\0"
+def trigger(stalls: Stalls, terms: str) -> Trigger:
+    return Trigger(str(stalls.path), terms)
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.EPERM])
-def test_a_window_that_is_not_allowed_becomes_the_next_one_that_is(refusing, number):
-    given = refusing(number)
-    os.close(psi.arm("/dev/null", "full 150000 3000000"))
-    assert given == [b"full 150000 3000000\0", b"full 150000 4000000\0"]
+def test_it_fires_where_the_stall_within_a_window_reaches_the_threshold(stalls: Stalls) -> None:
+    one = trigger(stalls, "some 500000 2000000")
+    fired = []
+    for stalled in (0, 0.4, 0.6, 0, 0.5):
+        stalls.pass_by(2.1, stalled)
+        fired.append(one.fires())
+    assert fired == [False, False, True, False, True], "what was before it was set counts for nothing"
 
 
-@pytest.mark.parametrize(("number", "trigger"), [(errno.EBUSY, "some 1 1000000"), (errno.EINVAL, "some 1 2000000")])
-def test_what_else_is_refused_is_told_and_nothing_stays_open(refusing, number, trigger):
-    refusing(number)
+def test_a_stall_is_told_once_and_at_most_once_in_a_window(stalls: Stalls) -> None:
+    one = trigger(stalls, "some 500000 4000000")
+    stalls.pass_by(1, 1)
+    assert [one.fires(), one.fires()] == [True, False]
+    stalls.pass_by(2, 2)
+    assert not one.fires(), "it is too early"
+    stalls.pass_by(2.5)
+    assert one.fires(), "it was due, though there is no stall now"
+    stalls.pass_by(5)
+    assert not one.fires()
+
+
+def test_a_stall_at_the_end_of_a_window_counts_in_part_in_the_next_one(stalls: Stalls) -> None:
+    one = trigger(stalls, "some 1000000 2000000")
+    stalls.pass_by(2.1, 0.8)
+    assert not one.fires()
+    stalls.pass_by(0.5, 0.3)  # and three quarters of 0.8 s, for as much of the window
+    assert not one.fires()
+    stalls.pass_by(0.1, 0.3)  # 0.6 s, and seven tenths of 0.8 s
+    assert one.fires()
+
+
+def test_full_is_the_other_line(stalls: Stalls) -> None:
+    some, full = trigger(stalls, "some 150000 2000000"), trigger(stalls, "full 150000 2000000")
+    stalls.pass_by(2, 1)
+    assert [some.fires(), full.fires()] == [True, False]
+    stalls.pass_by(2, 2)
+    assert full.fires()
+
+
+@pytest.mark.parametrize("window", [500_000, 2_000_000, 3_000_000])
+def test_a_window_is_the_next_multiple_of_two_seconds(stalls: Stalls, window: int) -> None:
+    one = trigger(stalls, f"some 400000 {window}")
+    least = 4 if window == 3_000_000 else 2
+    fired = []
+    for _ in range(3):
+        stalls.pass_by(1, 1)
+        fired.append(one.fires())
+    assert fired == [True, False, least == 2]
+
+
+def test_where_the_file_has_no_such_line_or_is_gone_that_is_an_error(stalls: Stalls) -> None:
+    one = trigger(stalls, "full 150000 2000000")
+    stalls.path.write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")  # of a CPU, before Linux 5.13
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(OSError, match=os.strerror(number)):
-        psi.arm("/dev/null", trigger)
+    for broken in (one.fires, lambda: trigger(stalls, "full 150000 2000000")):
+        with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+            broken()
+    with pytest.raises(FileNotFoundError):
+        Trigger(f"{stalls.path}.gone", "some 1 2000000")
+    assert os.listdir("/proc/self/fd") == before, "nothing stays open"
+
+
+def test_what_is_let_go_of_is_closed(stalls: Stalls) -> None:
+    before = os.listdir("/proc/self/fd")
+    one = trigger(stalls, "some 1 2000000")
+    assert len(os.listdir("/proc/self/fd")) == len(before) + 1
+    del one
     assert os.listdir("/proc/self/fd") == before
