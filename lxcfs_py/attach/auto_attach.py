@@ -28,7 +28,7 @@ from typing import NamedTuple
 from lxcfs_py.attach import attach, mount_users, results, running
 from lxcfs_py.attach.forks import Forks
 from lxcfs_py.cgroup import layout
-from lxcfs_py.linux import process_texts, syscalls
+from lxcfs_py.linux import process_texts, seccomp, syscalls
 from lxcfs_py.linux.mountpoint import FSTYPE
 from lxcfs_py.log import to_stderr
 from lxcfs_py.runtimes.names import Names
@@ -409,6 +409,8 @@ def main() -> int:
         return 0
     settings = Settings(*json.loads(line))
     to_stderr(settings.level)
+    with contextlib.suppress(OSError):  # a kernel without filters
+        seccomp.forbid()
     try:
         Attacher(settings).run()
     except OSError as error:

@@ -251,6 +251,13 @@ def test_while_the_daemon_does_not_answer_its_containers_wait_and_none_is_forgot
     within(PATIENCE, lambda: has(box))
 
 
+def test_what_attaches_can_run_nothing(automatic, engine, sandbox) -> None:
+    daemon = automatic()
+    settled(daemon, engine, sandbox)
+    (attacher,) = attachers(daemon)
+    assert "\nSeccomp:\t2\n" in Path(f"/proc/{attacher}/status").read_text()
+
+
 # Containers that are left alone
 
 

@@ -1,5 +1,6 @@
-"""Triggers of pressure, as many as one gets, with all windows, and polls for them from threads."""
+"""Triggers of pressure, as many as one gets, with all windows, polls for them from threads, and some set and closed."""
 
+import contextlib
 import os
 import select
 import threading
@@ -31,6 +32,16 @@ def work() -> None:
         os.close(held.pop(0))
 
 
+def set_and_close() -> None:
+    while True:
+        fd = os.open(PRESSURE[0], os.O_RDWR)
+        with contextlib.suppress(OSError):  # there are too many
+            os.write(fd, b"some 150000 2000000\0")
+        os.close(fd)
+
+
+for _ in range(8):
+    threading.Thread(target=set_and_close, daemon=True).start()
 for _ in range(10):
     threading.Thread(target=poll, daemon=True).start()
 for_ever(work)
