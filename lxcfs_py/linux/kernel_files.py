@@ -20,7 +20,7 @@ _RETRY_MISSING_MS = 1000
 _SYSFS_BYTES = 1 << 16
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
-_opening = threading.Lock()
+_noting = threading.Lock()
 _making_room = threading.Lock()
 _spare: list[int] = []
 
@@ -112,23 +112,30 @@ class KernelDirectory:
         return fd if fd >= 0 else self._open(".")
 
     def _open(self, name: str) -> int:
-        with _opening:
+        try:
+            fresh = self._opened(name)
+        except FileNotFoundError:
+            if os.path.isdir(self.path):
+                with _noting:
+                    if self._fds.get(name, -1) < 0:
+                        self._fds[name] = -int(time.monotonic() * 1000) - _RETRY_MISSING_MS
+            raise
+        with _noting:
             fd = self._fds.get(name, -1)
             if fd < 0:
-                try:
-                    fd = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-                except FileNotFoundError:
-                    if os.path.isdir(self.path):
-                        self._fds[name] = -int(time.monotonic() * 1000) - _RETRY_MISSING_MS
-                    raise
-                self._fds[name] = fd
+                self._fds[name] = fresh
+                return fresh
+        os.close(fresh)  # another thread was quicker
         return fd
 
     def _reopen(self, name: str, fd: int) -> None:
-        with _opening:
-            fresh = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-            os.dup2(fresh, fd, inheritable=False)
-            os.close(fresh)
+        fresh = self._opened(name)
+        os.dup2(fresh, fd, inheritable=False)
+        os.close(fresh)
+
+    def _opened(self, name: str) -> int:
+        # Under no lock: whoever holds a lock of this directory in the kernel keeps this thread waiting, and no other.
+        return os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 class HeldDirectory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
 import time
 from pathlib import Path
 
@@ -139,3 +140,25 @@ def test_descriptors_are_not_inherited_by_children(tmp_path):
     opened = open_descriptors() - before
     assert len(opened) == 2
     assert not any(map(os.get_inheritable, opened))
+
+
+def test_who_waits_for_one_file_to_be_opened_keeps_nobody_from_others(tmp_path):
+    """As where somebody holds the kernel's lock of a directory; here a pipe that nobody writes into."""
+    os.mkfifo(tmp_path / "waits")
+    (tmp_path / "other").write_text("text")
+    directory = KernelDirectory(str(tmp_path))
+    before = open_files()
+    waiting = [threading.Thread(target=lambda: read.append(directory._open("waits"))) for _ in range(2)]
+    read: list[int] = []
+    for thread in waiting:
+        thread.start()
+    time.sleep(0.05)
+    assert directory.read("other") == b"text"
+    assert KernelDirectory(str(tmp_path)).read("other") == b"text"
+    assert read == []
+    with (tmp_path / "waits").open("wb"):
+        for thread in waiting:
+            thread.join(10)
+    assert len(read) == 2
+    assert read[0] == read[1], "who came second has the first one's"
+    assert open_files() == before + 2
