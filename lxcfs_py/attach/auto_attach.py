@@ -43,6 +43,7 @@ MAX_ATTACHING = 16
 # there are many, and a look that takes long comes so seldom that the others have their share of the time.
 _LOOK_SECONDS = (0.002, 0.05)
 _SECONDS_OF_EACH = 0.0002
+_MOST_SHARE_SECONDS = 1.0  # a look may have taken long because this process did not run
 _GIVE_UP_SECONDS = 30.0
 
 # What a process that was to attach ends with when that is to be tried again: soon, or after a pause, as where it was
@@ -233,10 +234,11 @@ class Attacher:
     def _add(self, paths: Iterator[str]) -> None:
         now, dropped = time.monotonic(), 0
         for path in paths:  # to the end: they are watched meanwhile
-            if len(self._candidates) < MAX_LOOKED_AT:
-                heapq.heappush(self._candidates, Candidate(-now, path, now))  # first, the latest before others
-            else:
+            if len(self._candidates) >= MAX_LOOKED_AT:
+                self._candidates.remove(min(self._candidates, key=lambda candidate: candidate.since))
+                heapq.heapify(self._candidates)
                 dropped += 1
+            heapq.heappush(self._candidates, Candidate(-now, path, now))  # first, the latest before others
         if dropped:
             log.error("%d containers are too many at once, and not attached: lxcfs-py attach --all does it", dropped)
 
@@ -259,7 +261,8 @@ class Attacher:
         others = len(self._candidates)
         least, most = _LOOK_SECONDS
         pause = min(max((now - candidate.since) / 10, least), max(most, others * _SECONDS_OF_EACH))
-        heapq.heappush(self._candidates, candidate._replace(due=now + max(pause, (now - looked) * others)))
+        share = min((now - looked) * others, _MOST_SHARE_SECONDS)
+        heapq.heappush(self._candidates, candidate._replace(due=now + max(pause, share)))
 
     def _is_settled(self, candidate: Candidate) -> bool:
         """Attach to the container in a cgroup if it is ready for that; tell whether there is no need to look again."""

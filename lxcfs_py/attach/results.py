@@ -18,7 +18,7 @@ ATTACHED, GIVEN, KEPT, LEFT_ALONE, REFUSED, SILENT, FAILED = RESULTS = (
     "kept",  # it had them all
     "left alone",
     "refused",  # at least one file
-    "silent",  # a filesystem of its does not answer
+    "silent",  # a filesystem of its does not answer, or it took too long
     "failed",
 )
 

@@ -373,7 +373,7 @@ class Containers:
                     self._ended[container] = None
         for container in list(self._ended):
             if container.home is None or time.monotonic() >= self._rested:
-                del self._ended[container]
+                self._ended.pop(container, None)
                 self._reap(container)
         return max(self._rested - time.monotonic(), 0) if self._ended else None
 
@@ -568,6 +568,7 @@ class Containers:
 
     def _drop(self, container: Container) -> None:
         """Forget a container. What reads it still keeps its descriptors until it is done."""
+        self._ended.pop(container, None)
         if not self._unwatch(container):
             return
         for key in container.known_as:

@@ -17,10 +17,10 @@ class End(enum.Enum):
 
 
 class Armed(Protocol):
-    """A trigger that is looked at every two seconds."""
+    """A trigger that somebody looks at several times a second."""
 
     def fires(self) -> bool:
-        """Look whether it fires now. OSError."""
+        """Look whether it fires now. OSError, ENODEV where what it is for is gone."""
 
 
 class Tree(Protocol):

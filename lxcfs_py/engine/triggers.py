@@ -5,6 +5,7 @@ What a trigger is, only the tree knows. It is kept with the texts of open files,
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
@@ -31,13 +32,13 @@ _MOST_OF_ALL = 2048
 """Triggers of all. Where there is no more room, the fullest branch of the cgroup tree loses one, or gets none."""
 
 _MOST_MOVED = 2 * _MOST_OF_ALL
-"""Files of which it is known that their position is ahead. Of more, the one that lost its trigger first is read on
-from a wrong place."""
+"""Files of which it is known that their position is ahead. Of more, the one whose trigger was set first, of those that
+have lost theirs, is read on from a wrong place."""
 
-_LOOK_SECONDS = 2.0
+_LOOK_SECONDS = 0.25
 """So often each is looked at."""
 
-_FOLLOW = 3
+_FOLLOW = 20
 """In so many looks it is looked once whether it is still where it is to be."""
 
 _AT_A_TIME = 32
@@ -124,7 +125,8 @@ class Triggers:
             except (OSError, ValueError) as error:  # such as that of a cgroup that is gone
                 log.debug("a trigger is not taken up: %s", error)
                 self._let_go(handle)
-            self._wake(trigger.waits)
+            with contextlib.suppress(OSError):
+                self._wake(trigger.waits)
 
     def set(
         self, handle: int, what: str, writer: tuple[int, int], offset: int, size: int, *, appends: bool = False
@@ -168,7 +170,8 @@ class Triggers:
         trigger = self._held.get(handle)
         self._let_go(handle)
         if trigger is not None and trigger.waits:
-            self._wake(trigger.waits)
+            with contextlib.suppress(OSError):
+                self._wake(trigger.waits)
 
     def offset(self, handle: int, offset: int, reader: tuple[int, int]) -> int:
         """Return where in the kernel's own file a pid and uid read that read at an offset here.
@@ -227,7 +230,7 @@ class Triggers:
         if trigger.start:
             self.moved[handle] = trigger
             if len(self.moved) > _MOST_MOVED:
-                del self.moved[next(each for each in self.moved if each not in self._held)]
+                self.moved.pop(next(each for each in list(self.moved) if each not in self._held), None)
 
     def _arm(self, handle: int, trigger: _Trigger, what: str) -> None:
         """Arm one that is held, in place of what it was armed as. OSError, ValueError."""
@@ -252,19 +255,23 @@ class Triggers:
                 for handle, trigger in held[first : first + _AT_A_TIME]:
                     if turn % _FOLLOW == 0:
                         self._follow(handle, trigger)
-                    self._look(trigger)
+                    self._look(handle, trigger)
                 part = min((first + _AT_A_TIME) / len(held), 1)
                 time.sleep(max(began + _LOOK_SECONDS * part - time.monotonic(), 0))
 
-    def _look(self, trigger: _Trigger) -> None:
+    def _look(self, handle: int, trigger: _Trigger) -> None:
         """Tell who waits for it where it fires."""
+        armed = trigger.armed
         try:
-            if trigger.armed is not None and trigger.armed.fires():
+            if armed is not None and armed.fires():
                 trigger.fired = True
                 if trigger.waits:
                     self._wake(trigger.waits)
         except Exception as error:  # whatever it is of one container: the thread is there for all
             log.debug("a trigger cannot be looked at: %r", error)
+            self._follow(handle, trigger)
+            if trigger.armed is armed:
+                self._take_away(handle)
 
     def _follow(self, handle: int, trigger: _Trigger) -> None:
         """Arm one anew whose container is in another cgroup by now."""

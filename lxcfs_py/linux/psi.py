@@ -40,8 +40,9 @@ def check(text: bytes, privileged: bool) -> str:
 class Trigger:
     """One on a pressure file, as it fires in the kernel for whoever has not got CAP_SYS_RESOURCE (kernel/sched/psi.c).
 
-    The kernel looks at those every two seconds, and so does whoever has this. The kernel itself is not given it: to end
-    one, it has whoever closes the file wait for an RCU grace period, and whoever opens that file meanwhile, too.
+    The kernel looks at those every two seconds and a little, and so does this, however often it is asked. The kernel
+    itself is not given it: to end one, it has whoever closes the file wait for an RCU grace period, and whoever opens
+    that file meanwhile, too.
 
     A window that is no multiple of two seconds is the next one: the threshold is then reached somewhat earlier.
     """
@@ -56,7 +57,7 @@ class Trigger:
         self._window = -(-int(window) // _UNPRIVILEGED_STEP) * _UNPRIVILEGED_STEP
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._begun, self._total_then = _now(), self._total()
-        self._last = self._total_then
+        self._looked, self._last = self._begun, self._total_then
         self._growth_before = 0
         self._is_due = False
         self._next = 0
@@ -66,11 +67,15 @@ class Trigger:
             os.close(self._descriptor)
 
     def fires(self) -> bool:
-        """Look whether it fires now. OSError where the cgroup is gone."""
-        now, total = _now(), self._total()
+        """Look whether it fires now. OSError ENODEV where the cgroup is gone."""
+        now = _now()
+        if now - self._looked <= _UNPRIVILEGED_STEP:
+            return False
+        self._looked, total = now, self._total()
         if total != self._last:
             self._last = total
-            self._is_due = self._is_due or self._growth(now, total) >= self._threshold
+            growth = self._growth(now, total)
+            self._is_due = self._is_due or growth >= self._threshold
         if not self._is_due or now < self._next:
             return False
         self._is_due, self._next = False, now + self._window  # once in a window

@@ -148,7 +148,7 @@ def test_who_waits_for_one_file_to_be_opened_keeps_nobody_from_others(tmp_path):
     (tmp_path / "other").write_text("text")
     directory = KernelDirectory(str(tmp_path))
     before = open_files()
-    waiting = [threading.Thread(target=lambda: read.append(directory._open("waits"))) for _ in range(2)]
+    waiting = [threading.Thread(target=lambda: read.append(directory._open("waits")), daemon=True) for _ in range(2)]
     read: list[int] = []
     for thread in waiting:
         thread.start()

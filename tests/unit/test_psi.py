@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from pathlib import Path
 
 import pytest
 
-from lxcfs_py.linux import psi
+from lxcfs_py.linux import psi, serving
 from lxcfs_py.linux.psi import Trigger
 
 SECOND = 1_000_000
@@ -44,6 +45,10 @@ def trigger(stalls: Stalls, terms: str) -> Trigger:
     return Trigger(str(stalls.path), terms)
 
 
+def descriptors(stalls: Stalls) -> int:
+    return [target for _, target in serving.descriptors(os.getpid())].count(str(stalls.path))
+
+
 def test_it_fires_where_the_stall_within_a_window_reaches_the_threshold(stalls: Stalls) -> None:
     one = trigger(stalls, "some 500000 2000000")
     fired = []
@@ -55,60 +60,84 @@ def test_it_fires_where_the_stall_within_a_window_reaches_the_threshold(stalls: 
 
 def test_a_stall_is_told_once_and_at_most_once_in_a_window(stalls: Stalls) -> None:
     one = trigger(stalls, "some 500000 4000000")
-    stalls.pass_by(1, 1)
+    stalls.pass_by(2.1, 1)
     assert [one.fires(), one.fires()] == [True, False]
-    stalls.pass_by(2, 2)
+    stalls.pass_by(2.1, 2)
     assert not one.fires(), "it is too early"
-    stalls.pass_by(2.5)
+    stalls.pass_by(2.1)
     assert one.fires(), "it was due, though there is no stall now"
     stalls.pass_by(5)
     assert not one.fires()
 
 
 def test_a_stall_at_the_end_of_a_window_counts_in_part_in_the_next_one(stalls: Stalls) -> None:
-    one = trigger(stalls, "some 1000000 2000000")
-    stalls.pass_by(2.1, 0.8)
-    assert not one.fires()
-    stalls.pass_by(0.5, 0.3)  # and three quarters of 0.8 s, for as much of the window
-    assert not one.fires()
-    stalls.pass_by(0.1, 0.3)  # 0.6 s, and seven tenths of 0.8 s
+    one = trigger(stalls, "some 1000000 6000000")
+    for _ in range(3):
+        stalls.pass_by(2.1, 0.3)
+        assert not one.fires()
+    stalls.pass_by(2.1, 0.6)  # and of the 0.9 s before, 3.9 / 6
     assert one.fires()
 
 
 def test_full_is_the_other_line(stalls: Stalls) -> None:
     some, full = trigger(stalls, "some 150000 2000000"), trigger(stalls, "full 150000 2000000")
-    stalls.pass_by(2, 1)
+    stalls.pass_by(2.1, 1)
     assert [some.fires(), full.fires()] == [True, False]
-    stalls.pass_by(2, 2)
+    stalls.pass_by(2.1, 2)
     assert full.fires()
 
 
-@pytest.mark.parametrize("window", [500_000, 2_000_000, 3_000_000])
-def test_a_window_is_the_next_multiple_of_two_seconds(stalls: Stalls, window: int) -> None:
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [(500_000, [True] * 3), (2_000_000, [True] * 3), (3_000_000, [True, False, True])],
+)
+def test_a_window_is_the_next_multiple_of_two_seconds(stalls: Stalls, window: int, expected: list[bool]) -> None:
     one = trigger(stalls, f"some 400000 {window}")
-    least = 4 if window == 3_000_000 else 2
     fired = []
     for _ in range(3):
-        stalls.pass_by(1, 1)
+        stalls.pass_by(2.1, 0.5)
         fired.append(one.fires())
-    assert fired == [True, False, least == 2]
+    assert fired == expected
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.3, 0), (0.45, 0), (0.6, 99), (1.0, 99)])
+def test_it_does_not_matter_how_often_and_how_evenly_it_is_asked(stalls: Stalls, share: float, expected: int) -> None:
+    one = trigger(stalls, "some 1000000 2000000")
+    steps = itertools.cycle((0.25, 0.2503, 0.2, 0.31))
+    fired = 0
+    for _ in range(792):  # 200 s, of which every 2.02 s are looked at
+        step = next(steps)
+        stalls.pass_by(step, share * step)
+        fired += one.fires()
+    assert fired == expected
+
+
+def test_while_it_is_due_the_window_goes_on(stalls: Stalls) -> None:
+    """As the kernel has it: of 50 % for a while and then less than the threshold, it tells twice."""
+    one = trigger(stalls, "some 3000000 10000000")
+    fired = []
+    for second in range(40):
+        stalls.pass_by(1, 0.5 if second < 8 else 0.15)
+        if one.fires():
+            fired.append(second + 1)
+    assert len(fired) == 2
 
 
 def test_where_the_file_has_no_such_line_or_is_gone_that_is_an_error(stalls: Stalls) -> None:
     one = trigger(stalls, "full 150000 2000000")
+    stalls.now += 3 * SECOND
     stalls.path.write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")  # of a CPU, before Linux 5.13
-    before = os.listdir("/proc/self/fd")
+    before = descriptors(stalls)
     for broken in (one.fires, lambda: trigger(stalls, "full 150000 2000000")):
         with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
             broken()
     with pytest.raises(FileNotFoundError):
         Trigger(f"{stalls.path}.gone", "some 1 2000000")
-    assert os.listdir("/proc/self/fd") == before, "nothing stays open"
+    assert descriptors(stalls) == before, "nothing stays open"
 
 
 def test_what_is_let_go_of_is_closed(stalls: Stalls) -> None:
-    before = os.listdir("/proc/self/fd")
     one = trigger(stalls, "some 1 2000000")
-    assert len(os.listdir("/proc/self/fd")) == len(before) + 1
+    assert descriptors(stalls) == 1
     del one
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors(stalls) == 0

@@ -221,6 +221,8 @@ def test_nobody_watches_when_there_are_none_and_one_that_fails_is_nothing_to_oth
         triggers.set(handle, what, READER, 0, 20)
         triggers.poll(handle, 70 + handle, READER)
     tree.armed["fails"].fires = lambda: os.close(-1)
+    assert woken.get(timeout=10) == 70
+    assert triggers.poll(0, 70, READER) == ERROR, "it is taken away, as what it is for is gone"
     tree.fire("a")
     assert woken.get(timeout=10) == 71
     triggers.drop(0)
