@@ -326,6 +326,15 @@ def test_what_is_too_much_at_once_is_told(attacher, process, monkeypatch, caplog
     assert len(made._candidates) == 3
 
 
+def test_of_too_many_the_one_that_came_first_is_given_up(attacher, clock, monkeypatch):
+    monkeypatch.setattr(auto_attach, "MAX_LOOKED_AT", 3)
+    made = attacher()
+    for path in "abcde":
+        clock.now += 1
+        made._add(iter([path]))
+    assert sorted(candidate.path for candidate in made._candidates) == ["c", "d", "e"]
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """clock.now is the time."""
@@ -369,18 +378,19 @@ def test_the_looks_at_very_many_take_no_more_time_than_those_at_some(attacher, c
     assert looked_at.due - clock.now == pytest.approx(0.8, rel=0.01)
 
 
+@pytest.mark.parametrize(("seconds", "pause"), [(0.005, 0.1), (5, 1)])  # where this process was not let run, either
 def test_a_look_that_takes_long_comes_so_seldom_that_the_others_have_their_share_of_the_time(
-    attacher, clock, monkeypatch
+    attacher, clock, monkeypatch, seconds, pause
 ):
     made = attacher(*map(str, range(21)))
 
     def take_long(candidate):
-        clock.now += 0.005
+        clock.now += seconds
 
     monkeypatch.setattr(made, "_is_settled", take_long)
     made._look()
     (looked_at,) = (candidate for candidate in made._candidates if candidate.due > 0)
-    assert looked_at.due - clock.now == pytest.approx(0.005 * 20)
+    assert looked_at.due - clock.now == pytest.approx(pause)
 
 
 def test_of_each_mount_namespace_the_mounts_are_read_once_in_a_look(attacher, process, monkeypatch, tmp_path):
