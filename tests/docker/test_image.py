@@ -149,7 +149,7 @@ def reader(docker: Docker, views: Path) -> Iterator[None]:
         time.sleep(0.5)
         yield
         time.sleep(0.5)
-        docker("exec", container, "touch", "/tmp/stop")
+        docker.attempt("exec", container, "touch", "/tmp/stop")  # killed where the container was quicker to end
         docker("wait", container)
         seen = [line.split(None, 1) for line in docker("logs", container).splitlines()]
     finally:
