@@ -137,7 +137,7 @@ def test_with_a_mount_that_is_dead_no_command_shows_a_traceback_or_waits(place: 
         unmount_below(views)
 
 
-@pytest.mark.parametrize("engine", ["kernel", "fusepy"])
+@pytest.mark.parametrize("engine", ["kernel", pytest.param("fusepy", marks=pytest.mark.slow)])
 def test_a_server_does_not_wait_for_one_that_stands_still_and_cannot_be_taken_over(
     engine: str, place: Path, start_daemon: Callable[..., Daemon]
 ) -> None:

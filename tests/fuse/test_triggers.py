@@ -110,7 +110,7 @@ class Waiting:
         assert set(self.said) == {"armed", str(select.POLLPRI)}, "and told of no error"
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [way if way == "poll" else pytest.param(way, marks=pytest.mark.slow) for way in WAYS])
 def test_who_waits_is_woken_when_the_container_stalls_and_not_before(box, way: str) -> None:
     with monitor(box, times=1000, way=way) as process:
         waiting = Waiting(box, process)

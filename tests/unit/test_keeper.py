@@ -150,6 +150,7 @@ time.sleep(30)
     wait_for(lambda: (tmp_path / "lives").read_text() == "II")
 
 
+@pytest.mark.slow
 def test_starts_never_end_while_there_is_a_session_and_get_further_apart(keep, tmp_path):
     server = (
         MOUNTED
@@ -343,6 +344,7 @@ time.sleep(60)
     assert keeper.wait(20) == 128 + signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_one_that_says_that_it_stops_may_take_longer(keep, tmp_path):
     server = """
 def stop(*_):
