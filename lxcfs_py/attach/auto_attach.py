@@ -412,8 +412,7 @@ def main() -> int:
         return 0
     settings = Settings(*json.loads(line))
     to_stderr(settings.level)
-    with contextlib.suppress(OSError):  # a kernel without filters
-        seccomp.forbid()
+    seccomp.try_to_forbid()
     try:
         Attacher(settings).run()
     except OSError as error:

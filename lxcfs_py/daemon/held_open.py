@@ -186,8 +186,7 @@ def _main(mount: int, end: int) -> None:
 
         _end_with_the_server(connection)
         most = _MOST if _is_sent_by_nobody() else 0
-        with contextlib.suppress(OSError):  # a kernel without filters
-            seccomp.forbid()
+        seccomp.try_to_forbid()
         for descriptor in _open_all(mount, most):
             descriptors.append(descriptor)
             if len(descriptors) == _AT_ONCE:

@@ -219,10 +219,14 @@ class _Loop:
             left = None
             while True:
                 waits = (mount.look() if mount else None, self._patience and self._patience / 4, left)
+                have_ended = left is not None
                 for key, _ in selector.select(min((wait for wait in waits if wait is not None), default=None)):
-                    if key.fileobj is self._signals and self._heed(self._signals.take()):
+                    if key.fileobj is self._service.containers:
+                        have_ended = True
+                    elif key.fileobj is self._signals and self._heed(self._signals.take()):
                         return
-                left = self._service.containers.reap()
+                if have_ended:  # else nobody's lock is waited for
+                    left = self._service.containers.reap()
                 if self._patience:
                     self._attend(self._patience)
                 self._unit.status(self._status())

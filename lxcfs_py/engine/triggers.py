@@ -125,8 +125,7 @@ class Triggers:
             except (OSError, ValueError) as error:  # such as that of a cgroup that is gone
                 log.debug("a trigger is not taken up: %s", error)
                 self._let_go(handle)
-            with contextlib.suppress(OSError):
-                self._wake(trigger.waits)
+            self._tell(trigger)
 
     def set(
         self, handle: int, what: str, writer: tuple[int, int], offset: int, size: int, *, appends: bool = False
@@ -170,8 +169,12 @@ class Triggers:
         trigger = self._held.get(handle)
         self._let_go(handle)
         if trigger is not None and trigger.waits:
-            with contextlib.suppress(OSError):
-                self._wake(trigger.waits)
+            self._tell(trigger)
+
+    def _tell(self, trigger: _Trigger) -> None:
+        """Have who waits ask again, which the kernel may be unable to."""
+        with contextlib.suppress(OSError):
+            self._wake(trigger.waits)
 
     def offset(self, handle: int, offset: int, reader: tuple[int, int]) -> int:
         """Return where in the kernel's own file a pid and uid read that read at an offset here.
@@ -266,7 +269,7 @@ class Triggers:
             if armed is not None and armed.fires():
                 trigger.fired = True
                 if trigger.waits:
-                    self._wake(trigger.waits)
+                    self._tell(trigger)
         except Exception as error:  # whatever it is of one container: the thread is there for all
             log.debug("a trigger cannot be looked at: %r", error)
             self._follow(handle, trigger)

@@ -228,5 +228,11 @@ def forbid() -> None:
     syscalls.seccomp_filter(b"".join(program))
 
 
+def try_to_forbid() -> None:
+    """Do the same, and nothing on a kernel without filters, or as a user who may not have one."""
+    with contextlib.suppress(OSError):
+        forbid()
+
+
 def _instruction(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
     return struct.pack("=HBBI", code, yes, no, value)

@@ -222,7 +222,6 @@ def _write(order: Order) -> bool:
 
 if __name__ == "__main__":
     roots.take()  # as in the server: else, what is mounted over /proc would be asked
-    with contextlib.suppress(OSError):  # a kernel without filters
-        seccomp.forbid()
+    seccomp.try_to_forbid()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         _main(socket.socket(fileno=int(sys.argv[1])))

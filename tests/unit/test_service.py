@@ -129,7 +129,9 @@ def test_a_reload_that_fails_for_whatever_reason_leaves_the_configuration_of_bef
 def test_containers_that_are_left_to_do_have_their_turn_although_nothing_more_happens(monkeypatch):
     signals, containers = Mock(), Mock(reap=Mock(side_effect=[3.5, None]))
     selector = MagicMock()
-    selector.__enter__.return_value.select = select_ = Mock(side_effect=[[], [], [(Mock(fileobj=signals), 0)]])
+    selector.__enter__.return_value.select = select_ = Mock(
+        side_effect=[[(Mock(fileobj=containers), 0)], [], [(Mock(fileobj=signals), 0)]]
+    )
     monkeypatch.setattr(service.selectors, "DefaultSelector", lambda: selector)
     loop = service._Loop(Mock(containers=containers), Mock(mount=None), Mock(), Mock(), None, signals)
     for name in ("_remember", "_listen", "_begin", "_status", "_heed"):

@@ -235,6 +235,17 @@ def test_nobody_watches_when_there_are_none_and_one_that_fails_is_nothing_to_oth
     triggers.drop(2)
 
 
+def test_one_whose_waiter_cannot_be_told_is_kept(tree, server) -> None:
+    triggers, _ = server()
+    triggers.set(1, "a", READER, 0, 20)
+    triggers.poll(1, 71, READER)
+    triggers._wake = lambda waits: os.close(-1)
+    tree.fire("a")
+    wait_for(lambda: triggers.poll(1, 71, READER) == READY | select.POLLPRI)
+    assert triggers.holds(1)
+    triggers.drop(1)
+
+
 def test_one_thread_watches_also_where_two_are_armed_at_a_time(tree, server, monkeypatch) -> None:
     started = []
 
