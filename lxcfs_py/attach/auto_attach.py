@@ -28,7 +28,7 @@ from typing import NamedTuple
 from lxcfs_py.attach import attach, mount_users, results, running
 from lxcfs_py.attach.forks import Forks
 from lxcfs_py.cgroup import layout
-from lxcfs_py.linux import process_texts, seccomp, syscalls
+from lxcfs_py.linux import aside, process_texts, seccomp, syscalls
 from lxcfs_py.linux.mountpoint import FSTYPE
 from lxcfs_py.log import to_stderr
 from lxcfs_py.runtimes.names import Names
@@ -268,7 +268,9 @@ class Attacher:
         """Attach to the container in a cgroup if it is ready for that; tell whether there is no need to look again."""
         directory = self._hierarchy.directory(candidate.path)
         try:
-            pids = _processes(directory)
+            pids = aside.look(candidate.path, _processes, directory)
+        except aside.SilentError:
+            return False
         except OSError:
             return not os.path.exists(directory)
         seen: dict[tuple[int, str], bytes] = {}
@@ -414,6 +416,7 @@ def main() -> int:
     to_stderr(settings.level)
     seccomp.try_to_forbid()
     try:
+        aside.start((_processes,))
         Attacher(settings).run()
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""

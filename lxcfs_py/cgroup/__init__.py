@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Protocol, TypeVar, Union
 
-from lxcfs_py.cgroup import v1, v2
+from lxcfs_py.cgroup import taskstats, v1, v2
 from lxcfs_py.cgroup.layout import Layout, Paths
 from lxcfs_py.cgroup.tasks import Tasks
-from lxcfs_py.cgroup.tree import Levels, Quota, Room, Used
+from lxcfs_py.cgroup.tree import Levels, Quota, Room, Used, processes
+from lxcfs_py.linux import aside
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 A = TypeVar("A")
@@ -160,15 +161,16 @@ class Cgroup:
             self.pressure.go_on_from(before.pressure)
 
 
-def open_cgroup(layout: Layout, paths: Paths, proc: Optional[str] = None) -> Cgroup:
+def open_cgroup(layout: Layout, paths: Paths, proc: Optional[str] = None, whose: str = "") -> Cgroup:
     """Return the cgroup at `paths`; its files are opened when they are first read.
 
-    `proc` is where the states of its threads are read, the machine's own /proc for None.
+    `whose` it is, who may keep waiting whoever opens them (`linux/aside.py`): the container, by whatever name. `proc`
+    is where the states of its threads are read, the machine's own /proc for None.
     """
     own: dict[str, KernelDirectory] = {}
 
     def levels(controller: str, version: int) -> Levels:
-        return layout.levels(controller, paths, own) if layout.version(controller) == version else ()
+        return layout.levels(controller, paths, own, whose) if layout.version(controller) == version else ()
 
     def pick(old: Callable[[Levels], A], name1: str, new: Callable[[Levels], B], name2: str) -> Union[A, B, None]:
         if levels(name1, 1):
@@ -186,6 +188,11 @@ def open_cgroup(layout: Layout, paths: Paths, proc: Optional[str] = None) -> Cgr
         tasks=_tasks(levels, unified, proc),
         pressure=v2.Pressure(unified) if unified else None,
     )
+
+
+def look_aside() -> None:
+    """Have what is looked at of cgroups be looked at by other processes from now on: see `aside.start`. OSError."""
+    aside.start((processes, v1.killed_below, v1.states_in, v2.cpus_in, v2.states_in), taskstats.connect)
 
 
 def _cpu(levels: Callable[[str, int], Levels], unified: Levels) -> Optional[Cpu]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lxcfs_py.cgroup.tree import Levels
 from lxcfs_py.errors import LxcfsError
-from lxcfs_py.linux import mount_table, roots, syscalls
+from lxcfs_py.linux import aside, mount_table, roots, syscalls
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 # What the figures of a container come from.
@@ -78,21 +78,26 @@ class Layout:
         old = {path for name, path in self.places(paths).items() if name and path != "/"}
         return not old or paths.get("", "/") in old
 
-    def pressure_file(self, path: str, resource: str) -> str:
-        """Return where the pressure of a cgroup stands, of which a path in the unified hierarchy is given."""
-        return f"{self.hierarchies[''].mountpoint}{path}/{resource}.pressure"
+    def unified(self, below: str) -> str:
+        """Return a directory of the unified hierarchy, by its path below what is mounted of that."""
+        return self.hierarchies[""].mountpoint + below
 
-    def inode(self, paths: Paths) -> int:
+    def inode(self, paths: Paths, whose: str) -> int:
         """Return a number that no other cgroup at the same path has had. OSError when it is gone."""
         key, path = max(paths.items(), key=lambda item: len(item[1]))
         hierarchy = self.hierarchies[key]
-        return os.stat(hierarchy.directory(_nearest(hierarchy, path))).st_ino
+        descriptor = aside.open_file(whose, hierarchy.directory(_nearest(hierarchy, path)), ".", os.O_PATH)
+        try:
+            return os.fstat(descriptor).st_ino
+        finally:
+            os.close(descriptor)
 
-    def levels(self, controller: str, paths: Paths, own: dict[str, KernelDirectory]) -> Levels:
+    def levels(self, controller: str, paths: Paths, own: dict[str, KernelDirectory], whose: str = "") -> Levels:
         """Return a cgroup's directory and its ancestors', none for the root or a controller that is not mounted.
 
         `own` holds the directories that are this cgroup's alone. Those of its ancestors are shared by all that have
-        them in common; its own are not, for another cgroup may stand at the same path later.
+        them in common; its own are not, for another cgroup may stand at the same path later. They are in the directory
+        of `whose`, those of ancestors each in its own.
         """
         hierarchy = self.hierarchies.get(controller)
         if hierarchy is None:
@@ -107,7 +112,7 @@ class Layout:
             return ()
         first, *rest = ancestors
         if first not in own:
-            own[first] = KernelDirectory(hierarchy.mountpoint, hierarchy.below(path))
+            own[first] = KernelDirectory(hierarchy.mountpoint, hierarchy.below(path), whose or first)
         if len(rest) > 2 * _MOST_AT_EACH_END:
             rest[_MOST_AT_EACH_END:-_MOST_AT_EACH_END] = []
         return (own[first], *map(self._shared, rest))
@@ -119,7 +124,7 @@ class Layout:
     def _shared(self, path: str) -> KernelDirectory:
         directory = self._directories.get(path)
         if directory is None:
-            directory = self._directories[path] = KernelDirectory(path)
+            directory = self._directories[path] = KernelDirectory(path, whose=path)
         return directory
 
 
@@ -135,7 +140,7 @@ def find(root: str = "") -> Layout:
         mountpoint = root + mount.mountpoint if root else roots.uncovered(mount.mountpoint)
         if mount.fstype == "cgroup2" and mount.root != "/" and "" not in hierarchies and not root:
             with contextlib.suppress(OSError):  # a mount of one's own shows all that this cgroup namespace has
-                mountpoint = f"{roots.PROC}/self/fd/{syscalls.mount_nowhere('cgroup2')}"
+                mountpoint = roots.mounted("cgroup2")
                 mount = mount._replace(root="/")
         if mount.fstype == "cgroup":
             version, names = 1, [option.replace("name=", "") for option in mount.options.split(",")]

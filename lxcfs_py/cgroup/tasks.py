@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from typing import Optional
 from weakref import WeakValueDictionary
 
 from lxcfs_py.cgroup.tree import Levels, Looks, processes
+from lxcfs_py.linux import aside
 
 _States = tuple[int, int, int]
 
@@ -52,9 +52,10 @@ class Tasks:
         with contextlib.suppress(OSError, ValueError):
             self._forked = before.forked()
 
-    def pids(self) -> Iterator[int]:
-        """Yield processes in the cgroup, and then in those below it, as the daemon's pid namespace numbers them."""
-        return processes(self._levels[0])
+    def pids(self, most: int) -> list[int]:
+        """Return so many processes in the cgroup, and then in those below it, by their pids here."""
+        own = self._levels[0]
+        return aside.look(own.whose, processes, own.path, most)
 
     def _found(self) -> _States:
         if self._looks is None:

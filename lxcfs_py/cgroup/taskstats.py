@@ -6,6 +6,7 @@ answers it for cgroup v1 alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -53,6 +54,13 @@ def count(directory: int) -> Count:
     _, running, _, uninterruptible, io_wait = _STATES.unpack_from(answer, _HEADER.size + _ATTRIBUTE.size)
     # Who waits for I/O and may be killed is counted by the last figure alone.
     return Count(running, uninterruptible + io_wait)
+
+
+def connect() -> None:
+    """Connect, where that cannot be done later; where it cannot be done, `count` says so."""
+    global _connection
+    with contextlib.suppress(OSError):
+        _connection = _connect()
 
 
 def _connect() -> tuple[socket.socket, int]:

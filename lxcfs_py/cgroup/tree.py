@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from operator import itemgetter
 from typing import Callable, Generic, NamedTuple, Optional, TypeVar
 
+from lxcfs_py.linux import aside
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 A = TypeVar("A")
@@ -75,10 +76,12 @@ _MAX_CGROUPS = 256
 _MAX_ENTRIES = 2 * _MAX_CGROUPS  # a cgroup has up to 200 files
 
 
-def subtree(directory: KernelDirectory) -> Iterator[int]:
-    """Yield a descriptor of a cgroup's directory, and of each below it, at most 256 in all; it is closed after use."""
-    yield directory.fd()
-    waiting, seen = _children(directory.fd(), directory.path), 1
+def subtree(path: str) -> Iterator[int]:
+    """Yield a descriptor of a cgroup's directory, and of each below it, at most 256 in all, which is closed after use.
+
+    Whose they are may keep waiting who calls this (`linux/aside.py`).
+    """
+    waiting, seen = [path], 0
     while waiting and seen < _MAX_CGROUPS:
         path = waiting.pop()
         seen += 1
@@ -108,13 +111,13 @@ def _children(fd: int, path: str) -> list[str]:
         return []
 
 
-def processes(directory: KernelDirectory) -> Iterator[int]:
-    """Yield the processes of a cgroup, and then of those below it.
+def processes(path: str, most: int) -> list[int]:
+    """Return so many processes of a cgroup, and then of those below it, as `subtree` goes through them.
 
     Zeros, which stand for processes of pid namespaces that are not below this one's, are left out.
     """
-    for fd in subtree(directory):
-        yield from filter(None, read_pids(fd, "cgroup.procs"))
+    pids = (pid for fd in subtree(path) for pid in read_pids(fd, "cgroup.procs"))
+    return list(itertools.islice(filter(None, pids), most))
 
 
 def read_in(directory: int, name: str) -> bytes:
@@ -141,7 +144,7 @@ _REST = 100
 class Looks(Generic[A]):
     """Looks at a cgroup and all below it, each of which costs by their number: a container can have many.
 
-    So one serves all who ask within a second, or for longer where it took long.
+    So one serves all who ask within a second, or for longer where it took long, and where the next one gets no answer.
     """
 
     __slots__ = ("__weakref__", "_found", "_next")
@@ -154,7 +157,11 @@ class Looks(Generic[A]):
         """Return what the last look found, which is made anew when its time is over."""
         found, now = self._found, time.monotonic()
         if found is None or now >= self._next:
-            found = self._found = look()
+            try:
+                found = self._found = look()
+            except aside.SilentError:
+                if found is None:
+                    raise
             done = time.monotonic()
             self._next = done + max(_LOOK_SECONDS, (done - now) * _REST)
         return found

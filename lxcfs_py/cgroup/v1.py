@@ -25,6 +25,7 @@ from lxcfs_py.cgroup.tree import (
     stat_fields,
     subtree,
 )
+from lxcfs_py.linux import aside
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 # "No limit" is the largest number of whole pages in a signed long, which depends on the page size.
@@ -64,7 +65,7 @@ class Memory(Counting):
 
     def __init__(self, levels: Levels) -> None:
         super().__init__()
-        self._levels = (levels[0], *itertools.takewhile(lambda level: counts_those_below(level.path), levels[1:]))
+        self._levels = (levels[0], *itertools.takewhile(counts_those_below, levels[1:]))
         self._looks: Looks[int] = Looks()
         self._killed_in: dict[int, int] = {}  # by the inode number of a cgroup below
 
@@ -118,11 +119,9 @@ class Memory(Counting):
 
         Those that are gone count on, and so do those that are not seen this time: not all of very many are looked at.
         """
-        known = self._killed_in
-        for directory in itertools.islice(subtree(self._levels[0]), 1, None):
-            number = os.fstat(directory).st_ino
-            killed = _killed(read_in(directory, "memory.oom_control"))
-            if killed and (number in known or len(known) < _MOST_KNOWN):
+        known, own = self._killed_in, self._levels[0]
+        for number, killed in aside.look(own.whose, killed_below, own.path):
+            if number in known or len(known) < _MOST_KNOWN:
                 known[number] = max(killed, known.get(number, 0))
         return sum(known.values())
 
@@ -139,15 +138,21 @@ class Memory(Counting):
             return None
 
 
-def counts_those_below(directory: str) -> bool:
+def killed_below(path: str) -> list[tuple[int, int]]:
+    """Return of cgroups below one their inode numbers, and how many tasks of each were killed, if any."""
+    directories = itertools.islice(subtree(path), 1, None)
+    counts = ((os.fstat(each).st_ino, _killed(read_in(each, "memory.oom_control"))) for each in directories)
+    return [(number, killed) for number, killed in counts if killed]
+
+
+def counts_those_below(level: KernelDirectory) -> bool:
     """Tell whether a cgroup's memory is also that of those below, for which its limits hold then.
 
     Where memory.use_hierarchy is 0 it is not, as it was up to Linux 5.10 where nobody had changed that. It stays as it
     is as long as there are any.
     """
     try:
-        with open(f"{directory}/memory.use_hierarchy", "rb") as file:
-            return file.read() != b"0\n"
+        return level.get("memory.use_hierarchy") != b"0\n"
     except OSError:
         return True
 
@@ -302,13 +307,20 @@ class Tasks(tasks.Tasks):
     __slots__ = ()
 
     def _look(self) -> tuple[int, int, int]:
-        running = blocked = listed = 0
-        counted = self._levels[0].get("pids.current") is not None
-        for directory in subtree(self._levels[0]):
-            with contextlib.suppress(OSError):  # a kernel without CONFIG_TASKSTATS
-                count = taskstats.count(directory)
-                running += count.running
-                blocked += count.blocked
-            if not counted:
-                listed += len(read_pids(directory, "tasks"))
+        own = self._levels[0]
+        is_counted = own.get("pids.current") is not None
+        running, blocked, listed = aside.look(own.whose, states_in, own.path, is_counted)
         return running, blocked, listed
+
+
+def states_in(path: str, is_counted: bool) -> list[int]:
+    """Return how many tasks in a cgroup and below it run, are blocked, and are listed, 0 where others count."""
+    running = blocked = listed = 0
+    for directory in subtree(path):
+        with contextlib.suppress(OSError):  # a kernel without CONFIG_TASKSTATS
+            count = taskstats.count(directory)
+            running += count.running
+            blocked += count.blocked
+        if not is_counted:
+            listed += len(read_pids(directory, "tasks"))
+    return [running, blocked, listed]

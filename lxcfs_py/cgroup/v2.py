@@ -27,7 +27,7 @@ from lxcfs_py.cgroup.tree import (
     stat_fields,
     subtree,
 )
-from lxcfs_py.linux import cpu_list, roots
+from lxcfs_py.linux import aside, cpu_list, roots
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 _MAX = b"max\n"
@@ -215,8 +215,7 @@ class Cpuset:
             is_undivided = set(cpu_list.parse(exclusive)).issubset(cpu_list.parse(effective))
         if is_undivided:
             return ()
-        texts = (read_in(directory, "cpuset.cpus.effective") for directory in subtree(own))
-        return tuple(sorted({cpu for text in texts for cpu in cpu_list.parse(text)}))
+        return tuple(aside.look(own.whose, cpus_in, own.path))
 
     def mems(self) -> Optional[bytes]:
         return _nearest(self._levels, "cpuset.mems.effective")
@@ -282,13 +281,9 @@ class Tasks(tasks.Tasks):
         self._proc = proc
 
     def _look(self) -> tuple[int, int, int]:
-        threads = [
-            thread for directory in subtree(self._levels[0]) for thread in read_pids(directory, "cgroup.threads")
-        ]
-        # Of very many threads every so many are looked at, and stand for the others.
-        step = -(-len(threads) // _MAX_THREADS) or 1
-        states = [_state(self._proc or roots.PROC, thread) for thread in threads[::step]]
-        return states.count(b"R") * step, states.count(b"D") * step, len(threads)
+        own = self._levels[0]
+        running, blocked, listed = aside.look(own.whose, states_in, own.path, self._proc or roots.PROC)
+        return running, blocked, listed
 
 
 class Pressure:
@@ -360,6 +355,21 @@ def _shares_if_quadratic(weight: int) -> float:
         return 2
     product = 612 * (math.log10(weight - 1) + 7 / 34)  # l * (l + 125) of where the weight before this one ends
     return float(2 ** ((math.sqrt(125 * 125 + 4 * product) - 125) / 2))
+
+
+def cpus_in(path: str) -> list[int]:
+    """Return the CPUs of all tasks in a cgroup and below it, in order."""
+    texts = (read_in(directory, "cpuset.cpus.effective") for directory in subtree(path))
+    return sorted({cpu for text in texts for cpu in cpu_list.parse(text)})
+
+
+def states_in(path: str, proc: str) -> list[int]:
+    """Return how many tasks in a cgroup and below it run, are blocked, and are listed."""
+    threads = [thread for directory in subtree(path) for thread in read_pids(directory, "cgroup.threads")]
+    # Of very many threads every so many are looked at, and stand for the others.
+    step = -(-len(threads) // _MAX_THREADS) or 1
+    states = [_state(proc, thread) for thread in threads[::step]]
+    return [states.count(b"R") * step, states.count(b"D") * step, len(threads)]
 
 
 def _limit(level: KernelDirectory, name: str) -> Optional[int]:

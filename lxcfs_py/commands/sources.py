@@ -128,7 +128,7 @@ class Subject:
             yield path, hierarchy.directory(path), hierarchy.version
             path = os.path.dirname(path)
             above = hierarchy.directory(path)
-            if controller == "memory" and hierarchy.version == 1 and not v1.counts_those_below(above):
+            if controller == "memory" and hierarchy.version == 1 and not v1.counts_those_below(KernelDirectory(above)):
                 return
 
     def _limits(

@@ -27,6 +27,7 @@ from lxcfs_py.container import processes
 from lxcfs_py.container.cpu_time import Account, Ledger
 from lxcfs_py.container.eviction import choose
 from lxcfs_py.container.load import Load, Sampler
+from lxcfs_py.container.owners import Owners
 from lxcfs_py.container.paged import Paged
 from lxcfs_py.errors import LxcfsError, in_words
 from lxcfs_py.linux import roots
@@ -100,14 +101,20 @@ class Container:
         "pidfd",
         "reads",
         "start",
+        "whose",
     )
 
-    def __init__(self, pid: int, layout: Layout, ledger: Ledger, sampler: Sampler, name: str = "") -> None:
+    def __init__(
+        self, pid: int, layout: Layout, ledger: Ledger, sampler: Sampler, whose: str = "", name: str = ""
+    ) -> None:
         """Open the container whose init has that pid; its counters are kept by that name, or by that init.
+
+        `whose` it is: the cgroup of the outermost container that it is in.
 
         OSError when there is no such process any more.
         """
         self._layout = layout
+        self.whose = whose
         self._cgroup_hash = 0
         self.paths: Paths = {}
         self.cgroup: Cgroup
@@ -172,7 +179,7 @@ class Container:
             places = self._layout.places(paths)
             if self.home not in (None, places):
                 return False
-            cgroup = open_cgroup(self._layout, paths)
+            cgroup = open_cgroup(self._layout, paths, whose=self.whose)
             if self._cgroup_hash:
                 cgroup.go_on_from(self.cgroup)
             self.cgroup = cgroup
@@ -218,7 +225,7 @@ class Container:
     def members(self) -> Iterator[int]:
         """Yield some processes in its cgroup and below, as of the last look, made when the first of them is wanted."""
         tasks = self.cgroup.tasks
-        yield from self._members.found(lambda: list(itertools.islice(tasks.pids() if tasks else (), _MAX_MEMBERS)))
+        yield from self._members.found(lambda: tasks.pids(_MAX_MEMBERS) if tasks else [])
 
 
 # What a container is found by: the name of its pid namespace; else its cgroup's paths, and such texts of
@@ -250,6 +257,7 @@ class Containers:
         self._sampler = sampler
         self._readers: dict[int, _Reader] = {}
         self._known: dict[_Key, Container] = {}
+        self._owners = Owners()
         self._host_pids = processes.namespace("self", "pid")
         self._host_mounts = roots.host_mounts()
         self._adding = threading.RLock()
@@ -460,7 +468,7 @@ class Containers:
         if container.home is None:
             return False
         try:
-            pid = self._oldest(container.home, container.is_in)
+            pid = self._oldest(container.home, container.whose, container.is_in)
             if pid:
                 self._unwatch(container)
                 try:
@@ -472,9 +480,9 @@ class Containers:
         except OSError:
             return False
 
-    def _oldest(self, paths: Paths, is_in: Callable[[bytes], bool]) -> Optional[int]:
+    def _oldest(self, paths: Paths, whose: str, is_in: Callable[[bytes], bool]) -> Optional[int]:
         """Return the process that was started first, of those whose container is the cgroup; `is_in` knows some."""
-        tasks = open_cgroup(self.layout, paths).tasks
+        tasks = open_cgroup(self.layout, paths, whose=whose).tasks
         # What is said of a cgroup is the same for all processes in it, and in the same namespaces.
         looked: dict[tuple[bytes, str, str], bool] = {}
         own, entered = processes.namespace_or_none("self", "cgroup"), 0
@@ -495,7 +503,7 @@ class Containers:
             return looked[key]
 
         def members() -> Iterator[int]:
-            for pid in itertools.islice(tasks.pids() if tasks else (), _MAX_PROCESSES):
+            for pid in tasks.pids(_MAX_PROCESSES) if tasks else ():
                 with contextlib.suppress(OSError):
                     if is_member(pid):
                         yield pid
@@ -507,7 +515,7 @@ class Containers:
             container = self._known.get(namespace)
             if container is None:
                 init = processes.find_init(pid, namespace)
-                container = Container(init, self.layout, self._ledger, self._sampler)
+                container = Container(init, self.layout, self._ledger, self._sampler, self._owners.of(init, 0))
                 if container.namespace_name() != namespace:
                     raise ProcessLookupError(f"process {init} ended while it was looked at")
                 self._add(container)
@@ -519,9 +527,10 @@ class Containers:
         with self._adding:
             container = self._known.get(place)
             if container is None:
-                name = f"{self.layout.inode(paths)}:{':'.join(place)}"
-                init = self._oldest(paths, text.__eq__) or pid
-                container = Container(init, self.layout, self._ledger, self._sampler, name)
+                whose = self._owners.of(pid, 0)
+                name = f"{self.layout.inode(paths, whose)}:{':'.join(place)}"
+                init = self._oldest(paths, whose, text.__eq__) or pid
+                container = Container(init, self.layout, self._ledger, self._sampler, whose, name)
                 container.home = paths
                 self._add(container)
                 self._know(container, place)

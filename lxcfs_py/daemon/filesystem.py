@@ -18,7 +18,7 @@ from lxcfs_py.config import Config
 from lxcfs_py.container.containers import Container, Containers
 from lxcfs_py.daemon import policies
 from lxcfs_py.files import NAMES
-from lxcfs_py.linux import capabilities, personality, psi, roots
+from lxcfs_py.linux import aside, capabilities, personality, psi, roots
 from lxcfs_py.linux.host import Host
 from lxcfs_py.views import TREES, VIEWS
 from lxcfs_py.views.host_tree import HostTree, Sight
@@ -108,14 +108,15 @@ class Filesystem:
             container = None
         return _trigger(container, os.path.basename(path), terms)
 
-    def arm(self, trigger: str) -> Optional[psi.Trigger]:
-        """Return what fires as a trigger says, None where that is never. OSError."""
+    def arm(self, trigger: str, owner: str) -> Optional[psi.Trigger]:
+        """Return what fires as an owner's trigger says, None where that is never. OSError."""
         cgroup, resource, terms, *_ = json.loads(trigger)
         if not cgroup:
             return None
         if cgroup == _MACHINE:
-            return psi.Trigger(f"{roots.PROC}/pressure/{resource}", terms)
-        return psi.Trigger(self._containers.layout.pressure_file(cgroup, resource), terms)
+            return psi.Trigger(aside.open_file("", f"{roots.PROC}/pressure", resource), terms)
+        directory = self._containers.layout.unified(cgroup)
+        return psi.Trigger(aside.open_file(owner, directory, f"{resource}.pressure"), terms)
 
     def renewed(self, trigger: str) -> str:
         """Return a trigger for the cgroup in which the container's init is by now."""

@@ -118,7 +118,7 @@ class Machine(Tree):
         """Refuse: the server that follows takes triggers."""
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
 
-    def arm(self, trigger: str) -> None:
+    def arm(self, trigger: str, owner: str) -> None:
         """Let none fire; the server that follows arms it."""
 
     def renewed(self, trigger: str) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Callable, Optional
 
+from lxcfs_py.cgroup import look_aside
 from lxcfs_py.cgroup.layout import LayoutError, find_for_all
 from lxcfs_py.cgroup.layout import find as find_hierarchies
 from lxcfs_py.config import Config, ConfigError
@@ -79,6 +80,7 @@ class Service:
                 raise
             degraded.enter("cgroups", f"{error}; serving nevertheless, because containers use the mount")
             layout = find_hierarchies()
+        _look_aside()
         self.containers = Containers(layout, Ledger(counters), self.sampler)
         proc, sys = mountpoint.machine_roots(config.mountpoint)
         self.filesystem = Filesystem(Host(proc=proc, sys=sys), self.containers, config)
@@ -169,6 +171,13 @@ def _give_up(engine: Engine) -> None:
         engine.stop()
     except (MountError, OSError) as error:
         log.error("the mount is left: %s", error)
+
+
+def _look_aside() -> None:
+    try:
+        look_aside()
+    except OSError as error:
+        degraded.enter("aside", f"no process that looks at cgroups can be had ({error.strerror}): some can hold all up")
 
 
 def show(config: Config, path: str, pid: int) -> bytes:

@@ -51,8 +51,8 @@ class Tree(Protocol):
     def trigger(self, caller: int, path: str, text: bytes, /) -> str:
         """Return what `arm` makes a trigger of that the caller wrote into a file. EINVAL where it is none."""
 
-    def arm(self, trigger: str, /) -> Optional[Armed]:
-        """Return what fires as the trigger says, None where it never does. OSError."""
+    def arm(self, trigger: str, owner: str, /) -> Optional[Armed]:
+        """Return what fires as an owner's trigger says, None where it never does. OSError."""
 
     def renewed(self, trigger: str, /) -> str:
         """Return the trigger as it is by now: another one where whom it is for has moved. OSError."""

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Callable, Optional, TypeVar
 
+from lxcfs_py.container.owners import Owners
 from lxcfs_py.engine import Tree
-from lxcfs_py.engine.owners import Owners
 from lxcfs_py.engine.sizes import Sizes, has_end
 
 # Debian installs the module as fusepy, PyPI as fuse. OSError (EnvironmentError) when libfuse 2 is missing, as on

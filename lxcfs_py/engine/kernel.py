@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any, Callable
 
+from lxcfs_py.container.owners import Owners
 from lxcfs_py.engine import End, Tree, protocol
-from lxcfs_py.engine.owners import Owners, owner_in
 from lxcfs_py.engine.session import ATTEMPTS, CALLER, OPCODE, SETTLED, Session, create
 from lxcfs_py.engine.sizes import SIZE, Sizes, has_end
 from lxcfs_py.engine.triggers import Triggers
@@ -121,6 +121,14 @@ class Nodes:
         if node not in self._paths:
             raise OSError(errno.ESTALE, f"no file has the node id {node}")
         return self._paths[node]
+
+
+def owner_in(request: memoryview) -> tuple[int, int]:
+    """Return the pid and uid in a request."""
+    pid: int
+    uid: int
+    uid, pid = protocol.OWNER.unpack_from(request, protocol.OWNER_OFFSET)
+    return pid, uid
 
 
 def child(directory: str, name: str) -> str:

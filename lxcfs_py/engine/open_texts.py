@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
+from lxcfs_py.container.owners import Owners
 from lxcfs_py.engine.branches import Branches
-from lxcfs_py.engine.owners import Owners
 
 VERSION = 1
 """Of what follows: who finds texts laid out in another way starts without any."""

@@ -17,10 +17,10 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Optional
 
+from lxcfs_py.container.owners import Owners
 from lxcfs_py.engine import Armed, Tree, protocol
 from lxcfs_py.engine.branches import Branches
 from lxcfs_py.engine.open_texts import Texts
-from lxcfs_py.engine.owners import Owners
 from lxcfs_py.linux import threads
 
 log = logging.getLogger(__name__)
@@ -237,7 +237,7 @@ class Triggers:
 
     def _arm(self, handle: int, trigger: _Trigger, what: str) -> None:
         """Arm one that is held, in place of what it was armed as. OSError, ValueError."""
-        armed = self._tree.arm(what)
+        armed = self._tree.arm(what, trigger.owner)
         with self._lock:
             if self._held.get(handle) is trigger:  # else it was taken away meanwhile
                 trigger.armed, trigger.what = armed, what

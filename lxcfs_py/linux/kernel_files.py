@@ -13,6 +13,8 @@ import threading
 import time
 from typing import Callable, TypeVar
 
+from lxcfs_py.linux import aside
+
 _CHUNK = 16384
 _RETRY_MISSING_MS = 1000
 
@@ -40,12 +42,16 @@ class KernelDirectory:
     A file that does not exist is looked for again after a second at the earliest: cgroup controllers come and go.
     """
 
-    __slots__ = ("__weakref__", "_above", "_fds", "below")
+    __slots__ = ("__weakref__", "_above", "_fds", "below", "whose")
 
-    def __init__(self, path: str, below: str = "") -> None:
-        """Take the path, in two strings where others have one of them too: there are many directories."""
+    def __init__(self, path: str, below: str = "", whose: str = "") -> None:
+        """Take the path, in two strings where others have one of them too: there are many directories.
+
+        Where it is a container's, who may keep waiting whoever opens files there, `whose` is the container.
+        """
         self._above = path
         self.below = below
+        self.whose = whose
         # name -> descriptor; a negative number says "missing, look again at that millisecond of the monotonic clock"
         self._fds: dict[str, int] = {}
 
@@ -101,9 +107,9 @@ class KernelDirectory:
             return None
         try:
             return self.read(name)
+        except aside.GoneError:  # a cgroup that is gone is not one without limits
+            raise
         except FileNotFoundError:
-            if not os.path.isdir(self.path):  # a cgroup that is gone is not one without limits
-                raise
             return None
 
     def fd(self) -> int:
@@ -114,11 +120,12 @@ class KernelDirectory:
     def _open(self, name: str) -> int:
         try:
             fresh = self._opened(name)
+        except aside.GoneError:
+            raise
         except FileNotFoundError:
-            if os.path.isdir(self.path):
-                with _noting:
-                    if self._fds.get(name, -1) < 0:
-                        self._fds[name] = -int(time.monotonic() * 1000) - _RETRY_MISSING_MS
+            with _noting:
+                if self._fds.get(name, -1) < 0:
+                    self._fds[name] = -int(time.monotonic() * 1000) - _RETRY_MISSING_MS
             raise
         with _noting:
             fd = self._fds.get(name, -1)
@@ -134,8 +141,8 @@ class KernelDirectory:
         os.close(fresh)
 
     def _opened(self, name: str) -> int:
-        # Under no lock: whoever holds a lock of this directory in the kernel keeps this thread waiting, and no other.
-        return os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        """Open a file, under no lock. FileNotFoundError; GoneError."""
+        return aside.open_file(self.whose, self.path, name)
 
 
 class HeldDirectory:

@@ -47,15 +47,16 @@ class Trigger:
     A window that is no multiple of two seconds is the next one: the threshold is then reached somewhat earlier.
     """
 
-    _descriptor = -1
+    def __init__(self, descriptor: int, terms: str) -> None:
+        """Take the file, which is closed with this, and a trigger as `check` returns it.
 
-    def __init__(self, path: str, terms: str) -> None:
-        """Take a trigger as `check` returns it. OSError, EINVAL where the file has no such line."""
+        OSError, EINVAL where the file has no such line.
+        """
+        self._descriptor = descriptor
         kind, threshold, window = terms.split()
         self._kind = f"{kind} ".encode()
         self._threshold = int(threshold)
         self._window = -(-int(window) // _UNPRIVILEGED_STEP) * _UNPRIVILEGED_STEP
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._begun, self._total_then = _now(), self._total()
         self._looked, self._last = self._begun, self._total_then
         self._growth_before = 0
@@ -63,8 +64,7 @@ class Trigger:
         self._next = 0
 
     def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        os.close(self._descriptor)
 
     def fires(self) -> bool:
         """Look whether it fires now. OSError ENODEV where the cgroup is gone."""

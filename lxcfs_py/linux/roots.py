@@ -20,6 +20,8 @@ from lxcfs_py.linux import syscalls
 PROC = "/proc"
 SYS = "/sys"
 
+_descriptors: list[int] = []
+
 
 def take() -> Optional[str]:
     """Use mounts that nobody can cover from now on. Where that cannot be, return why not, and use the paths."""
@@ -73,17 +75,28 @@ def uncovered(mountpoint: str) -> str:
     if PROC == "/proc":
         return mountpoint
     with contextlib.suppress(OSError):
-        return f"{PROC}/self/fd/{_clone(mountpoint)}"
+        return f"{PROC}/self/fd/{_held(syscalls.clone_mount(mountpoint))}"
     return mountpoint
+
+
+def mounted(fstype: str) -> str:
+    """Return a path to a mount of a kernel's filesystem that stands nowhere. OSError."""
+    return f"{PROC}/self/fd/{_held(syscalls.mount_nowhere(fstype))}"
+
+
+def descriptors() -> list[int]:
+    """Return those by which paths of this module lead to mounts that stand nowhere."""
+    return list(_descriptors)
 
 
 def _mount(fstype: str, path: str) -> int:
     """Return a mount of a kernel's filesystem that stands nowhere; a clone of the one at `path` where none is given."""
     try:
-        return syscalls.mount_nowhere(fstype)
+        return _held(syscalls.mount_nowhere(fstype))
     except OSError:
-        return _clone(path)
+        return _held(syscalls.clone_mount(path))
 
 
-def _clone(path: str) -> int:
-    return syscalls.clone_mount(path)
+def _held(descriptor: int) -> int:
+    _descriptors.append(descriptor)
+    return descriptor

@@ -653,16 +653,17 @@ def test_of_very_many_processes_below_a_cgroup_a_bounded_number_is_looked_at(con
     container = containers.of(service(sandbox()))
     pids = range(10**6, 10**6 + 5000)
     looks = []
-    monkeypatch.setattr(module, "open_cgroup", lambda *_: SimpleNamespace(tasks=SimpleNamespace(pids=lambda: pids)))
+    tasks = SimpleNamespace(pids=lambda most: list(pids[:most]))
+    monkeypatch.setattr(module, "open_cgroup", lambda *_, **__: SimpleNamespace(tasks=tasks))
     monkeypatch.setattr(processes, "read", lambda pid, _name: looks.append("a text") or b"0::/below/%d\n" % pid)
     monkeypatch.setattr(processes, "namespace_or_none", lambda pid, _kind: f"cgroup:[{pid}]")
     monkeypatch.setattr(processes, "container_paths", lambda *_: looks.append("a namespace") or {"": "/other"})
-    assert containers._oldest(container.home, lambda _text: False) is None
+    assert containers._oldest(container.home, "", lambda _text: False) is None
     assert Counter(looks) == {"a text": module._MAX_PROCESSES, "a namespace": module._MAX_ENTERED}
     looks.clear()
     monkeypatch.setattr(processes, "read", lambda *_: looks.append("a text") or b"0::/below\n")
     monkeypatch.setattr(processes, "namespace_or_none", lambda *_: "cgroup:[1]")
-    assert containers._oldest(container.home, lambda _text: False) is None
+    assert containers._oldest(container.home, "", lambda _text: False) is None
     assert looks.count("a namespace") == 1
 
 

@@ -112,7 +112,7 @@ class Tree:
     def trigger(self, caller: int, path: str, text: bytes) -> str:
         raise OSError(errno.EINVAL, path)
 
-    def arm(self, trigger: str) -> None:
+    def arm(self, trigger: str, owner: str) -> None:
         raise OSError(errno.EINVAL, trigger)
 
     def renewed(self, trigger: str) -> str:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable
 
-from lxcfs_py.engine.owners import Owners
+from lxcfs_py.container.owners import Owners
 from lxcfs_py.runtimes.sandbox import Sandbox
 
 PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

@@ -170,6 +170,7 @@ class Files:
     """A cgroup's directory with just these files, and none below: what readers of cgroups ask of a KernelDirectory."""
 
     path = ""
+    whose = ""
 
     def __init__(self, files: Mapping[str, object]) -> None:
         self.files = {name: f"{content}\n".encode() for name, content in files.items()}

@@ -142,7 +142,7 @@ def test_what_v2_counts_of_an_engine_is_not_its_containers(beside_v1):
     cgroup = beside_v1({"memory": "/box", "": "/engine.service"}, "memory")
     assert cgroup.pressure is cgroup.cpu is None
     assert isinstance(cgroup.tasks, v1.Tasks)
-    assert list(cgroup.tasks.pids()) == [3]
+    assert cgroup.tasks.pids(9) == [3]
     assert isinstance(beside_v1({"pids": "/box", "": "/engine.service"}, "pids").tasks, v1.Tasks)
 
 
@@ -152,7 +152,7 @@ def test_what_v2_counts_beside_v1_is_a_containers_that_has_a_cgroup_there(paths,
     cgroup = beside_v1(paths, "memory")
     assert cgroup.pressure.read("cpu") == b"some of box\n"
     assert cgroup.cpu.usage() == (3000, 0, 2000)
-    assert list(cgroup.tasks.pids()) == [3]
+    assert cgroup.tasks.pids(9) == [3]
 
 
 @pytest.mark.parametrize("own", [{"cpu": "/box"}, {"cpuacct": "/box"}, {"cpu": "/box", "cpuacct": "/box"}])
@@ -690,22 +690,22 @@ def test_of_very_many_cgroups_below_a_bounded_number_is_listed_and_looked_at(tmp
             self.entries.close()
 
     monkeypatch.setattr(tree.os, "scandir", Entries)
-    assert len(list(tree.subtree(KernelDirectory(str(tmp_path / "box"))))) == 4
+    assert len(list(tree.subtree(str(tmp_path / "box")))) == 4
     assert len(listed) <= 4 * 10
 
 
 def test_the_processes_are_those_of_the_cgroup_and_those_below_without_the_zeros_that_stand_for_others(made):
     root = made({"box/cgroup.procs": "0\n12\n0\n13\n", "box/a/cgroup.procs": "7\n", "box/a/b/cgroup.procs": ""})
-    assert list(v2.Tasks((KernelDirectory(f"{root}/box"),), "/proc").pids()) == [12, 13, 7]
+    tasks = v2.Tasks((KernelDirectory(f"{root}/box"),), "/proc")
+    assert tasks.pids(9) == [12, 13, 7]
+    assert tasks.pids(2) == [12, 13]
 
 
 def test_the_descriptors_of_cgroups_below_are_closed_after_use(tmp_path):
     for name in ("a/b", "c"):
         (tmp_path / "box" / name).mkdir(parents=True)
-    directory = KernelDirectory(str(tmp_path / "box"))
-    directory.fd()
     before = len(os.listdir("/proc/self/fd"))
-    assert len([os.fstat(fd).st_ino for fd in tree.subtree(directory)]) == 4
+    assert len([os.fstat(fd).st_ino for fd in tree.subtree(str(tmp_path / "box"))]) == 4
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -713,7 +713,7 @@ def test_a_cgroup_below_that_goes_away_in_the_middle_is_left_out(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / "box" / name).mkdir(parents=True)
     seen = 0
-    for _ in tree.subtree(KernelDirectory(str(tmp_path / "box"))):
+    for _ in tree.subtree(str(tmp_path / "box")):
         for path in sorted((tmp_path / "box").iterdir())[:1]:
             path.rmdir()
         seen += 1

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import select
 import subprocess
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -29,9 +27,9 @@ def test_cgroups_are_looked_through_once_a_second_for_readers_whose_clock_nobody
     """Each new thread asks anew, and a container may have many cgroups."""
     clock, looks = [100.0], []
 
-    def pids() -> Iterator[int]:
+    def pids(most: int) -> list[int]:
         looks.append(clock[0])
-        return itertools.count(1000)
+        return [*range(1000, 1000 + most)]
 
     known = Containers(find(), Ledger(), Sampler(5))
     container = Container(os.getpid(), known.layout, Ledger(), Sampler(5))

@@ -8,9 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lxcfs_py.container import processes
-from lxcfs_py.engine import owners
-from lxcfs_py.engine.owners import Owners
+from lxcfs_py.container import owners, processes
+from lxcfs_py.container.owners import Owners
 
 
 def test_a_request_is_its_process_cgroups_and_without_one_its_users() -> None:

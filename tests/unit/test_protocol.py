@@ -69,7 +69,7 @@ class Tree:
     def trigger(self, caller: int, path: str, text: bytes) -> str:
         raise OSError(errno.EINVAL, path)
 
-    def arm(self, trigger: str) -> None:
+    def arm(self, trigger: str, owner: str) -> None:
         raise OSError(errno.EINVAL, trigger)
 
     def renewed(self, trigger: str) -> str:
@@ -285,7 +285,7 @@ def test_every_lock_is_granted_and_none_is_seen(peer: Kernel, opcode: int) -> No
 def test_who_appends_a_trigger_reads_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     peer = Kernel()
     monkeypatch.setattr(peer.tree, "trigger", lambda caller, path, text: "never", raising=False)
-    monkeypatch.setattr(peer.tree, "arm", lambda trigger: None, raising=False)
+    monkeypatch.setattr(peer.tree, "arm", lambda trigger, owner: None, raising=False)
     written = struct.pack("=QQIIQII", 7, 4096, 5, 0, 0, os.O_RDWR | os.O_APPEND, 0) + b"some\0"
     assert peer.ask(protocol.WRITE, node("/proc/meminfo"), written)[0] == 0
     assert peer.ask(protocol.READ, node("/proc/meminfo"), reading(4101, 4)) == (0, b"MemT")

@@ -14,9 +14,9 @@ from unittest.mock import Mock
 
 import pytest
 
+from lxcfs_py.container.owners import Owners
 from lxcfs_py.engine import open_texts, session, store
 from lxcfs_py.engine.open_texts import _SHELVES, VERSION, Texts
-from lxcfs_py.engine.owners import Owners
 from lxcfs_py.linux import runtime_directory, syscalls
 
 

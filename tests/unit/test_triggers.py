@@ -14,9 +14,9 @@ from queue import SimpleQueue
 
 import pytest
 
+from lxcfs_py.container.owners import Owners
 from lxcfs_py.engine import open_texts, protocol
 from lxcfs_py.engine import triggers as module
-from lxcfs_py.engine.owners import Owners
 from lxcfs_py.engine.triggers import MOST, Triggers
 from lxcfs_py.linux import psi, threads
 from tests.kept import wait_for
@@ -78,7 +78,7 @@ class Tree:
         self.armed = weakref.WeakValueDictionary()
         self.moved = {}
 
-    def arm(self, what):
+    def arm(self, what, owner):
         if what == "never":
             return None
         if what == "gone":

@@ -14,7 +14,6 @@ import time
 from typing import Optional
 
 from lxcfs_py.container import processes
-from lxcfs_py.engine import protocol
 from lxcfs_py.linux import roots
 
 _KNOWN_SECONDS = 1.0
@@ -88,11 +87,3 @@ def _cgroup(pid: int) -> str:
     # The deepest one says most; v1 has some hierarchies in which a container has no cgroup of its own.
     path = max((line.split(b":", 2)[2] for line in text.splitlines()), key=len, default=b"")
     return path[:_MAX_NAME].decode(errors="replace").rstrip("/")
-
-
-def owner_in(request: memoryview) -> tuple[int, int]:
-    """Return the pid and uid in a request."""
-    pid: int
-    uid: int
-    uid, pid = protocol.OWNER.unpack_from(request, protocol.OWNER_OFFSET)
-    return pid, uid

@@ -1,0 +1,321 @@
+"""What may have to wait for a container, without an end, is done by processes of their own, which hold nothing.
+
+Whoever lists a directory has the kernel's lock of it until he is done, and can take as long as he likes: with memory
+whose pages he holds back, or in a thread that seldom runs. Who looks a name up there for the first time, or lists it,
+waits, and no signal ends that. So it would be with each thread of a server in a directory that is a container's, such
+as its cgroup's, and a server that is killed would not end.
+
+Work is named here by functions. Where `start` was not called, as in commands, they are simply called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Callable, NamedTuple, Optional, TypeVar
+
+from lxcfs_py.linux import fork, roots, seccomp, signals
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+_OPEN_SECONDS, _LOOK_SECONDS = 1.0, 2.0
+"""For which is waited, where the machine may be busy: until something is open, and until it is looked at."""
+
+_PART = (1.0, 0.1, 0.01)
+"""Which part of that, for somebody who has answered always, and who has once and twice not; then none."""
+
+_GRUDGE_SECONDS = 100.0
+"""For which it is remembered who has not answered."""
+
+_MOST_SILENT = 64
+"""Of whom is waited for at a time, each by some processes."""
+
+_MOST_IDLE = 2
+_MOST_BYTES = 1 << 17
+
+
+class GoneError(FileNotFoundError):
+    """A file's directory is not there, or no longer."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+class SilentError(TimeoutError):
+    """Somebody's directory does not answer."""
+
+    def __init__(self, whose: str) -> None:
+        super().__init__(errno.ETIMEDOUT, "somebody keeps the kernel's lock of a directory there", whose)
+
+
+def open_file(whose: str, directory: str, name: str, flags: int = os.O_RDONLY) -> int:
+    """Return a descriptor of a file in somebody's directory, "" for a directory that nobody can keep the lock of.
+
+    OSError; of a file that is not there FileNotFoundError, but GoneError where the directory is not. SilentError.
+    """
+    return _do(whose, _OPEN_SECONDS, _open, directory, name, flags)
+
+
+def look(whose: str, function: Callable[..., R], *arguments: Any) -> R:
+    """Return what a function returns that looks at somebody's directories.
+
+    It is one of a module, which takes and returns what JSON can say. OSError, ValueError. SilentError.
+    """
+    return _do(whose, _LOOK_SECONDS, function, *arguments)
+
+
+def start(functions: Iterable[Callable[..., Any]], prepare: Callable[[], None] = lambda: None) -> None:
+    """Have these functions, and what opens files, done by other processes from now on. OSError.
+
+    Call it when there are no threads, after `roots.take`. `prepare` is called in each process, before it may do less.
+    """
+    global _helpers
+    known: Sequence[Callable[..., Any]] = (_open, *functions)
+    _helpers = _Helpers({_name(function): function for function in known}, prepare)
+
+
+def _do(whose: str, seconds: float, function: Callable[..., R], *arguments: Any) -> R:
+    if _helpers is None or not whose:
+        return function(*arguments)
+    return _helpers.do(whose, seconds, function, arguments)  # type: ignore[no-any-return]
+
+
+def _open(directory: str, name: str, flags: int) -> int:
+    try:
+        return os.open(f"{directory}/{name}", flags | os.O_CLOEXEC)
+    except FileNotFoundError:
+        if not os.path.isdir(directory):
+            raise GoneError(f"{directory}/{name}") from None
+        raise
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+class _Answer(NamedTuple):
+    """What a process has to say: an error's number, 0 for none, and words of an error; or a value, or a descriptor."""
+
+    error: int
+    words: str
+    value: Any
+    descriptor: Optional[int]
+
+
+class _Helper:
+    """One of the processes, which does one thing at a time."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def begin(self, name: str, arguments: Any) -> None:
+        """Let it do something. OSError where it has ended."""
+        self._connection.send(json.dumps([name, arguments]).encode())
+
+    def is_done(self, seconds: float) -> bool:
+        """Tell whether it is done within so many seconds."""
+        waiting = select.poll()
+        waiting.register(self._connection, select.POLLIN)
+        return bool(waiting.poll(seconds * 1000))
+
+    def answer(self) -> _Answer:
+        """Return what it says when it is done. ConnectionError where it has ended."""
+        message, descriptors = _receive(self._connection)
+        if not message:
+            raise ConnectionResetError(errno.ECONNRESET, "a process that looks at containers has ended")
+        error, words, value = json.loads(message)
+        return _Answer(error, words, value, descriptors[0] if descriptors else None)
+
+    def close(self) -> None:
+        """Let it end, as soon as it is done."""
+        self._connection.close()
+
+
+@dataclass
+class _Silence:
+    """Of somebody who has not answered."""
+
+    times: int = 0
+    last: float = 0.0
+    helpers: list[_Helper] = field(default_factory=list)
+    """Those that he keeps waiting still."""
+
+
+class _Helpers:
+    """The processes, and who keeps some of them waiting."""
+
+    def __init__(self, functions: Mapping[str, Callable[..., Any]], prepare: Callable[[], None]) -> None:
+        self._silent: dict[str, _Silence] = {}
+        self._lock = threading.Lock()
+        self._parent, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with its:
+            fork.start(lambda: _be_parent(its, functions, prepare))
+        self._idle = [self._new()]
+
+    def do(self, whose: str, seconds: float, function: Callable[..., Any], arguments: Any) -> Any:
+        """Have something done in which somebody may keep waiting who does it, and return what comes of it."""
+        began = time.monotonic()
+        patience = seconds * self._part(whose, began)
+        if not patience:
+            raise SilentError(whose)
+        try:
+            helper = self._begin(_name(function), arguments)
+            is_done = helper.is_done(patience)
+            answer = helper.answer() if is_done else None
+        except OSError as error:  # there is no process: to wait is better than to show somebody what is not his
+            log.debug("done here: %s", error)
+            return function(*arguments)
+        if answer is None:
+            self._note(whose, began, helper)
+            raise SilentError(whose)
+        self._take_back(helper)
+        if answer.error == errno.ENODEV:
+            raise GoneError(answer.words)
+        if answer.error:
+            raise OSError(answer.error, os.strerror(answer.error), answer.words)
+        if answer.words:
+            raise ValueError(answer.words)
+        if function is not _open:
+            return answer.value
+        if answer.descriptor is None:  # it was opened, and could not be taken
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return answer.descriptor
+
+    def _begin(self, name: str, arguments: Any) -> _Helper:
+        while True:
+            try:
+                helper = self._idle.pop()
+            except IndexError:
+                helper = self._new()
+                helper.begin(name, arguments)
+                return helper
+            with contextlib.suppress(ConnectionError):  # it has ended
+                helper.begin(name, arguments)
+                return helper
+
+    def _new(self) -> _Helper:
+        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with its:
+            socket.send_fds(self._parent, [b"\0"], [its.fileno()])
+        return _Helper(mine)
+
+    def _take_back(self, helper: _Helper) -> None:
+        if len(self._idle) < _MOST_IDLE:
+            self._idle.append(helper)
+        else:
+            helper.close()
+
+    def _part(self, whose: str, now: float) -> float:
+        """Return for which part of the usual time somebody is waited for, 0 for not at all."""
+        if not self._silent:
+            return 1.0
+        with self._lock:
+            for name, silence in list(self._silent.items()):
+                silence.helpers = [helper for helper in silence.helpers if not _is_back(helper)]
+                if not silence.helpers and now > silence.last + _GRUDGE_SECONDS:
+                    del self._silent[name]
+            known = self._silent.get(whose)
+            if known is None:
+                return 1.0 if sum(bool(each.helpers) for each in self._silent.values()) < _MOST_SILENT else 0.0
+            return _PART[known.times] if not known.helpers and known.times < len(_PART) else 0.0
+
+    def _note(self, whose: str, began: float, helper: _Helper) -> None:
+        """Note that somebody does not answer, as once where several wait at a time."""
+        with self._lock:
+            silence = self._silent.setdefault(whose, _Silence())
+            if began >= silence.last:
+                silence.times += 1
+                silence.last = time.monotonic()
+                log.info("%r: somebody in there keeps the kernel's lock of a directory, and is not waited for", whose)
+            silence.helpers.append(helper)
+
+
+def _receive(connection: socket.socket) -> tuple[bytes, Sequence[int]]:
+    """Return a message and the descriptor that came with it, if any; programs that are started do not have that."""
+    space = socket.CMSG_SPACE(struct.calcsize("i"))
+    message, ancillary, _, _ = connection.recvmsg(_MOST_BYTES, space, socket.MSG_CMSG_CLOEXEC)
+    return message, [descriptor for _, _, data in ancillary for descriptor in struct.unpack("=i", data)]
+
+
+def _is_back(helper: _Helper) -> bool:
+    """Tell whether one that was kept waiting no longer is: it is let go then, with what nobody wants any more."""
+    if not helper.is_done(0):
+        return False
+    with contextlib.suppress(OSError):
+        descriptor = helper.answer().descriptor
+        if descriptor is not None:
+            os.close(descriptor)
+    helper.close()
+    return True
+
+
+_helpers: Optional[_Helpers] = None
+
+
+# In the processes
+
+
+def _be_parent(
+    requests: socket.socket, functions: Mapping[str, Callable[..., Any]], prepare: Callable[[], None]
+) -> int:
+    """Fork one that works each time that one is wanted, until the server has ended."""
+    os.setsid()  # a terminal's Ctrl-C is meant for the server
+    signals.ignore_all_but()
+    _keep_open({requests.fileno(), *roots.descriptors()})
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    while True:
+        message, descriptors = _receive(requests)
+        if not message:
+            return 0
+        with socket.socket(fileno=descriptors[0]) as connection, contextlib.suppress(OSError):
+            fork.start(lambda connection=connection: _work(connection, functions, prepare))  # type: ignore[misc]
+
+
+def _keep_open(descriptors: Collection[int]) -> None:
+    """Close all other files, and let the standard ones lead nowhere."""
+    for descriptor in map(int, os.listdir(f"{roots.PROC}/self/fd")):
+        if descriptor > 2 and descriptor not in descriptors:
+            with contextlib.suppress(OSError):  # the one by which it was listed
+                os.close(descriptor)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(nowhere, standard)
+    os.close(nowhere)
+
+
+def _work(connection: socket.socket, functions: Mapping[str, Callable[..., Any]], prepare: Callable[[], None]) -> int:
+    """Do one thing after the other, as long as the server lives."""
+    prepare()
+    seccomp.try_to_forbid()
+    while True:
+        message = connection.recv(_MOST_BYTES)
+        if not message:
+            return 0
+        name, arguments = json.loads(message)
+        try:
+            value = functions[name](*arguments)
+        except OSError as error:
+            number = errno.ENODEV if isinstance(error, GoneError) else error.errno or errno.EIO
+            answer: list[Any] = [number, error.filename or "", None]
+        except ValueError as error:
+            answer = [0, str(error) or "no such value", None]
+        else:
+            if functions[name] is _open:
+                socket.send_fds(connection, [json.dumps([0, "", None]).encode()], [value])
+                os.close(value)
+                continue
+            answer = [0, "", value]
+        connection.send(json.dumps(answer).encode())
