@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 from lxcfs_py.linux import fork, roots, seccomp, signals
+from lxcfs_py.linux.ancillary import descriptors_in
 
 log = logging.getLogger(__name__)
 
@@ -244,10 +245,10 @@ class _Helpers:
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, Sequence[int]]:
-    """Return a message and the descriptor that came with it, if any; programs that are started do not have that."""
+    """Return a message and the descriptor that came with it, if any."""
     space = socket.CMSG_SPACE(struct.calcsize("i"))
     message, ancillary, _, _ = connection.recvmsg(_MOST_BYTES, space, socket.MSG_CMSG_CLOEXEC)
-    return message, [descriptor for _, _, data in ancillary for descriptor in struct.unpack("=i", data)]
+    return message, descriptors_in(ancillary)
 
 
 def _is_back(helper: _Helper) -> bool:

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import Optional, Union
 
-from lxcfs_py.linux import syscalls
+from lxcfs_py.linux import syscalls, threads
 
 PROC = "/proc"
 SYS = "/sys"
@@ -27,7 +27,7 @@ def take() -> Optional[str]:
     """Use mounts that nobody can cover from now on. Where that cannot be, return why not, and use the paths."""
     global PROC, SYS  # there is one working directory to each process, too
     try:
-        proc, sys = _mount("proc", "/proc"), _mount("sysfs", "/sys")
+        proc, sys = _mount("proc", "/proc"), _own_sysfs()
     except OSError as error:
         return (
             f"the machine's /proc and /sys are read by their paths ({error.strerror}): what is mounted over them holds "
@@ -95,6 +95,24 @@ def _mount(fstype: str, path: str) -> int:
         return _held(syscalls.mount_nowhere(fstype))
     except OSError:
         return _held(syscalls.clone_mount(path))
+
+
+def _own_sysfs() -> int:
+    """Return a sysfs that no other process has, where that can be.
+
+    All in one network namespace have the same one, with its directories and the kernel's locks of these: a container in
+    the machine's would have whoever lists one wait. So this is the sysfs of another namespace, which only a thread
+    enters, and which nobody is in then.
+    """
+    opened: list[int] = []
+
+    def mount() -> None:
+        with contextlib.suppress(OSError):
+            syscalls.unshare(syscalls.CLONE_NEWNET)
+            opened.append(_mount("sysfs", "/sys"))
+
+    threads.start(mount, name="sysfs").join()
+    return opened[0] if opened else _mount("sysfs", "/sys")
 
 
 def _held(descriptor: int) -> int:

@@ -25,11 +25,12 @@ from collections.abc import Iterator, Mapping
 from typing import Callable, NamedTuple
 
 from lxcfs_py.linux import peer, roots
+from lxcfs_py.linux.ancillary import descriptors_in
 from lxcfs_py.linux.digest import digest
 from lxcfs_py.linux.seccomp import Notification
 from lxcfs_py.syscalls import memory
 from lxcfs_py.syscalls.answers import ANSWERS, Answer, Figures
-from lxcfs_py.syscalls.callers import Caller, Listener, Monitor, descriptors_in, number_of, owner_of
+from lxcfs_py.syscalls.callers import Caller, Listener, Monitor, number_of, owner_of
 from lxcfs_py.syscalls.memory import Memory, Slot
 from lxcfs_py.syscalls.relay import Relay, Shift, TakeBack
 from lxcfs_py.syscalls.writers import ANSWERED, Writer, Writers

@@ -11,10 +11,10 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Sequence
 from typing import Protocol
 
 from lxcfs_py.linux import roots, seccomp
+from lxcfs_py.linux.ancillary import descriptors_in
 from lxcfs_py.linux.seccomp import Notification
 from lxcfs_py.syscalls.answers import Answer
 from lxcfs_py.syscalls.writers import Order
@@ -202,12 +202,3 @@ def _waits(call: Notification) -> bool:
         return int(number) == call.number and [int(word, 16) for word in arguments[:6]] == list(call.arguments)
     except (OSError, ValueError):  # it is gone, or it runs
         return False
-
-
-def descriptors_in(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
-    """Return what came beside a message; socket.recv_fds heeds no flags."""
-    found: list[int] = []
-    for level, kind, content in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            found += struct.unpack(f"={len(content) // 4}i", content[: len(content) // 4 * 4])
-    return found

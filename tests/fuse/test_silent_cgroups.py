@@ -68,13 +68,18 @@ print(reads, longest)
 FILES = ("meminfo", "stat", "loadavg", "diskstats", "swaps", "cpuinfo", "vmstat")
 
 
-@contextlib.contextmanager
-def held(other, box):
-    """Keep the locks of all directories that a sandbox has for its cgroup."""
+def cgroups(box):
+    """The directories that a sandbox has for its cgroup."""
     directories = set()
     for name in find().hierarchies:
         with contextlib.suppress(SandboxError):
             directories.add(str(box.cgroup(name)))
+    return directories
+
+
+@contextlib.contextmanager
+def held(other, box, directories):
+    """Keep the kernel's locks of directories, from within a sandbox, by the memory of another mount's file."""
     with contextlib.ExitStack() as opened:
         descriptors = [os.open(other.mountpoint / "proc/uptime", os.O_RDONLY)]
         opened.callback(os.close, descriptors[0])
@@ -110,7 +115,7 @@ def hostile(start_daemon, sandbox):
         def begin(daemon):
             other, box = start_daemon(), sandbox(views=daemon.mountpoint)
             readers = [program(box, READ, name) for name in FILES]
-            with held(other, box):
+            with held(other, box, cgroups(box)):
                 for each in readers:
                     each.stdin.write(b"go\n")
                 yield readers
@@ -158,3 +163,14 @@ def test_what_looks_at_cgroups_ends_with_its_server_and_has_nothing_of_it(start_
     daemon.process.kill()
     _, alive = psutil.wait_procs(aside, timeout=20)
     assert not alive
+
+
+def test_who_holds_a_directory_of_the_machines_sysfs_has_nobody_wait_who_lists_it_here(start_daemon, sandbox):
+    """A sysfs is shared by all in one network namespace: with --network=host, by a container and the machine."""
+    daemon, other = start_daemon(), start_daemon()
+    victim = sandbox(views=daemon.mountpoint)
+    listing = ["ls", "/sys/devices/system/cpu"]
+    names = victim.run(listing).stdout
+    with held(other, sandbox(), ["/sys/devices/system/cpu"]):
+        told = victim.popen(listing, stdout=subprocess.PIPE, text=True)
+        assert told.communicate(timeout=60)[0] == names
