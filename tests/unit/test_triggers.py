@@ -160,7 +160,7 @@ def test_a_successor_has_them_too_but_those_that_are_over(tree, server) -> None:
     assert {woken.get(timeout=10), woken.get(timeout=10)} == {70, 72}, "they look again"
     tree.fire("a")
     assert woken.get(timeout=10) == 70
-    tree.arm = lambda what: os.close(-1)
+    tree.arm = lambda what, owner: os.close(-1)
     last, woken = server()
     assert {woken.get(timeout=10), woken.get(timeout=10)} == {70, 72}, "they are told"
     assert last.poll(0, 70, READER) == ERROR, "as the kernel says of a cgroup that is gone"
