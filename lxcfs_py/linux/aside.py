@@ -33,7 +33,10 @@ log = logging.getLogger(__name__)
 R = TypeVar("R")
 
 _OPEN_SECONDS, _LOOK_SECONDS = 1.0, 2.0
-"""For which is waited, where the machine may be busy: until something is open, and until it is looked at."""
+"""For which one may wait in the kernel for one thing, until something is open, and until it is looked at."""
+
+_MOST_SECONDS = 8.0
+"""For which is waited for one that has not waited as long: the machine is busy. The watchdog lets a worker have 10."""
 
 _PART = (1.0, 0.1, 0.01)
 """Which part of that, for somebody who has answered always, and who has once and twice not; then none."""
@@ -121,22 +124,51 @@ class _Helper:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self._pid = 0  # until it has said it
 
     def begin(self, name: str, arguments: Any) -> None:
         """Let it do something. OSError where it has ended."""
         self._connection.send(json.dumps([name, arguments]).encode())
 
-    def is_done(self, seconds: float) -> bool:
-        """Tell whether it is done within so many seconds."""
+    def is_done(self, patience: float) -> bool:
+        """Tell whether it is done. False when it has waited in the kernel for so many seconds, for one thing.
+
+        It may take longer where the machine is busy. OSError where it has ended.
+        """
+        end, before = time.monotonic() + _MOST_SECONDS, ""
+        while not self.has_answered(patience / 2):
+            waits = self._waits()
+            if (waits and waits == before) or time.monotonic() > end:
+                return False
+            before = waits
+        return True
+
+    def has_answered(self, seconds: float) -> bool:
+        """Tell whether it is done within so many seconds. OSError where it has ended."""
         waiting = select.poll()
         waiting.register(self._connection, select.POLLIN)
-        return bool(waiting.poll(seconds * 1000))
+        end = time.monotonic() + seconds
+        while waiting.poll(max(end - time.monotonic(), 0) * 1000):
+            if self._pid:
+                return True
+            message, _ = _receive(self._connection)
+            self._pid = int(message)
+        return False
+
+    def _waits(self) -> str:
+        """Return what tells for what it waits from what else, "" while it does not, or has not been started."""
+        if not self._pid:
+            return ""
+        try:
+            with open(f"{roots.PROC}/{self._pid}/status", encoding="utf-8", errors="replace") as file:
+                fields = dict(line.split(":", 1) for line in file if ":" in line)
+        except OSError:
+            return ""
+        return fields["voluntary_ctxt_switches"] if fields["State"].split()[0] in ("D", "S") else ""
 
     def answer(self) -> _Answer:
-        """Return what it says when it is done. ConnectionError where it has ended."""
+        """Return what it says when it is done. OSError where it has ended."""
         message, descriptors = _receive(self._connection)
-        if not message:
-            raise ConnectionResetError(errno.ECONNRESET, "a process that looks at containers has ended")
         error, words, value = json.loads(message)
         return _Answer(error, words, value, descriptors[0] if descriptors else None)
 
@@ -245,17 +277,19 @@ class _Helpers:
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, Sequence[int]]:
-    """Return a message and the descriptor that came with it, if any."""
+    """Return a message and the descriptor that came with it, if any. ConnectionError where the other has ended."""
     space = socket.CMSG_SPACE(struct.calcsize("i"))
     message, ancillary, _, _ = connection.recvmsg(_MOST_BYTES, space, socket.MSG_CMSG_CLOEXEC)
+    if not message:
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
     return message, descriptors_in(ancillary)
 
 
 def _is_back(helper: _Helper) -> bool:
     """Tell whether one that was kept waiting no longer is: it is let go then, with what nobody wants any more."""
-    if not helper.is_done(0):
-        return False
     with contextlib.suppress(OSError):
+        if not helper.has_answered(0):
+            return False
         descriptor = helper.answer().descriptor
         if descriptor is not None:
             os.close(descriptor)
@@ -278,8 +312,9 @@ def _be_parent(
     _keep_open({requests.fileno(), *roots.descriptors()})
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     while True:
-        message, descriptors = _receive(requests)
-        if not message:
+        try:
+            _, descriptors = _receive(requests)
+        except OSError:
             return 0
         with socket.socket(fileno=descriptors[0]) as connection, contextlib.suppress(OSError):
             fork.start(lambda connection=connection: _work(connection, functions, prepare))  # type: ignore[misc]
@@ -301,6 +336,7 @@ def _work(connection: socket.socket, functions: Mapping[str, Callable[..., Any]]
     """Do one thing after the other, as long as the server lives."""
     prepare()
     seccomp.try_to_forbid()
+    connection.send(str(os.getpid()).encode())
     while True:
         message = connection.recv(_MOST_BYTES)
         if not message:

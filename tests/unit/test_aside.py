@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -120,6 +121,27 @@ def test_who_does_not_answer_is_left_alone_and_nobody_else(
     later = time.monotonic() + aside._GRUDGE_SECONDS
     monkeypatch.setattr(aside, "time", SimpleNamespace(monotonic=lambda: later))
     assert aside.look("/hostile", process), "in the end it is forgotten"
+
+
+def test_who_is_not_run_by_a_busy_machine_is_waited_for(helpers: aside._Helpers) -> None:
+    pid = aside.look("/box", process)
+    os.kill(pid, signal.SIGSTOP)
+    threading.Timer(1, os.kill, (pid, signal.SIGCONT)).start()
+    assert aside.look("/box", process) == pid
+    assert not helpers._silent
+
+
+def test_nobody_is_waited_for_until_the_watchdog_ends_the_server(
+    helpers: aside._Helpers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aside, "_MOST_SECONDS", 0.5)
+    pid = aside.look("/box", process)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(aside.SilentError):
+            aside.look("/box", process)
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_several_that_wait_for_one_at_a_time_are_silent_once(helpers: aside._Helpers, silent: str) -> None:
