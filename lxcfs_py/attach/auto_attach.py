@@ -153,9 +153,11 @@ class Cgroups:
         try:
             self._watch(path, directory)
             # What is made from here on is an event, what was made before is listed: nothing is missed.
-            with os.scandir(directory) as entries:
-                names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            names = aside.look(path, _children, directory)
         except (FileNotFoundError, NotADirectoryError):  # it has gone, or is a file
+            return
+        except aside.SilentError as error:
+            log.error("new containers in %s are not attached: %s", path, error.strerror)
             return
         for name in names:
             yield from self._enter(f"{path}/{name}")
@@ -163,13 +165,16 @@ class Cgroups:
     def _watch(self, path: str, directory: str) -> None:
         reason = f"{MAX_WATCHES} cgroups are watched already"
         if len(self._watched) < MAX_WATCHES:
-            mask = syscalls.IN_CREATE | syscalls.IN_ONLYDIR | syscalls.IN_DONT_FOLLOW
+            opened = aside.open_file(path, directory, ".", os.O_PATH | os.O_DIRECTORY)
             try:
-                self._watched[syscalls.inotify_add_watch(self._inotify, directory, mask)] = path
+                mask = syscalls.IN_CREATE | syscalls.IN_ONLYDIR
+                self._watched[syscalls.inotify_add_watch(self._inotify, f"/proc/self/fd/{opened}", mask)] = path
                 return
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
+            finally:
+                os.close(opened)
             reason = "fs.inotify.max_user_watches (sysctl) is reached"
         if self._is_complete:
             self._is_complete = False
@@ -269,10 +274,8 @@ class Attacher:
         directory = self._hierarchy.directory(candidate.path)
         try:
             pids = aside.look(candidate.path, _processes, directory)
-        except aside.SilentError:
-            return False
-        except OSError:
-            return not os.path.exists(directory)
+        except OSError as error:
+            return isinstance(error, aside.GoneError)
         seen: dict[tuple[int, str], bytes] = {}
         if not any(self._mountinfo_if_ready(pid, seen) for pid in pids):
             return False
@@ -388,15 +391,22 @@ def _root(pid: str) -> str:
 
 
 def _processes(directory: str) -> list[int]:
-    """Return some of the pids in a cgroup, or in its children where it has none of its own."""
-    pids = _members(directory)
+    """Return some of the pids in a cgroup, or in its children where it has none of its own. OSError, GoneError."""
+    try:
+        pids = _members(directory)
+    except FileNotFoundError:
+        raise aside.GoneError(directory) from None
     if not pids:
-        with os.scandir(directory) as entries:
-            children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-        for child in children[:_MAX_CHILDREN]:
+        for child in _children(directory)[:_MAX_CHILDREN]:
             with contextlib.suppress(OSError):
-                pids += _members(child)
+                pids += _members(f"{directory}/{child}")
     return pids[:_MAX_PROCESSES]
+
+
+def _children(directory: str) -> list[str]:
+    """Return the names of the cgroups below one. OSError."""
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 def _members(directory: str) -> list[int]:
@@ -416,8 +426,9 @@ def main() -> int:
     to_stderr(settings.level)
     seccomp.try_to_forbid()
     try:
-        aside.start((_processes,))
-        Attacher(settings).run()
+        attacher = Attacher(settings)
+        aside.start((_processes, _children))
+        attacher.run()
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
         log.error("new containers cannot be attached: %s%s", what, error.strerror)

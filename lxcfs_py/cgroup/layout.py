@@ -97,7 +97,7 @@ class Layout:
 
         `own` holds the directories that are this cgroup's alone. Those of its ancestors are shared by all that have
         them in common; its own are not, for another cgroup may stand at the same path later. They are in the directory
-        of `whose`, those of ancestors each in its own.
+        of `whose`, and so are those of ancestors that are below that cgroup; others are each in its own.
         """
         hierarchy = self.hierarchies.get(controller)
         if hierarchy is None:
@@ -115,16 +115,17 @@ class Layout:
             own[first] = KernelDirectory(hierarchy.mountpoint, hierarchy.below(path), whose or first)
         if len(rest) > 2 * _MOST_AT_EACH_END:
             rest[_MOST_AT_EACH_END:-_MOST_AT_EACH_END] = []
-        return (own[first], *map(self._shared, rest))
+        return (own[first], *(self._shared(each, whose if _is_in(each, hierarchy, whose) else each) for each in rest))
 
     def top(self, controller: str) -> KernelDirectory:
         """Return the root of a controller's hierarchy, or what is mounted of it."""
-        return self._shared(self.hierarchies[controller].mountpoint)
+        mountpoint = self.hierarchies[controller].mountpoint
+        return self._shared(mountpoint, mountpoint)
 
-    def _shared(self, path: str) -> KernelDirectory:
+    def _shared(self, path: str, whose: str) -> KernelDirectory:
         directory = self._directories.get(path)
         if directory is None:
-            directory = self._directories[path] = KernelDirectory(path, whose=path)
+            directory = self._directories[path] = KernelDirectory(path, whose=whose)
         return directory
 
 
@@ -210,6 +211,11 @@ def _nearest(hierarchy: Hierarchy, path: str) -> str:
     while len(os.fsencode(hierarchy.directory(path))) > _LONGEST_DIRECTORY:
         path = path.rpartition("/")[0]
     return path
+
+
+def _is_in(directory: str, hierarchy: Hierarchy, cgroup: str) -> bool:
+    """Tell whether a directory is that of a cgroup, or below it."""
+    return cgroup.startswith("/") and is_below(directory, hierarchy.directory(cgroup))
 
 
 def _controllers(mountpoint: str) -> list[str]:

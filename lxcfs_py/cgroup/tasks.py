@@ -53,7 +53,7 @@ class Tasks:
             self._forked = before.forked()
 
     def pids(self, most: int) -> list[int]:
-        """Return so many processes in the cgroup, and then in those below it, by their pids here."""
+        """Return so many processes in the cgroup, and then in those below it, by their pids here. OSError."""
         own = self._levels[0]
         return aside.look(own.whose, processes, own.path, most)
 
@@ -64,5 +64,5 @@ class Tasks:
         return self._looks.found(self._look)
 
     def _look(self) -> _States:
-        """Return how many tasks run, are blocked, and are listed."""
+        """Return how many tasks run, are blocked, and are listed. OSError."""
         raise NotImplementedError

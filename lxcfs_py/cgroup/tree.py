@@ -79,7 +79,7 @@ _MAX_ENTRIES = 2 * _MAX_CGROUPS  # a cgroup has up to 200 files
 def subtree(path: str) -> Iterator[int]:
     """Yield a descriptor of a cgroup's directory, and of each below it, at most 256 in all, which is closed after use.
 
-    Whose they are may keep waiting who calls this (`linux/aside.py`).
+    OSError where there is none. Whose they are may keep waiting who calls this (`linux/aside.py`).
     """
     waiting, seen = [path], 0
     while waiting and seen < _MAX_CGROUPS:
@@ -88,6 +88,8 @@ def subtree(path: str) -> Iterator[int]:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:  # it is gone, or so deep that its path is too long
+            if seen == 1:
+                raise
             continue
         try:
             yield fd
@@ -162,6 +164,8 @@ class Looks(Generic[A]):
             except aside.SilentError:
                 if found is None:
                     raise
+                self._next = time.monotonic() + _LOOK_SECONDS
+                return found
             done = time.monotonic()
             self._next = done + max(_LOOK_SECONDS, (done - now) * _REST)
         return found

@@ -120,9 +120,10 @@ class Memory(Counting):
         Those that are gone count on, and so do those that are not seen this time: not all of very many are looked at.
         """
         known, own = self._killed_in, self._levels[0]
-        for number, killed in aside.look(own.whose, killed_below, own.path):
-            if number in known or len(known) < _MOST_KNOWN:
-                known[number] = max(killed, known.get(number, 0))
+        with contextlib.suppress(OSError):
+            for number, killed in aside.look(own.whose, killed_below, own.path):
+                if number in known or len(known) < _MOST_KNOWN:
+                    known[number] = max(killed, known.get(number, 0))
         return sum(known.values())
 
     def numa_stat(self) -> Mapping[str, Mapping[int, int]]:
@@ -139,7 +140,7 @@ class Memory(Counting):
 
 
 def killed_below(path: str) -> list[tuple[int, int]]:
-    """Return of cgroups below one their inode numbers, and how many tasks of each were killed, if any."""
+    """Return of cgroups below one their inode numbers, and how many tasks of each were killed, if any. OSError."""
     directories = itertools.islice(subtree(path), 1, None)
     counts = ((os.fstat(each).st_ino, _killed(read_in(each, "memory.oom_control"))) for each in directories)
     return [(number, killed) for number, killed in counts if killed]
@@ -314,7 +315,7 @@ class Tasks(tasks.Tasks):
 
 
 def states_in(path: str, is_counted: bool) -> list[int]:
-    """Return how many tasks in a cgroup and below it run, are blocked, and are listed, 0 where others count."""
+    """Return how many tasks in a cgroup and below run, are blocked, and are listed, 0 where others count. OSError."""
     running = blocked = listed = 0
     for directory in subtree(path):
         with contextlib.suppress(OSError):  # a kernel without CONFIG_TASKSTATS

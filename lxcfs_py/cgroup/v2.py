@@ -358,13 +358,13 @@ def _shares_if_quadratic(weight: int) -> float:
 
 
 def cpus_in(path: str) -> list[int]:
-    """Return the CPUs of all tasks in a cgroup and below it, in order."""
+    """Return the CPUs of all tasks in a cgroup and below it, in order. OSError."""
     texts = (read_in(directory, "cpuset.cpus.effective") for directory in subtree(path))
     return sorted({cpu for text in texts for cpu in cpu_list.parse(text)})
 
 
 def states_in(path: str, proc: str) -> list[int]:
-    """Return how many tasks in a cgroup and below it run, are blocked, and are listed."""
+    """Return how many tasks in a cgroup and below it run, are blocked, and are listed. OSError."""
     threads = [thread for directory in subtree(path) for thread in read_pids(directory, "cgroup.threads")]
     # Of very many threads every so many are looked at, and stand for the others.
     step = -(-len(threads) // _MAX_THREADS) or 1

@@ -31,6 +31,7 @@ from lxcfs_py.container.owners import Owners
 from lxcfs_py.container.paged import Paged
 from lxcfs_py.errors import LxcfsError, in_words
 from lxcfs_py.linux import roots
+from lxcfs_py.linux.aside import SilentError
 from lxcfs_py.linux.kernel_files import KernelDirectory
 
 log = logging.getLogger(__name__)
@@ -460,6 +461,8 @@ class Containers:
         """Tell whether a container's init lives and, where it stands for a cgroup, is still in it."""
         try:
             return not container.has_ended() and container.refresh()
+        except SilentError:  # so it is there
+            return True
         except OSError:
             return False
 
@@ -477,6 +480,9 @@ class Containers:
                 finally:
                     self._watch(container)
             return pid is not None and container.refresh()
+        except SilentError:  # later, if any
+            self._ended[container] = None
+            return True
         except OSError:
             return False
 
@@ -524,12 +530,14 @@ class Containers:
 
     def _add_cgroup(self, pid: int, text: bytes, paths: Paths) -> Container:
         place = tuple(paths.values())
+        name, whose, init = "", self._owners.of(pid, 0), pid
+        if place not in self._known:  # before others have to wait
+            name = f"{self.layout.inode(paths, whose)}:{':'.join(place)}"
+            init = self._oldest(paths, whose, text.__eq__) or pid
         with self._adding:
             container = self._known.get(place)
             if container is None:
-                whose = self._owners.of(pid, 0)
-                name = f"{self.layout.inode(paths, whose)}:{':'.join(place)}"
-                init = self._oldest(paths, whose, text.__eq__) or pid
+                name = name or f"{self.layout.inode(paths, whose)}:{':'.join(place)}"
                 container = Container(init, self.layout, self._ledger, self._sampler, whose, name)
                 container.home = paths
                 self._add(container)

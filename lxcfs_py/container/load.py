@@ -15,7 +15,7 @@ from typing import Any, Callable, NamedTuple, Optional
 from lxcfs_py.cgroup.layout import parse_paths
 from lxcfs_py.container import processes
 from lxcfs_py.container.order import in_turn
-from lxcfs_py.linux import regular_file, threads
+from lxcfs_py.linux import aside, regular_file, threads
 
 log = logging.getLogger(__name__)
 
@@ -146,14 +146,14 @@ class Sampler:
         looks = self._wanted()
         if sum(load.cost for load, _ in looks) > most:
             looks = _in_turn(looks)
-        end = time.thread_time() + most
+        end = aside.thread_time() + most
         for load, states in looks:
-            began = time.thread_time()
+            began = aside.thread_time()
             try:
                 load.sample(states())
             except (OSError, ValueError) as error:
                 log.debug("a load average cannot be sampled: %s", error)
-            ended = time.thread_time()
+            ended = aside.thread_time()
             load.cost = ended - began
             if ended > end:
                 break

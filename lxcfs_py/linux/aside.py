@@ -38,16 +38,18 @@ _OPEN_SECONDS, _LOOK_SECONDS = 1.0, 2.0
 _MOST_SECONDS = 8.0
 """For which is waited for one that has not waited as long: the machine is busy. The watchdog lets a worker have 10."""
 
-_PART = (1.0, 0.1, 0.01)
-"""Which part of that, for somebody who has answered always, and who has once and twice not; then none."""
+_PART = (1.0, 0.5, 0.25, 0.0)
+"""Which part of that, for somebody who has answered always, who has once not, twice, and more often."""
 
 _GRUDGE_SECONDS = 100.0
 """For which it is remembered who has not answered."""
 
-_MOST_SILENT = 64
-"""Of whom is waited for at a time, each by some processes."""
+_MANY_SILENT = 16
+"""Of so many who keep processes waiting in one cgroup right below the root, each of the others there counts as one who
+has once not answered. So there are some 50 at most, and nobody waits for them elsewhere."""
 
 _MOST_IDLE = 2
+_PAUSE_SECONDS = 0.01
 _MOST_BYTES = 1 << 17
 
 
@@ -62,7 +64,7 @@ class SilentError(TimeoutError):
     """Somebody's directory does not answer."""
 
     def __init__(self, whose: str) -> None:
-        super().__init__(errno.ETIMEDOUT, "somebody keeps the kernel's lock of a directory there", whose)
+        super().__init__(errno.ETIMEDOUT, "directories there do not answer", whose)
 
 
 def open_file(whose: str, directory: str, name: str, flags: int = os.O_RDONLY) -> int:
@@ -91,6 +93,11 @@ def start(functions: Iterable[Callable[..., Any]], prepare: Callable[[], None] =
     _helpers = _Helpers({_name(function): function for function in known}, prepare)
 
 
+def thread_time() -> float:
+    """Return the seconds of CPU time that this thread has taken, and what was done for it aside."""
+    return time.thread_time() + float(getattr(_spent, "seconds", 0.0))
+
+
 def _do(whose: str, seconds: float, function: Callable[..., R], *arguments: Any) -> R:
     if _helpers is None or not whose:
         return function(*arguments)
@@ -111,12 +118,19 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 class _Answer(NamedTuple):
-    """What a process has to say: an error's number, 0 for none, and words of an error; or a value, or a descriptor."""
+    """What a process has to say."""
 
-    error: int
+    seconds: float
+    """Of CPU time that it took."""
+
+    error: str
+    """The name of an exception, "" for none, and what belongs to that."""
+
+    number: int
     words: str
-    value: Any
-    descriptor: Optional[int]
+
+    value: Any = None
+    descriptor: Optional[int] = None
 
 
 class _Helper:
@@ -169,8 +183,7 @@ class _Helper:
     def answer(self) -> _Answer:
         """Return what it says when it is done. OSError where it has ended."""
         message, descriptors = _receive(self._connection)
-        error, words, value = json.loads(message)
-        return _Answer(error, words, value, descriptors[0] if descriptors else None)
+        return _Answer(*json.loads(message), *descriptors)
 
     def close(self) -> None:
         """Let it end, as soon as it is done."""
@@ -204,45 +217,45 @@ class _Helpers:
         patience = seconds * self._part(whose, began)
         if not patience:
             raise SilentError(whose)
-        try:
-            helper = self._begin(_name(function), arguments)
-            is_done = helper.is_done(patience)
-            answer = helper.answer() if is_done else None
-        except OSError as error:  # there is no process: to wait is better than to show somebody what is not his
-            log.debug("done here: %s", error)
-            return function(*arguments)
+        while True:
+            helper = None
+            try:
+                helper = self._idle_or_new()
+                helper.begin(_name(function), arguments)
+                is_done = helper.is_done(patience)
+                answer = helper.answer() if is_done else None
+                break
+            except OSError as error:  # one that was idle has ended, or there is no room for another
+                if helper is not None:
+                    helper.close()
+                if time.monotonic() - began > seconds:  # to wait is better than to show somebody what is not his
+                    log.warning("%r is looked at by the server itself: %s", whose, error)
+                    return function(*arguments)
+                time.sleep(_PAUSE_SECONDS)
         if answer is None:
             self._note(whose, began, helper)
             raise SilentError(whose)
         self._take_back(helper)
-        if answer.error == errno.ENODEV:
-            raise GoneError(answer.words)
+        _spent.seconds = getattr(_spent, "seconds", 0.0) + answer.seconds
         if answer.error:
-            raise OSError(answer.error, os.strerror(answer.error), answer.words)
-        if answer.words:
-            raise ValueError(answer.words)
+            raise _error(answer)
         if function is not _open:
             return answer.value
         if answer.descriptor is None:  # it was opened, and could not be taken
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return answer.descriptor
 
-    def _begin(self, name: str, arguments: Any) -> _Helper:
-        while True:
-            try:
-                helper = self._idle.pop()
-            except IndexError:
-                helper = self._new()
-                helper.begin(name, arguments)
-                return helper
-            with contextlib.suppress(ConnectionError):  # it has ended
-                helper.begin(name, arguments)
-                return helper
+    def _idle_or_new(self) -> _Helper:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._new()
 
     def _new(self) -> _Helper:
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
-            socket.send_fds(self._parent, [b"\0"], [its.fileno()])
+            passed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("=i", its.fileno()))
+            self._parent.sendmsg([b"\0"], [passed], socket.MSG_DONTWAIT)
         return _Helper(mine)
 
     def _take_back(self, helper: _Helper) -> None:
@@ -260,10 +273,11 @@ class _Helpers:
                 silence.helpers = [helper for helper in silence.helpers if not _is_back(helper)]
                 if not silence.helpers and now > silence.last + _GRUDGE_SECONDS:
                     del self._silent[name]
-            known = self._silent.get(whose)
-            if known is None:
-                return 1.0 if sum(bool(each.helpers) for each in self._silent.values()) < _MOST_SILENT else 0.0
-            return _PART[known.times] if not known.helpers and known.times < len(_PART) else 0.0
+            known, top = self._silent.get(whose), _top(whose)
+            if known is not None and known.helpers:
+                return 0.0
+            near = sum(bool(each.helpers) for name, each in self._silent.items() if _top(name) == top)
+            return _PART[min((known.times if known else 0) + near // _MANY_SILENT, len(_PART) - 1)]
 
     def _note(self, whose: str, began: float, helper: _Helper) -> None:
         """Note that somebody does not answer, as once where several wait at a time."""
@@ -272,7 +286,7 @@ class _Helpers:
             if began >= silence.last:
                 silence.times += 1
                 silence.last = time.monotonic()
-                log.info("%r: somebody in there keeps the kernel's lock of a directory, and is not waited for", whose)
+                log.info("%r: directories there do not answer, and are not waited for", whose)
             silence.helpers.append(helper)
 
 
@@ -283,6 +297,19 @@ def _receive(connection: socket.socket) -> tuple[bytes, Sequence[int]]:
     if not message:
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
     return message, descriptors_in(ancillary)
+
+
+def _top(whose: str) -> str:
+    """Return the cgroup right below the root that somebody is in."""
+    return whose.lstrip("/").partition("/")[0]
+
+
+def _error(answer: _Answer) -> Exception:
+    if answer.error == "GoneError":
+        return GoneError(answer.words)
+    if answer.error == "ValueError":
+        return ValueError(answer.words)
+    return OSError(answer.number, os.strerror(answer.number), answer.words)
 
 
 def _is_back(helper: _Helper) -> bool:
@@ -298,6 +325,7 @@ def _is_back(helper: _Helper) -> bool:
 
 
 _helpers: Optional[_Helpers] = None
+_spent = threading.local()
 
 
 # In the processes
@@ -342,17 +370,20 @@ def _work(connection: socket.socket, functions: Mapping[str, Callable[..., Any]]
         if not message:
             return 0
         name, arguments = json.loads(message)
+        began, value, failed = time.process_time(), None, ("", 0, "")
         try:
             value = functions[name](*arguments)
+        except GoneError as error:
+            failed = ("GoneError", errno.ENOENT, error.filename)
         except OSError as error:
-            number = errno.ENODEV if isinstance(error, GoneError) else error.errno or errno.EIO
-            answer: list[Any] = [number, error.filename or "", None]
+            failed = ("OSError", error.errno or errno.EIO, str(error.filename or ""))
         except ValueError as error:
-            answer = [0, str(error) or "no such value", None]
+            failed = ("ValueError", 0, str(error))
+        except Exception as error:  # of a file that holds what the kernel never writes, or for want of memory
+            failed = ("OSError", errno.EIO, repr(error))
+        took = time.process_time() - began
+        if functions[name] is _open and value is not None:
+            socket.send_fds(connection, [json.dumps([took, *failed, None]).encode()], [value])
+            os.close(value)
         else:
-            if functions[name] is _open:
-                socket.send_fds(connection, [json.dumps([0, "", None]).encode()], [value])
-                os.close(value)
-                continue
-            answer = [0, "", value]
-        connection.send(json.dumps(answer).encode())
+            connection.send(json.dumps([took, *failed, value]).encode())

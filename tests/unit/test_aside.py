@@ -30,13 +30,19 @@ def fail(kind: str, text: str) -> None:
     raise {"value": ValueError(text), "system": OSError(errno.EACCES, "no", text)}[kind]
 
 
+def compute(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
 def process() -> int:
     return os.getpid()
 
 
 @pytest.fixture
 def helpers(monkeypatch: pytest.MonkeyPatch) -> Iterator[aside._Helpers]:
-    aside.start((stand_still, fail, time_passes, process))
+    aside.start((stand_still, fail, compute, time_passes, process))
     made = aside._helpers
     assert made is not None
     monkeypatch.setattr(aside, "_LOOK_SECONDS", 0.3)
@@ -158,17 +164,31 @@ def test_several_that_wait_for_one_at_a_time_are_silent_once(helpers: aside._Hel
     assert len(helpers._silent["/hostile"].helpers) == 4
 
 
-def test_of_very_many_who_do_not_answer_so_many_are_waited_for(
+def test_very_many_in_one_cgroup_who_do_not_answer_cost_its_others_and_nobody_else(
     helpers: aside._Helpers, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aside, "_MOST_SILENT", 2)
+    monkeypatch.setattr(aside, "_MANY_SILENT", 2)
     monkeypatch.setattr(aside, "_LOOK_SECONDS", 0.05)
-    for number in range(2):
+    for number in range(6):
+        assert helpers._part("/user/neighbour", time.monotonic()) == aside._PART[number // 2]
         with pytest.raises(aside.SilentError):
-            aside.look(f"/hostile/{number}", stand_still, silent)
+            aside.look(f"/user/{number}", stand_still, silent)
     with pytest.raises(aside.SilentError):
-        aside.look("/hostile/2", process)
-    assert "/hostile/2" not in helpers._silent
+        aside.look("/user/6", process)
+    assert "/user/6" not in helpers._silent
+    assert aside.look("/docker/box", process)
+
+
+def test_what_is_done_aside_counts_for_who_wanted_it(helpers: aside._Helpers) -> None:
+    before = aside.thread_time()
+    aside.look("/box", compute, 0.2)
+    assert aside.thread_time() - before >= 0.2
+
+
+def test_whatever_fails_ends_no_process(helpers: aside._Helpers) -> None:
+    with pytest.raises(OSError, match="Input/output error"):
+        aside.look("/box", fail, "none", "of these")
+    assert aside.look("/box", process)
 
 
 def test_a_descriptor_that_comes_too_late_is_closed(
@@ -184,7 +204,9 @@ def test_a_descriptor_that_comes_too_late_is_closed(
 
 def test_where_no_process_can_be_had_all_is_done_here(helpers: aside._Helpers) -> None:
     helpers._parent.close()
-    helpers._idle.clear()
+    pid = aside.look("/box", process)
+    assert pid != os.getpid(), "one that waits for work is there still"
+    psutil.Process(pid).kill()
     assert aside.look("/box", process) == os.getpid()
 
 
