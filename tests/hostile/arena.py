@@ -78,6 +78,7 @@ ATTACKS = (
     Attack("writers", ("500", "append")),
     Attack("idle_holders", ("directory",)),
     Attack("idle_holders", ("files",)),
+    Attack("idle_holders", ("cgroups",)),
     Attack("tasks"),
     Attack("names"),
     Attack("namespaces", privileged=True),
