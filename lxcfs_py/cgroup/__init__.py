@@ -7,6 +7,7 @@ A method raises OSError when the cgroup is gone, and ValueError when a file hold
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Protocol, TypeVar, Union
@@ -193,6 +194,12 @@ def open_cgroup(layout: Layout, paths: Paths, proc: Optional[str] = None, whose:
 def look_aside() -> None:
     """Have what is looked at of cgroups be looked at by other processes from now on: see `aside.start`. OSError."""
     aside.start((processes, v1.killed_below, v1.states_in, v2.cpus_in, v2.states_in), taskstats.connect)
+
+
+def try_to_look_aside() -> None:
+    """Do the same, and nothing where no process can be had."""
+    with contextlib.suppress(OSError):
+        look_aside()
 
 
 def _cpu(levels: Callable[[str, int], Levels], unified: Levels) -> Optional[Cpu]:

@@ -16,7 +16,7 @@ from lxcfs_py.container.containers import Container, Containers
 from lxcfs_py.container.cpu_time import Ledger
 from lxcfs_py.container.load import Sampler
 from lxcfs_py.daemon.policies import applied, matching
-from lxcfs_py.linux import cpu_list
+from lxcfs_py.linux import aside, cpu_list
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.kernel_files import KernelDirectory
 from lxcfs_py.printable import printable
@@ -89,7 +89,7 @@ class Subject:
     def cpusets(self) -> list[tuple[str, str]]:
         """Return the effective cpuset of its cgroup, "0-3", with the cgroup that says so; none where there is none."""
         for path, directory, version in self._levels("cpuset"):
-            cpuset = (v2 if version == 2 else v1).Cpuset((KernelDirectory(directory),))
+            cpuset = (v2 if version == 2 else v1).Cpuset((KernelDirectory(directory, whose=directory),))
             with contextlib.suppress(OSError):
                 text = cpuset.cpus()
                 if text:
@@ -128,7 +128,11 @@ class Subject:
             yield path, hierarchy.directory(path), hierarchy.version
             path = os.path.dirname(path)
             above = hierarchy.directory(path)
-            if controller == "memory" and hierarchy.version == 1 and not v1.counts_those_below(KernelDirectory(above)):
+            if (
+                controller == "memory"
+                and hierarchy.version == 1
+                and not v1.counts_those_below(KernelDirectory(above, whose=above))
+            ):
                 return
 
     def _limits(
@@ -143,8 +147,10 @@ class Subject:
 
 def _read(path: str) -> str:
     """Return a cgroup's file, "" where there is none."""
+    directory, name = os.path.split(path)
     try:
-        return Path(path).read_text().strip()
+        with open(aside.open_file(directory, directory, name), encoding="utf-8") as file:
+            return file.read().strip()
     except OSError:
         return ""
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable
 
+from lxcfs_py.cgroup import try_to_look_aside
 from lxcfs_py.commands.common import CommandError, add_config, new_command, require_root, served_config
 from lxcfs_py.commands.glance import HISTORY, Glance, Row
 
@@ -65,6 +66,7 @@ def add(commands: Commands) -> None:
 def _top(options: argparse.Namespace) -> int:
     require_root()
     glance = Glance(served_config(options.config))
+    try_to_look_aside()
     if options.once or options.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         glance.rows()
         time.sleep(_ONCE_SECONDS)

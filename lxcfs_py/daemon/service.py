@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Callable, Optional
 
-from lxcfs_py.cgroup import look_aside
+from lxcfs_py.cgroup import look_aside, try_to_look_aside
 from lxcfs_py.cgroup.layout import LayoutError, find_for_all
 from lxcfs_py.cgroup.layout import find as find_hierarchies
 from lxcfs_py.config import Config, ConfigError
@@ -186,6 +186,7 @@ def show(config: Config, path: str, pid: int) -> bytes:
     UnplacedError where it cannot be told which container it is in, OSError when there is no such file.
     """
     containers = Containers(find_hierarchies(), Ledger(), Sampler(config.loadavg.interval))
+    try_to_look_aside()
     containers.placed(pid)
     filesystem = Filesystem(Host(), containers, config)
     return filesystem.render(pid, filesystem.follow(pid, path))

@@ -86,9 +86,12 @@ def look(whose: str, function: Callable[..., R], *arguments: Any) -> R:
 def start(functions: Iterable[Callable[..., Any]], prepare: Callable[[], None] = lambda: None) -> None:
     """Have these functions, and what opens files, done by other processes from now on. OSError.
 
-    Call it when there are no threads, after `roots.take`. `prepare` is called in each process, before it may do less.
+    Call it after `roots.take`, where there are no threads that hold a lock; nothing happens the second time. `prepare`
+    is called in each process, before it may do less.
     """
     global _helpers
+    if _helpers is not None:
+        return
     known: Sequence[Callable[..., Any]] = (_open, *functions)
     _helpers = _Helpers({_name(function): function for function in known}, prepare)
 

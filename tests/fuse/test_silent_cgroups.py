@@ -123,6 +123,7 @@ def hostile(start_daemon, sandbox):
         yield lambda daemon: stack.enter_context(begin(daemon))
 
 
+@pytest.mark.slow
 def test_who_holds_his_cgroup_has_no_other_container_wait_long(start_daemon, sandbox, hostile):
     daemon = start_daemon()
     victim = sandbox(views=daemon.mountpoint)
@@ -139,6 +140,20 @@ def test_who_holds_his_cgroup_has_no_other_container_wait_long(start_daemon, san
     assert "do not answer" in daemon.log.read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["show", "meminfo"], ["explain", "meminfo"], ["top", "--once"]], ids=" ".join)
+def test_commands_do_not_wait_for_who_holds_his_cgroup(start_daemon, sandbox, command):
+    daemon, other = start_daemon(), start_daemon()
+    box = sandbox(views=daemon.mountpoint)
+    pid = [] if command[0] == "top" else ["--pid", str(box.init)]
+    whole = [sys.executable, "-m", "lxcfs_py", *command, *pid, "--config", str(daemon.config)]
+    with held(other, box, cgroups(box)):
+        told = subprocess.run(whole, capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0
+    assert ("do not answer" in told.stderr) == bool(pid)
+
+
+@pytest.mark.slow
 def test_who_holds_his_cgroup_keeps_no_server_from_ending(start_daemon, sandbox, hostile):
     daemon = start_daemon(keep=True)
     victim = sandbox(memory=64 << 20, views=daemon.mountpoint)
