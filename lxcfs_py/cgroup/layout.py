@@ -112,15 +112,15 @@ class Layout:
             return ()
         first, *rest = ancestors
         if first not in own:
-            own[first] = KernelDirectory(hierarchy.mountpoint, hierarchy.below(path), whose or first)
+            own[first] = KernelDirectory(hierarchy.mountpoint, hierarchy.below(path), _whose(first, hierarchy, whose))
         if len(rest) > 2 * _MOST_AT_EACH_END:
             rest[_MOST_AT_EACH_END:-_MOST_AT_EACH_END] = []
-        return (own[first], *(self._shared(each, whose if _is_in(each, hierarchy, whose) else each) for each in rest))
+        return (own[first], *(self._shared(each, _whose(each, hierarchy, whose)) for each in rest))
 
     def top(self, controller: str) -> KernelDirectory:
         """Return the root of a controller's hierarchy, or what is mounted of it."""
         mountpoint = self.hierarchies[controller].mountpoint
-        return self._shared(mountpoint, mountpoint)
+        return self._shared(mountpoint, "/")
 
     def _shared(self, path: str, whose: str) -> KernelDirectory:
         directory = self._directories.get(path)
@@ -213,9 +213,10 @@ def _nearest(hierarchy: Hierarchy, path: str) -> str:
     return path
 
 
-def _is_in(directory: str, hierarchy: Hierarchy, cgroup: str) -> bool:
-    """Tell whether a directory is that of a cgroup, or below it."""
-    return cgroup.startswith("/") and is_below(directory, hierarchy.directory(cgroup))
+def _whose(directory: str, hierarchy: Hierarchy, container: str) -> str:
+    """Return whose a directory is: a container's that is at or above that cgroup, or else nobody's but its own."""
+    cgroup = hierarchy.root.rstrip("/") + directory[len(hierarchy.mountpoint) :]
+    return container if container.startswith("/") and is_below(cgroup, container) else cgroup
 
 
 def _controllers(mountpoint: str) -> list[str]:

@@ -521,7 +521,7 @@ class Containers:
             container = self._known.get(namespace)
             if container is None:
                 init = processes.find_init(pid, namespace)
-                container = Container(init, self.layout, self._ledger, self._sampler, self._owners.of(init, 0))
+                container = Container(init, self.layout, self._ledger, self._sampler, self._whose(init))
                 if container.namespace_name() != namespace:
                     raise ProcessLookupError(f"process {init} ended while it was looked at")
                 self._add(container)
@@ -530,7 +530,7 @@ class Containers:
 
     def _add_cgroup(self, pid: int, text: bytes, paths: Paths) -> Container:
         place = tuple(paths.values())
-        name, whose, init = "", self._owners.of(pid, 0), pid
+        name, whose, init = "", self._whose(pid), pid
         if place not in self._known:  # before others have to wait
             name = f"{self.layout.inode(paths, whose)}:{':'.join(place)}"
             init = self._oldest(paths, whose, text.__eq__) or pid
@@ -545,6 +545,10 @@ class Containers:
             if len(container.known_as) < _MAX_KEYS:
                 self._know(container, text)
         return container
+
+    def _whose(self, pid: int) -> str:
+        """Return the cgroup of the outermost container that a process is in."""
+        return self._owners.of(pid, 0).removesuffix("/init.scope")
 
     def _know(self, container: Container, key: _Key) -> None:
         container.known_as.append(key)

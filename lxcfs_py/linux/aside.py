@@ -45,8 +45,11 @@ _GRUDGE_SECONDS = 100.0
 """For which it is remembered who has not answered."""
 
 _MANY_SILENT = 16
-"""Of so many who keep processes waiting in one cgroup right below the root, each of the others there counts as one who
-has once not answered. So there are some 50 at most, and nobody waits for them elsewhere."""
+"""So many in one branch of the tree of cgroups, two levels below the root, make each of the others there count as who has
+once not answered: some 50 is the most."""
+
+_MOST_SILENT = 128
+"""Of all who keep processes waiting: then nobody else does."""
 
 _MOST_IDLE = 2
 _PAUSE_SECONDS = 0.01
@@ -276,11 +279,14 @@ class _Helpers:
                 silence.helpers = [helper for helper in silence.helpers if not _is_back(helper)]
                 if not silence.helpers and now > silence.last + _GRUDGE_SECONDS:
                     del self._silent[name]
-            known, top = self._silent.get(whose), _top(whose)
+            known = self._silent.get(whose)
             if known is not None and known.helpers:
                 return 0.0
-            near = sum(bool(each.helpers) for name, each in self._silent.items() if _top(name) == top)
-            return _PART[min((known.times if known else 0) + near // _MANY_SILENT, len(_PART) - 1)]
+            waiting = [_branch(name) for name, silence in self._silent.items() if silence.helpers]
+            if len(waiting) >= _MOST_SILENT:
+                return 0.0
+            near = waiting.count(_branch(whose)) // _MANY_SILENT
+            return _PART[min((known.times if known else 0) + near, len(_PART) - 1)]
 
     def _note(self, whose: str, began: float, helper: _Helper) -> None:
         """Note that somebody does not answer, as once where several wait at a time."""
@@ -302,9 +308,9 @@ def _receive(connection: socket.socket) -> tuple[bytes, Sequence[int]]:
     return message, descriptors_in(ancillary)
 
 
-def _top(whose: str) -> str:
-    """Return the cgroup right below the root that somebody is in."""
-    return whose.lstrip("/").partition("/")[0]
+def _branch(whose: str) -> list[str]:
+    """Return the names of the cgroups that somebody is in, two levels below the root."""
+    return whose.split("/", 3)[:3]
 
 
 def _error(answer: _Answer) -> Exception:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from lxcfs_py.linux import aside
+from lxcfs_py.linux import aside, seccomp
 from lxcfs_py.linux.kernel_files import KernelDirectory
 from tests.kept import wait_for
 
@@ -42,7 +42,7 @@ def process() -> int:
 
 @pytest.fixture
 def helpers(monkeypatch: pytest.MonkeyPatch) -> Iterator[aside._Helpers]:
-    monkeypatch.setattr(aside.seccomp, "try_to_forbid", lambda: None)  # else they could not write what of them ran
+    monkeypatch.setattr(seccomp, "try_to_forbid", lambda: None)  # else they could not write what of them ran
     aside.start((stand_still, fail, compute, time_passes, process))
     made = aside._helpers
     assert made is not None
@@ -171,13 +171,16 @@ def test_very_many_in_one_cgroup_who_do_not_answer_cost_its_others_and_nobody_el
     monkeypatch.setattr(aside, "_MANY_SILENT", 2)
     monkeypatch.setattr(aside, "_LOOK_SECONDS", 0.05)
     for number in range(6):
-        assert helpers._part("/user/neighbour", time.monotonic()) == aside._PART[number // 2]
+        assert helpers._part("/user/1000/neighbour", time.monotonic()) == aside._PART[number // 2]
         with pytest.raises(aside.SilentError):
-            aside.look(f"/user/{number}", stand_still, silent)
+            aside.look(f"/user/1000/{number}", stand_still, silent)
     with pytest.raises(aside.SilentError):
-        aside.look("/user/6", process)
-    assert "/user/6" not in helpers._silent
-    assert aside.look("/docker/box", process)
+        aside.look("/user/1000/6", process)
+    assert "/user/1000/6" not in helpers._silent
+    assert aside.look("/user/1001/box", process)
+    monkeypatch.setattr(aside, "_MOST_SILENT", 6)
+    with pytest.raises(aside.SilentError):
+        aside.look("/user/1001/box", process)
 
 
 def test_what_is_done_aside_counts_for_who_wanted_it(helpers: aside._Helpers) -> None:
