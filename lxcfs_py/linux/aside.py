@@ -45,8 +45,8 @@ _GRUDGE_SECONDS = 100.0
 """For which it is remembered who has not answered."""
 
 _MANY_SILENT = 16
-"""So many in one branch of the tree of cgroups, two levels below the root, make each of the others there count as who has
-once not answered: some 50 is the most."""
+"""So many in one branch of the tree of cgroups, two levels below the root, make each of the others there count as one
+who has once not answered: some 50 is the most."""
 
 _MOST_SILENT = 128
 """Of all who keep processes waiting: then nobody else does."""
