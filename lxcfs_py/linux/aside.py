@@ -234,12 +234,14 @@ class _Helpers:
             except OSError as error:  # one that was idle has ended, or there is no room for another
                 if helper is not None:
                     helper.close()
+                if error.errno in (errno.EMFILE, errno.ENFILE):  # who asked makes room
+                    raise
                 if time.monotonic() - began > seconds:  # to wait is better than to show somebody what is not his
                     log.warning("%r is looked at by the server itself: %s", whose, error)
                     return function(*arguments)
                 time.sleep(_PAUSE_SECONDS)
         if answer is None:
-            self._note(whose, began, helper)
+            self._note(whose, helper)
             raise SilentError(whose)
         self._take_back(helper)
         _spent.seconds = getattr(_spent, "seconds", 0.0) + answer.seconds
@@ -276,8 +278,10 @@ class _Helpers:
             return 1.0
         with self._lock:
             for name, silence in list(self._silent.items()):
-                silence.helpers = [helper for helper in silence.helpers if not _is_back(helper)]
-                if not silence.helpers and now > silence.last + _GRUDGE_SECONDS:
+                if silence.helpers:
+                    silence.helpers = [helper for helper in silence.helpers if not _is_back(helper)]
+                    silence.last = now
+                elif now > silence.last + _GRUDGE_SECONDS:
                     del self._silent[name]
             known = self._silent.get(whose)
             if known is not None and known.helpers:
@@ -288,11 +292,11 @@ class _Helpers:
             near = waiting.count(_branch(whose)) // _MANY_SILENT
             return _PART[min((known.times if known else 0) + near, len(_PART) - 1)]
 
-    def _note(self, whose: str, began: float, helper: _Helper) -> None:
+    def _note(self, whose: str, helper: _Helper) -> None:
         """Note that somebody does not answer, as once where several wait at a time."""
         with self._lock:
             silence = self._silent.setdefault(whose, _Silence())
-            if began >= silence.last:
+            if not silence.helpers:
                 silence.times += 1
                 silence.last = time.monotonic()
                 log.info("%r: directories there do not answer, and are not waited for", whose)

@@ -119,6 +119,7 @@ def test_who_does_not_answer_is_left_alone_and_nobody_else(
     assert time.monotonic() - began < 0.3, "he was waited for again"
     wait_for(lambda: goes_on(helpers, silent))
     assert aside.look("/hostile", process), "he answers again"
+    assert helpers._silent["/hostile"].last > began, "from when on it is remembered"
     for _ in range(2):  # is waited for less and less
         with pytest.raises(aside.SilentError):
             aside.look("/hostile", stand_still, silent)
@@ -212,6 +213,18 @@ def test_where_no_process_can_be_had_all_is_done_here(helpers: aside._Helpers) -
     assert pid != os.getpid(), "one that waits for work is there still"
     psutil.Process(pid).kill()
     assert aside.look("/box", process) == os.getpid()
+
+
+def test_where_no_descriptor_can_be_had_who_asks_is_told(
+    helpers: aside._Helpers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    helpers._idle.clear()
+    monkeypatch.setattr("lxcfs_py.linux.aside.socket.socketpair", refuse)
+    with pytest.raises(OSError, match="too many open files"):
+        aside.look("/box", process)
 
 
 def test_a_process_that_has_ended_is_replaced(helpers: aside._Helpers) -> None:
