@@ -109,6 +109,9 @@ class Cgroups:
         self._hierarchy = hierarchy
         self._patterns = patterns
         self._watched: dict[int, str] = {}
+        self.silent: dict[str, None] = {}
+        """Those above others that did not answer, and are to be asked again."""
+
         self._is_complete = True
         try:
             self._inotify = syscalls.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -125,6 +128,12 @@ class Cgroups:
     def all(self) -> Iterator[str]:
         """Yield the paths of those that are there, and watch for others from now on."""
         return self._enter(self._hierarchy.root.rstrip("/"))
+
+    def again(self) -> Iterator[str]:
+        """Yield the paths of those that are below where nobody answered before."""
+        silent, self.silent = list(self.silent), {}
+        for path in silent:
+            yield from self._enter(path)
 
     def new(self) -> Iterator[str]:
         """Yield the paths of those that have come; some of them may come again."""
@@ -156,8 +165,8 @@ class Cgroups:
             names = aside.look(path, _children, directory)
         except (FileNotFoundError, NotADirectoryError):  # it has gone, or is a file
             return
-        except aside.SilentError as error:
-            log.error("new containers in %s are not attached: %s", path, error.strerror)
+        except aside.SilentError:
+            self.silent[path] = None
             return
         for name in names:
             yield from self._enter(f"{path}/{name}")
@@ -204,6 +213,7 @@ class Attacher:
         self._hierarchy = hierarchy
         self._cgroups = Cgroups(hierarchy, Patterns(settings.cgroups))
         self._candidates: list[Candidate] = []
+        self._again = 0.0
         try:
             os.close(os.pidfd_open(os.getpid()))
         except OSError:
@@ -227,7 +237,12 @@ class Attacher:
         self._add(self._cgroups.all())
         while True:
             self._look()
-            pause = max(self._candidates[0].due - time.monotonic(), 0) * 1000 if self._candidates else None
+            if self._cgroups.silent and time.monotonic() >= self._again:
+                self._add(self._cgroups.again())
+                self._again = time.monotonic() + _AGAIN_SECONDS
+            due = [self._candidates[0].due] if self._candidates else []
+            due += [self._again] if self._cgroups.silent else []
+            pause = max(min(due) - time.monotonic(), 0) * 1000 if due else None
             for descriptor, _ in self._poll.poll(pause):
                 if descriptor == 0:
                     return

@@ -112,7 +112,9 @@ class Layout:
             return ()
         first, *rest = ancestors
         if first not in own:
-            own[first] = KernelDirectory(hierarchy.mountpoint, hierarchy.below(path), _whose(first, hierarchy, whose))
+            own[first] = KernelDirectory(
+                hierarchy.mountpoint, hierarchy.below(path), whose or _whose(first, hierarchy, whose)
+            )
         if len(rest) > 2 * _MOST_AT_EACH_END:
             rest[_MOST_AT_EACH_END:-_MOST_AT_EACH_END] = []
         return (own[first], *(self._shared(each, _whose(each, hierarchy, whose)) for each in rest))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from lxcfs_py import files
 from lxcfs_py.attach import attach
-from lxcfs_py.cgroup import try_to_look_aside
 from lxcfs_py.commands import checks, probe, unserved
 from lxcfs_py.commands.checks import Finding
 from lxcfs_py.commands.common import (
@@ -69,7 +68,6 @@ def _doctor(options: argparse.Namespace) -> int:
 def _of_container(pid: int, config: Config) -> Iterator[Finding]:
     try:
         subject = Subject(pid, config)
-        try_to_look_aside()
         lost = attach.unserved(subject.init, files.NAMES)
         for (state, device), paths in lost.items():
             mount = unserved.where(device) or device

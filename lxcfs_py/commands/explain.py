@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Optional
 
 from lxcfs_py import files
 from lxcfs_py.attach import attach
-from lxcfs_py.cgroup import try_to_look_aside
 from lxcfs_py.commands import entries
 from lxcfs_py.commands.common import (
     CommandError,
@@ -75,7 +74,6 @@ def _explain(options: argparse.Namespace) -> int:
     config = served_config(options.config)
     try:
         subject = Subject(pid, config)
-        try_to_look_aside()
     except OSError:
         raise CommandError(f"process {pid} has ended") from None
     for sentence in _subject(subject, pid, name):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
-from lxcfs_py.cgroup import layout, v1, v2
+from lxcfs_py.cgroup import layout, try_to_look_aside, v1, v2
 from lxcfs_py.config import Config
 from lxcfs_py.container import visible_cpus
 from lxcfs_py.container.containers import Container, Containers
@@ -41,6 +41,7 @@ class Subject:
     def __init__(self, pid: int, config: Config) -> None:
         """Place a process. UnplacedError where it cannot be told where it is, OSError when it has ended."""
         self._layout = layout.find()
+        try_to_look_aside()
         self.config = config
         sampler = Sampler(config.loadavg.interval)
         containers = Containers(self._layout, Ledger(), sampler)

@@ -395,7 +395,7 @@ class Containers:
                     self._end(container)
                 if container.home is not None:
                     now = time.monotonic()
-                    self._rested = now + (now - began) * _REST
+                    self._rested = now + max((now - began) * _REST, _REFRESH_SECONDS if container in self._ended else 0)
 
     def _place(self, pid: int) -> Optional[Container]:
         namespace = processes.namespace(pid, "pid")
@@ -536,15 +536,14 @@ class Containers:
             init = self._oldest(paths, whose, text.__eq__) or pid
         with self._adding:
             container = self._known.get(place)
-            if container is None:
-                name = name or f"{self.layout.inode(paths, whose)}:{':'.join(place)}"
+            if container is None and name:
                 container = Container(init, self.layout, self._ledger, self._sampler, whose, name)
                 container.home = paths
                 self._add(container)
                 self._know(container, place)
-            if len(container.known_as) < _MAX_KEYS:
+            if container is not None and len(container.known_as) < _MAX_KEYS:
                 self._know(container, text)
-        return container
+        return container or self._add_cgroup(pid, text, paths)  # it was known, and has ended just then
 
     def _whose(self, pid: int) -> str:
         """Return the cgroup of the outermost container that a process is in."""

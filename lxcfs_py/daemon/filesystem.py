@@ -116,7 +116,7 @@ class Filesystem:
         if cgroup == _MACHINE:
             return psi.Trigger(aside.open_file("", f"{roots.PROC}/pressure", resource), terms)
         directory = self._containers.layout.unified(cgroup)
-        return psi.Trigger(aside.open_file(owner, directory, f"{resource}.pressure"), terms)
+        return psi.Trigger(aside.open_file(owner.removesuffix("/init.scope"), directory, f"{resource}.pressure"), terms)
 
     def renewed(self, trigger: str) -> str:
         """Return a trigger for the cgroup in which the container's init is by now."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import logging
 import os
@@ -35,7 +36,7 @@ R = TypeVar("R")
 _OPEN_SECONDS, _LOOK_SECONDS = 1.0, 2.0
 """For which one may wait in the kernel for one thing, until something is open, and until it is looked at."""
 
-_MOST_SECONDS = 8.0
+_MOST_SECONDS = 4.0
 """For which is waited for one that has not waited as long: the machine is busy. The watchdog lets a worker have 10."""
 
 _PART = (1.0, 0.5, 0.25, 0.0)
@@ -45,15 +46,21 @@ _GRUDGE_SECONDS = 100.0
 """For which it is remembered who has not answered."""
 
 _MANY_SILENT = 16
-"""So many in one branch of the tree of cgroups, two levels below the root, make each of the others there count as one
-who has once not answered: some 50 is the most."""
+"""So many processes that wait in one branch of the tree of cgroups, two levels below the root, make each of the others
+there count as one who has once not answered."""
 
 _MOST_SILENT = 128
-"""Of all who keep processes waiting: then nobody else does."""
+"""Processes that wait: then nobody else is waited for."""
 
 _MOST_IDLE = 2
 _PAUSE_SECONDS = 0.01
-_MOST_BYTES = 1 << 17
+_NONE_SECONDS = 10.0
+"""For which the server looks itself, where no process is to be had."""
+
+_MOST_BYTES = 1 << 16
+"""Of a message; a longer answer is in a file, whose descriptor comes with this."""
+
+_IN_A_FILE = b"\0"
 
 
 class GoneError(FileNotFoundError):
@@ -155,13 +162,20 @@ class _Helper:
 
         It may take longer where the machine is busy. OSError where it has ended.
         """
-        end, before = time.monotonic() + _MOST_SECONDS, ""
-        while not self.has_answered(patience / 2):
-            waits = self._waits()
-            if (waits and waits == before) or time.monotonic() > end:
-                return False
-            before = waits
+        now = since = time.monotonic()
+        end, before = now + _MOST_SECONDS, ""
+        while not self.has_answered(patience / 4):
+            waits, now = self._waits(), time.monotonic()
+            if not waits or waits != before:
+                before, since = waits, now
+            if now - since >= patience or now > end:
+                return self.has_answered(0)
         return True
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it was started in time."""
+        return bool(self._pid)
 
     def has_answered(self, seconds: float) -> bool:
         """Tell whether it is done within so many seconds. OSError where it has ended."""
@@ -189,7 +203,13 @@ class _Helper:
     def answer(self) -> _Answer:
         """Return what it says when it is done. OSError where it has ended."""
         message, descriptors = _receive(self._connection)
-        return _Answer(*json.loads(message), *descriptors)
+        if message != _IN_A_FILE:
+            return _Answer(*json.loads(message), *descriptors)
+        if not descriptors:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        with open(descriptors[0], "rb") as file:
+            file.seek(0)
+            return _Answer(*json.loads(file.read()))
 
     def close(self) -> None:
         """Let it end, as soon as it is done."""
@@ -211,6 +231,7 @@ class _Helpers:
 
     def __init__(self, functions: Mapping[str, Callable[..., Any]], prepare: Callable[[], None]) -> None:
         self._silent: dict[str, _Silence] = {}
+        self._none_until = 0.0
         self._lock = threading.Lock()
         self._parent, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
@@ -236,12 +257,14 @@ class _Helpers:
                     helper.close()
                 if error.errno in (errno.EMFILE, errno.ENFILE):  # who asked makes room
                     raise
-                if time.monotonic() - began > seconds:  # to wait is better than to show somebody what is not his
-                    log.warning("%r is looked at by the server itself: %s", whose, error)
-                    return function(*arguments)
-                time.sleep(_PAUSE_SECONDS)
+                if began >= self._none_until and time.monotonic() - began < seconds:
+                    time.sleep(_PAUSE_SECONDS)
+                    continue
+                self._tell_of_none(error)  # to wait is better than to show somebody what is not his
+                return function(*arguments)
         if answer is None:
-            self._note(whose, helper)
+            if helper.has_begun:
+                self._note(whose, helper)
             raise SilentError(whose)
         self._take_back(helper)
         _spent.seconds = getattr(_spent, "seconds", 0.0) + answer.seconds
@@ -252,6 +275,13 @@ class _Helpers:
         if answer.descriptor is None:  # it was opened, and could not be taken
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return answer.descriptor
+
+    def _tell_of_none(self, error: OSError) -> None:
+        """Note that no process is to be had, so that nobody waits for one for a while."""
+        now = time.monotonic()
+        if now > self._none_until:
+            log.warning("no process that looks at cgroups can be had: the server looks itself (%s)", error.strerror)
+            self._none_until = now + _NONE_SECONDS
 
     def _idle_or_new(self) -> _Helper:
         try:
@@ -286,7 +316,7 @@ class _Helpers:
             known = self._silent.get(whose)
             if known is not None and known.helpers:
                 return 0.0
-            waiting = [_branch(name) for name, silence in self._silent.items() if silence.helpers]
+            waiting = [_branch(name) for name, silence in self._silent.items() for _ in silence.helpers]
             if len(waiting) >= _MOST_SILENT:
                 return 0.0
             near = waiting.count(_branch(whose)) // _MANY_SILENT
@@ -350,6 +380,7 @@ def _be_parent(
     """Fork one that works each time that one is wanted, until the server has ended."""
     os.setsid()  # a terminal's Ctrl-C is meant for the server
     signals.ignore_all_but()
+    gc.freeze()  # else what is found to be garbage closes its descriptors, whose numbers are others' by then
     _keep_open({requests.fileno(), *roots.descriptors()})
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     while True:
@@ -357,8 +388,9 @@ def _be_parent(
             _, descriptors = _receive(requests)
         except OSError:
             return 0
-        with socket.socket(fileno=descriptors[0]) as connection, contextlib.suppress(OSError):
-            fork.start(lambda connection=connection: _work(connection, functions, prepare))  # type: ignore[misc]
+        for descriptor in descriptors:  # one, unless there was no room for it
+            with socket.socket(fileno=descriptor) as connection, contextlib.suppress(OSError):
+                fork.start(lambda connection=connection: _work(requests, connection, functions, prepare))  # type: ignore[misc]
 
 
 def _keep_open(descriptors: Collection[int]) -> None:
@@ -373,8 +405,14 @@ def _keep_open(descriptors: Collection[int]) -> None:
     os.close(nowhere)
 
 
-def _work(connection: socket.socket, functions: Mapping[str, Callable[..., Any]], prepare: Callable[[], None]) -> int:
+def _work(
+    requests: socket.socket,
+    connection: socket.socket,
+    functions: Mapping[str, Callable[..., Any]],
+    prepare: Callable[[], None],
+) -> int:
     """Do one thing after the other, as long as the server lives."""
+    requests.close()  # its other end tells whether the parent lives
     prepare()
     seccomp.try_to_forbid()
     connection.send(str(os.getpid()).encode())
@@ -398,5 +436,12 @@ def _work(connection: socket.socket, functions: Mapping[str, Callable[..., Any]]
         if functions[name] is _open and value is not None:
             socket.send_fds(connection, [json.dumps([took, *failed, None]).encode()], [value])
             os.close(value)
-        else:
-            connection.send(json.dumps([took, *failed, value]).encode())
+            continue
+        answer = json.dumps([took, *failed, value]).encode()
+        if len(answer) <= _MOST_BYTES:
+            connection.send(answer)
+            continue
+        with open(os.memfd_create("answer"), "wb") as file:
+            file.write(answer)
+            file.flush()
+            socket.send_fds(connection, [_IN_A_FILE], [file.fileno()])

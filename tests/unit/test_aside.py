@@ -30,6 +30,10 @@ def fail(kind: str, text: str) -> None:
     raise {"value": ValueError(text), "system": OSError(errno.EACCES, "no", text)}[kind]
 
 
+def names(number: int) -> list[str]:
+    return [f"{each:0255}" for each in range(number)]
+
+
 def compute(seconds: float) -> None:
     end = time.process_time() + seconds
     while time.process_time() < end:
@@ -43,7 +47,7 @@ def process() -> int:
 @pytest.fixture
 def helpers(monkeypatch: pytest.MonkeyPatch) -> Iterator[aside._Helpers]:
     monkeypatch.setattr(seccomp, "try_to_forbid", lambda: None)  # else they could not write what of them ran
-    aside.start((stand_still, fail, compute, time_passes, process))
+    aside.start((stand_still, fail, names, compute, time_passes, process))
     made = aside._helpers
     assert made is not None
     monkeypatch.setattr(aside, "_LOOK_SECONDS", 0.3)
@@ -182,6 +186,46 @@ def test_very_many_in_one_cgroup_who_do_not_answer_cost_its_others_and_nobody_el
     monkeypatch.setattr(aside, "_MOST_SILENT", 6)
     with pytest.raises(aside.SilentError):
         aside.look("/user/1001/box", process)
+
+
+def test_an_answer_may_be_of_any_length(helpers: aside._Helpers) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for number in (1, 250, 260, 5000):
+        assert aside.look("/box", names, number) == names(number)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_who_was_not_even_asked_is_not_blamed(helpers: aside._Helpers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that forks is stopped, as where a machine does not run it."""
+    monkeypatch.setattr(aside, "_MOST_SECONDS", 0.3)
+    pid = aside.look("/box", process)
+    parent = psutil.Process(pid).parent()
+    assert parent is not None
+    psutil.Process(pid).kill()
+    parent.suspend()
+    try:
+        with pytest.raises(aside.SilentError):
+            aside.look("/box", process)
+        assert not helpers._silent
+    finally:
+        parent.resume()
+    assert aside.look("/box", process) not in (pid, os.getpid())
+
+
+def test_where_who_forks_has_ended_the_server_looks_itself(
+    helpers: aside._Helpers, silent: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pid = aside.look("/box", process)
+    parent = psutil.Process(pid).parent()
+    assert parent is not None
+    with pytest.raises(aside.SilentError):
+        aside.look("/hostile", stand_still, silent)  # whose process lives on
+    parent.kill()
+    began = time.monotonic()
+    for _ in range(20):
+        assert aside.look("/box", process) == os.getpid()
+    assert time.monotonic() - began < 1, "each does not try for as long"
+    assert caplog.text.count("no process that looks at cgroups can be had") == 1
 
 
 def test_what_is_done_aside_counts_for_who_wanted_it(helpers: aside._Helpers) -> None:

@@ -13,7 +13,7 @@ from lxcfs_py.attach.auto_attach import Cgroups, Patterns
 from lxcfs_py.cgroup import layout
 from lxcfs_py.cgroup.layout import Hierarchy, Layout
 from lxcfs_py.config import Config
-from lxcfs_py.linux import fork, syscalls
+from lxcfs_py.linux import aside, fork, syscalls
 
 ID = "8a6f0c1d" * 8
 CONMON = "c07d0c1d" * 8  # begins as "conmon" does
@@ -478,3 +478,16 @@ def test_a_process_that_attaches_tells_when_to_try_again(monkeypatch, error, cod
     monkeypatch.setattr(auto_attach.mount_users, "device", lambda mountpoint: "0:47")
     settings = auto_attach.Settings("/var/lib/lxcfs", [], [], "info")
     assert auto_attach._attach(4711, "/docker/one", settings) == code
+
+
+def test_who_does_not_answer_is_asked_again(attacher, monkeypatch):
+    def refuse(whose, *_):
+        raise aside.SilentError(whose)
+
+    with monkeypatch.context() as silent:
+        silent.setattr(auto_attach.aside, "look", refuse)
+        made = attacher("box")
+    assert not made._candidates
+    made._add(made._cgroups.again())
+    assert [candidate.path for candidate in made._candidates] == ["/docker/box"]
+    assert not made._cgroups.silent
