@@ -17,7 +17,7 @@ from typing import Any, Callable, Optional
 import pytest
 from hypothesis import HealthCheck, settings
 
-from lxcfs_py.linux import syscalls
+from lxcfs_py.linux import aside, syscalls
 from lxcfs_py.runtimes.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +69,16 @@ def require() -> Callable[[object, str], None]:
             (pytest.fail if os.environ.get("CI") else pytest.skip)(f"this test needs {what}")
 
     return check
+
+
+@pytest.fixture(autouse=True)
+def ended_aside() -> Iterator[None]:
+    """What a test has started within this process, to look at cgroups for it, looks for no other test."""
+    yield
+    if aside._helpers is not None:
+        ended, aside._helpers = aside._helpers, None
+        ended._parent.close()
+        os.waitpid(ended._pid, 0)
 
 
 @pytest.fixture

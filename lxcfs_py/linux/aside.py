@@ -235,7 +235,7 @@ class _Helpers:
         self._lock = threading.Lock()
         self._parent, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
-            fork.start(lambda: _be_parent(its, functions, prepare))
+            self._pid = fork.start(lambda: _be_parent(its, functions, prepare))
         self._idle = [self._new()]
 
     def do(self, whose: str, seconds: float, function: Callable[..., Any], arguments: Any) -> Any:

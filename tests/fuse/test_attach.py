@@ -351,7 +351,7 @@ def test_a_container_in_which_a_whole_mount_stands_is_left_alone(box: Sandbox, s
 
 def test_a_container_that_holds_a_session_is_left_alone(box: Sandbox, server: Path, views: str) -> None:
     assert box.run(["mount", "--bind", f"{server}/proc/meminfo", "/etc/hostname"]).returncode == 0
-    (holder,) = [pid for pid in pids_of(box) if "run" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
+    holder = min(pid for pid in pids_of(box) if "run" in Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
     os.kill(holder, signal.SIGSTOP)  # else it mounts itself again
     assert box.run(["umount", "--lazy", str(server)]).returncode == 0
     with pytest.raises(attach.LeftAloneError, match="holds the session"):

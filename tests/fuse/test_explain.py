@@ -139,9 +139,8 @@ def test_a_single_field_has_its_figure_the_hosts_and_its_source(
 
 @pytest.mark.parametrize("name", ["meminfo", "vmstat", "stat"])
 def test_every_field_that_the_kernel_has_can_be_asked_for(
-    name: str, explain: Any, sandbox: Callable[..., Sandbox], monkeypatch: pytest.MonkeyPatch
+    name: str, explain: Any, sandbox: Callable[..., Sandbox]
 ) -> None:
-    monkeypatch.setattr("lxcfs_py.commands.sources.try_to_look_aside", lambda: None)  # for all tests that follow
     box = sandbox(views=explain.views)
     subject = Subject(box.init, Config(mountpoint=explain.views))
     text = box.run(["cat", f"/proc/{name}"]).stdout

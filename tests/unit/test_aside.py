@@ -45,15 +45,13 @@ def process() -> int:
 
 
 @pytest.fixture
-def helpers(monkeypatch: pytest.MonkeyPatch) -> Iterator[aside._Helpers]:
+def helpers(monkeypatch: pytest.MonkeyPatch) -> aside._Helpers:
     monkeypatch.setattr(seccomp, "try_to_forbid", lambda: None)  # else they could not write what of them ran
     aside.start((stand_still, fail, names, compute, time_passes, process))
     made = aside._helpers
     assert made is not None
     monkeypatch.setattr(aside, "_LOOK_SECONDS", 0.3)
-    yield made
-    made._parent.close()
-    aside._helpers = None
+    return made
 
 
 @pytest.fixture
@@ -281,7 +279,8 @@ def test_a_process_that_has_ended_is_replaced(helpers: aside._Helpers) -> None:
 
 def test_as_many_processes_wait_for_work_as_are_often_needed(helpers: aside._Helpers) -> None:
     threads = [threading.Thread(target=lambda: aside.look("/box", time_passes)) for _ in range(6)]
-    parent = next(each for each in psutil.Process().children() if each.children())
+    parent = psutil.Process(aside.look("/box", process)).parent()
+    assert parent is not None
     for thread in threads:
         thread.start()
     for thread in threads:
