@@ -17,7 +17,7 @@ from lxcfs_py.cgroup.layout import Layout, Paths
 from lxcfs_py.cgroup.tasks import Tasks
 from lxcfs_py.cgroup.tree import Levels, Quota, Room, Used, processes
 from lxcfs_py.linux import aside
-from lxcfs_py.linux.kernel_files import KernelDirectory
+from lxcfs_py.linux.kernel_files import Group, KernelDirectory, present
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -169,9 +169,13 @@ def open_cgroup(layout: Layout, paths: Paths, proc: Optional[str] = None, whose:
     is where the states of its threads are read, the machine's own /proc for None.
     """
     own: dict[str, KernelDirectory] = {}
+    group = Group(whose, (".", *v1.FILES, *v2.FILES)) if whose else None
+
+    # All are known before the first file of one is opened, and so looked for together.
+    known = {controller: layout.levels(controller, paths, own, group) for controller in layout.hierarchies}
 
     def levels(controller: str, version: int) -> Levels:
-        return layout.levels(controller, paths, own, whose) if layout.version(controller) == version else ()
+        return known.get(controller, ()) if layout.version(controller) == version else ()
 
     def pick(old: Callable[[Levels], A], name1: str, new: Callable[[Levels], B], name2: str) -> Union[A, B, None]:
         if levels(name1, 1):
@@ -193,7 +197,7 @@ def open_cgroup(layout: Layout, paths: Paths, proc: Optional[str] = None, whose:
 
 def look_aside() -> None:
     """Have what is looked at of cgroups be looked at by other processes from now on: see `aside.start`. OSError."""
-    aside.start((processes, v1.killed_below, v1.states_in, v2.cpus_in, v2.states_in), taskstats.connect)
+    aside.start((present, processes, v1.killed_below, v1.states_in, v2.cpus_in, v2.states_in), taskstats.connect)
 
 
 def try_to_look_aside() -> None:

@@ -8,11 +8,12 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Optional
 
 from lxcfs_py.cgroup.tree import Levels
 from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import aside, mount_table, roots, syscalls
-from lxcfs_py.linux.kernel_files import KernelDirectory
+from lxcfs_py.linux.kernel_files import Group, KernelDirectory
 
 # What the figures of a container come from.
 _CONTROLLERS = ("memory", "cpu", "cpuacct", "cpuset", "blkio", "io", "pids", "hugetlb")
@@ -92,13 +93,16 @@ class Layout:
         finally:
             os.close(descriptor)
 
-    def levels(self, controller: str, paths: Paths, own: dict[str, KernelDirectory], whose: str = "") -> Levels:
+    def levels(
+        self, controller: str, paths: Paths, own: dict[str, KernelDirectory], group: Optional[Group] = None
+    ) -> Levels:
         """Return a cgroup's directory and its ancestors', none for the root or a controller that is not mounted.
 
         `own` holds the directories that are this cgroup's alone. Those of its ancestors are shared by all that have
-        them in common; its own are not, for another cgroup may stand at the same path later. They are in the directory
-        of `whose`, and so are those of ancestors that are below that cgroup; others are each in its own.
+        them in common; its own are not, for another cgroup may stand at the same path later. They are in those
+        of the group's owner, and so are those of ancestors that are below that cgroup; others are each its own.
         """
+        whose = group.whose if group else ""
         hierarchy = self.hierarchies.get(controller)
         if hierarchy is None:
             return ()
@@ -117,17 +121,18 @@ class Layout:
             )
         if len(rest) > 2 * _MOST_AT_EACH_END:
             rest[_MOST_AT_EACH_END:-_MOST_AT_EACH_END] = []
-        return (own[first], *(self._shared(each, _whose(each, hierarchy, whose)) for each in rest))
+        return (own[first], *(self._shared(each, _whose(each, hierarchy, whose), group) for each in rest))
 
     def top(self, controller: str) -> KernelDirectory:
         """Return the root of a controller's hierarchy, or what is mounted of it."""
         mountpoint = self.hierarchies[controller].mountpoint
         return self._shared(mountpoint, "/")
 
-    def _shared(self, path: str, whose: str) -> KernelDirectory:
+    def _shared(self, path: str, whose: str, group: Optional[Group] = None) -> KernelDirectory:
         directory = self._directories.get(path)
         if directory is None:
             directory = self._directories[path] = KernelDirectory(path, whose=whose)
+            _join(directory, group)
         return directory
 
 
@@ -213,6 +218,12 @@ def _nearest(hierarchy: Hierarchy, path: str) -> str:
     while len(os.fsencode(hierarchy.directory(path))) > _LONGEST_DIRECTORY:
         path = path.rpartition("/")[0]
     return path
+
+
+def _join(directory: KernelDirectory, group: Optional[Group]) -> None:
+    if group:
+        directory.group = group
+        group.add(directory.path)
 
 
 def _whose(directory: str, hierarchy: Hierarchy, container: str) -> str:

@@ -32,6 +32,14 @@ from lxcfs_py.linux.kernel_files import KernelDirectory
 _UNLIMITED = 1 << 62
 _SHARES = 1024  # of CPU time, where nobody has set them
 
+FILES = (
+    *("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat", "memory.use_hierarchy", "memory.swappiness"),
+    *("memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes", "memory.oom_control"),
+    *("cpu.cfs_quota_us", "cpu.cfs_period_us", "cpuacct.usage_all", "cpuset.effective_cpus", "cpuset.effective_mems"),
+    *("blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"),
+)
+"""Those that are mostly wanted."""
+
 _MOST_KNOWN = 4096
 """Cgroups below one of which it is remembered how many of their tasks were killed."""
 

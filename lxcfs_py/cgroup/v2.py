@@ -34,6 +34,13 @@ _MAX = b"max\n"
 _WEIGHT = 100  # of CPU time, where nobody has set it
 _SHARES = 1024  # of cgroup v1, where nobody has set them
 
+FILES = (
+    *("memory.max", "memory.current", "memory.stat", "memory.swap.max", "memory.swap.current", "memory.events"),
+    *("cpu.max", "cpu.stat", "cpuset.cpus.effective", "cpuset.cpus.exclusive.effective", "cpuset.cpus.partition"),
+    *("cpuset.mems.effective", "io.stat", "pids.current", "pids.peak"),
+)
+"""Those that are mostly wanted."""
+
 _TOTAL = re.compile(rb"(?m)^(\w+)( .*\btotal=)(\d+)$")  # "some avg10=0.00 avg60=0.00 avg300=0.00 total=0"
 
 # A container may have very many threads; what is looked at for one sample is bounded.

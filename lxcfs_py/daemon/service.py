@@ -33,7 +33,7 @@ from lxcfs_py.daemon.filesystem import Filesystem
 from lxcfs_py.daemon.status import Status
 from lxcfs_py.engine import End
 from lxcfs_py.errors import LxcfsError, in_words
-from lxcfs_py.linux import limits, mountpoint, roots, runtime_directory, threads
+from lxcfs_py.linux import aside, limits, mountpoint, roots, runtime_directory, threads
 from lxcfs_py.linux.host import Host
 from lxcfs_py.linux.mountpoint import MountError
 
@@ -161,6 +161,7 @@ def _start(engine: Engine) -> Service:
     """Return what serves, with the engine that has begun to."""
     service = Service(engine.config, engine.resumes)
     service.show_machine(engine.shows_machine())
+    aside.wait_until_begun()
     engine.start(service.filesystem)
     return service
 

@@ -52,7 +52,9 @@ there count as one who has once not answered."""
 _MOST_SILENT = 128
 """Processes that wait: then nobody else is waited for."""
 
-_MOST_IDLE = 2
+_MOST_IDLE = 3
+"""Who asks finds as many: to start one takes some milliseconds, and more on a busy machine."""
+
 _PAUSE_SECONDS = 0.01
 _NONE_SECONDS = 10.0
 """For which the server looks itself, where no process is to be had."""
@@ -104,6 +106,17 @@ def start(functions: Iterable[Callable[..., Any]], prepare: Callable[[], None] =
         return
     known: Sequence[Callable[..., Any]] = (_open, *functions)
     _helpers = _Helpers({_name(function): function for function in known}, prepare)
+
+
+def is_used() -> bool:
+    """Tell whether anything is done by other processes."""
+    return _helpers is not None
+
+
+def wait_until_begun() -> None:
+    """Wait for a process that can be asked, so that who asks does not; on a busy machine not for long."""
+    if _helpers is not None:
+        _helpers.wait_until_begun()
 
 
 def thread_time() -> float:
@@ -172,22 +185,22 @@ class _Helper:
                 return self.has_answered(0)
         return True
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether it was started in time."""
-        return bool(self._pid)
-
     def has_answered(self, seconds: float) -> bool:
         """Tell whether it is done within so many seconds. OSError where it has ended."""
-        waiting = select.poll()
-        waiting.register(self._connection, select.POLLIN)
         end = time.monotonic() + seconds
-        while waiting.poll(max(end - time.monotonic(), 0) * 1000):
-            if self._pid:
-                return True
+        return self.begins(seconds) and self._has_said(max(end - time.monotonic(), 0))
+
+    def begins(self, seconds: float) -> bool:
+        """Tell whether it has been started within so many seconds. OSError where it has ended."""
+        if not self._pid and self._has_said(seconds):
             message, _ = _receive(self._connection)
             self._pid = int(message)
-        return False
+        return bool(self._pid)
+
+    def _has_said(self, seconds: float) -> bool:
+        waiting = select.poll()
+        waiting.register(self._connection, select.POLLIN)
+        return bool(waiting.poll(seconds * 1000))
 
     def _waits(self) -> str:
         """Return what tells for what it waits from what else, "" while it does not, or has not been started."""
@@ -236,7 +249,7 @@ class _Helpers:
         self._parent, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
             self._pid = fork.start(lambda: _be_parent(its, functions, prepare))
-        self._idle = [self._new()]
+        self._idle = [self._new() for _ in range(_MOST_IDLE)]
 
     def do(self, whose: str, seconds: float, function: Callable[..., Any], arguments: Any) -> Any:
         """Have something done in which somebody may keep waiting who does it, and return what comes of it."""
@@ -263,8 +276,11 @@ class _Helpers:
                 self._tell_of_none(error)  # to wait is better than to show somebody what is not his
                 return function(*arguments)
         if answer is None:
-            if helper.has_begun:
-                self._note(whose, helper)
+            if not helper.begins(0):
+                helper.close()
+                self._tell_of_none(OSError(errno.ETIMEDOUT, "none was started in time"))
+                return function(*arguments)
+            self._note(whose, helper)
             raise SilentError(whose)
         self._take_back(helper)
         _spent.seconds = getattr(_spent, "seconds", 0.0) + answer.seconds
@@ -275,6 +291,12 @@ class _Helpers:
         if answer.descriptor is None:  # it was opened, and could not be taken
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return answer.descriptor
+
+    def wait_until_begun(self) -> None:
+        """Wait until those that were started first have begun, for a second each at most."""
+        for helper in self._idle:
+            with contextlib.suppress(OSError):
+                helper.begins(_OPEN_SECONDS)
 
     def _tell_of_none(self, error: OSError) -> None:
         """Note that no process is to be had, so that nobody waits for one for a while."""

@@ -11,12 +11,14 @@ import errno
 import os
 import threading
 import time
+from collections.abc import Sequence
 from typing import Callable, TypeVar
 
 from lxcfs_py.linux import aside
 
 _CHUNK = 16384
 _RETRY_MISSING_MS = 1000
+_KNOWN_SECONDS = 1.0
 
 # A sysfs file is a page at the most, but for a few lists.
 _SYSFS_BYTES = 1 << 16
@@ -36,13 +38,56 @@ def _spare_two(fd: int) -> None:
             _spare.append(os.dup(fd))
 
 
+class Group:
+    """Directories of somebody's whose files are looked for together when the first of them is opened.
+
+    Whoever has been asked for a name keeps nobody waiting who opens it soon after that: the kernel knows it by then.
+    """
+
+    __slots__ = ("_found", "_names", "_paths", "_until", "whose")
+
+    def __init__(self, whose: str, names: Sequence[str]) -> None:
+        """Take the names of files that are mostly wanted."""
+        self.whose = whose
+        self._names = names
+        self._paths: list[str] = []
+        self._found: dict[str, list[str]] | None = None
+        self._until = 0.0
+
+    def add(self, path: str) -> None:
+        """Look for files in one more directory, too."""
+        self._paths.append(path)
+
+    def has(self, path: str, name: str) -> bool:
+        """Tell whether a file may be opened without waiting. FileNotFoundError where it is not there. SilentError."""
+        if not aside.is_used():
+            return False
+        if self._found is None:
+            found = aside.look(self.whose, present, self._paths, self._names)
+            self._until = time.monotonic() + _KNOWN_SECONDS
+            self._found = dict(zip(self._paths, found))
+        here = self._found.get(path)
+        if here is None or name not in self._names or time.monotonic() > self._until:
+            return False
+        if name not in here:
+            if "." not in here:
+                raise aside.GoneError(f"{path}/{name}")
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{path}/{name}")
+        return True
+
+
+def present(paths: Sequence[str], names: Sequence[str]) -> list[list[str]]:
+    """Return for each directory which of these names are there."""
+    return [[name for name in names if os.path.exists(f"{path}/{name}")] for path in paths]
+
+
 class KernelDirectory:
     """A directory whose files are opened at their first read and stay open.
 
     A file that does not exist is looked for again after a second at the earliest: cgroup controllers come and go.
     """
 
-    __slots__ = ("__weakref__", "_above", "_fds", "below", "whose")
+    __slots__ = ("__weakref__", "_above", "_fds", "below", "group", "whose")
 
     def __init__(self, path: str, below: str = "", whose: str = "") -> None:
         """Take the path, in two strings where others have one of them too: there are many directories.
@@ -52,6 +97,7 @@ class KernelDirectory:
         self._above = path
         self.below = below
         self.whose = whose
+        self.group: Group | None = None
         # name -> descriptor; a negative number says "missing, look again at that millisecond of the monotonic clock"
         self._fds: dict[str, int] = {}
 
@@ -142,6 +188,8 @@ class KernelDirectory:
 
     def _opened(self, name: str) -> int:
         """Open a file, under no lock. FileNotFoundError; GoneError."""
+        if self.group is not None and self.group.has(self.path, name):
+            return os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         return aside.open_file(self.whose, self.path, name)
 
 

@@ -16,6 +16,7 @@ from tests.kept import reading
 def place(sandbox: Callable[..., Sandbox]) -> Iterator[soak.Place]:
     with soak.place() as place:
         yield place
+        print(place.log())  # where a test has failed
 
 
 @pytest.mark.slow
