@@ -40,6 +40,10 @@ ENDED = "starting it again"
 AGAIN = "serving it again"
 
 
+ANSWERED = 0.1
+"""Seconds in which a server that serves answers what was left: a request that eight have died of is the machine's."""
+
+
 class Place:
     """A mountpoint, and the keepers that serve it one after the other."""
 
@@ -133,6 +137,7 @@ def calls_of_start(where: Place, step: int = 1, first: int = 1) -> int:
         where.at_call.write_text(str(number))
         where.kill()
         wait_for(lambda ends=ends: where.log().count(ENDED) == ends + 2 and where.serves())
+        time.sleep(ANSWERED)
         if SERVING in where.log().split(ENDED)[-2]:
             return trials
     raise AssertionError

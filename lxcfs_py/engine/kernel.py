@@ -41,7 +41,7 @@ LOOK = 32  # requests of a lone reader after which it looks how many wait; more 
 RARELY = 256
 MANY = 16  # requests that wait: from so many on they are served fairly, not in the kernel's order
 BURST = 0.0003  # seconds between two looks at what has come, while only one container's requests wait
-AS_MACHINE = 5  # servers that may die of one request before it is answered as if the machine itself had asked
+AS_MACHINE = 8  # servers that may die of one request before it is answered as if the machine itself had asked
 MAX_ATTEMPTS = 100  # servers that may die of one request before it is refused
 MAX_BACKGROUND = 512  # releases that the kernel hands out at a time: among 12, one container's keep all others back
 
