@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional, Protocol, TypeVar, Union
 
 from lxcfs_py.cgroup import taskstats, v1, v2
-from lxcfs_py.cgroup.layout import Layout, Paths
+from lxcfs_py.cgroup.layout import CONTROLLERS, Layout, Paths
 from lxcfs_py.cgroup.tasks import Tasks
 from lxcfs_py.cgroup.tree import Levels, Quota, Room, Used, processes
 from lxcfs_py.linux import aside
@@ -172,10 +172,10 @@ def open_cgroup(layout: Layout, paths: Paths, proc: Optional[str] = None, whose:
     group = Group(whose, (".", *v1.FILES, *v2.FILES)) if whose else None
 
     # All are known before the first file of one is opened, and so looked for together.
-    known = {controller: layout.levels(controller, paths, own, group) for controller in layout.hierarchies}
+    known = {controller: layout.levels(controller, paths, own, group) for controller in (*CONTROLLERS, "")}
 
     def levels(controller: str, version: int) -> Levels:
-        return known.get(controller, ()) if layout.version(controller) == version else ()
+        return known[controller] if layout.version(controller) == version else ()
 
     def pick(old: Callable[[Levels], A], name1: str, new: Callable[[Levels], B], name2: str) -> Union[A, B, None]:
         if levels(name1, 1):

@@ -15,8 +15,8 @@ from lxcfs_py.errors import LxcfsError
 from lxcfs_py.linux import aside, mount_table, roots, syscalls
 from lxcfs_py.linux.kernel_files import Group, KernelDirectory
 
-# What the figures of a container come from.
-_CONTROLLERS = ("memory", "cpu", "cpuacct", "cpuset", "blkio", "io", "pids", "hugetlb")
+CONTROLLERS = ("memory", "cpu", "cpuacct", "cpuset", "blkio", "io", "pids", "hugetlb")
+"""What the figures of a container come from."""
 
 # A path of 4096 bytes must have room for the longest name of a file in a cgroup.
 _LONGEST_DIRECTORY = 4050
@@ -67,7 +67,7 @@ class Layout:
 
     def places(self, paths: Paths) -> Paths:
         """Return those of a process's cgroup paths that a container's figures come from, in one order for all."""
-        keys = {name if self.version(name) == 1 else "" for name in _CONTROLLERS if name in self.hierarchies} or {""}
+        keys = {name if self.version(name) == 1 else "" for name in CONTROLLERS if name in self.hierarchies} or {""}
         return {key: paths.get(key, "/") for key in sorted(keys)}
 
     def has_own_unified(self, paths: Paths) -> bool:
@@ -173,7 +173,7 @@ def find_for_all() -> Layout:
         first = parse_paths(Path(roots.PROC, "1", "cgroup").read_bytes())
     except OSError:  # it is hidden (hidepid=)
         return layout
-    for name in _CONTROLLERS:
+    for name in CONTROLLERS:
         hierarchy = layout.hierarchies.get(name)
         path = first.get(name if layout.version(name) == 1 else "", "/")
         if hierarchy and (path.startswith("/..") or not is_below(path, hierarchy.root)):

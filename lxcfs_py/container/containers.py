@@ -547,7 +547,7 @@ class Containers:
 
     def _whose(self, pid: int) -> str:
         """Return the cgroup of the outermost container that a process is in."""
-        return self._owners.of(pid, 0).removesuffix("/init.scope")
+        return processes.without(self._owners.of(pid, 0), processes.INIT_SCOPE)
 
     def _know(self, container: Container, key: _Key) -> None:
         container.known_as.append(key)

@@ -24,6 +24,9 @@ _NS_GET_PARENT = 0xB702
 _NS_GET_PID_FROM_PIDNS = 0x8004B706
 _NS_GET_PID_IN_PIDNS = 0x8004B708
 
+INIT_SCOPE = "/init.scope"
+"""What a systemd puts itself into, below its container's cgroup."""
+
 _MAX_PROCESSES_EXAMINED = 64
 _MAX_ANCESTORS_ASKED = 16  # for their clock
 _READ_BYTES = 1 << 16
@@ -59,7 +62,7 @@ def container_paths(pid: int, text: bytes) -> Paths:
     """
     paths = parse_paths(text)
     inside = parse_paths(_read_in_cgroup_namespace(pid)) if _has_own_cgroup_namespace(pid) else {}
-    return {controller: _without(path, inside.get(controller, "/init.scope")) for controller, path in paths.items()}
+    return {controller: without(path, inside.get(controller, INIT_SCOPE)) for controller, path in paths.items()}
 
 
 def place(paths: Paths) -> str:
@@ -227,7 +230,8 @@ def _open_namespace(pid: Union[int, str], kind: str) -> Iterator[int]:
         os.close(fd)
 
 
-def _without(path: str, suffix: str) -> str:
+def without(path: str, suffix: str) -> str:
+    """Return the path of a cgroup, of its parent where that is the end of it."""
     if suffix != "/" and path.endswith(suffix):
         return path[: -len(suffix)] or "/"
     return path

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Callable, Optional, TypeVar
 
 from lxcfs_py.config import Config
+from lxcfs_py.container import processes
 from lxcfs_py.container.containers import Container, Containers
 from lxcfs_py.daemon import policies
 from lxcfs_py.files import NAMES
@@ -115,8 +116,8 @@ class Filesystem:
             return None
         if cgroup == _MACHINE:
             return psi.Trigger(aside.open_file("", f"{roots.PROC}/pressure", resource), terms)
-        directory = self._containers.layout.unified(cgroup)
-        return psi.Trigger(aside.open_file(owner.removesuffix("/init.scope"), directory, f"{resource}.pressure"), terms)
+        directory, whose = self._containers.layout.unified(cgroup), processes.without(owner, processes.INIT_SCOPE)
+        return psi.Trigger(aside.open_file(whose, directory, f"{resource}.pressure"), terms)
 
     def renewed(self, trigger: str) -> str:
         """Return a trigger for the cgroup in which the container's init is by now."""

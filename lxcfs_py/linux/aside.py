@@ -5,7 +5,7 @@ whose pages he holds back, or in a thread that seldom runs. Who looks a name up 
 waits, and no signal ends that. So it would be with each thread of a server in a directory that is a container's, such
 as its cgroup's, and a server that is killed would not end.
 
-Work is named here by functions. Where `start` was not called, as in commands, they are simply called.
+Work is named here by functions. Where `start` was not called, they are simply called.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class _Helper:
 
     def begin(self, name: str, arguments: Any) -> None:
         """Let it do something. OSError where it has ended."""
-        self._connection.send(json.dumps([name, arguments]).encode())
+        _send(self._connection, json.dumps([name, arguments]).encode())
 
     def is_done(self, patience: float) -> bool:
         """Tell whether it is done. False when it has waited in the kernel for so many seconds, for one thing.
@@ -216,13 +216,7 @@ class _Helper:
     def answer(self) -> _Answer:
         """Return what it says when it is done. OSError where it has ended."""
         message, descriptors = _receive(self._connection)
-        if message != _IN_A_FILE:
-            return _Answer(*json.loads(message), *descriptors)
-        if not descriptors:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        with open(descriptors[0], "rb") as file:
-            file.seek(0)
-            return _Answer(*json.loads(file.read()))
+        return _Answer(*json.loads(message), *descriptors)
 
     def close(self) -> None:
         """Let it end, as soon as it is done."""
@@ -273,12 +267,12 @@ class _Helpers:
                 if began >= self._none_until and time.monotonic() - began < seconds:
                     time.sleep(_PAUSE_SECONDS)
                     continue
-                self._tell_of_none(error)  # to wait is better than to show somebody what is not his
+                self._tell_of_none(error.strerror)  # to wait is better than to show somebody what is not his
                 return function(*arguments)
         if answer is None:
             if not helper.begins(0):
                 helper.close()
-                self._tell_of_none(OSError(errno.ETIMEDOUT, "none was started in time"))
+                self._tell_of_none("none was started in time")
                 return function(*arguments)
             self._note(whose, helper)
             raise SilentError(whose)
@@ -298,11 +292,11 @@ class _Helpers:
             with contextlib.suppress(OSError):
                 helper.begins(_OPEN_SECONDS)
 
-    def _tell_of_none(self, error: OSError) -> None:
+    def _tell_of_none(self, reason: Optional[str]) -> None:
         """Note that no process is to be had, so that nobody waits for one for a while."""
         now = time.monotonic()
         if now > self._none_until:
-            log.warning("no process that looks at cgroups can be had: the server looks itself (%s)", error.strerror)
+            log.warning("no process that looks at cgroups can be had: the server looks itself (%s)", reason)
             self._none_until = now + _NONE_SECONDS
 
     def _idle_or_new(self) -> _Helper:
@@ -314,8 +308,7 @@ class _Helpers:
     def _new(self) -> _Helper:
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
-            passed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("=i", its.fileno()))
-            self._parent.sendmsg([b"\0"], [passed], socket.MSG_DONTWAIT)
+            _send(self._parent, b"another", its.fileno())
         return _Helper(mine)
 
     def _take_back(self, helper: _Helper) -> None:
@@ -355,13 +348,32 @@ class _Helpers:
             silence.helpers.append(helper)
 
 
+def _send(connection: socket.socket, content: bytes, descriptor: Optional[int] = None) -> None:
+    """Send a message, and a descriptor with it; a long one, which has none, in a file. OSError, as for want of room."""
+    if len(content) > _MOST_BYTES:
+        with open(os.memfd_create("message"), "wb") as file:
+            file.write(content)
+            file.flush()
+            _send(connection, _IN_A_FILE, file.fileno())
+        return
+    passed = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("=i", descriptor))]
+    connection.sendmsg([content], passed, socket.MSG_DONTWAIT)
+
+
 def _receive(connection: socket.socket) -> tuple[bytes, Sequence[int]]:
-    """Return a message and the descriptor that came with it, if any. ConnectionError where the other has ended."""
+    """Return a message and the descriptor that came with it, if any. OSError, ConnectionError where the other ended."""
     space = socket.CMSG_SPACE(struct.calcsize("i"))
     message, ancillary, _, _ = connection.recvmsg(_MOST_BYTES, space, socket.MSG_CMSG_CLOEXEC)
     if not message:
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-    return message, descriptors_in(ancillary)
+    descriptors = descriptors_in(ancillary)
+    if message != _IN_A_FILE:
+        return message, descriptors
+    if not descriptors:  # it could not be taken
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with open(descriptors[0], "rb") as file:
+        file.seek(0)
+        return file.read(), []
 
 
 def _branch(whose: str) -> list[str]:
@@ -437,10 +449,11 @@ def _work(
     requests.close()  # its other end tells whether the parent lives
     prepare()
     seccomp.try_to_forbid()
-    connection.send(str(os.getpid()).encode())
+    _send(connection, str(os.getpid()).encode())
     while True:
-        message = connection.recv(_MOST_BYTES)
-        if not message:
+        try:
+            message, _ = _receive(connection)
+        except OSError:
             return 0
         name, arguments = json.loads(message)
         began, value, failed = time.process_time(), None, ("", 0, "")
@@ -456,14 +469,7 @@ def _work(
             failed = ("OSError", errno.EIO, repr(error))
         took = time.process_time() - began
         if functions[name] is _open and value is not None:
-            socket.send_fds(connection, [json.dumps([took, *failed, None]).encode()], [value])
+            _send(connection, json.dumps([took, *failed, None]).encode(), value)
             os.close(value)
-            continue
-        answer = json.dumps([took, *failed, value]).encode()
-        if len(answer) <= _MOST_BYTES:
-            connection.send(answer)
-            continue
-        with open(os.memfd_create("answer"), "wb") as file:
-            file.write(answer)
-            file.flush()
-            socket.send_fds(connection, [_IN_A_FILE], [file.fileno()])
+        else:
+            _send(connection, json.dumps([took, *failed, value]).encode())

@@ -47,11 +47,11 @@ class Group:
     __slots__ = ("_found", "_names", "_paths", "_until", "whose")
 
     def __init__(self, whose: str, names: Sequence[str]) -> None:
-        """Take the names of files that are mostly wanted."""
+        """Take the names of files that are mostly wanted, "." among them."""
         self.whose = whose
         self._names = names
         self._paths: list[str] = []
-        self._found: dict[str, list[str]] | None = None
+        self._found: dict[str, list[int]] | None = None  # the places of names, as long as that holds
         self._until = 0.0
 
     def add(self, path: str) -> None:
@@ -66,19 +66,21 @@ class Group:
             found = aside.look(self.whose, present, self._paths, self._names)
             self._until = time.monotonic() + _KNOWN_SECONDS
             self._found = dict(zip(self._paths, found))
+        elif self._found and time.monotonic() > self._until:
+            self._found, self._paths = {}, []
         here = self._found.get(path)
-        if here is None or name not in self._names or time.monotonic() > self._until:
+        if here is None or name not in self._names:
             return False
-        if name not in here:
-            if "." not in here:
-                raise aside.GoneError(f"{path}/{name}")
+        if self._names.index(name) in here:
+            return True
+        if self._names.index(".") in here:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{path}/{name}")
-        return True
+        raise aside.GoneError(f"{path}/{name}")
 
 
-def present(paths: Sequence[str], names: Sequence[str]) -> list[list[str]]:
-    """Return for each directory which of these names are there."""
-    return [[name for name in names if os.path.exists(f"{path}/{name}")] for path in paths]
+def present(paths: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+    """Return for each directory the places of those names that are there."""
+    return [[place for place, name in enumerate(names) if os.path.exists(f"{path}/{name}")] for path in paths]
 
 
 class KernelDirectory:

@@ -25,17 +25,24 @@ _descriptors: list[int] = []
 
 def take() -> Optional[str]:
     """Use mounts that nobody can cover from now on. Where that cannot be, return why not, and use the paths."""
-    global PROC, SYS  # there is one working directory to each process, too
+    global SYS
     try:
-        proc, sys = _mount("proc", "/proc"), _own_sysfs()
+        sys = _own_sysfs()
+        take_proc()
     except OSError as error:
         return (
             f"the machine's /proc and /sys are read by their paths ({error.strerror}): what is mounted over them holds "
             "this server up"
         )
-    os.fchdir(proc)
-    PROC, SYS = ".", f"./self/fd/{sys}"
+    SYS = f"{PROC}/self/fd/{sys}"
     return None
+
+
+def take_proc() -> None:
+    """Use a procfs that nobody can cover from now on. OSError."""
+    global PROC  # there is one working directory to each process, too
+    os.fchdir(_mount("proc", "/proc"))
+    PROC = "."
 
 
 def pids() -> list[int]:

@@ -30,7 +30,7 @@ from lxcfs_py.linux import mount_table, seccomp, syscalls
 from lxcfs_py.linux.mountpoint import FSTYPE
 
 # "" is the unified hierarchy; where it is mounted beside v1's, it has the controllers that those do not have.
-_CONTROLLERS = ("memory", "cpu", "cpuacct", "cpuset", "blkio", "io", "pids", "hugetlb", "")
+_CONTROLLERS = (*layout.CONTROLLERS, "")
 _PERIOD = 100_000  # microseconds, the kernel's default
 LEAST_CPUS = 1_000 / _PERIOD  # a millisecond, less of which the kernel takes for no quota
 _UNLIMITED = 1 << 62  # more than any limit that a v1 file shows, for comparing

@@ -221,7 +221,8 @@ def _write(order: Order) -> bool:
 
 
 if __name__ == "__main__":
-    roots.take()  # as in the server: else, what is mounted over /proc would be asked
+    with contextlib.suppress(OSError):
+        roots.take_proc()  # as in the server: else, what is mounted over /proc would be asked
     seccomp.try_to_forbid()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         _main(socket.socket(fileno=int(sys.argv[1])))

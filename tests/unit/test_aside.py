@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import threading
@@ -34,6 +35,10 @@ def names(number: int) -> list[str]:
     return [f"{each:0255}" for each in range(number)]
 
 
+def count(given: list[str]) -> list[int]:
+    return [len(given), os.getpid()]
+
+
 def compute(seconds: float) -> None:
     end = time.process_time() + seconds
     while time.process_time() < end:
@@ -48,7 +53,7 @@ def process() -> int:
 def helpers(monkeypatch: pytest.MonkeyPatch) -> aside._Helpers:
     monkeypatch.setattr(seccomp, "try_to_forbid", lambda: None)  # else they could not write what of them ran
     monkeypatch.setattr(aside, "_MOST_IDLE", 1)
-    aside.start((stand_still, fail, names, compute, time_passes, process))
+    aside.start((stand_still, fail, names, count, compute, time_passes, process))
     made = aside._helpers
     assert made is not None
     monkeypatch.setattr(aside, "_LOOK_SECONDS", 0.3)
@@ -187,10 +192,15 @@ def test_very_many_in_one_cgroup_who_do_not_answer_cost_its_others_and_nobody_el
         aside.look("/user/1001/box", process)
 
 
-def test_an_answer_may_be_of_any_length(helpers: aside._Helpers) -> None:
+def test_what_is_asked_and_answered_may_be_of_any_length(helpers: aside._Helpers) -> None:
+    """A cgroup can be a thousand levels deep, and have very many below it."""
+    gc.collect()  # what other tests have left
     before = len(os.listdir("/proc/self/fd"))
     for number in (1, 250, 260, 5000):
         assert aside.look("/box", names, number) == names(number)
+        counted, pid = aside.look("/box", count, names(number))
+        assert counted == number
+        assert pid != os.getpid()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -246,6 +256,7 @@ def test_a_descriptor_that_comes_too_late_is_closed(
     helpers: aside._Helpers, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(aside, "_OPEN_SECONDS", 0.1)
+    gc.collect()  # what other tests have left
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(aside.SilentError):
         aside.open_file("/hostile", os.path.dirname(silent), "silent")  # whose writer is to come

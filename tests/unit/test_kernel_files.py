@@ -7,10 +7,13 @@ import resource
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Callable
 
 import pytest
 
-from lxcfs_py.linux.kernel_files import HeldDirectory, KernelDirectory
+from lxcfs_py.linux import aside
+from lxcfs_py.linux.kernel_files import Group, HeldDirectory, KernelDirectory
 
 
 def open_descriptors() -> set[int]:
@@ -162,3 +165,58 @@ def test_who_waits_for_one_file_to_be_opened_keeps_nobody_from_others(tmp_path):
     assert len(read) == 2
     assert read[0] == read[1], "who came second has the first one's"
     assert open_files() == before + 2
+
+
+@pytest.fixture
+def grouped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[KernelDirectory, list[int]]:
+    """A directory of a container's in a group, and for each time that its files were looked for, of how many places."""
+    asked: list[int] = []
+
+    def look(whose: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        assert whose == "/box"
+        asked.append(len(arguments[0]))
+        return function(*arguments)
+
+    monkeypatch.setattr(aside, "is_used", lambda: True)
+    monkeypatch.setattr(aside, "look", look)
+    (tmp_path / "box").mkdir()
+    (tmp_path / "box/there").write_text("text")
+    (tmp_path / "box/other").write_text("another")
+    group = Group("/box", (".", "there", "missing"))
+    directory = KernelDirectory(f"{tmp_path}/box", whose="/box")
+    for path in (directory.path, f"{tmp_path}/gone"):
+        group.add(path)
+    directory.group = group
+    return directory, asked
+
+
+def test_files_of_a_group_are_looked_for_together_and_once(
+    grouped: tuple[KernelDirectory, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, asked = grouped
+    assert directory.read("there") == b"text"
+    assert directory.get("missing") is None
+    gone = KernelDirectory(f"{tmp_path}/gone", whose="/box")
+    gone.group = directory.group
+    with pytest.raises(aside.GoneError):
+        gone.read("there")
+    assert asked == [2]
+    assert directory.group is not None
+    assert not directory.group.has(directory.path, "other"), "for which nobody looked"
+    assert directory.read("other") == b"another"
+
+
+def test_what_was_found_of_a_group_holds_for_a_second_and_is_not_kept(
+    grouped: tuple[KernelDirectory, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, asked = grouped
+    group = directory.group
+    assert group is not None
+    assert group.has(directory.path, "there")
+    later = time.monotonic() + 1.1
+    monkeypatch.setattr("lxcfs_py.linux.kernel_files.time", SimpleNamespace(monotonic=lambda: later))
+    assert not group.has(directory.path, "there"), "another process opens it"
+    assert not group._found
+    assert not group._paths
+    assert not group.has(directory.path, "there")
+    assert asked == [2]
