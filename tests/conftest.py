@@ -78,6 +78,8 @@ def ended_aside() -> Iterator[None]:
     if aside._helpers is not None:
         ended, aside._helpers = aside._helpers, None
         ended._parent.close()
+        for helper in (*ended._idle, *(each for silence in ended._silent.values() for each in silence.helpers)):
+            helper.close()
         os.waitpid(ended._pid, 0)
 
 
